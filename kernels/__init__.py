@@ -1,0 +1,1 @@
+"""Triton kernels of multipole_lab: one concept, one file."""
