@@ -1,0 +1,66 @@
+# Two commands: `make lab` opens the lab, `make test` proves it. `make help` lists the rest.
+#
+#   PYTHON=python3.12   the Python to make .venv with (3.11, 3.12 or 3.13; found by itself otherwise)
+#   PORT=8889           where JupyterLab listens; the next free port where that one is taken
+#   PYTEST=-x           more arguments for pytest
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?=
+PORT ?= 8888
+PYTEST ?=
+TORCH := torch==2.13.0
+QUIET := $(if $(CI),--quiet)
+PIP := .venv/bin/python -m pip --disable-pip-version-check
+STAMP := .venv/installed
+
+# An editable install remembers where it stands: a moved repository installs anew. Names below stay relative,
+# because make cannot hold a path with spaces.
+$(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd -P)" ] || rm -f $(STAMP))
+
+.PHONY: help install lab test strip constraints clean
+
+help: ## list these commands
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
+
+install: $(STAMP) ## set up .venv with the pinned packages and multipole_lab in editable mode
+
+# Written last, so an interrupted install is resumed, and a finished one is never repeated.
+$(STAMP): pyproject.toml constraints.txt
+	@.ci/venv "$(PYTHON)"
+	$(PIP) install $(QUIET) --constraint constraints.txt setuptools "$(TORCH)"
+	$(PIP) install $(QUIET) --constraint constraints.txt --no-build-isolation --editable ".[lab,models,test]"
+	@pwd -P > $(STAMP)
+
+lab: install ## open JupyterLab on the tour, on 127.0.0.1 only
+	.venv/bin/python -m jupyterlab --config=notebooks/jupyter_lab_config.py --ServerApp.port="$(PORT)" \
+		--ServerApp.root_dir="$$(pwd -P)"
+
+# The hub is switched off: a test that needs the network would pass here and fail at a reader's desk. Python's -P
+# keeps this folder off sys.path, so that the tests see what is installed.
+test: export HF_HUB_OFFLINE := 1
+test: install ## ruff, all tests, all notebooks; no network
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -P -m pytest $(PYTEST) tests
+	.venv/bin/python -P -m pytest $(PYTEST) --nbmake --nbmake-timeout=60 notebooks
+
+strip: install ## format the code and take the outputs out of the notebooks
+	.venv/bin/python -m ruff check --fix .
+	.venv/bin/python -m ruff format .
+	find notebooks -name '*.ipynb' -not -path '*/.*' -exec .venv/bin/python -m nbstripout {} +
+
+# One resolution for all Pythons (needs the network). The nvidia-* and cuda-* packages are torch's own business.
+constraints: install ## resolve the newest versions into constraints.txt
+	$(PIP) install --quiet uv
+	sed '/^[^#]/,$$d' constraints.txt > constraints.new
+	.venv/bin/python -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
+		--fork-strategy fewest --no-build --no-annotate --no-header --quiet --constraint <(echo "$(TORCH)") \
+		| grep -vE '^(nvidia-|cuda-)' | sed 's/ *;.*//' >> constraints.new
+	mv constraints.new constraints.txt
+
+clean: ## remove .venv and everything made
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis test-output
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

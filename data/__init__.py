@@ -1,0 +1,1 @@
+"""Captured samples and recorded results, installed as `multipole_lab.data`; read with importlib.resources."""
