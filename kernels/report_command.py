@@ -15,7 +15,9 @@ _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     """Add the `kernels` command."""
-    parser = subparsers.add_parser("kernels", help="compile every kernel for every GPU and report what it needs")
+    parser = subparsers.add_parser(
+        "kernels", help="compile every kernel for every GPU and report what it needs"
+    )
     parser.add_argument("--head", type=int, nargs="+", default=[64, 128], help="head sizes (default 64 128)")
     parser.add_argument("--dtype", choices=_DTYPES, nargs="+", default=["fp16"], help="dtypes (default fp16)")
     parser.add_argument("--capability", type=int, nargs="+", help="targets, for example 80 90 (default: all)")

@@ -1,0 +1,150 @@
+"""What every launcher shares: checks of the input, padded sizes, and the one door through which kernels go.
+
+Every kernel is started by `launch`. Inside `recording(target)` the door only notes what would be started, so
+that the compile report sees exactly the arguments and tile sizes that a launcher would use on that target,
+and the launchers run on `meta` tensors (on which any host synchronisation fails).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from .tiles import Tile
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+MIN_HEAD, MAX_HEAD = 16, 256
+MIN_CAPABILITY = (7, 5)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A CUDA compute capability (for example 90) and the KB of shared memory that a program may use."""
+
+    capability: int
+    shared_kb: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One recorded start of a kernel."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: dict[str, Any]
+    tile: Tile
+
+
+@dataclass
+class Recorder:
+    target: Target
+    launches: list[Launch] = field(default_factory=list)
+
+
+_RECORDER: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+
+
+@contextlib.contextmanager
+def recording(target: Target) -> Iterator[list[Launch]]:
+    """Within this context kernels are noted instead of started, with the tiles that `target` would get."""
+    recorder = Recorder(target)
+    token = _RECORDER.set(recorder)
+    try:
+        yield recorder.launches
+    finally:
+        _RECORDER.reset(token)
+
+
+def interpreting() -> bool:
+    """True when TRITON_INTERPRET=1 was set before triton was imported: kernels then run on CPU tensors."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def shared_memory_kb(x: Tensor) -> int:
+    """KB of shared memory that one program may use on the device of `x`."""
+    if recorder := _RECORDER.get():
+        return recorder.target.shared_kb
+    if x.is_cuda:
+        return torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin // 1024
+    return 99
+
+
+def check_tensors(operation: str, **tensors: Tensor | None) -> None:
+    """Raise for what the kernels cannot run: the message names what is supported and `backend="torch"`.
+
+    All given tensors must share one device, and be fp16, bf16 or fp32 of one dtype.
+    """
+    given = {name: x for name, x in tensors.items() if x is not None}
+    if len({x.device for x in given.values()}) > 1:
+        raise ValueError(
+            f"{operation}: {', '.join(given)} are on different devices: "
+            f"{', '.join(str(x.device) for x in given.values())}; move them to one device"
+        )
+    if len({x.dtype for x in given.values()}) > 1:
+        raise TypeError(
+            f"{operation}: {', '.join(given)} differ in dtype: "
+            f"{', '.join(str(x.dtype) for x in given.values())}; convert them to one dtype"
+        )
+    name, x = next(iter(given.items()))
+    if x.dtype not in DTYPES:
+        raise TypeError(
+            f"{operation}: {name} is {x.dtype}; the Triton kernels take float16, bfloat16 and "
+            'float32; use backend="torch" for other dtypes'
+        )
+    check_device(operation, x)
+    for name, x in given.items():
+        size = x.shape[-1]
+        if not MIN_HEAD <= size <= MAX_HEAD:
+            raise ValueError(
+                f"{operation}: {name} has head size {size}; the Triton kernels take {MIN_HEAD} to "
+                f'{MAX_HEAD}; use backend="torch" for other sizes'
+            )
+
+
+def check_device(operation: str, x: Tensor) -> None:
+    """Raise unless `x` is where kernels can run: CUDA 7.5 and up, or the CPU under the interpreter."""
+    if _RECORDER.get() is not None or (x.device.type == "cpu" and interpreting()):
+        return
+    if not x.is_cuda:
+        raise ValueError(
+            f"{operation}: tensors are on {x.device}; the Triton kernels need a CUDA device "
+            "(compute capability 7.5 or later), or TRITON_INTERPRET=1 set before the start of "
+            'Python for tensors on the CPU; use backend="torch" here'
+        )
+    capability = torch.cuda.get_device_capability(x.device)
+    if capability < MIN_CAPABILITY:
+        raise ValueError(
+            f"{operation}: {torch.cuda.get_device_name(x.device)} has compute capability "
+            f"{capability[0]}.{capability[1]}; the Triton kernels need 7.5 or later; "
+            'use backend="torch"'
+        )
+
+
+def power_of_two(size: int, least: int = 16) -> int:
+    """The tile edge that holds `size` elements: a power of two, and 16 or more in a dot."""
+    return max(least, 1 << (size - 1).bit_length())
+
+
+def row_strided(x: Tensor) -> Tensor:
+    """`x` itself if its last dimension is contiguous (any other strides are fine), else a contiguous copy."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, tile: Tile, **constants: Any) -> None:
+    """Start `kernel` on `grid` with `tile`'s warps and stages; the other tile sizes are among `constants`."""
+    if recorder := _RECORDER.get():
+        names = [p.name for p in kernel.params] if hasattr(kernel, "params") else kernel.arg_names
+        recorder.launches.append(Launch(kernel, grid, dict(zip(names, args, strict=False)) | constants, tile))
+        return
+    if 0 in grid:
+        return
+    device = next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        kernel[grid](*args, **constants, num_warps=tile.warps, num_stages=tile.stages)

@@ -1,0 +1,50 @@
+"""Tile sizes: one table, keyed by kernel, shared memory, padded head size and bytes per element.
+
+`choose` is the only way to a tile size: the launchers and the compile report (`multipole-lab kernels`) both
+ask it, so what the report proves is what runs. There is no autotuning at run time. A kernel file adds its rows
+with `add_rows`, most demanding first; the first row that fits is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tile:
+    """rows: the edge that a program keeps; cols: the edge that it walks over in steps."""
+
+    rows: int
+    cols: int
+    warps: int = 4
+    stages: int = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """`tile` is for at least `shared_kb` KB, head sizes up to `head`, and elements of up to `width` bytes."""
+
+    shared_kb: int
+    head: int
+    width: int
+    tile: Tile
+
+
+_TABLE: dict[str, tuple[Row, ...]] = {}
+
+
+def add_rows(kernel: str, *rows: Row) -> None:
+    """Add the table of one kernel; the last row should fit everything (0 KB, head 256, 4 bytes)."""
+    _TABLE[kernel] = rows
+
+
+def choose(kernel: str, shared_kb: int, head: int, width: int, override: Tile | None = None) -> Tile:
+    """The tile of `kernel` for `shared_kb` KB of shared memory, a padded head size and a dtype's bytes."""
+    if override is not None:
+        return override
+    for row in _TABLE[kernel]:
+        if shared_kb >= row.shared_kb and head <= row.head and width <= row.width:
+            return row.tile
+    raise ValueError(
+        f"no tile of {kernel} for {shared_kb} KB of shared memory, head size {head}, {width} bytes"
+    )
