@@ -5,9 +5,9 @@ import pkgutil
 
 if __name__ == "kernels":
     # Python started in the repository root finds this folder first when somebody asks for `kernels`, a name
-    # that belongs to a Hugging Face package which transformers looks for. Hand over to that package where it is
-    # installed; otherwise stay empty, without a version and without submodules, which transformers reads as
-    # "not installed". (Raising ImportError here would break `import transformers`.)
+    # that belongs to a Hugging Face package which transformers looks for. Hand over to that package where it
+    # is installed; otherwise stay empty, without a version and without submodules, which transformers reads
+    # as "not installed". (Raising ImportError here would break `import transformers`.)
     import sys
     from importlib.machinery import PathFinder
     from importlib.util import module_from_spec

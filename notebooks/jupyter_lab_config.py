@@ -3,7 +3,7 @@
 import os
 import sys
 
-c = get_config()  # noqa: F821  (traitlets puts it there)
+c = get_config()  # traitlets puts this function here
 
 c.ServerApp.ip = "127.0.0.1"
 c.ServerApp.allow_remote_access = False

@@ -1,0 +1,73 @@
+"""The command line: fast help, the version, and a suggestion after a typing error."""
+
+import subprocess
+import sys
+
+import pytest
+
+from multipole_lab import __version__, cli
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"multipole-lab {__version__}\n"
+
+
+def test_installed_command_answers():
+    command = [sys.executable, "-P", "-m", "multipole_lab.cli", "--version"]
+    assert (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[1] == __version__
+    )
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"]])
+def test_help_lists_every_command(argv, capsys):
+    if argv:
+        with pytest.raises(SystemExit, match="0"):
+            cli.main(argv)
+    else:
+        assert cli.main(argv) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_explains_itself(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([name, "--help"])
+    assert f"multipole-lab {name}" in capsys.readouterr().out
+
+
+def test_typing_error_gets_a_suggestion(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["docter"])
+    assert "Did you mean 'doctor'?" in capsys.readouterr().err
+
+
+def test_unlike_any_command_lists_all(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["xyzzy"])
+    assert "Commands: doctor" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("multipole_lab.doctor.run", interrupted)
+    assert cli.main(["doctor"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_imports_nothing_heavy(name):
+    code = (
+        "import sys; from multipole_lab import cli\n"
+        f"try: cli.main([{name!r}, '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'plotly', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
