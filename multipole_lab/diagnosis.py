@@ -72,13 +72,19 @@ def _guarded(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
         return [Finding(check.__name__.replace("_", " "), text, "warning", _install())]
 
 
-def _install(*requirements: str) -> str:
-    """Return the command that installs what the lab needs: `make install` in a clone, pip elsewhere."""
+def _pip(*arguments: str) -> str:
+    """Return the command that installs with this Python's own pip."""
+    return shlex.join([sys.executable, "-m", "pip", "install", *arguments])
+
+
+def _install(requirement: str = "multipole_lab[lab]", broken: bool = False) -> str:
+    """Return the command that installs a requirement: the pinned one with make in a clone, pip elsewhere."""
     clone = Path(__file__).resolve().parents[1]
     if (clone / "Makefile").exists() and Path(sys.prefix).resolve() == clone / ".venv":
-        folder = shlex.quote(str(clone))
-        return f"cd {folder} && rm -f .venv/installed && make install"
-    return shlex.join([sys.executable, "-m", "pip", "install", *(requirements or ["multipole_lab[lab]"])])
+        # A broken package looks installed to pip, so everything is made anew.
+        first = "make clean" if broken else "rm -f .venv/installed"
+        return f"cd {shlex.quote(str(clone))} && {first} && make install"
+    return _pip("--force-reinstall", requirement) if broken else _pip(requirement)
 
 
 def python() -> Iterator[Finding]:
@@ -130,7 +136,7 @@ def widgets() -> Iterator[Finding]:
         ("anywidget", "anywidget"),
     ):
         found = [path for path in jupyter_path("labextensions", folder) if Path(path).is_dir()]
-        mend = shlex.join([sys.executable, "-m", "pip", "install", "--force-reinstall", "--no-deps", package])
+        mend = _pip("--force-reinstall", "--no-deps", package)
         missing = Finding(f"widget {folder}", "JupyterLab does not find it", "problem", mend)
         yield Finding(f"widget {folder}", found[0]) if found else missing
 
@@ -140,7 +146,7 @@ def device() -> Iterator[Finding]:
     try:
         import torch
     except Exception as error:  # a half-installed torch raises OSError as well as ImportError
-        yield Finding("torch", f"does not import: {error}", "problem", _install("--force-reinstall", "torch"))
+        yield Finding("torch", f"does not import: {error}", "problem", _install("torch", broken=True))
         return
     cpu = f"{platform.machine()}, {os.cpu_count()} cores, torch uses {torch.get_num_threads()}"
     yield Finding("CPU", cpu)
@@ -154,7 +160,7 @@ def device() -> Iterator[Finding]:
     elif shutil.which("nvidia-smi") is None:
         yield Finding("GPU", "none: everything runs on the CPU")
     elif torch.version.cuda is None:
-        mend = _install("--force-reinstall", "torch", "--index-url", "https://download.pytorch.org/whl/cu130")
+        mend = _pip("--force-reinstall", "torch", "--index-url", "https://download.pytorch.org/whl/cu130")
         yield Finding("GPU", f"there is one, but torch {torch.__version__} is a CPU build", "warning", mend)
     else:
         yield Finding("GPU", f"torch (CUDA {torch.version.cuda}) cannot use it", "warning", "nvidia-smi")
@@ -207,9 +213,7 @@ def triton_kernels() -> Iterator[Finding]:
         )
         return
     error = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    yield Finding(
-        "Triton kernels", f"do not run: {error}", "warning", _install("--force-reinstall", "triton")
-    )
+    yield Finding("Triton kernels", f"do not run: {error}", "warning", _install("triton", broken=True))
 
 
 def compiler() -> Iterator[Finding]:

@@ -127,7 +127,7 @@ def test_editable_install_finds_kernels_and_data():
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd="/"
     )
-    assert [Path(line).name for line in done.stdout.split()] == ["__init__.py"] * 2
+    assert [Path(line).name for line in done.stdout.splitlines()] == ["__init__.py"] * 2
     assert "multipole_lab" not in metadata.packages_distributions().get("kernels", [])
 
 
