@@ -1,1 +1,8 @@
+"""Pictures of multipole attention: pure functions, numpy arrays in, a plotly ``go.Figure`` out."""
 
+from .clusters import clusters
+from .error import error
+from .expansion import expansion
+from .speed import speed
+
+__all__ = ["clusters", "error", "expansion", "speed"]

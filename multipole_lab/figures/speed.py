@@ -1,0 +1,118 @@
+"""Time against context length, exact and approximate, with the error that the time saved has cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float, Int
+
+from . import theme
+
+
+def speed(
+    lengths: Int[np.ndarray, "L"],
+    exact_ms: Float[np.ndarray, "L"],
+    approx_ms: Float[np.ndarray, "L"],
+    rse: Float[np.ndarray, "L"],
+    machine: str,
+    name: str = "approximate",
+    detail: str = "",
+) -> go.Figure:
+    """Draw the time of exact and approximate attention against context length, and the error beside them.
+
+    How to read it: both axes are logarithmic, so exact attention, whose work grows with the square of the
+    length, climbs steeply, and the approximation, whose work grows almost in proportion, climbs gently. Where
+    the lines cross is the length from which approximating pays. The dotted line is the error, read on the
+    right. The numbers are this machine's, measured just now.
+
+    Parameters
+    ----------
+    lengths : [L]. Context lengths in tokens, ascending.
+    exact_ms, approx_ms : [L]. Median milliseconds for one call, clustering included.
+    rse : [L]. Relative squared error of the approximation.
+    machine : the device that was measured, in words.
+    name : the approximation, in words. detail : what was timed, in words.
+    """
+    finding, reading = _words(lengths, exact_ms, approx_ms, rse, machine, name)
+    reading = f"{reading} {detail}".strip()
+    top = theme.heading_height(finding, reading) + 34
+    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 380 + top, "uirevision": "speed"})
+    for times, words, colour, symbol in (
+        (exact_ms, "exact", theme.EXACT, "circle"),
+        (approx_ms, name, theme.TILTED, "square"),
+    ):
+        fig.add_trace(
+            go.Scatter(
+                x=lengths,
+                y=times,
+                mode="lines+markers",
+                line={"color": colour, "width": 2.5},
+                marker={"symbol": symbol, "size": 9},
+                hovertemplate=f"{words}<br>%{{x:,}} tokens: %{{y:.3g}} ms<extra></extra>",
+                name=f"{words}, time",
+            )
+        )
+    fig.add_trace(
+        go.Scatter(
+            x=lengths,
+            y=np.maximum(rse, 1e-16),
+            mode="lines+markers",
+            line={"color": theme.PURPLE, "width": 2, "dash": "dot"},
+            marker={"symbol": "diamond-open", "size": 9},
+            hovertemplate="error at %{x:,} tokens: %{y:.2g}<br>of the output's energy<extra></extra>",
+            name="its error, right axis",
+            yaxis="y2",
+        )
+    )
+    _place(fig, lengths, rse)
+    fig.update_layout(title=theme.title(finding, reading), margin={"t": top})
+    return fig
+
+
+def _words(lengths, exact_ms, approx_ms, rse, machine, name) -> tuple[str, str]:
+    """State the speed-up and the error at the longest length measured; a slow-down is stated as plainly."""
+    if len(lengths) == 0:
+        return "Measuring exact and approximate attention, turn by turn", f"On {machine}."
+    ratio = float(exact_ms[-1] / approx_ms[-1])
+    pace = f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
+    finding = f"At {lengths[-1]:,} tokens {name} is {pace} than exact, with error {theme.number(float(rse[-1]))}"
+    return finding, f"Measured just now on {machine}."
+
+
+def _place(fig, lengths, rse) -> None:
+    """Make all axes logarithmic, with ticks at the lengths that were measured."""
+    fig.update_layout(
+        xaxis={
+            "title": {"text": "context length (tokens)"},
+            "type": "log",
+            "tickvals": list(map(int, lengths)),
+            "ticktext": [f"{int(n):,}" for n in lengths],
+            "showgrid": False,
+        },
+        yaxis={
+            "title": {"text": "time for one call (ms)"},
+            "type": "log",
+            "dtick": "D1" if len(lengths) == 0 else 1,
+            "minor": {"showgrid": False},
+        },
+        yaxis2={
+            "title": {"text": "relative squared error"},
+            "type": "log",
+            "overlaying": "y",
+            "side": "right",
+            "showgrid": False,
+            "dtick": 1,
+            "exponentformat": "power",
+            # A decade to spare on both sides: without it noise in a flat error fills the height.
+            "range": _decades(rse),
+        },
+        legend={"y": 1.0, "yanchor": "bottom"},
+    )
+
+
+def _decades(values) -> list[float]:
+    """Give the logarithmic range that holds the values with room to spare."""
+    if len(values) == 0:
+        return [-3.0, 0.0]
+    low, high = (float(np.log10(max(v, 1e-16))) for v in (np.min(values), np.max(values)))
+    return [float(np.floor(low - 0.5)), float(np.ceil(high + 0.3))]

@@ -1,0 +1,103 @@
+"""One look for every figure: colours that colour-blind readers can tell apart, legible on white and on black.
+
+JupyterLab has a light and a dark theme and a figure cannot know which one it will stand on. So backgrounds
+are transparent, and text and grid are mid-greys whose contrast is about equal (4.3 to 1) against both.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+TEXT = "#7a7a7a"
+GRID = "rgba(128, 128, 128, 0.25)"
+RULE = "rgba(128, 128, 128, 0.6)"
+CLEAR = "rgba(0, 0, 0, 0)"
+
+# Okabe and Ito's set, less black and yellow: each of these is visible on white and on black.
+ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#2A7FC0", "#D55E00", "#CC79A7"
+QUALITATIVE = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, "#999999")
+SEQUENTIAL = "Cividis"
+
+# The same thing has the same colour in every figure.
+EXACT, CENTROID, TILTED = SKY, PURPLE, ORANGE
+
+FAMILY = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+
+_AXIS = {
+    "gridcolor": GRID,
+    "zerolinecolor": RULE,
+    "linecolor": RULE,
+    "tickcolor": RULE,
+    "automargin": True,
+    "title": {"standoff": 8},
+}
+_SCENE_AXIS = {"gridcolor": RULE, "zerolinecolor": RULE, "showbackground": False, "color": TEXT}
+
+TEMPLATE = go.layout.Template(
+    layout={
+        "paper_bgcolor": CLEAR,
+        "plot_bgcolor": CLEAR,
+        "colorway": QUALITATIVE,
+        "font": {"family": FAMILY, "size": 13, "color": TEXT},
+        "title": {"x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+        "scene": {"xaxis": _SCENE_AXIS, "yaxis": _SCENE_AXIS, "zaxis": _SCENE_AXIS, "bgcolor": CLEAR},
+        "hoverlabel": {"font": {"family": FAMILY, "size": 13}, "align": "left"},
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "bgcolor": CLEAR, "itemsizing": "constant"},
+        "margin": {"l": 8, "r": 8, "t": 90, "b": 8},
+    }
+)
+
+
+# Characters that fit one line of a 500 pixel wide figure (a narrow window with the file browser open).
+_FINDING_WIDTH, _READING_WIDTH = 54, 68
+
+
+def title(finding: str, reading: str = "") -> dict:
+    """Make a title that states what was found, over a smaller line that says how to read the picture."""
+    text = f"<b>{'<br>'.join(textwrap.wrap(finding, _FINDING_WIDTH))}</b>"
+    if reading:
+        small = "<br>".join(textwrap.wrap(reading, _READING_WIDTH))
+        text += f"<br><span style='font-size:0.85em'>{small}</span>"
+    return {"text": text, "font": {"size": 15}, "pad": {"t": 20, "l": 8}}
+
+
+def heading_height(finding: str, reading: str = "") -> int:
+    """Pixels that :func:`title` needs at the top of a figure."""
+    lines = len(textwrap.wrap(finding, _FINDING_WIDTH)) + len(textwrap.wrap(reading, _READING_WIDTH))
+    return 24 + 20 * lines
+
+
+def visible_token(token: str) -> str:
+    """Write a token so that it reads as words in a hover box: spaces and line ends shown, HTML escaped."""
+    text = token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def number(value: float) -> str:
+    """Write a number with two significant digits the way a sentence would: 0.043, 1.3, 120, 1,500."""
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-4:
+        return f"{value:.0e}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:#.2g}".rstrip(".")
+
+
+def palette_scale(colours: Sequence[str]) -> list[tuple[float, str]]:
+    """Make a stepped colour scale: with cmin -0.5 and cmax len - 0.5, index i gets exactly ``colours[i]``.
+
+    Thousands of marks are coloured much faster by number than by name: plotly checks every name.
+    """
+    n = len(colours)
+    return [(edge / n, colour) for i, colour in enumerate(colours) for edge in (i, i + 1)]
+
+
+def cycle(colours: Sequence[str], indices: Sequence[int]) -> list[str]:
+    """Look up one colour per index, starting over when the set is used up."""
+    return [colours[int(i) % len(colours)] for i in indices]

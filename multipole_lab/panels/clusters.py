@@ -1,0 +1,75 @@
+"""The clusters panel: what k-means makes of the keys of one head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+from multipole_lab.analysis.heads import one_head
+from multipole_lab.analysis.projection import Projection, neighbour_colours, principal_axes
+from multipole_lab.clustering.capped import capacity
+from multipole_lab.clustering.kmeans import kmeans
+from multipole_lab.figures import clusters as draw
+
+from . import controls
+from .base import Panel, Picture
+
+
+class ClustersPanel(Panel):
+    """Keys of one head on their principal axes, coloured by cluster, with the sizes below."""
+
+    def __init__(self, sample) -> None:
+        self.sample = sample
+        # The axes depend on the keys alone, so that moving any other slider does not fit them again.
+        self._axes = lru_cache(maxsize=32)(self._fit)
+        moves = {
+            "layer": controls.layer(sample),
+            "head": controls.head(sample),
+            "context": controls.context(sample),
+            "clusters": controls.clusters(),
+            "cap": controls.cap(),
+            "iterations": controls.iterations(),
+            "seed": controls.seed(),
+            "spotlight": controls.integer(
+                "spotlight", "Show one cluster alone, the largest first; 0 shows all of them", 0, 64, 0
+            ),
+            "view": controls.choice("view", {"2-D": "Two principal axes", "3-D": "Three: drag to turn"}, "2-D"),
+        }
+        super().__init__("clusters", moves)
+
+    def compute(self, layer, head, context, clusters, cap, iterations, seed, spotlight, view):
+        """Cluster the keys and the queries of one head and place both on the keys' principal axes."""
+        dims = 3 if view == "3-D" else 2
+        q, k, _ = one_head(self.sample[layer], head, context)
+        settings = {"clusters": clusters, "cap": cap, "iterations": iterations, "seed": seed}
+        found, asking = kmeans(k, **settings), kmeans(q, **settings)
+        axes = self._axes(layer, head, context)
+        labels, counts = found.labels[0, 0].numpy(), found.counts[0, 0].numpy()
+        centres = axes.project(found.centroids[0, 0].numpy())[:, :dims]
+        chosen = None
+        if spotlight:
+            chosen = int((-counts).argsort(kind="stable")[min(spotlight, clusters) - 1])
+        figure = draw(
+            points=axes.points[:, :dims],
+            labels=labels,
+            tokens=self.sample.tokens[:context],
+            counts=counts,
+            colours=neighbour_colours(centres),
+            limit=capacity(context, clusters, cap),
+            queries=axes.project(asking.centroids[0, 0].numpy())[:, :dims],
+            query_counts=asking.counts[0, 0].numpy(),
+            explained=axes.explained[:dims],
+            spotlight=chosen,
+        )
+        table = {"token": self.sample.tokens[:context], "cluster": labels}
+        table |= {f"axis_{i + 1}": axes.points[:, i] for i in range(dims)}
+        yield Picture(figure, table)
+
+    def _fit(self, layer: int, head: int, context: int) -> Projection:
+        """Fit the principal axes of one head's keys."""
+        return principal_axes(one_head(self.sample[layer], head, context)[1][0, 0].numpy())
+
+
+def clusters(sample) -> ClustersPanel:
+    """Show which keys of a head share a cluster. ``sample`` is from ``ml.load_sample`` or ``ml.capture``."""
+    return ClustersPanel(sample)

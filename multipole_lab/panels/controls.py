@@ -1,0 +1,101 @@
+"""The controls that panels share, so that the same choice has the same name, words and range everywhere."""
+
+from __future__ import annotations
+
+import ipywidgets as widgets
+
+# Work behind these takes over 50 ms, so a slider reports where it comes to rest and not the way there.
+_CALM = {"continuous_update": False}
+
+
+def powers(description: str, tooltip: str, low: int, high: int, value: int) -> widgets.SelectionSlider:
+    """Make a slider over the powers of two from ``low``, and ``high`` itself; ``value`` or the nearest below."""
+    options = [n for n in (2**i for i in range(31)) if low <= n < high] + [high]
+    value = max((n for n in options if n <= value), default=options[0])
+    labels = [(f"{n:,}", n) for n in options]
+    return widgets.SelectionSlider(
+        options=labels, value=value, description=description, tooltip=tooltip, **_CALM
+    )
+
+
+def integer(description: str, tooltip: str, low: int, high: int, value: int) -> widgets.IntSlider:
+    """Make a slider over whole numbers."""
+    return widgets.IntSlider(
+        value=value, min=low, max=high, description=description, tooltip=tooltip, **_CALM
+    )
+
+
+def real(description: str, tooltip: str, low: float, high: float, value: float, step: float):
+    """Make a slider over decimal numbers."""
+    return widgets.FloatSlider(
+        value=value, min=low, max=high, step=step, description=description, tooltip=tooltip, **_CALM
+    )
+
+
+def choice(description: str, tooltips: dict[str, str], value: str) -> widgets.ToggleButtons:
+    """Make a row of buttons of which one is pressed; ``tooltips`` gives each option and what it means."""
+    return widgets.ToggleButtons(
+        options=list(tooltips),
+        value=value,
+        description=description,
+        tooltips=list(tooltips.values()),
+        tooltip=f"{description}: {', '.join(tooltips)}",
+        style={"button_width": "auto"},
+    )
+
+
+def layer(sample) -> widgets.SelectionSlider:
+    """Choose one of the captured layers; the middle one to begin with."""
+    return widgets.SelectionSlider(
+        options=list(sample.layers),
+        value=sample.layers[len(sample.layers) // 2],
+        description="layer",
+        tooltip="Which layer of the model the queries, keys and values come from",
+        **_CALM,
+    )
+
+
+def head(sample) -> widgets.IntSlider:
+    """Choose a query head."""
+    heads = sample[sample.layers[0]].q.shape[1]
+    return integer("head", "Which attention head of the layer", 0, heads - 1, 0)
+
+
+def context(sample, value: int = 2048) -> widgets.SelectionSlider:
+    """Choose how many tokens, from the start of the text."""
+    tokens = len(sample.tokens)
+    return powers("context", "How many tokens of the text are attended to", min(256, tokens), tokens, value)
+
+
+def clusters(value: int = 64) -> widgets.SelectionSlider:
+    """Choose the number of clusters; more than there are keys is refused in words, not hidden."""
+    return powers("clusters", "Into how many clusters the keys are grouped", 2, 1024, value)
+
+
+def cap() -> widgets.FloatSlider:
+    """Choose the cap on cluster sizes."""
+    return real("cap", "The largest cluster allowed, as a multiple of the average size", 1.0, 4.0, 1.5, 0.25)
+
+
+def iterations() -> widgets.IntSlider:
+    """Choose the number of Lloyd iterations."""
+    return integer("iterations", "How often k-means moves its centres to the middle of their keys", 0, 10, 1)
+
+
+def order() -> widgets.ToggleButtons:
+    """Choose the order of the expansion."""
+    words = {
+        "monopole": "One weighted mean value per cluster",
+        "dipole": "Also how that mean changes as the query moves away from the expansion point",
+    }
+    return choice("order", words, "monopole")
+
+
+def near() -> widgets.IntSlider:
+    """Choose how many clusters are summed exactly."""
+    return integer("near", "How many of the heaviest clusters are summed key by key instead", 0, 16, 0)
+
+
+def seed() -> widgets.IntSlider:
+    """Choose the seed of k-means."""
+    return integer("seed", "Another start for k-means; the same seed gives the same clusters", 0, 20, 0)

@@ -1,0 +1,87 @@
+"""The expansion panel: a cluster of keys in the plane, its true field, and what the moments make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from multipole_lab.analysis import toy
+from multipole_lab.figures import expansion as draw
+
+from . import controls
+from .base import Panel, Picture
+
+_ORIGIN = np.zeros(2)
+
+
+class ExpansionPanel(Panel):
+    """The plane of queries: the exact field, its expansion around the origin, and around a point to move."""
+
+    def __init__(self, steps: int = 41) -> None:
+        self.steps = steps
+        about = "The point p that the tilted expansion is built around: "
+        where = "The query at which the numbers are read: "
+        moves = {
+            "p_x": controls.real("p, across", about + "its first coordinate", -3, 3, 1.2, 0.2),
+            "p_y": controls.real("p, up", about + "its second coordinate", -3, 3, 0.8, 0.2),
+            "query_x": controls.real("query, across", where + "first coordinate", -3, 3, 1.8, 0.2),
+            "query_y": controls.real("query, up", where + "second coordinate", -3, 3, 0.4, 0.2),
+            "clusters": controls.integer("clusters", "How many groups the keys form", 1, 6, 2),
+            "spread": controls.real("spread", "How wide a group of keys is", 0.1, 1.5, 0.8, 0.1),
+            "seed": controls.integer("seed", "Another set of keys", 0, 20, 0),
+            "order": controls.order(),
+            "field": controls.choice(
+                "field",
+                {"log mass": "How much weight the keys draw, together", "output": "What attention returns"},
+                "log mass",
+            ),
+        }
+        super().__init__("expansion", moves)
+        # A click on any of the fields moves p there: the mouse's way to do what the two sliders do.
+        for trace in self._shown.data[:5]:
+            trace.on_click(self._clicked)
+
+    def compute(self, p_x, p_y, query_x, query_y, clusters, spread, seed, order, field) -> Iterator[Picture]:
+        """Evaluate the exact field and both expansions over the grid, and at the one query."""
+        quantity = "potential" if field == "log mass" else "output"
+        sources = toy.make_toy(clusters, spread=spread, seed=seed)
+        p, query = np.array([p_x, p_y]), np.array([query_x, query_y])
+        axis, points = toy.grid(steps=self.steps)
+        points = np.concatenate([points, query[None]])
+        results = (
+            toy.truth(sources, points),
+            toy.expand(sources, _ORIGIN, points, "monopole"),
+            toy.expand(sources, p, points, order),
+        )
+        values = [getattr(result, quantity) for result in results]
+        fields = [value[:-1].reshape(self.steps, self.steps) for value in values]
+        figure = draw(
+            axis,
+            *fields,
+            keys=sources.keys,
+            labels=sources.labels,
+            weights=toy.weights(sources, p),
+            centroids=toy.moments(sources, _ORIGIN).key,
+            tilted_centroids=toy.moments(sources, p).key,
+            p=p,
+            query=query,
+            at_query=tuple(float(value[-1]) for value in values),
+            quantity=quantity,
+            order=order,
+        )
+        table = {"query_x": points[:-1, 0], "query_y": points[:-1, 1]}
+        table |= {n: f.ravel() for n, f in zip(("exact", "origin", "tilted"), fields, strict=True)}
+        yield Picture(figure, table)
+
+    def _clicked(self, _trace, points, _keys) -> None:
+        """Move p to where a field was clicked, on the sliders' steps."""
+        if points.xs:
+            self.set(p_x=round(points.xs[0] / 0.2) * 0.2, p_y=round(points.ys[0] / 0.2) * 0.2)
+
+
+def expansion(steps: int = 41) -> ExpansionPanel:
+    """Show a multipole expansion in two dimensions; ``steps`` is the number of grid points along each side."""
+    return ExpansionPanel(steps)
+
+

@@ -1,0 +1,64 @@
+"""The small piece of page code that panels need: saving a file, and names for screen readers."""
+
+from __future__ import annotations
+
+import anywidget
+import traitlets
+
+_PAGE_CODE = """
+function render({ model, el }) {
+  el.style.display = "none";
+  model.on("msg:custom", ({ name, mime, text }) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: mime }));
+    link.download = name;
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  });
+  // A slider of selections tells a screen reader its index; readers want the value and the slider's name.
+  const name_parts = () => {
+    const panel = el.closest(".ml-panel");
+    if (!panel) return;
+    panel.setAttribute("role", "group");
+    panel.setAttribute("aria-label", model.get("label"));
+    const picture = panel.querySelector(".js-plotly-plot");
+    picture?.setAttribute("role", "img");
+    picture?.setAttribute("aria-label", model.get("picture"));
+    const values = model.get("values");
+    for (const control of panel.querySelectorAll(".widget-inline-hbox")) {
+      const words = control.querySelector(".widget-label")?.textContent;
+      if (!words || !(words in values)) continue;
+      control.querySelector("[role=slider]")?.setAttribute("aria-label", words);
+      control.querySelector("[role=slider]")?.setAttribute("aria-valuetext", values[words]);
+      control.querySelector(".widget-readout")?.setAttribute("aria-label", words + ", value");
+    }
+  };
+  model.on("change:values", name_parts);
+  model.on("change:picture", name_parts);
+  const timers = [0, 300, 1000, 3000].map((wait) => setTimeout(name_parts, wait));
+  return () => timers.forEach(clearTimeout);
+}
+export default { render };
+"""
+
+
+class Porter(anywidget.AnyWidget):
+    """An invisible widget: saves files from the browser, offline, and labels the panel that it stands in.
+
+    Attributes
+    ----------
+    label : the panel's name for screen readers.
+    picture : the figure in words, for screen readers.
+    values : what each control says at present, by its description.
+    """
+
+    _esm = _PAGE_CODE
+    label = traitlets.Unicode().tag(sync=True)
+    picture = traitlets.Unicode().tag(sync=True)
+    values = traitlets.Dict().tag(sync=True)
+
+    def save(self, name: str, mime: str, text: str) -> None:
+        """Have the browser download ``text`` as a file called ``name``."""
+        self.send({"name": name, "mime": mime, "text": text})
