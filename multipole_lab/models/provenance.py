@@ -1,0 +1,41 @@
+"""Where a capture comes from, in plain dictionaries."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+SOURCE_FILE = "source.json"  # beside the weights that `load_model` made: where it had them from
+
+
+def describe_model(model: PreTrainedModel) -> dict:
+    """Class, name, and the hub revision or the pinned source of a model's weights."""
+    config = model.config
+    path = Path(config._name_or_path or "")
+    description = {"class": type(model).__name__, "name": config._name_or_path or None}
+    if path.is_dir():
+        description["name"] = path.resolve().name  # where it lies on this disk is nobody's business
+        if (path / SOURCE_FILE).is_file():
+            description |= json.loads((path / SOURCE_FILE).read_text(encoding="utf-8"))
+    elif getattr(config, "_commit_hash", None):
+        description |= {"hub_id": config._name_or_path, "revision": config._commit_hash, "source": "hub"}
+    return description
+
+
+def versions() -> dict:
+    """The date and the versions that numbers may depend on."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
