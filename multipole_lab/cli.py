@@ -18,6 +18,14 @@ from multipole_lab import __version__
 
 COMMANDS = {  # name: (module, what --help says of it)
     "doctor": ("multipole_lab.doctor", "check this machine, and print the command that mends each problem"),
+    "capture": (
+        "multipole_lab.models.capture_command",
+        "record queries, keys and values of a model reading a text",
+    ),
+    "kernels": (
+        "multipole_lab.kernels.report_command",
+        "compile every Triton kernel and report what it needs",
+    ),
 }
 
 

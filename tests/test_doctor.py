@@ -2,8 +2,10 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from multipole_lab import cli, diagnosis, doctor
 from multipole_lab.diagnosis import Finding
@@ -93,6 +95,28 @@ def test_torch_that_does_not_import_is_a_problem(monkeypatch):
     (finding,) = diagnosis.device()
     assert (finding.name, finding.level) == ("torch", "problem")
     assert finding.mend
+
+
+@pytest.mark.parametrize(("capability", "level"), [((7, 0), "note"), ((7, 5), "ok"), ((9, 0), "ok")])
+def test_gpu_is_named_with_its_capability(capability, level, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    memory = SimpleNamespace(total_memory=16 * diagnosis.GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: memory)
+    gpu = {finding.name: finding for finding in diagnosis.device()}["GPU"]
+    assert gpu.found.startswith(f"a GPU, compute capability {capability[0]}.{capability[1]}, 16 GiB")
+    assert gpu.level == level
+
+
+@pytest.mark.parametrize("cuda", [None, "13.0"])
+def test_gpu_that_torch_cannot_use_is_a_warning(cuda, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(diagnosis.shutil, "which", lambda name: f"/usr/bin/{name}")
+    gpu = {finding.name: finding for finding in diagnosis.device()}["GPU"]
+    assert gpu.level == "warning"
+    assert ("--index-url" in gpu.mend) == (cuda is None)
 
 
 def test_a_check_that_breaks_is_a_finding():
