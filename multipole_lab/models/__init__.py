@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 
+# No module may bear the name of something it exports: once imported, it would stand in that thing's place.
 _WHERE = {
-    "FetchError": "fetch",
+    "FetchError": "download",
     "LayerSample": "sample",
     "Sample": "sample",
-    "attention_implementation": "capture",
-    "capture": "capture",
+    "attention_implementation": "capturing",
+    "capture": "capturing",
     "is_cached": "loading",
     "load_model": "loading",
     "load_sample": "sample",

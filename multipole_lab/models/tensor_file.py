@@ -61,7 +61,7 @@ class TensorFile:
             if kind is None:
                 header = json.dumps(self.header, separators=(",", ":")).encode()
                 if len(header) > self.room:
-                    raise RuntimeError(f"{self.path}: a header of {len(header)} bytes; {self.room} were reserved")
+                    raise RuntimeError(f"the header has {len(header)} bytes; {self.room} were reserved")
                 self.file.seek(0)
                 self.file.write(self.room.to_bytes(8, "little") + header.ljust(self.room))
                 self.file.close()

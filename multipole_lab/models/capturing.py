@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -21,8 +20,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from multipole_lab.models.capture_checks import check_capture
+from multipole_lab.models.interface import attention_implementation
 from multipole_lab.models.provenance import describe_model, versions
-from multipole_lab.models.sample import Sample, write_record
+from multipole_lab.models.sample import Sample, safetensors_path, write_record
 from multipole_lab.models.tensor_file import TensorFile
 
 NAME = "multipole_lab_capture"
@@ -63,7 +64,7 @@ def capture(
     tokenizer : its tokenizer.
     text : what to read. Special tokens are added where the tokenizer adds them by default.
     layers : which attention layers to keep, counted from 0.
-    max_tokens : at most this many tokens of the text are read, and at most as many as the model has positions.
+    max_tokens : at most this many tokens of the text are read; also never more than the model has positions.
     to : a file to stream the tensors to as they come, with a JSON record beside it; without it they stay in
         memory (per token and layer (Hq + Hk) D + Hk Dv numbers of two bytes).
     dtype : how tensors are stored: fp16, bf16 or fp32.
@@ -78,10 +79,10 @@ def capture(
     TypeError
         When ``model`` is no transformers model, or ``text`` no string.
     ValueError
-        For an empty text, a layer the model lacks, ``max_tokens`` below 1, a model whose attention does not go
-        through the table, and tensors that do not fit ``dtype``.
+        For an empty text, a layer the model lacks, ``max_tokens`` below 1, a model whose attention does not
+        go through the table, and tensors that do not fit ``dtype``.
     """
-    layers = _check(model, text, layers, max_tokens, dtype)
+    layers = check_capture(model, text, layers, max_tokens, dtype)
     ids = _token_ids(model, tokenizer, text, max_tokens)
 
     kept: dict[str, Tensor] = {}
@@ -103,21 +104,21 @@ def capture(
     if to is None:
         _read(model, ids, keep)
     else:
-        to = Path(to).expanduser().with_suffix(".safetensors")
+        to = safetensors_path(to)
         with TensorFile(to, tensors=3 * len(layers) + 1) as file:
             file.add("token_ids", ids)
             _read(model, ids, keep)
             _check_complete(model, layers, scales)
     _check_complete(model, layers, scales)
 
-    config = model.config.get_text_config()
+    rope = dict(getattr(model.config.get_text_config(), "rope_parameters", None) or {})
     provenance = {
         "model": describe_model(model),
         "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "max_tokens": max_tokens,
         "dtype": str(model.dtype).removeprefix("torch."),
         "stored_dtype": str(dtype).removeprefix("torch."),
-        "after_rope": True,
+        "after_rope": bool(rope),
         **versions(),
         **(note or {}),
     }
@@ -126,7 +127,7 @@ def capture(
         token_ids=ids,
         tokens=_token_texts(tokenizer, ids.tolist()),
         scale=scales[layers[0]],
-        rope=dict(getattr(config, "rope_parameters", None) or {}),
+        rope=rope,
         provenance=provenance,
         tensors=kept,
         path=to,
@@ -134,22 +135,6 @@ def capture(
     if to is not None:
         write_record(to, sample)
     return sample
-
-
-@contextmanager
-def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Run a model with another attention function; on exit each part has its own again."""
-    before = [
-        (part, part.config._attn_implementation) for part in model.modules() if isinstance(part, PreTrainedModel)
-    ]
-    try:
-        model.set_attn_implementation(name)
-        if model.config._attn_implementation != name:
-            raise ValueError(f"{type(model).__name__} does not go through transformers' attention interface")
-        yield
-    finally:
-        for part, implementation in before:  # from the outside in: setting a part sets what is inside it
-            part.set_attn_implementation(implementation)
 
 
 def _read(model: PreTrainedModel, ids: Tensor, keep: Note) -> None:
@@ -167,34 +152,6 @@ def _read(model: PreTrainedModel, ids: Tensor, keep: Note) -> None:
     finally:
         _note.reset(token)
         model.train(training)
-
-
-def _check(model: object, text: object, layers: Iterable[int], max_tokens: int, dtype: torch.dtype) -> list[int]:
-    """Refuse what cannot be captured; returns the layers in ascending order."""
-    if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"model is a {type(model).__name__}; a transformers PreTrainedModel is needed")
-    if model.config.is_encoder_decoder:
-        raise ValueError(f"{type(model).__name__} has an encoder and a decoder; capture one of them by itself")
-    if not isinstance(text, str):
-        raise TypeError(f"text is a {type(text).__name__}; a string is needed")
-    if not text.strip():
-        raise ValueError("text is empty; there is nothing to read")
-    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int):
-        raise TypeError(f"max_tokens is {max_tokens!r}; an integer is needed")
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens is {max_tokens}; at least 1 is needed")
-    if dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        raise ValueError(f"dtype is {dtype}; float16, bfloat16 or float32 is needed")
-    depth = model.config.get_text_config().num_hidden_layers
-    layers = [layers] if isinstance(layers, int) else list(layers)
-    if not layers:
-        raise ValueError("layers is empty; name at least one")
-    for layer in layers:
-        if isinstance(layer, bool) or not isinstance(layer, int):
-            raise TypeError(f"layers contains {layer!r}; integers are needed")
-        if not 0 <= layer < depth:
-            raise ValueError(f"layers contains {layer}; {type(model).__name__} has layers 0 to {depth - 1}")
-    return sorted(set(layers))
 
 
 def _check_complete(model: PreTrainedModel, layers: list[int], scales: Mapping[int, float]) -> None:
