@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import sys
 import time
@@ -143,6 +144,22 @@ def test_the_hub_comes_first_where_it_answers(known, monkeypatch):
     assert isinstance(model, LlamaForCausalLM)
     with pytest.raises(OSError, match="the mirror is broken"):
         load_model("tiny", source="hub")
+
+
+def test_the_hub_s_cache_serves_offline(model_files, monkeypatch, tmp_path):
+    """And the provenance names the commit, also when only a branch was asked for."""
+    monkeypatch.undo()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(fetch, "hub_answers", lambda: False)
+    commit = KNOWN["minilm"].revision
+    repository = tmp_path / "hub" / "models--sentence-transformers--all-MiniLM-L6-v2"
+    shutil.copytree(model_files, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    for name in ("minilm", KNOWN["minilm"].hub_id):
+        model, _ = load_model(name)
+        description = describe_model(model)
+        assert (description["source"], description["revision"]) == ("hub", commit)
 
 
 def test_a_local_folder(model_files):

@@ -85,6 +85,8 @@ def _open(place: str, options: dict, dtype: torch.dtype) -> tuple[PreTrainedMode
         generates = any("ForCausalLM" in one or "LMHead" in one for one in config.architectures or ())
         kind = AutoModelForCausalLM if generates else AutoModel
         model = kind.from_pretrained(place, dtype=dtype, **options)
+        if not Path(place).is_dir():  # newer transformers forget which commit a branch stood for
+            model.config._commit_hash = _commit(place, options.get("revision"))
         return model, AutoTokenizer.from_pretrained(place, **options)
 
 
@@ -139,6 +141,14 @@ def _in_hub_cache(hub_id: str, revision: str | None) -> bool:
     except HFValidationError as error:
         raise ValueError(f"{hub_id!r} is no folder, and no hub id: {error}") from None
     return isinstance(files[0], str) and any(isinstance(file, str) for file in files[1:])
+
+
+def _commit(hub_id: str, revision: str | None) -> str | None:
+    """The commit under which the hub's cache keeps a model's configuration."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(hub_id, "config.json", revision=revision)
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 @contextmanager
