@@ -1,4 +1,4 @@
-"""Flat pictures of a high-dimensional head: principal axes, and colours that tell neighbouring clusters apart."""
+"""Flat pictures of a high-dimensional head: principal axes, and colours that tell neighbours apart."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Projection:
     """
 
     points: Float[np.ndarray, "N dims"]
-    explained: Float[np.ndarray, "dims"]
-    mean: Float[np.ndarray, "D"]
+    explained: Float[np.ndarray, " dims"]
+    mean: Float[np.ndarray, " D"]
     axes: Float[np.ndarray, "dims D"]
 
     def project(self, vectors: Float[np.ndarray, "M D"]) -> Float[np.ndarray, "M dims"]:
@@ -51,7 +51,7 @@ def principal_axes(vectors: Float[np.ndarray, "N D"], dims: int = 3) -> Projecti
     return Projection(points, pca.explained_variance_ratio_, pca.mean_, pca.components_)
 
 
-def neighbour_colours(centres: Float[np.ndarray, "C dims"], colours: int = 7) -> Int[np.ndarray, "C"]:
+def neighbour_colours(centres: Float[np.ndarray, "C dims"], colours: int = 7) -> Int[np.ndarray, " C"]:
     """Colour clusters as a map colours countries: few colours, and no neighbours alike.
 
     Greedy: each cluster takes the colour whose nearest user so far is farthest away. O(C^2) distances.

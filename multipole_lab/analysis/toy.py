@@ -17,8 +17,8 @@ class Toy:
     """A handful of keys in the plane. keys [N, 2], values [N], labels [N] in 0..clusters-1."""
 
     keys: Float[np.ndarray, "N 2"]
-    values: Float[np.ndarray, "N"]
-    labels: Int[np.ndarray, "N"]
+    values: Float[np.ndarray, " N"]
+    labels: Int[np.ndarray, " N"]
 
     @property
     def clusters(self) -> int:
@@ -30,9 +30,9 @@ class Toy:
 class Moments:
     """What is kept of each cluster after the sum around p: [C] mass, [C, 2] key, [C] value, [C, 2] dipole."""
 
-    mass: Float[np.ndarray, "C"]
+    mass: Float[np.ndarray, " C"]
     key: Float[np.ndarray, "C 2"]
-    value: Float[np.ndarray, "C"]
+    value: Float[np.ndarray, " C"]
     dipole: Float[np.ndarray, "C 2"]
 
 
@@ -40,8 +40,8 @@ class Moments:
 class Field:
     """Attention as a function of the query: potential (log mass of all clusters) and output, both [M]."""
 
-    potential: Float[np.ndarray, "M"]
-    output: Float[np.ndarray, "M"]
+    potential: Float[np.ndarray, " M"]
+    output: Float[np.ndarray, " M"]
 
 
 def make_toy(clusters: int = 2, keys: int = 8, spread: float = 0.8, seed: int = 0) -> Toy:
@@ -61,7 +61,7 @@ def make_toy(clusters: int = 2, keys: int = 8, spread: float = 0.8, seed: int = 
     return Toy(points, values, labels)
 
 
-def moments(toy: Toy, p: Float[np.ndarray, "2"]) -> Moments:
+def moments(toy: Toy, p: Float[np.ndarray, " 2"]) -> Moments:
     """Sum every cluster around p: log mass a(p), tilted key and value centroids, and the dipole M(p)."""
     logits = toy.keys @ p
     rows = []
@@ -75,7 +75,7 @@ def moments(toy: Toy, p: Float[np.ndarray, "2"]) -> Moments:
     return Moments(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def weights(toy: Toy, p: Float[np.ndarray, "2"]) -> Float[np.ndarray, "N"]:
+def weights(toy: Toy, p: Float[np.ndarray, " 2"]) -> Float[np.ndarray, " N"]:
     """The weight of each key inside its own cluster, as p sees it."""
     logits = toy.keys @ p
     return np.exp(logits - moments(toy, p).mass[toy.labels])
@@ -88,7 +88,7 @@ def truth(toy: Toy, queries: Float[np.ndarray, "M 2"]) -> Field:
     return Field(potential, np.exp(logits - potential[:, None]) @ toy.values)
 
 
-def expand(toy: Toy, p: Float[np.ndarray, "2"], queries: Float[np.ndarray, "M 2"], order: str) -> Field:
+def expand(toy: Toy, p: Float[np.ndarray, " 2"], queries: Float[np.ndarray, "M 2"], order: str) -> Field:
     """Attention from the moments alone: each cluster's log mass to first order in d = q - p.
 
     ``order="monopole"`` keeps each cluster's value fixed at v~(p); ``"dipole"`` moves it by M(p) d. With p at
@@ -103,8 +103,10 @@ def expand(toy: Toy, p: Float[np.ndarray, "2"], queries: Float[np.ndarray, "M 2"
     return Field(potential, (np.exp(mass - potential[:, None]) * value).sum(axis=1))
 
 
-def grid(extent: float = 3.0, steps: int = 41) -> tuple[Float[np.ndarray, "steps"], Float[np.ndarray, "M 2"]]:
-    """Lay out the queries of a square picture: the axis [steps], and the points [steps * steps, 2] row by row."""
+def grid(
+    extent: float = 3.0, steps: int = 41
+) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, "M 2"]]:
+    """Lay out the queries of a square picture: the axis [steps], and the points [steps^2, 2], row by row."""
     axis = np.linspace(-extent, extent, steps)
     x, y = np.meshgrid(axis, axis)
     return axis, np.stack([x.ravel(), y.ravel()], axis=1)

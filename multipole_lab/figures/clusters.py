@@ -22,13 +22,13 @@ _BAR = "cluster %{customdata}<br>%{y:,} keys<extra></extra>"
 
 def clusters(
     points: Float[np.ndarray, "N dims"],
-    labels: Int[np.ndarray, "N"],
+    labels: Int[np.ndarray, " N"],
     tokens: Sequence[str],
-    counts: Int[np.ndarray, "C"],
-    colours: Int[np.ndarray, "C"],
+    counts: Int[np.ndarray, " C"],
+    colours: Int[np.ndarray, " C"],
     limit: int | None = None,
     queries: Float[np.ndarray, "Cq dims"] | None = None,
-    query_counts: Int[np.ndarray, "Cq"] | None = None,
+    query_counts: Int[np.ndarray, " Cq"] | None = None,
     explained: Sequence[float] | None = None,
     spotlight: int | None = None,
 ) -> go.Figure:
@@ -36,8 +36,8 @@ def clusters(
 
     How to read it: one dot is one key (one token as this head sees it). Dots of one colour that lie together
     are one cluster; far-apart clusters may share a colour. Attention will treat each cluster as one body.
-    White diamonds are the centres of the query clusters. A bar is a cluster, as tall as it has keys; the dashed
-    line is the cap that no cluster may pass.
+    White diamonds are the centres of the query clusters. A bar is a cluster, as tall as it has keys; the
+    dashed line is the cap that no cluster may pass.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def _draw_keys(fig, points, labels, tokens, counts, colours, spotlight) -> None:
 
 
 def _shade(colours, clusters, spotlight) -> dict:
-    """Colour marks by palette index; all but the spotlit cluster get the faint colour at the palette's end."""
+    """Colour marks by palette index; all but the spotlit cluster get the faint last colour."""
     palette = (*theme.QUALITATIVE, theme.GRID)
     faint = len(palette) - 1
     index = colours % faint
@@ -116,7 +116,7 @@ def _shade(colours, clusters, spotlight) -> dict:
 
 
 def _draw_queries(fig, queries, query_counts) -> None:
-    """Add the query centroids as white diamonds with a black rim: other than keys in shape, not only colour."""
+    """Add the query centroids as white diamonds with a black rim: other than keys in shape too."""
     look = {"color": "#ffffff", "line": {"width": 1.5, "color": "#000000"}}
     sizes = np.zeros(len(queries), dtype=int) if query_counts is None else query_counts
     common = {

@@ -12,26 +12,26 @@ from . import theme
 
 
 def error(
-    rse: Float[np.ndarray, "H"],
+    rse: Float[np.ndarray, " H"],
     head: int,
-    positions: Int[np.ndarray, "P"],
-    by_position: Float[np.ndarray, "P"],
+    positions: Int[np.ndarray, " P"],
+    by_position: Float[np.ndarray, " P"],
     tokens: Sequence[str],
-    rows: Int[np.ndarray, "R"],
+    rows: Int[np.ndarray, " R"],
     exact: Float[np.ndarray, "R Dv"],
     approx: Float[np.ndarray, "R Dv"],
     name: str = "approximate",
 ) -> go.Figure:
     """Draw the error of every head, where in the sequence one head's error sits, and its output both ways.
 
-    How to read it: a bar is a head; 0.1 means that the error's energy is a tenth of the output's, and lower is
-    better. The line shows, for the highlighted head, the same quantity at each place in the text: flat means
-    that no place is special. The two strips are the output itself, a row per channel and a column per token,
-    exact above approximate, in the same colours: they should look alike.
+    How to read it: a bar is a head; 0.1 means that the error's energy is a tenth of the output's, and
+    lower is better. The line shows, for the highlighted head, the same quantity at each place in the text:
+    flat means that no place is special. The two strips are the output itself, a row per channel and a column
+    per token, exact above approximate, in the same colours: they should look alike.
 
     Parameters
     ----------
-    rse : [H]. Relative squared error of each head.
+    rse : [H]. Relative squared error of each head; NaN where it is not known yet.
     head : the head that the line and the strips show.
     positions : [P]. The start of each stretch of the sequence that the line averages over.
     by_position : [P]. Squared error there, relative to the head's mean squared output.
@@ -52,12 +52,15 @@ def error(
 
 def _words(rse, head) -> tuple[str, str]:
     """State the mean over heads and the spread between them."""
+    reading = f"Below the bars: head {head}, where its error sits, and its output both ways."
+    if np.isnan(rse).any():
+        return f"Head {head}: error {theme.number(float(rse[head]))}; measuring the other heads", reading
     best, worst = int(np.argmin(rse)), int(np.argmax(rse))
     finding = f"Mean error {theme.number(float(rse.mean()))} of the output's energy"
     if len(rse) > 1:
         finding += f"; head {best} is easiest ({theme.number(float(rse[best]))}), "
         finding += f"head {worst} hardest ({theme.number(float(rse[worst]))})"
-    return finding, f"Below the bars: head {head}, where its error sits, and its output exact and approximate."
+    return finding, reading
 
 
 def _draw_heads(fig, rse, head) -> None:
@@ -67,7 +70,7 @@ def _draw_heads(fig, rse, head) -> None:
         go.Bar(
             x=np.arange(len(rse)),
             y=np.maximum(rse, 1e-16),
-            text=[theme.number(float(value)) for value in rse],
+            text=["" if np.isnan(value) else theme.number(float(value)) for value in rse],
             textposition="outside",
             cliponaxis=False,
             marker={"color": shade, "line": {"width": 0}},
@@ -76,8 +79,8 @@ def _draw_heads(fig, rse, head) -> None:
             showlegend=False,
         )
     )
-    low = 10.0 ** np.floor(np.log10(max(float(rse.min()), 1e-16)) - 0.3)
-    high = max(float(rse.max()) * 2, low * 10)
+    low = 10.0 ** np.floor(np.log10(max(float(np.nanmin(rse)), 1e-16)) - 0.3)
+    high = max(float(np.nanmax(rse)) * 2, low * 10)
     fig.update_layout(
         xaxis={"title": {"text": "head"}, "dtick": 1, "showgrid": False, "anchor": "y"},
         yaxis={
@@ -143,7 +146,12 @@ def _draw_outputs(fig, rows, exact, approx, name) -> None:
             )
         )
         fig.layout[f"xaxis{index}"] = {"anchor": f"y{index}", "showticklabels": index == 4, "showgrid": False}
-        fig.layout[f"yaxis{index}"] = {"anchor": f"x{index}", "domain": domain, "nticks": 3, "showgrid": False}
+        fig.layout[f"yaxis{index}"] = {
+            "anchor": f"x{index}",
+            "domain": domain,
+            "nticks": 3,
+            "showgrid": False,
+        }
         fig.add_annotation(
             text=words, x=0, xref="paper", xanchor="left", y=1, yref=f"y{index} domain", yanchor="bottom",
             showarrow=False,

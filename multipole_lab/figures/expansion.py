@@ -1,4 +1,4 @@
-"""The expansion drawn: the true field over the queries, two approximations of it, and where each goes wrong."""
+"""The expansion drawn: the true field over the queries, two approximations of it, and their errors."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ NAMES = {"potential": "log mass A(q)", "output": "attention output o(q)"}
 
 
 def expansion(
-    axis: Float[np.ndarray, "S"],
+    axis: Float[np.ndarray, " S"],
     truth: Float[np.ndarray, "S S"],
     origin: Float[np.ndarray, "S S"],
     tilted: Float[np.ndarray, "S S"],
     keys: Float[np.ndarray, "N 2"],
-    labels: Int[np.ndarray, "N"],
-    weights: Float[np.ndarray, "N"],
+    labels: Int[np.ndarray, " N"],
+    weights: Float[np.ndarray, " N"],
     centroids: Float[np.ndarray, "C 2"],
     tilted_centroids: Float[np.ndarray, "C 2"],
-    p: Float[np.ndarray, "2"],
-    query: Float[np.ndarray, "2"],
+    p: Float[np.ndarray, " 2"],
+    query: Float[np.ndarray, " 2"],
     at_query: tuple[float, float, float],
     quantity: str = "potential",
     order: str = "monopole",
@@ -51,7 +51,7 @@ def expansion(
     errors = np.abs(origin - truth), np.abs(tilted - truth)
     finding, reading = _words(axis, errors, p, at_query, quantity)
     top = theme.heading_height(finding, reading)
-    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 500 + top, "uirevision": "expansion"})
+    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 470 + top, "uirevision": "expansion"})
     fields = [("exact", truth), ("around the origin", origin), (f"around p: {order}", tilted)]
     for column, (name, values) in enumerate(fields):
         _draw_field(fig, axis, values, name, 0, column, "coloraxis")
@@ -114,15 +114,13 @@ def _square(fig, row, column, heading, limits) -> None:
     """Lay out one square plot with its heading; only the outer ones carry numbers."""
     x, y = _axes(row, column)
     (left, right), (bottom, top) = _COLUMNS[column], _ROWS[row]
-    common = {"range": list(limits), "showgrid": False, "zeroline": False, "dtick": 2, "constrain": "domain"}
+    common = {"range": list(limits), "showgrid": False, "zeroline": False, "dtick": 2}
     fig.layout[x.replace("x", "xaxis")] = {**common, "domain": [left, right], "anchor": y}
     fig.layout[y.replace("y", "yaxis")] = {
         **common,
         "domain": [bottom, top],
         "anchor": x,
         "showticklabels": column == 0,
-        "scaleanchor": x,
-        "constraintoward": "middle",
     }
     fig.add_annotation(
         text=heading,
@@ -195,7 +193,7 @@ def _draw_points(fig, p, query) -> None:
 
 
 def _colours(fig, fields, errors) -> None:
-    """Give each row one colour scale: the fields the range of the truth, the errors the same range for both."""
+    """Give each row one colour scale: the truth's range, and one range for both errors."""
     bar = {"thickness": 12, "x": 0.92, "xanchor": "left", "outlinewidth": 0, "yanchor": "middle", "nticks": 5}
     low, high = float(fields[0].min()), float(fields[0].max())
     worst = max(float(np.quantile(errors[0], 0.9)), 1e-6)

@@ -10,10 +10,10 @@ from . import theme
 
 
 def speed(
-    lengths: Int[np.ndarray, "L"],
-    exact_ms: Float[np.ndarray, "L"],
-    approx_ms: Float[np.ndarray, "L"],
-    rse: Float[np.ndarray, "L"],
+    lengths: Int[np.ndarray, " L"],
+    exact_ms: Float[np.ndarray, " L"],
+    approx_ms: Float[np.ndarray, " L"],
+    rse: Float[np.ndarray, " L"],
     machine: str,
     name: str = "approximate",
     detail: str = "",
@@ -75,7 +75,9 @@ def _words(lengths, exact_ms, approx_ms, rse, machine, name) -> tuple[str, str]:
         return "Measuring exact and approximate attention, turn by turn", f"On {machine}."
     ratio = float(exact_ms[-1] / approx_ms[-1])
     pace = f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
-    finding = f"At {lengths[-1]:,} tokens {name} is {pace} than exact, with error {theme.number(float(rse[-1]))}"
+    finding = (
+        f"At {lengths[-1]:,} tokens {name} is {pace} than exact, with error {theme.number(float(rse[-1]))}"
+    )
     return finding, f"Measured just now on {machine}."
 
 

@@ -1,6 +1,8 @@
 """Panels: sliders around the figures, on real queries and keys. Each function returns a widget to display."""
 
 from .clusters import clusters
+from .error import error
 from .expansion import expansion
+from .speed import speed
 
-__all__ = ["clusters", "expansion"]
+__all__ = ["clusters", "error", "expansion", "speed"]

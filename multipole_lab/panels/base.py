@@ -24,7 +24,7 @@ _SETTLE_SECONDS = 0.03
 
 @dataclass(frozen=True)
 class Picture:
-    """What a panel shows: the figure, the numbers behind it (columns by name), and how much is done (0 to 1)."""
+    """What a panel shows: the figure, the numbers behind it (columns by name), the share done (0 to 1)."""
 
     figure: go.Figure
     table: dict[str, np.ndarray | list] = field(default_factory=dict)
@@ -65,8 +65,11 @@ class Panel(widgets.VBox):
             self._show()
             self._advance(self._version)
 
-    def compute(self, **state) -> Iterator[Picture]:
-        """Yield the picture of ``state``; raise ValueError, in words, for a state that has none."""
+    def compute(self, **state) -> Iterator[Picture | None]:
+        """Yield the picture of ``state``; raise ValueError, in words, for a state that has none.
+
+        The first yield is a picture. A later None draws nothing: it only lets the panel hear of moves.
+        """
         raise NotImplementedError
 
     def state(self) -> dict:
@@ -119,7 +122,9 @@ class Panel(widgets.VBox):
         reset.on_click(self.reset)
         buttons = [reset]
         for kind, words in (("csv", "the numbers"), ("json", "settings and numbers"), ("html", "the figure")):
-            button = widgets.Button(description=kind.upper(), icon="download", tooltip=f"Save {words} as a file")
+            button = widgets.Button(
+                description=kind.upper(), icon="download", tooltip=f"Save {words} as a file"
+            )
             button.on_click(lambda _, kind=kind: self._porter.save(*self.export(kind)))
             buttons.append(button)
         return buttons
@@ -155,7 +160,7 @@ class Panel(widgets.VBox):
     def _next(self) -> bool:
         """Take the job's next picture, if it has one."""
         try:
-            self._picture = next(self._job)
+            picture = next(self._job)
         except StopIteration:
             self._job = None
             return False
@@ -163,19 +168,18 @@ class Panel(widgets.VBox):
             self._job = None
             self._fail(error)
             return False
-        return True
+        self._picture = picture or self._picture
+        return picture is not None
 
     def _advance(self, version: int) -> None:
         """Go on with the job unless a control has moved since; between steps the event loop hears moves."""
-        if version != self._version or self._job is None:
-            return
-        if self._next():
-            self._show()
         loop = _loop()
-        if loop is None:
-            self._advance(version)
-        else:
-            loop.call_later(0.001, self._advance, version)
+        while version == self._version and self._job is not None:
+            if self._next():
+                self._show()
+            if loop is not None:
+                loop.call_later(0.001, self._advance, version)
+                return
 
     def _flush(self) -> None:
         """Finish whatever is pending or under way, now."""
@@ -194,14 +198,17 @@ class Panel(widgets.VBox):
             self._status.value = f'<span role="status">drawn in {seconds * 1000:,.0f} ms</span>'
         else:
             bar = f'<progress max="1" value="{done:.2f}"></progress>' if seconds > 3 * done else ""
-            self._status.value = f'<span class="ml-busy" role="status">{done:.0%} {bar}</span>'
+            fresh = "ml-busy" if seconds < 0.3 else ""
+            self._status.value = f'<span class="{fresh}" role="status">{done:.0%} {bar}</span>'
         self._message.value = ""
         self._porter.picture = re.sub(r"<[^>]+>", " ", self._picture.figure.layout.title.text or self.name)
         self._porter.values = {c.description: _readout(c) for c in self.controls.values()}
 
     def _fail(self, error: Exception) -> None:
         """Say what is wrong above the figure, which keeps the last picture that worked."""
-        words = str(error) if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {error}"
+        words = (
+            str(error) if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {error}"
+        )
         self._message.value = (
             f'<div class="ml-error" role="alert"><b>This cannot be drawn.</b> {html.escape(words)}'
             "<br>The picture below is the last one that worked. Move a control, or press Reset.</div>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 
 from multipole_lab.analysis.heads import one_head
@@ -33,7 +32,9 @@ class ClustersPanel(Panel):
             "spotlight": controls.integer(
                 "spotlight", "Show one cluster alone, the largest first; 0 shows all of them", 0, 64, 0
             ),
-            "view": controls.choice("view", {"2-D": "Two principal axes", "3-D": "Three: drag to turn"}, "2-D"),
+            "view": controls.choice(
+                "view", {"2-D": "Two principal axes", "3-D": "Three: drag to turn"}, "2-D"
+            ),
         }
         super().__init__("clusters", moves)
 

@@ -9,7 +9,7 @@ _CALM = {"continuous_update": False}
 
 
 def powers(description: str, tooltip: str, low: int, high: int, value: int) -> widgets.SelectionSlider:
-    """Make a slider over the powers of two from ``low``, and ``high`` itself; ``value`` or the nearest below."""
+    """Make a slider over the powers of two from ``low``, and ``high``; at ``value`` or the nearest below."""
     options = [n for n in (2**i for i in range(31)) if low <= n < high] + [high]
     value = max((n for n in options if n <= value), default=options[0])
     labels = [(f"{n:,}", n) for n in options]

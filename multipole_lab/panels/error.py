@@ -1,4 +1,4 @@
-"""The error panel: how wrong an approximation is on each head, where in the text, and what that looks like."""
+"""The error panel: how wrong an approximation is on each head, and where in the text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from multipole_lab.analysis.heads import error_by_position, first_tokens
-from multipole_lab.attention import Centroid, Exact, MuSe
+from multipole_lab.analysis.heads import error_by_position, one_head
+from multipole_lab.attention.exact import Exact
+from multipole_lab.attention.muse import MuSe
 from multipole_lab.figures import error as draw
 
 from . import controls
@@ -19,14 +20,14 @@ _STRETCHES, _ROWS = 64, 128  # points of the line along the text; columns of the
 
 
 class ErrorPanel(Panel):
-    """Relative squared error per head, where in the sequence it sits, and the output exact and approximate."""
+    """Error per head, where in the sequence it sits, and the output exact and approximate."""
 
     def __init__(self, sample) -> None:
         self.sample = sample
-        # Exact attention depends on layer and context alone and is the dearest step; the approximation is
-        # kept too, so that looking at another head computes nothing.
-        self._exact = lru_cache(maxsize=8)(self._attend_exactly)
-        self._approx = lru_cache(maxsize=8)(self._attend)
+        # Outputs are kept, 0.5 MB a head: exact ones do not depend on most sliders, and looking at another
+        # head or back at the last setting computes nothing.
+        self._exact = lru_cache(maxsize=64)(self._attend_exactly)
+        self._approx = lru_cache(maxsize=128)(self._attend)
         methods = {
             "tilted": "MuSe: every cluster expanded around the centre of the query's own cluster",
             "centroid": "Centroid replacement: every cluster expanded around the origin, its plain mean",
@@ -45,39 +46,58 @@ class ErrorPanel(Panel):
         }
         super().__init__("error", moves)
 
-    def compute(self, head: int, **choices) -> Iterator[Picture]:
-        """Run exact and approximate attention over all heads and compare them."""
-        layer, context = choices["layer"], choices["context"]
-        exact, approx = self._exact(layer, context), self._approx(**choices)
-        error = error_by_position(approx, exact)[0]  # [H, N]
-        rse, place = error.mean(-1).numpy(), error[head].numpy()
+    def compute(self, head: int, **choices) -> Iterator[Picture | None]:
+        """Show the chosen head at once, then measure the others and fill in their bars."""
+        heads = self.sample[choices["layer"]].q.shape[1]
+        rse = np.full(heads, np.nan)
+        for h in [head, *(h for h in range(heads) if h != head)]:
+            rse[h] = self._error(h, choices).mean()
+            if h == head:
+                yield self._draw(head, choices, rse, 1 / heads)
+            elif not np.isnan(rse).any():
+                yield self._draw(head, choices, rse, 1.0)
+            else:
+                yield None
+
+    def _error(self, head: int, choices: dict) -> np.ndarray:
+        """Return the error of one head at every position, [N]."""
+        exact = self._exact(choices["layer"], head, choices["context"])
+        return error_by_position(self._approx(head=head, **choices), exact)[0, 0].numpy()
+
+    def _draw(self, head: int, choices: dict, rse: np.ndarray, done: float) -> Picture:
+        """Summarise one head's error along the text and its outputs, and draw them below the bars."""
+        context = choices["context"]
+        place = self._error(head, choices)
         stretches = np.array_split(np.arange(context), min(_STRETCHES, context))
         worst = [int(part[place[part].argmax()]) for part in stretches]
         rows = np.linspace(0, context - 1, min(_ROWS, context)).astype(int)
         figure = draw(
-            rse=rse,
+            rse=rse.copy(),
             head=head,
             positions=np.array([part[0] for part in stretches]),
             by_position=np.array([place[part].mean() for part in stretches]),
             tokens=[self.sample.tokens[i] for i in worst],
             rows=rows,
-            exact=exact[0, head, rows].numpy(),
-            approx=approx[0, head, rows].numpy(),
+            exact=self._exact(choices["layer"], head, context)[0, 0, rows].numpy(),
+            approx=self._approx(head=head, **choices)[0, 0, rows].numpy(),
             name=choices["method"],
         )
-        yield Picture(figure, {"head": np.arange(len(rse)), "relative_squared_error": rse})
+        return Picture(figure, {"head": np.arange(len(rse)), "relative_squared_error": rse.copy()}, done)
 
     @torch.inference_mode()
-    def _attend_exactly(self, layer: int, context: int) -> torch.Tensor:
-        """Run exact attention over the whole layer."""
-        return Exact()(*first_tokens(self.sample[layer], context), scale=self.sample.scale)
+    def _attend_exactly(self, layer: int, head: int, context: int) -> torch.Tensor:
+        """Run exact attention over one head."""
+        return Exact()(*one_head(self.sample[layer], head, context), scale=self.sample.scale)
 
     @torch.inference_mode()
-    def _attend(self, layer, context, method, clusters, cap, iterations, near, seed, order) -> torch.Tensor:
-        """Run the chosen approximation over the whole layer."""
-        shared = {"clusters": clusters, "cap": cap, "iterations": iterations, "near": near, "seed": seed}
-        attend = Centroid(**shared) if method == "centroid" else MuSe(order=order, **shared)
-        return attend(*first_tokens(self.sample[layer], context), scale=self.sample.scale)
+    def _attend(self, layer, head, context, method, order, near, **shared) -> torch.Tensor:
+        """Run the chosen approximation over one head."""
+        attend = MuSe(order=order, near=near, **shared)
+        if method == "centroid":
+            from multipole_lab.attention.centroid import Centroid
+
+            attend = Centroid(**shared)
+        return attend(*one_head(self.sample[layer], head, context), scale=self.sample.scale)
 
 
 def error(sample) -> ErrorPanel:

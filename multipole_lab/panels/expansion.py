@@ -81,7 +81,5 @@ class ExpansionPanel(Panel):
 
 
 def expansion(steps: int = 41) -> ExpansionPanel:
-    """Show a multipole expansion in two dimensions; ``steps`` is the number of grid points along each side."""
+    """Show a multipole expansion in two dimensions; ``steps`` is the grid points along a side."""
     return ExpansionPanel(steps)
-
-

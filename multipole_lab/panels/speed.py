@@ -1,0 +1,71 @@
+"""The speed panel: exact against approximate attention, timed here and now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import ipywidgets as widgets
+import numpy as np
+
+from multipole_lab.analysis.lengths import machine_name, time_lengths
+from multipole_lab.attention.muse import MuSe
+from multipole_lab.figures import speed as draw
+
+from . import controls
+from .base import Panel, Picture
+
+_COLUMNS = ("length", "exact_ms", "approx_ms", "rse")
+
+
+class SpeedPanel(Panel):
+    """Time against context length, exact and approximate, with the error on the same axes."""
+
+    def __init__(self, sample) -> None:
+        self.sample, self.machine = sample, machine_name()
+        longest = len(sample.tokens)
+        moves = {
+            "layer": controls.layer(sample),
+            "context": controls.powers(
+                "up to", "The longest text timed", min(512, longest), longest, longest
+            ),
+            "clusters": controls.clusters(),
+            "iterations": controls.iterations(),
+            "near": controls.near(),
+            "order": controls.order(),
+        }
+        super().__init__("speed", moves)
+
+    def compute(self, layer, context, **choices) -> Iterator[Picture]:
+        """Time one length after the other, drawing as they come."""
+        shortest = min(max(256, choices["clusters"]), context)
+        attend = MuSe(**choices)
+        lengths = [n for n in (2**i for i in range(31)) if shortest <= n < context] + [context]
+        table: dict[str, list] = {name: [] for name in _COLUMNS}
+        yield self._draw(table, 0.0)
+        # Work grows with the square of the length, and so does the share of it that is done.
+        total = sum(n * n for n in lengths)
+        for pace in time_lengths(self.sample[layer], lengths, attend, scale=self.sample.scale):
+            for name in _COLUMNS:
+                table[name].append(getattr(pace, name))
+            done = sum(n * n for n in table["length"]) / total
+            yield self._draw(table, done if pace.length < context else 1.0)
+
+    def _draw(self, table: dict[str, list], done: float) -> Picture:
+        """Draw what has been measured so far."""
+        columns = [np.array(table[name]) for name in _COLUMNS]
+        heads = self.sample[self.sample.layers[0]].q.shape[1]
+        figure = draw(
+            *columns, machine=self.machine, name="MuSe", detail=f"All {heads} heads, k-means included."
+        )
+        return Picture(figure, {name: list(values) for name, values in table.items()}, done)
+
+    def _buttons(self) -> list[widgets.Button]:
+        """Add a button that measures once more."""
+        again = widgets.Button(description="Measure again", tooltip="Time the same settings once more")
+        again.on_click(self._moved)
+        return [again, *super()._buttons()]
+
+
+def speed(sample) -> SpeedPanel:
+    """Time exact and approximate attention here and now. ``sample`` is from ``ml.load_sample``."""
+    return SpeedPanel(sample)
