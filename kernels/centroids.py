@@ -1,0 +1,185 @@
+"""Move every centroid to the mean of its members, and restart the empty ones at the farthest vectors."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .assign import finite
+from .launch import check_tensors, launch, power_of_two, row_strided, shared_memory_kb
+from .registry import Problem, register
+from .tiles import Row, Tile, add_rows, choose
+
+add_rows(
+    "centroids",
+    Row(0, 128, 4, Tile(rows=64, cols=1024, warps=4, stages=1)),
+    Row(0, 256, 4, Tile(rows=32, cols=1024, warps=4, stages=1)),
+)
+
+
+@triton.jit
+def _mean_kernel(
+    x,
+    order,
+    offsets,
+    means,
+    stride_xb,
+    stride_xh,
+    stride_xn,
+    H,
+    N,
+    C,
+    D,
+    BD: tl.constexpr,
+    BM: tl.constexpr,
+):
+    i_row, i_c = (tl.program_id(0) // C).to(tl.int64), tl.program_id(0) % C
+    i_b, i_h = i_row // H, i_row % H
+    o_m, o_d = tl.arange(0, BM), tl.arange(0, BD)
+    p_x = x + i_b * stride_xb + i_h * stride_xh
+    i_start = tl.load(offsets + i_row * (C + 1) + i_c)
+    i_end = tl.load(offsets + i_row * (C + 1) + i_c + 1)
+    b_sum = tl.zeros([BM, BD], dtype=tl.float32)
+    for i in range(i_start, i_end, BM):
+        m_m = i + o_m < i_end
+        b_n = tl.load(order + i_row * N + i + o_m, mask=m_m, other=0)
+        # [BM, BD]
+        b_x = tl.load(
+            p_x + b_n[:, None] * stride_xn + o_d[None, :],
+            mask=m_m[:, None] & (o_d[None, :] < D),
+            other=0.0,
+        )
+        b_sum += finite(b_x).to(tl.float32)
+    b_mean = tl.sum(b_sum, axis=0) / tl.maximum(i_end - i_start, 1).to(tl.float32)  # [BD]
+    tl.store(means + (i_row * C + i_c) * D + o_d, b_mean, mask=o_d < D)
+
+
+@triton.jit
+def _restart_kernel(
+    x,
+    labels,
+    distances,
+    counts,
+    centroids,
+    stride_xb,
+    stride_xh,
+    stride_xn,
+    H,
+    N,
+    C,
+    D,
+    BD: tl.constexpr,
+    BN: tl.constexpr,
+):
+    i_row = tl.program_id(0).to(tl.int64)
+    o_n, o_d = tl.arange(0, BN), tl.arange(0, BD)
+    p_x = x + (i_row // H) * stride_xb + (i_row % H) * stride_xh
+    p_centroid, p_count = centroids + i_row * C * D, counts + i_row * C
+    p_label, p_distance = labels + i_row * N, distances + i_row * N
+    for i_c in range(0, C):
+        if tl.load(p_count + i_c) == 0:
+            tl.debug_barrier()
+            i_far = tl.zeros([], dtype=tl.int64)
+            b_far = tl.full([], float("-inf"), dtype=tl.float32)
+            for i in range(0, N, BN):
+                b_distance = tl.load(p_distance + i + o_n, mask=i + o_n < N, other=float("-inf"))
+                b_max, i_max = tl.max(b_distance, axis=0, return_indices=True)
+                i_far = tl.where(b_max > b_far, (i + i_max).to(tl.int64), i_far)
+                b_far = tl.maximum(b_max, b_far)
+            i_old = tl.load(p_label + i_far)
+            if (b_far > float("-inf")) & (i_old >= 0):
+                b_x = finite(tl.load(p_x + i_far * stride_xn + o_d, mask=o_d < D, other=0.0)).to(tl.float32)
+                b_old = tl.load(p_centroid + i_old * D + o_d, mask=o_d < D, other=0.0)
+                n_old = tl.load(p_count + i_old)
+                b_old = (b_old * n_old.to(tl.float32) - b_x) / tl.maximum(n_old - 1, 1).to(tl.float32)
+                tl.debug_barrier()
+                tl.store(p_centroid + i_old * D + o_d, b_old, mask=o_d < D)
+                tl.store(p_count + i_old, n_old - 1)
+                tl.store(p_centroid + i_c * D + o_d, b_x, mask=o_d < D)
+                tl.store(p_distance + i_far, float("-inf"))
+            tl.debug_barrier()
+
+
+def cluster_means(x: Tensor, order: Tensor, offsets: Tensor, tile: Tile | None = None) -> Tensor:
+    """The mean of every cluster's members, summed in fp32 in ascending position; zero for an empty cluster.
+
+    c_j = sum_{n in j} x_n / n_j, with x [B, H, N, D], order [B, H, N], offsets [B, H, C + 1]; returns
+    [B, H, C, D] fp32.
+
+    Bytes: x once, 8 B H N of order, 4 B H C D written. Operations: B H N D.
+    """
+    check_tensors("cluster_means", x=x)
+    B, H, N, D = x.shape
+    C = offsets.shape[-1] - 1
+    x = row_strided(x)
+    BD = power_of_two(D)
+    tile = choose("centroids", shared_memory_kb(x), BD, x.element_size(), tile)
+    means = torch.empty(B, H, C, D, dtype=torch.float32, device=x.device)
+    launch(
+        _mean_kernel,
+        (B * H * C,),
+        x,
+        order.contiguous(),
+        offsets.contiguous(),
+        means,
+        *x.stride()[:3],
+        H,
+        N,
+        C,
+        D,
+        BD=BD,
+        BM=tile.rows,
+        tile=tile,
+    )
+    return means
+
+
+def restart_empty(
+    x: Tensor, labels: Tensor, distances: Tensor, counts: Tensor, centroids: Tensor, tile: Tile | None = None
+) -> None:
+    """Move the e-th empty cluster of a head to its e-th farthest vector, which leaves its old cluster's mean.
+
+    In place: centroids [B, H, C, D] fp32, counts [B, H, C] and distances [B, H, N] (spent). One program a head;
+    a head without empty clusters only reads its counts.
+    """
+    B, H, N, D = x.shape
+    C = counts.shape[-1]
+    x = row_strided(x)
+    BD = power_of_two(D)
+    tile = choose("centroids", shared_memory_kb(x), BD, x.element_size(), tile)
+    launch(
+        _restart_kernel,
+        (B * H,),
+        x,
+        labels,
+        distances,
+        counts,
+        centroids,
+        *x.stride()[:3],
+        H,
+        N,
+        C,
+        D,
+        BD=BD,
+        BN=tile.cols,
+        tile=tile,
+    )
+
+
+def _example(p: Problem) -> None:
+    B, H, N, C = p.batch, p.kv_heads, p.keys, p.clusters
+    x, labels = p.empty(B, H, N, p.head), p.empty(B, H, N, dtype=torch.int64)
+    means = cluster_means(x, labels, p.empty(B, H, C + 1, dtype=torch.int64))
+    distances = p.empty(B, H, N, dtype=torch.float32)
+    restart_empty(x, labels, distances, p.empty(B, H, C, dtype=torch.int64), means)
+
+
+def _cost(p: Problem) -> tuple[float, float]:
+    vectors = p.batch * p.kv_heads * p.keys
+    moved = vectors * (p.head * p.width + 8) + 4 * p.batch * p.kv_heads * p.clusters * p.head
+    return moved, vectors * p.head
+
+
+register("cluster_means", _example, _cost)

@@ -1,0 +1,65 @@
+"""k-means on the device: Lloyd iterations and a capped last assignment, a fixed number of launches, no host."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .assign import assign
+from .capped import capped_rounds
+from .centroids import cluster_means, restart_empty
+from .launch import check_tensors
+from .sort import sort_by_label
+
+
+def lloyd_iteration(x: Tensor, centroids: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Assign every vector to its nearest centroid; return the means [B, H, C, D], empty clusters restarted."""
+    labels, distances = assign(x, centroids, valid)
+    order, offsets, counts = sort_by_label(labels, centroids.shape[2])
+    means = cluster_means(x, order, offsets)
+    restart_empty(x, labels, distances, counts, means)
+    return means
+
+
+def capped_assign(x: Tensor, centroids: Tensor, cap: float, valid: Tensor | None = None) -> Tensor:
+    """Labels [B, H, N] with at most ceil(cap * n / C) members a cluster, n the valid vectors; -1 for padding."""
+    B, H, N, _ = x.shape
+    C = centroids.shape[2]
+    labels, distances = assign(x, centroids, valid)
+    order, offsets, _ = sort_by_label(labels, C)
+    if valid is None:
+        capacity = torch.full((B, H), math.ceil(cap * N / C), dtype=torch.int32, device=x.device)
+    else:
+        capacity = (cap * offsets[..., -1].double() / C).ceil().to(torch.int32)
+    return capped_rounds(x, centroids, labels, distances, order, offsets, capacity)
+
+
+def kmeans(
+    x: Tensor,
+    centroids: Tensor,
+    iterations: int = 1,
+    cap: float | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Cluster from given starting centroids: `iterations` of Lloyd, then a last assignment under `cap`.
+
+    Parameters
+    ----------
+    x : [B, H, N, D] fp16, bf16 or fp32. centroids : [B, H, C, D] starting points.
+    valid : [B, N] bool, False for padding.
+
+    Returns
+    -------
+    labels, centroids, counts, order, offsets: the fields of `Clusters` in their order.
+
+    Launches: 6 an iteration, 5 at the end and 5 more under a cap.
+    Bytes and operations: the sums of `assign`, `sort_by_label`, `cluster_means` and `capped_rounds`.
+    """
+    check_tensors("kmeans", x=x)
+    for _ in range(iterations):
+        centroids = lloyd_iteration(x, centroids, valid)
+    labels = assign(x, centroids, valid)[0] if cap is None else capped_assign(x, centroids, cap, valid)
+    order, offsets, counts = sort_by_label(labels, centroids.shape[2])
+    return labels, cluster_means(x, order, offsets), counts, order, offsets

@@ -1,0 +1,132 @@
+"""Counting sort: labels to `order` and `offsets`, the contract of `Clusters`, stable and deterministic.
+
+A chunk of labels is counted, the counts are scanned over the chunks and over the clusters, and every position is
+written to: start of its cluster + members in earlier chunks + equal labels before it in its own chunk.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import check_device, launch, power_of_two, shared_memory_kb
+from .registry import Problem, register
+from .tiles import Row, Tile, add_rows, choose
+
+add_rows("sort", Row(0, 1 << 30, 8, Tile(rows=128, cols=4096, warps=4, stages=1)))
+
+
+@triton.jit
+def _count_kernel(labels, chunk_counts, N, C, CHUNKS, BINS: tl.constexpr, BN: tl.constexpr):
+    i_row, i_chunk = (tl.program_id(0) // CHUNKS).to(tl.int64), tl.program_id(0) % CHUNKS
+    o_n, o_c = i_chunk * BN + tl.arange(0, BN), tl.arange(0, BINS)
+    # [BN] padding (label -1) is counted as cluster C
+    b_label = tl.load(labels + i_row * N + o_n, mask=o_n < N, other=0).to(tl.int32)
+    b_label = tl.where(b_label < 0, C, b_label)
+    b_count = tl.histogram(b_label, BINS, mask=o_n < N)  # [BINS]
+    tl.store(chunk_counts + (i_row * CHUNKS + i_chunk) * (C + 1) + o_c, b_count, mask=o_c <= C)
+
+
+@triton.jit
+def _scan_kernel(chunk_counts, counts, offsets, C, CHUNKS, BINS: tl.constexpr, BM: tl.constexpr):
+    i_row = tl.program_id(0).to(tl.int64)
+    o_c = tl.arange(0, BINS)
+    b_total = tl.zeros([BINS], dtype=tl.int32)
+    for i_start in range(0, CHUNKS, BM):
+        o_m = i_start + tl.arange(0, BM)
+        p_count = chunk_counts + (i_row * CHUNKS + o_m[:, None]) * (C + 1) + o_c[None, :]  # [BM, BINS]
+        m_count = (o_m[:, None] < CHUNKS) & (o_c[None, :] <= C)
+        b_count = tl.load(p_count, mask=m_count, other=0)
+        b_before = tl.cumsum(b_count, axis=0) - b_count + b_total[None, :]
+        tl.store(p_count, b_before, mask=m_count)
+        b_total += tl.sum(b_count, axis=0)
+    b_offset = tl.cumsum(b_total, axis=0) - b_total  # [BINS]
+    tl.store(offsets + i_row * (C + 1) + o_c, b_offset.to(tl.int64), mask=o_c <= C)
+    tl.store(counts + i_row * C + o_c, b_total.to(tl.int64), mask=o_c < C)
+
+
+@triton.jit
+def _scatter_kernel(labels, before, offsets, order, N, C, CHUNKS, BN: tl.constexpr):
+    i_row, i_chunk = (tl.program_id(0) // CHUNKS).to(tl.int64), tl.program_id(0) % CHUNKS
+    o_local = tl.arange(0, BN)
+    o_n = i_chunk * BN + o_local
+    p_label = labels + i_row * N
+    b_label = tl.load(p_label + o_n, mask=o_n < N, other=0).to(tl.int32)
+    b_label = tl.where(b_label < 0, C, b_label)
+    # [BN, BN] equal labels earlier in the chunk
+    m_same = (b_label[:, None] == b_label[None, :]) & (o_local[None, :] < o_local[:, None])
+    b_rank = tl.sum(m_same.to(tl.int32), axis=1)
+    b_before = tl.load(before + (i_row * CHUNKS + i_chunk) * (C + 1) + b_label)
+    b_start = tl.load(offsets + i_row * (C + 1) + b_label)
+    tl.store(order + i_row * N + b_start + b_before + b_rank, o_n.to(tl.int64), mask=o_n < N)
+
+
+def sort_by_label(labels: Tensor, clusters: int, tile: Tile | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Sort positions by label.
+
+    order[offsets[j] : offsets[j + 1]] = the positions n with labels[n] = j, ascending; padding (-1) last.
+
+    Parameters
+    ----------
+    labels : [B, H, N] int64 in -1 .. clusters - 1.
+    clusters : C.
+
+    Returns
+    -------
+    order [B, H, N], offsets [B, H, C + 1], counts [B, H, C], all int64.
+
+    Bytes: 24 B H N for labels (twice) and order, plus 16 (C + 1) for every 128 labels. Operations: 128 B H N.
+    """
+    check_device("sort_by_label", labels)
+    B, H, N = labels.shape
+    labels = labels.contiguous()
+    tile = choose("sort", shared_memory_kb(labels), 16, 8, tile)
+    chunks = triton.cdiv(N, tile.rows)
+    bins = power_of_two(clusters + 1)
+    order = torch.empty_like(labels)
+    offsets = labels.new_empty(B, H, clusters + 1)
+    counts = labels.new_empty(B, H, clusters)
+    chunk_counts = torch.empty(B * H, chunks, clusters + 1, dtype=torch.int32, device=labels.device)
+    grid = (B * H * chunks,)
+    launch(_count_kernel, grid, labels, chunk_counts, N, clusters, chunks, BINS=bins, BN=tile.rows, tile=tile)
+    scanned = max(2, min(power_of_two(chunks, least=2), tile.cols // bins))
+    launch(
+        _scan_kernel,
+        (B * H,),
+        chunk_counts,
+        counts,
+        offsets,
+        clusters,
+        chunks,
+        BINS=bins,
+        BM=scanned,
+        tile=tile,
+    )
+    launch(
+        _scatter_kernel,
+        grid,
+        labels,
+        chunk_counts,
+        offsets,
+        order,
+        N,
+        clusters,
+        chunks,
+        BN=tile.rows,
+        tile=tile,
+    )
+    return order, offsets, counts
+
+
+def _example(p: Problem) -> None:
+    sort_by_label(p.empty(p.batch, p.kv_heads, p.keys, dtype=torch.int64), p.clusters)
+
+
+def _cost(p: Problem) -> tuple[float, float]:
+    vectors = p.batch * p.kv_heads * p.keys
+    return 24 * vectors + 16 * (p.clusters + 1) * vectors / 128, 128 * vectors
+
+
+register("sort_by_label", _example, _cost)
