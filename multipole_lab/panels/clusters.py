@@ -18,7 +18,7 @@ class ClustersPanel(Panel):
     """Keys of one head on their principal axes, coloured by cluster, with the sizes below."""
 
     def __init__(self, sample) -> None:
-        self.sample = sample
+        self.sample = controls.check_sample(sample)
         # The axes depend on the keys alone, so that moving any other slider does not fit them again.
         self._axes = lru_cache(maxsize=32)(self._fit)
         moves = {

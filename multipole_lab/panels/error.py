@@ -23,7 +23,7 @@ class ErrorPanel(Panel):
     """Error per head, where in the sequence it sits, and the output exact and approximate."""
 
     def __init__(self, sample) -> None:
-        self.sample = sample
+        self.sample = controls.check_sample(sample)
         # Outputs are kept, 0.5 MB a head: exact ones do not depend on most sliders, and looking at another
         # head or back at the last setting computes nothing.
         self._exact = lru_cache(maxsize=64)(self._attend_exactly)

@@ -21,7 +21,7 @@ class SpeedPanel(Panel):
     """Time against context length, exact and approximate, with the error on the same axes."""
 
     def __init__(self, sample) -> None:
-        self.sample, self.machine = sample, machine_name()
+        self.sample, self.machine = controls.check_sample(sample), machine_name()
         longest = len(sample.tokens)
         moves = {
             "layer": controls.layer(sample),

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 # Set once when the figure is made; comparing the template's hundreds of entries on each move would cost most.
-_FIXED = ("template",)
+_FIXED = ("template", "autosize", "uid")
 
 
 def sync_figure(shown: go.FigureWidget, wanted: go.Figure) -> int:
@@ -41,7 +41,7 @@ def _changes(old: dict, new: dict, prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key in {**old, **new}:
         path = f"{prefix}{key}"
-        if key in _FIXED or key == "uid":
+        if key in _FIXED:
             continue
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
@@ -54,10 +54,5 @@ def _changes(old: dict, new: dict, prefix: str = "") -> dict[str, Any]:
 def _same(a: Any, b: Any) -> bool:
     """Compare two property values; arrays and lists entry by entry."""
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        if a is None or b is None:
-            return False
-        a, b = np.asarray(a), np.asarray(b)
-        if a.shape != b.shape:
-            return False
-        return np.array_equal(a, b)
-    return a == b
+        return a is not None and b is not None and np.array_equal(a, b)
+    return a == b or (a in (None, {}) and b in (None, {}))  # plotly leaves {} where a dict was cleared

@@ -1,0 +1,197 @@
+"""Panels by their traits, as a slider would set them: what is drawn, exported, and said of a bad choice."""
+
+import asyncio
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from multipole_lab import panels
+from multipole_lab.analysis.heads import error_by_position, one_head
+from multipole_lab.models.sample import Sample
+from multipole_lab.panels.sync import sync_figure
+
+TOKENS = 512
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """Three layers of made-up queries and keys in groups: 4 query heads on 2 key heads."""
+    random = torch.Generator().manual_seed(0)
+    tensors = {}
+    for layer in (1, 2, 3):
+        centres = torch.randn(12, 16, generator=random)
+        group = torch.randint(0, 12, (TOKENS,), generator=random)
+        for part, heads in (("q", 4), ("k", 2), ("v", 2)):
+            noise = 0.3 * torch.randn(1, heads, TOKENS, 16, generator=random)
+            tensors[f"layer.{layer}.{part}"] = (centres[group] + noise).half()
+    ids = torch.arange(TOKENS)
+    words = [f" word{i % 9}" for i in range(TOKENS)]
+    return Sample([1, 2, 3], ids, words, scale=0.25, rope={}, provenance={}, tensors=tensors)
+
+
+def titled(panel):
+    return panel.figure().layout.title.text.replace("<br>", " ")
+
+
+def make(name, sample):
+    return panels.expansion(steps=15) if name == "expansion" else getattr(panels, name)(sample)
+
+
+MOVES = {
+    "clusters": {"layer": 3, "head": 3, "context": 256, "clusters": 16, "cap": 1.0, "iterations": 3,
+                 "seed": 4, "spotlight": 1, "view": "3-D"},
+    "expansion": {"p_x": -1.0, "p_y": 2.0, "query_x": 0.0, "query_y": -1.0, "clusters": 3, "spread": 0.3,
+                  "seed": 2, "order": "dipole", "field": "output"},
+    "error": {"layer": 3, "head": 3, "context": 256, "clusters": 16, "cap": 1.0, "iterations": 3, "seed": 4,
+              "near": 2, "method": "centroid", "order": "dipole"},
+    "speed": {"layer": 1, "clusters": 16, "iterations": 0, "near": 1},
+}  # fmt: skip
+QUICK = [name for name in MOVES if name != "speed"]
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_every_control_is_described_and_shown(name, sample):
+    panel = make(name, sample)
+    for control in panel.controls.values():
+        assert control.description
+        assert control.tooltip
+        assert getattr(control, "continuous_update", False) is False
+    assert panel.message == ""
+    assert len(panel.figure().data) >= 3
+
+
+@pytest.mark.parametrize(("name", "control"), [(name, c) for name in QUICK for c in MOVES[name]])
+def test_moving_one_control_changes_the_picture(name, control, sample):
+    panel = make(name, sample)
+    if control == "order" and name == "expansion":
+        panel.set(field="output")  # the dipole corrects values; the log mass has none
+    before = panel.figure().to_json()
+    panel.controls[control].value = MOVES[name][control]
+    assert panel.message == ""
+    assert panel.figure().to_json() != before
+    assert panel.state()[control] == MOVES[name][control]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_widget_on_the_page_equals_the_static_figure(name, sample):
+    panel = make(name, sample)
+    for control, value in MOVES[name].items():
+        panel.controls[control].value = value
+        assert sync_figure(panel._shown, panel.figure()) == 0, f"something was left behind by {control}"
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_reset_restores_the_first_state_and_picture(name, sample):
+    panel = make(name, sample)
+    state, picture = panel.state(), panel.figure().to_json()
+    panel.set(**MOVES[name])
+    assert panel.state() != state
+    panel.reset()
+    assert panel.state() == state
+    assert panel.figure().to_json() == picture
+
+
+def test_too_many_clusters_is_explained_and_the_panel_stays_usable(sample):
+    panel = panels.clusters(sample)
+    before = titled(panel)
+    panel.set(context=256, clusters=512)
+    assert "512" in panel.message
+    assert "256" in panel.message
+    assert titled(panel) == before
+    panel.set(clusters=32)
+    assert panel.message == ""
+    assert "256 keys become 32 clusters" in titled(panel)
+
+
+def test_something_that_is_not_a_sample_is_refused_in_words():
+    with pytest.raises(TypeError, match="sample"):
+        panels.clusters("smollm2")
+
+
+def test_export_gives_csv_json_and_a_page_that_needs_no_network(sample):
+    panel = panels.clusters(sample)
+    name, _, text = panel.export("csv")
+    assert name == "clusters.csv"
+    assert text.splitlines()[0] == "token,cluster,axis_1,axis_2"
+    assert len(text.splitlines()) == TOKENS + 1
+    record = json.loads(panel.export("json")[2])
+    assert record["state"] == panel.state()
+    assert len(record["data"]["cluster"]) == TOKENS
+    page = panel.export("html")[2]
+    assert "clusters of about" in page
+    assert "<script src=" not in page
+    with pytest.raises(ValueError, match="'csv', 'json' or 'html', got 'pdf'"):
+        panel.export("pdf")
+
+
+def test_the_error_panel_shows_the_error_of_the_method_itself(sample):
+    from multipole_lab.attention.exact import Exact
+    from multipole_lab.attention.muse import MuSe
+
+    panel = panels.error(sample)
+    panel.set(clusters=16, head=2)
+    layer, kwargs = sample[2], {"scale": sample.scale}
+    exact = Exact()(layer.q, layer.k, layer.v, **kwargs)
+    approx = MuSe(clusters=16)(layer.q, layer.k, layer.v, **kwargs)
+    wanted = (approx - exact).square().sum((-1, -2)) / exact.square().sum((-1, -2))
+    np.testing.assert_allclose(panel.table()["relative_squared_error"], wanted[0], rtol=1e-3)
+    assert panel.figure().data[0].x[2] == 2
+
+
+def test_the_speed_panel_measures_every_length_on_this_machine(sample):
+    panel = panels.speed(sample)
+    table = panel.table()
+    assert table["length"] == [256, 512]
+    assert all(ms > 0 for ms in table["exact_ms"] + table["approx_ms"])
+    assert "At 512 tokens" in titled(panel)
+    assert panel.machine in titled(panel)
+
+
+def test_a_head_reads_its_key_head_and_errors_average_to_the_rse(sample):
+    q, k, _ = one_head(sample[1], head=3, length=100)
+    assert torch.equal(q[0, 0], sample[1].q[0, 3, :100])
+    assert torch.equal(k[0, 0], sample[1].k[0, 1, :100])
+    with pytest.raises(ValueError, match="heads 0 to 3, got 4"):
+        one_head(sample[1], 4, 100)
+    exact, approx = sample[1].q, sample[1].q + 0.1
+    rse = (approx - exact).square().sum((-1, -2)) / exact.square().sum((-1, -2))
+    assert torch.allclose(error_by_position(approx, exact).mean(-1), rse)
+
+
+def test_inside_an_event_loop_only_the_last_of_many_moves_is_computed(sample):
+    async def hurry():
+        panel = panels.clusters(sample)
+        computed = []
+        compute = panel.compute
+        panel.compute = lambda **state: computed.append(state["clusters"]) or compute(**state)
+        for clusters in (2, 4, 8, 16, 32):
+            panel.controls["clusters"].value = clusters
+        await asyncio.sleep(0.5)
+        return computed, panel._shown.layout.title.text
+
+    computed, title = asyncio.run(hurry())
+    assert computed == [32]
+    assert "become 32" in title
+
+
+def test_inside_an_event_loop_long_work_is_dropped_when_a_control_moves(sample):
+    async def interrupt():
+        panel = panels.error(sample)
+        panel.figure()
+        done = []
+        attend = panel._attend
+        panel._approx = lambda **choices: done.append(choices["clusters"]) or attend(**choices)
+        panel.controls["clusters"].value = 8
+        await asyncio.sleep(0.05)
+        panel.controls["clusters"].value = 16
+        panel.figure()
+        await asyncio.sleep(0.2)
+        return done, panel.state()["clusters"], panel.table()
+
+    done, clusters, table = asyncio.run(interrupt())
+    assert clusters == 16
+    assert done[-1] == 16
+    assert 8 not in done[done.index(16) :]
+    assert not np.isnan(table["relative_squared_error"]).any()
