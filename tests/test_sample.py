@@ -188,6 +188,8 @@ def test_a_fresh_capture_gives_the_shipped_numbers(sample):
         model, tokenizer = load_model("smollm2", source=source)
     except RuntimeError as error:
         pytest.skip(f"another source is cached: {error}")
+    assert tokenizer.tokenize("x\n\n12") == ["x", "ĊĊ", "1", "2"], "digits stand alone, as on the hub"
+    assert tokenizer("x")["input_ids"] == tokenizer.convert_tokens_to_ids(["x"]), "nothing is put in front"
     text = (data_folder() / "reading.txt").read_text(encoding="utf-8")
     fresh = capture(model, tokenizer, text, layers=sample.layers, max_tokens=256)
     short = sample.crop(256)

@@ -6,6 +6,9 @@ import importlib.util
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
+
+CONTROL = 3  # the type that GGUF gives to tokens such as <|im_start|>
 
 
 def gguf_to_safetensors(gguf: Path, folder: Path) -> None:
@@ -22,11 +25,10 @@ def gguf_to_safetensors(gguf: Path, folder: Path) -> None:
     if missing:
         raise ImportError(f"to read {gguf.name}, first run: pip install {' '.join(missing)}")
     from safetensors.torch import save_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     print(f"converting {gguf.name} to safetensors, once ...", flush=True)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # save_pretrained refuses a model that came quantised; these weights no longer are.
     save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
     if hasattr(model.config, "quantization_config"):
@@ -36,4 +38,50 @@ def gguf_to_safetensors(gguf: Path, folder: Path) -> None:
     model.config.save_pretrained(folder)
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    gguf_tokenizer(gguf).save_pretrained(folder)
+
+
+def gguf_tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a GGUF file, token for token the one on the hub.
+
+    transformers can read it too, but versions differ in what they make of it: one drops the rule that digits
+    stand alone, another adds a token at the start.
+
+    Raises
+    ------
+    ValueError
+        For a kind of tokenizer other than SmolLM's: byte-level BPE with single digits.
+    """
+    from gguf import GGUFReader
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    fields = GGUFReader(gguf).fields
+
+    def read(name: str) -> object:
+        return fields[f"tokenizer.{name}"].contents()
+
+    if (read("ggml.model"), read("ggml.pre")) != ("gpt2", "smollm"):
+        raise ValueError(f"{gguf.name} has a {read('ggml.pre')} tokenizer; only smollm is understood")
+    tokens = read("ggml.tokens")
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    merges = [tuple(merge.split(" ")) for merge in read("ggml.merges")]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
+    tokenizer.decoder = decoders.ByteLevel()
+    kinds = read("ggml.token_type")
+    tokenizer.add_special_tokens(
+        [token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=tokens[read("ggml.bos_token_id")],
+        eos_token=tokens[read("ggml.eos_token_id")],
+        pad_token=tokens[read("ggml.padding_token_id")],
+        unk_token=tokens[read("ggml.unknown_token_id")],
+        model_max_length=fields["llama.context_length"].contents(),
+        chat_template=read("chat_template"),
+        clean_up_tokenization_spaces=False,
+    )
