@@ -1,0 +1,130 @@
+"""MuSe attention of given query and key clusters, forward and backward, from the kernels beside this file."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .dipole import dipole
+from .evaluate import evaluate
+from .launch import check_tensors
+from .muse_backward import muse_backward
+from .registry import Problem, register
+from .select import select_near
+from .summarise import summarise
+
+ORDERS = ("monopole", "dipole")
+
+
+def muse(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_centroids: Tensor,
+    q_order: Tensor,
+    q_offsets: Tensor,
+    k_order: Tensor,
+    k_offsets: Tensor,
+    scale: float,
+    near: int = 0,
+    order: str = "monopole",
+    basis: Tensor | None = None,
+    precision: str = "ieee",
+) -> tuple[Tensor, Tensor]:
+    """Full attention of clustered queries to clustered keys; differentiable in q, k and v.
+
+    With d = q - p_i: the logits are a_ij + s d.k~_ij with values v~_ij for the far key clusters, and s q.k_n with
+    v_n for the keys of the `near` clusters of largest a_ij; a dipole adds share * s * M_i U_i U_i^T d.
+
+    Parameters
+    ----------
+    q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv] of one dtype, fp16, bf16 or fp32, head sizes
+        16 .. 256; any strides with the last dimension contiguous, so views of causal blocks need no copy.
+    q_centroids : [B, Hq, Cq, D], the means of the query clusters.
+    q_order, q_offsets : [B, Hq, Nq] and [B, Hq, Cq + 1], as in `Clusters`; k_order, k_offsets likewise of the keys.
+        Padding lies behind the last offset and takes no part.
+    scale : s, usually D ** -0.5.
+    near : how many key clusters every query cluster sums exactly; all of them is exact attention.
+    order : "monopole" or "dipole". basis : U [B, Hq, Cq, D, r], the directions of the dipole; None for all D.
+    precision : of fp32 products, "ieee" or "tf32x3" (faster on tensor cores).
+
+    Returns
+    -------
+    out [B, Hq, Nq, Dv] in the dtype of q, lse [B, Hq, Nq] fp32. A padded query has out 0 and lse -inf.
+
+    The labels, the near selection and U are constants of the backward; p_i is the mean of its members, so its
+    gradient flows to them. The backward recomputes the summaries instead of storing them.
+    """
+    check_tensors("muse", q=q, k=k, v=v)
+    if order not in ORDERS:
+        raise ValueError(f"order is {order!r}; allowed are {', '.join(map(repr, ORDERS))}")
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"q has {q.shape[1]} heads, which is no multiple of the {k.shape[1]} heads of k")
+    centroids = q_centroids.detach().to(q.dtype)
+    sorted_queries, sorted_keys = (q_order, q_offsets), (k_order, k_offsets)
+    return _MuSe.apply(
+        q, k, v, centroids, *sorted_queries, *sorted_keys, scale, near, order == "dipole", basis, precision
+    )
+
+
+class _MuSe(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, centroids, q_order, q_offsets, k_order, k_offsets, scale, near, turn, basis, precision):
+        mass, mean_k, mean_v = summarise(centroids, k, v, k_order, k_offsets, scale, precision=precision)
+        chosen, far, far_mass = select_near(mass, near)
+        moment = None
+        if turn:
+            moment = dipole(
+                centroids, k, v, k_order, k_offsets, far, far_mass, mean_k, basis, scale, precision=precision
+            )
+        sorts = (q_order, q_offsets, k_order, k_offsets)
+        summaries = (chosen, far, mean_k, mean_v)
+        out, lse, share = evaluate(
+            q, k, v, centroids, *sorts, *summaries, scale, basis, moment, precision=precision
+        )
+        ctx.save_for_backward(q, k, v, centroids, *sorts, out, lse, share, basis, moment)
+        ctx.scale, ctx.near, ctx.precision = scale, near, precision
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx, dout, dlse):
+        if dout is None and dlse is None:
+            return (None,) * 13
+        q, k, v, centroids, *sorts, out, lse, share, basis, moment = ctx.saved_tensors
+        dout = torch.zeros_like(out) if dout is None else dout
+        k_sort = sorts[2:]
+        mass, mean_k, mean_v = summarise(centroids, k, v, *k_sort, ctx.scale, precision=ctx.precision)
+        near, far, far_mass = select_near(mass, ctx.near)
+        summaries = (mass, near, far, far_mass, mean_k, mean_v)
+        dq, dk, dv = muse_backward(
+            q, k, v, centroids, *sorts, *summaries, out, lse, dout, dlse, ctx.scale, basis, moment, share,
+            precision=ctx.precision,
+        )  # fmt: skip
+        return dq, dk, dv, *(None,) * 10
+
+
+def _example(p: Problem, order: str) -> None:
+    B, Hq, Hk, C, D = p.batch, p.query_heads, p.kv_heads, p.clusters, p.head
+    q = p.empty(B, Hq, p.queries, D).requires_grad_()
+    k, v = (p.empty(B, Hk, p.keys, D).requires_grad_() for _ in "kv")
+    q_sort = p.empty(B, Hq, p.queries, dtype=torch.int64), p.empty(B, Hq, C + 1, dtype=torch.int64)
+    k_sort = p.empty(B, Hk, p.keys, dtype=torch.int64), p.empty(B, Hk, C + 1, dtype=torch.int64)
+    centroids = p.empty(B, Hq, C, D, dtype=torch.float32)
+    basis = p.empty(B, Hq, C, D, p.rank) if order == "dipole" else None
+    out, lse = muse(q, k, v, centroids, *q_sort, *k_sort, 0.125, p.near, order, basis)
+    torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
+
+
+def _cost(p: Problem) -> tuple[float, float]:
+    """Forward and backward of the monopole: q, k, v, out and their gradients; 5 passes over N C D products."""
+    queries, keys = p.batch * p.query_heads * p.queries, p.batch * p.kv_heads * p.keys
+    summaries = p.batch * p.query_heads * p.clusters**2
+    moved = (4 * queries + 6 * keys) * p.head * p.width + summaries * p.head * (6 * p.width + 12)
+    exact = p.near * p.keys / p.clusters
+    products = queries * (14 * p.clusters + 14 * exact) + p.query_heads / p.kv_heads * keys * 30 * p.clusters
+    return moved, products * p.head
+
+
+register("muse", lambda p: _example(p, "monopole"), _cost)
+register("muse_dipole", lambda p: _example(p, "dipole"), _cost)
