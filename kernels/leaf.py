@@ -1,0 +1,154 @@
+"""Exact attention, causal or full, with its log-sum-exp: the leaves of the causal recursion."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import check_tensors, launch, power_of_two, row_strided, shared_memory_kb
+from .leaf_backward import leaf_backward
+from .registry import Problem, register
+from .tiles import Row, Tile, add_rows, choose
+
+add_rows(
+    "leaf",
+    Row(99, 64, 2, Tile(rows=128, cols=64, warps=4, stages=2)),
+    Row(99, 128, 2, Tile(rows=128, cols=64, warps=8, stages=2)),
+    Row(0, 256, 4, Tile(rows=16, cols=16, warps=4, stages=1)),
+)
+
+
+@triton.jit
+def _leaf_kernel(
+    q, k, v, valid, out, lse, scale,
+    stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
+    HQ, G, NQ, NK, D, DV, TILES,
+    BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    # one program: BM queries of one head; the last tiles, which have the most keys, start first
+    i_head = (tl.program_id(0) // TILES).to(tl.int64)
+    i_m = (TILES - 1 - tl.program_id(0) % TILES) * BM
+    i_b, i_h = i_head // HQ, i_head % HQ
+    o_m, o_n, o_d, o_dv = i_m + tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BD), tl.arange(0, BDV)
+    m_m, m_d, m_dv = o_m < NQ, o_d < D, o_dv < DV
+    p_q = q + i_b * stride_qb + i_h * stride_qh + o_m.to(tl.int64)[:, None] * stride_qn + o_d[None, :]
+    p_k = k + i_b * stride_kb + (i_h // G) * stride_kh
+    p_v = v + i_b * stride_vb + (i_h // G) * stride_vh
+    b_q = tl.load(p_q, mask=m_m[:, None] & m_d[None, :], other=0.0)  # [BM, BD]
+    b_max = tl.full([BM], float("-inf"), dtype=tl.float32)
+    b_sum = tl.zeros([BM], dtype=tl.float32)
+    b_out = tl.zeros([BM, BDV], dtype=tl.float32)
+    i_last = NK
+    if CAUSAL:
+        i_last = tl.minimum(NK, i_m + BM + NK - NQ)
+    for i in range(0, i_last, BN):
+        b_n = (i + o_n).to(tl.int64)
+        m_n = b_n < NK
+        # [BN, BD], [BN, BDV]
+        b_k = tl.load(p_k + b_n[:, None] * stride_kn + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0)
+        b_v = tl.load(p_v + b_n[:, None] * stride_vn + o_dv[None, :], mask=m_n[:, None] & m_dv[None, :], other=0.0)
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale  # [BM, BN]
+        if MASKED:
+            m_n = m_n & (tl.load(valid + i_b * NK + b_n, mask=m_n, other=0) != 0)
+        m_s = m_n[None, :] & m_m[:, None]
+        if CAUSAL:
+            m_s = m_s & (b_n[None, :] <= o_m[:, None] + (NK - NQ))
+        b_s = tl.where(m_s, b_s, float("-inf"))
+        b_new = tl.maximum(b_max, tl.max(b_s, axis=1))
+        b_shift = tl.where(b_new > float("-inf"), b_new, 0.0)
+        b_w = tl.exp(b_s - b_shift[:, None])
+        b_keep = tl.exp(b_max - b_shift)
+        b_max = b_new
+        b_sum = b_sum * b_keep + tl.sum(b_w, axis=1)
+        b_out = tl.dot(b_w.to(b_v.dtype), b_v, b_out * b_keep[:, None], input_precision=PRECISION)
+    b_safe = tl.where(b_sum == 0, 1.0, b_sum)
+    o_out = i_head * NQ + o_m
+    p_out = out + o_out[:, None] * DV + o_dv[None, :]
+    tl.store(p_out, (b_out / b_safe[:, None]).to(b_q.dtype), mask=m_m[:, None] & m_dv[None, :])
+    tl.store(lse + o_out, tl.where(b_sum == 0, float("-inf"), b_max + tl.log(b_safe)), mask=m_m)
+
+
+def leaf(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    causal: bool = True,
+    valid: Tensor | None = None,
+    tile: Tile | None = None,
+    precision: str = "ieee",
+) -> tuple[Tensor, Tensor]:
+    """Exact attention in one online softmax; differentiable in q, k and v.
+
+    out_m = sum_n softmax_n(s q_m.k_n) v_n and lse_m = log sum_n exp(s q_m.k_n), over all n, or, causal, over
+    n <= m + Nk - Nq: the queries are the last Nq positions.
+
+    Parameters
+    ----------
+    q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv]; any strides, the last dimension contiguous.
+    valid : [B, Nk] bool, False for keys to leave out.
+
+    Returns
+    -------
+    out [B, Hq, Nq, Dv] in the dtype of q, lse [B, Hq, Nq] fp32; a query that sees no key has out 0, lse -inf.
+
+    Bytes: q and out once, K and V once for every tile of queries (L2). Operations: 2 B Hq Nq Nk (D + Dv), half
+    when causal; the backward 2.5 times as many.
+    """
+    check_tensors("leaf", q=q, k=k, v=v)
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"q has {q.shape[1]} heads, which is no multiple of the {k.shape[1]} heads of k")
+    return _Leaf.apply(q, k, v, scale, causal, valid, tile, precision)
+
+
+class _Leaf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, scale, causal, valid, tile, precision):
+        B, Hq, Nq, D = q.shape
+        Hk, Nk, Dv = k.shape[1], k.shape[2], v.shape[-1]
+        q, k, v = row_strided(q), row_strided(k), row_strided(v)
+        BD, BDV = power_of_two(D), power_of_two(Dv)
+        tile = choose("leaf", shared_memory_kb(q), max(BD, BDV), q.element_size(), tile)
+        tiles = triton.cdiv(Nq, tile.rows)
+        out = torch.empty(B, Hq, Nq, Dv, dtype=q.dtype, device=q.device)
+        lse = torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
+        launch(
+            _leaf_kernel, (B * Hq * tiles,),
+            q, k, v, q if valid is None else valid.contiguous(), out, lse, scale,
+            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], Hq, Hq // Hk, Nq, Nk, D, Dv, tiles,
+            BD=BD, BDV=BDV, BM=tile.rows, BN=tile.cols,
+            CAUSAL=causal, MASKED=valid is not None, PRECISION=precision, tile=tile,
+        )  # fmt: skip
+        ctx.save_for_backward(q, k, v, valid, out, lse)
+        ctx.scale, ctx.causal, ctx.precision = scale, causal, precision
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx, dout, dlse):
+        if dout is None and dlse is None:
+            return (None,) * 8
+        q, k, v, valid, out, lse = ctx.saved_tensors
+        dout = torch.zeros_like(out) if dout is None else dout
+        grads = leaf_backward(q, k, v, valid, out, lse, dout, dlse, ctx.scale, ctx.causal, ctx.precision)
+        return *grads, *(None,) * 5
+
+
+def _example(p: Problem) -> None:
+    blocks = max(1, p.queries // 1024)
+    q = p.empty(p.batch * blocks, p.query_heads, 1024, p.head).requires_grad_()
+    k, v = (p.empty(p.batch * blocks, p.kv_heads, 1024, p.head).requires_grad_() for _ in "kv")
+    out, lse = leaf(q, k, v, 0.125)
+    torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
+
+
+def _cost(p: Problem) -> tuple[float, float]:
+    """Forward and backward of causal leaves of 1,024."""
+    queries, keys = p.batch * p.query_heads * p.queries, p.batch * p.kv_heads * p.keys
+    return (4 * queries + 6 * keys) * p.head * p.width, 3.5 * 2 * queries * 1024 * p.head
+
+
+register("leaf", _example, _cost)
