@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from multipole_lab import panels
-from multipole_lab.analysis.heads import error_by_position, one_head
+from multipole_lab.analysis.heads import one_head
 from multipole_lab.models.sample import Sample
 from multipole_lab.panels.sync import sync_figure
 
@@ -40,7 +40,7 @@ def make(name, sample):
 
 
 MOVES = {
-    "clusters": {"layer": 3, "head": 3, "context": 256, "clusters": 16, "cap": 1.0, "iterations": 3,
+    "clusters": {"layer": 3, "head": 3, "context": 256, "clusters": 32, "cap": 1.0, "iterations": 3,
                  "seed": 4, "spotlight": 1, "view": "3-D"},
     "expansion": {"p_x": -1.0, "p_y": 2.0, "query_x": 0.0, "query_y": -1.0, "clusters": 3, "spread": 0.3,
                   "seed": 2, "order": "dipole", "field": "output"},
@@ -149,15 +149,12 @@ def test_the_speed_panel_measures_every_length_on_this_machine(sample):
     assert panel.machine in titled(panel)
 
 
-def test_a_head_reads_its_key_head_and_errors_average_to_the_rse(sample):
+def test_a_head_reads_its_key_head(sample):
     q, k, _ = one_head(sample[1], head=3, length=100)
     assert torch.equal(q[0, 0], sample[1].q[0, 3, :100])
     assert torch.equal(k[0, 0], sample[1].k[0, 1, :100])
     with pytest.raises(ValueError, match="heads 0 to 3, got 4"):
         one_head(sample[1], 4, 100)
-    exact, approx = sample[1].q, sample[1].q + 0.1
-    rse = (approx - exact).square().sum((-1, -2)) / exact.square().sum((-1, -2))
-    assert torch.allclose(error_by_position(approx, exact).mean(-1), rse)
 
 
 def test_inside_an_event_loop_only_the_last_of_many_moves_is_computed(sample):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
 
@@ -34,12 +32,3 @@ def first_tokens(layer, length: int) -> tuple[Tensor, Tensor, Tensor]:
     if not 1 <= length <= tokens:
         raise ValueError(f"length: this sample has {tokens:,} tokens, got {length:,}")
     return layer.q[:, :, :length], layer.k[:, :, :length], layer.v[:, :, :length]
-
-
-def error_by_position(
-    approx: Float[Tensor, "B H N Dv"], exact: Float[Tensor, "B H N Dv"]
-) -> Float[Tensor, "B H N"]:
-    """Squared error of each position over the head's mean squared output norm; its mean over N is the rse."""
-    norm = exact.float().square().sum(-1).mean(-1, keepdim=True)
-    error = (approx.float() - exact.float()).square().sum(-1)
-    return torch.where(norm > 0, error / norm, error)

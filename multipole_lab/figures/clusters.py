@@ -28,6 +28,7 @@ def clusters(
     colours: Int[np.ndarray, " C"],
     limit: int | None = None,
     queries: Float[np.ndarray, "Cq dims"] | None = None,
+    origin: Float[np.ndarray, " dims"] | None = None,
     query_counts: Int[np.ndarray, " Cq"] | None = None,
     explained: Sequence[float] | None = None,
     spotlight: int | None = None,
@@ -36,8 +37,8 @@ def clusters(
 
     How to read it: one dot is one key (one token as this head sees it). Dots of one colour that lie together
     are one cluster; far-apart clusters may share a colour. Attention will treat each cluster as one body.
-    White diamonds are the centres of the query clusters. A bar is a cluster, as tall as it has keys; the
-    dashed line is the cap that no cluster may pass.
+    White diamonds are the centres of the query clusters; the cross is the origin. A bar is a cluster,
+    as tall as it has keys; the dashed line is the cap that no cluster may pass.
 
     Parameters
     ----------
@@ -48,6 +49,7 @@ def clusters(
     colours : [C]. An index into the palette for each cluster.
     limit : the largest size a cluster may have; None draws no line.
     queries : [Cq, 2] or [Cq, 3]. Query centroids on the same axes.
+    origin : [2] or [3]. Where the zero vector lies on the same axes.
     query_counts : [Cq]. Queries in each query cluster.
     explained : the share of the variance that each axis carries, 0 to 1.
     spotlight : one cluster to show alone, the others faded.
@@ -60,6 +62,8 @@ def clusters(
     _draw_keys(fig, points, labels, tokens, counts, colours, spotlight)
     if queries is not None:
         _draw_queries(fig, queries, query_counts)
+    if origin is not None:
+        _draw_origin(fig, origin)
     _draw_sizes(fig, counts, colours, limit, spotlight)
     _place(fig, dims, explained, theme.heading_height(finding, reading))
     fig.update_layout(title=theme.title(finding, reading))
@@ -81,7 +85,10 @@ def _words(labels, tokens, counts, limit, spotlight) -> tuple[str, str]:
     if limit is not None:
         full = int((counts >= limit).sum())
         finding += f"; {full:,} {'is' if full == 1 else 'are'} filled to the cap"
-    return finding, "One dot is one key, coloured by its cluster. White diamonds: centres of query clusters."
+    return (
+        finding,
+        "One dot is one key, coloured by its cluster. ◇ centres of the query clusters, ✚ the origin.",
+    )
 
 
 def _draw_keys(fig, points, labels, tokens, counts, colours, spotlight) -> None:
@@ -131,8 +138,28 @@ def _draw_queries(fig, queries, query_counts) -> None:
         marker = {"symbol": "diamond", "size": 5, **look}
         fig.add_trace(go.Scatter3d(x=x, y=y, z=queries[:, 2], marker=marker, **common))
     else:
-        marker = {"symbol": "diamond", "size": 10, **look}
+        marker = {"symbol": "diamond", "size": 9, **look}
         fig.add_trace(go.Scatter(x=x, y=y, marker=marker, **common))
+
+
+def _draw_origin(fig, origin) -> None:
+    """Mark the zero vector, around which centroid replacement expands, to be compared with the queries."""
+    common = {
+        "mode": "markers",
+        "marker": {
+            "symbol": "cross",
+            "size": 5 if len(origin) == 3 else 11,
+            "color": "#ffffff",
+            "line": {"width": 1.5, "color": "#000000"},
+        },
+        "hovertemplate": "the origin: the zero vector<extra></extra>",
+        "name": "origin",
+        "showlegend": False,
+    }
+    if len(origin) == 3:
+        fig.add_trace(go.Scatter3d(x=origin[:1], y=origin[1:2], z=origin[2:], **common))
+    else:
+        fig.add_trace(go.Scatter(x=origin[:1], y=origin[1:], **common))
 
 
 def _draw_sizes(fig, counts, colours, limit, spotlight) -> None:

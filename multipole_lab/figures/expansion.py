@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from . import theme
 
 # Three columns of square plots: the two ends of each in the figure's width; the colour bars take the rest.
-_COLUMNS = ((0.0, 0.27), (0.315, 0.585), (0.63, 0.9))
-_ROWS = ((0.57, 0.96), (0.0, 0.39))
+_COLUMNS = ((0.0, 0.28), (0.315, 0.595), (0.63, 0.91))
+_ROWS = ((0.57, 0.96), (0.0, 0.4))
 NAMES = {"potential": "log mass A(q)", "output": "attention output o(q)"}
 
 
@@ -52,7 +52,7 @@ def expansion(
     finding, reading = _words(axis, errors, p, at_query, quantity)
     top = theme.heading_height(finding, reading)
     fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 470 + top, "uirevision": "expansion"})
-    fields = [("exact", truth), ("around the origin", origin), (f"around p: {order}", tilted)]
+    fields = [("exact", truth), ("at the origin", origin), (f"at p: {order}", tilted)]
     for column, (name, values) in enumerate(fields):
         _draw_field(fig, axis, values, name, 0, column, "coloraxis")
     for column, values in enumerate(errors, start=1):
@@ -114,13 +114,20 @@ def _square(fig, row, column, heading, limits) -> None:
     """Lay out one square plot with its heading; only the outer ones carry numbers."""
     x, y = _axes(row, column)
     (left, right), (bottom, top) = _COLUMNS[column], _ROWS[row]
+    across = "" if row == 0 else "key, across" if column == 0 else "query, across"
     common = {"range": list(limits), "showgrid": False, "zeroline": False, "dtick": 2}
-    fig.layout[x.replace("x", "xaxis")] = {**common, "domain": [left, right], "anchor": y}
+    fig.layout[x.replace("x", "xaxis")] = {
+        **common,
+        "domain": [left, right],
+        "anchor": y,
+        "title": {"text": across},
+    }
     fig.layout[y.replace("y", "yaxis")] = {
         **common,
         "domain": [bottom, top],
         "anchor": x,
         "showticklabels": column == 0,
+        "title": {"text": "up" if column == 0 else ""},
     }
     fig.add_annotation(
         text=heading,
@@ -150,19 +157,24 @@ def _draw_keys(fig, keys, labels, weights, centroids, tilted) -> None:
             **place,
         )
     )
-    for points, symbol, words in ((centroids, "x-thin", "plain mean"), (tilted, "star", "tilted centroid")):
+    for points, symbol, words in ((centroids, "x", "plain mean"), (tilted, "star", "tilted centroid")):
         fig.add_trace(
             go.Scatter(
                 x=points[:, 0],
                 y=points[:, 1],
-                marker={"symbol": symbol, "size": 11, "color": theme.TEXT, "line": {"width": 2}},
+                marker={
+                    "symbol": symbol,
+                    "size": 9 if symbol == "x" else 14,
+                    "color": "#ffffff",
+                    "line": {"width": 1.2, "color": "#000000"},
+                },
                 hovertemplate=words + " of one cluster<extra></extra>",
                 name=words,
                 **place,
             )
         )
     reach = max(3.0, float(np.abs(keys).max()) * 1.05)
-    _square(fig, 1, 0, "the keys, as p weighs them", (-reach, reach))
+    _square(fig, 1, 0, "keys, seen from p", (-reach, reach))
 
 
 def _draw_points(fig, p, query) -> None:
@@ -194,7 +206,14 @@ def _draw_points(fig, p, query) -> None:
 
 def _colours(fig, fields, errors) -> None:
     """Give each row one colour scale: the truth's range, and one range for both errors."""
-    bar = {"thickness": 12, "x": 0.92, "xanchor": "left", "outlinewidth": 0, "yanchor": "middle", "nticks": 5}
+    bar = {
+        "thickness": 11,
+        "x": 0.925,
+        "xanchor": "left",
+        "outlinewidth": 0,
+        "yanchor": "middle",
+        "nticks": 5,
+    }
     low, high = float(fields[0].min()), float(fields[0].max())
     worst = max(float(np.quantile(errors[0], 0.9)), 1e-6)
     for name, row, limits in (("coloraxis", 0, (low, high)), ("coloraxis2", 1, (0.0, worst))):

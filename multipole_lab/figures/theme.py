@@ -32,7 +32,8 @@ _AXIS = {
     "linecolor": RULE,
     "tickcolor": RULE,
     "automargin": True,
-    "title": {"standoff": 8},
+    "title": {"standoff": 8, "font": {"size": 13}},
+    "tickfont": {"size": 12},
 }
 _SCENE_AXIS = {"gridcolor": RULE, "zerolinecolor": RULE, "showbackground": False, "color": TEXT}
 
@@ -60,8 +61,8 @@ TEMPLATE = go.layout.Template(
 )
 
 
-# Characters that fit one line of a 500 pixel wide figure (a narrow window with the file browser open).
-_FINDING_WIDTH, _READING_WIDTH = 54, 68
+# Characters that fit one line of a 460 pixel wide figure (a 900 pixel window with the file browser open).
+_FINDING_WIDTH, _READING_WIDTH = 52, 64
 
 
 def title(finding: str, reading: str = "") -> dict:
@@ -70,7 +71,7 @@ def title(finding: str, reading: str = "") -> dict:
     if reading:
         small = "<br>".join(textwrap.wrap(reading, _READING_WIDTH))
         text += f"<br><span style='font-size:0.85em'>{small}</span>"
-    return {"text": text, "font": {"size": 15}, "pad": {"t": 20, "l": 8}}
+    return {"text": text, "font": {"size": 14}, "pad": {"t": 20, "l": 8}}
 
 
 def heading_height(finding: str, reading: str = "") -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
+
 from multipole_lab.analysis.heads import one_head
 from multipole_lab.analysis.projection import Projection, neighbour_colours, principal_axes
+from multipole_lab.analysis.threads import one_thread
 from multipole_lab.clustering.capped import capacity
 from multipole_lab.clustering.kmeans import kmeans
 from multipole_lab.figures import clusters as draw
@@ -25,7 +28,7 @@ class ClustersPanel(Panel):
             "layer": controls.layer(sample),
             "head": controls.head(sample),
             "context": controls.context(sample),
-            "clusters": controls.clusters(),
+            "clusters": controls.clusters(16),  # few enough to be told apart by colour
             "cap": controls.cap(),
             "iterations": controls.iterations(),
             "seed": controls.seed(),
@@ -43,7 +46,8 @@ class ClustersPanel(Panel):
         dims = 3 if view == "3-D" else 2
         q, k, _ = one_head(self.sample[layer], head, context)
         settings = {"clusters": clusters, "cap": cap, "iterations": iterations, "seed": seed}
-        found, asking = kmeans(k, **settings), kmeans(q, **settings)
+        with one_thread():
+            found, asking = kmeans(k, **settings), kmeans(q, **settings)
         axes = self._axes(layer, head, context)
         labels, counts = found.labels[0, 0].numpy(), found.counts[0, 0].numpy()
         centres = axes.project(found.centroids[0, 0].numpy())[:, :dims]
@@ -58,6 +62,7 @@ class ClustersPanel(Panel):
             colours=neighbour_colours(centres),
             limit=capacity(context, clusters, cap),
             queries=axes.project(asking.centroids[0, 0].numpy())[:, :dims],
+            origin=axes.project(np.zeros(k.shape[-1]))[:dims],
             query_counts=asking.counts[0, 0].numpy(),
             explained=axes.explained[:dims],
             spotlight=chosen,

@@ -8,9 +8,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from multipole_lab.analysis.heads import error_by_position, one_head
-from multipole_lab.attention.exact import Exact
-from multipole_lab.attention.muse import MuSe
+from multipole_lab.analysis.errors import per_query_error
+from multipole_lab.analysis.heads import one_head
+from multipole_lab.analysis.threads import one_thread
+from multipole_lab.attention import Centroid, Exact, MuSe
 from multipole_lab.figures import error as draw
 
 from . import controls
@@ -62,7 +63,7 @@ class ErrorPanel(Panel):
     def _error(self, head: int, choices: dict) -> np.ndarray:
         """Return the error of one head at every position, [N]."""
         exact = self._exact(choices["layer"], head, choices["context"])
-        return error_by_position(self._approx(head=head, **choices), exact)[0, 0].numpy()
+        return per_query_error(self._approx(head=head, **choices), exact)[0, 0].numpy()
 
     def _draw(self, head: int, choices: dict, rse: np.ndarray, done: float) -> Picture:
         """Summarise one head's error along the text and its outputs, and draw them below the bars."""
@@ -84,18 +85,18 @@ class ErrorPanel(Panel):
         )
         return Picture(figure, {"head": np.arange(len(rse)), "relative_squared_error": rse.copy()}, done)
 
+    @one_thread()
     @torch.inference_mode()
     def _attend_exactly(self, layer: int, head: int, context: int) -> torch.Tensor:
         """Run exact attention over one head."""
         return Exact()(*one_head(self.sample[layer], head, context), scale=self.sample.scale)
 
+    @one_thread()
     @torch.inference_mode()
     def _attend(self, layer, head, context, method, order, near, **shared) -> torch.Tensor:
         """Run the chosen approximation over one head."""
         attend = MuSe(order=order, near=near, **shared)
         if method == "centroid":
-            from multipole_lab.attention.centroid import Centroid
-
             attend = Centroid(**shared)
         return attend(*one_head(self.sample[layer], head, context), scale=self.sample.scale)
 

@@ -37,8 +37,16 @@ function render({ model, el }) {
   };
   model.on("change:values", name_parts);
   model.on("change:picture", name_parts);
-  const timers = [0, 300, 1000, 3000].map((wait) => setTimeout(name_parts, wait));
-  return () => timers.forEach(clearTimeout);
+  // Plotly measures its width before the cell is laid out, and hears of the window but not of the side bar.
+  let width = 0;
+  const watcher = new ResizeObserver(([entry]) => {
+    if (Math.abs(entry.contentRect.width - width) < 1) return;
+    width = entry.contentRect.width;
+    requestAnimationFrame(() => window.dispatchEvent(new Event("resize")));
+  });
+  const watch = () => { const panel = el.closest(".ml-panel"); if (panel) watcher.observe(panel); };
+  const timers = [0, 300, 1000, 3000].map((wait) => setTimeout(() => { name_parts(); watch(); }, wait));
+  return () => { timers.forEach(clearTimeout); watcher.disconnect(); };
 }
 export default { render };
 """

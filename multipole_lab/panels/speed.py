@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import ipywidgets as widgets
 import numpy as np
 
-from multipole_lab.analysis.lengths import machine_name, time_lengths
-from multipole_lab.attention.muse import MuSe
+from multipole_lab.analysis.lengths import time_lengths
+from multipole_lab.analysis.timing import machine
+from multipole_lab.attention import MuSe
 from multipole_lab.figures import speed as draw
 
 from . import controls
@@ -21,7 +22,7 @@ class SpeedPanel(Panel):
     """Time against context length, exact and approximate, with the error on the same axes."""
 
     def __init__(self, sample) -> None:
-        self.sample, self.machine = controls.check_sample(sample), machine_name()
+        self.sample, self.machine = controls.check_sample(sample), machine()
         longest = len(sample.tokens)
         moves = {
             "layer": controls.layer(sample),

@@ -1,18 +1,22 @@
 """The panels' look: JupyterLab's own colours for text, so that both themes are readable."""
 
 STYLE = """<style>
-.ml-panel { padding: 4px 0; overflow: hidden; }
-.ml-panel .ml-controls, .ml-panel .ml-buttons { display: flex; flex-flow: row wrap; gap: 2px 14px; }
-.ml-panel .ml-buttons { align-items: center; }
-.ml-panel .ml-buttons button { width: auto; padding: 0 12px; }
-.ml-panel .widget-inline-hbox { width: 285px; }
-.ml-panel .widget-toggle-buttons { width: auto; }
-.ml-panel .widget-inline-hbox .widget-label { width: 96px; text-align: left; }
+.ml-panel { padding: 4px 2px; overflow: hidden; }
+/* As many columns of controls as fit: two beside the file browser in a 900 pixel window. */
+.ml-panel .ml-controls { display: grid; grid-template-columns: repeat(auto-fill, minmax(218px, 1fr));
+  gap: 0 12px; align-items: center; overflow: visible; }
+.ml-panel .ml-controls > * { width: auto; margin: 2px 0; min-width: 0; }
+.ml-panel .ml-controls .widget-label { width: 82px; flex: 0 0 82px; text-align: left; }
+.ml-panel .ml-controls .widget-readout { min-width: 46px; flex: 0 0 46px; }
+.ml-panel .ml-controls .slider-container { min-width: 60px; }
+.ml-panel .ml-controls .widget-toggle-buttons { display: flex; flex-flow: row nowrap; width: auto; }
+.ml-panel .ml-controls .widget-toggle-button { width: auto; padding: 0 10px; }
 .ml-panel .ml-controls :focus-visible { outline: 2px solid #E69F00; outline-offset: 2px; }
-/* Text of a figure follows the theme; what carries a colour of its own keeps it. */
-.ml-panel .js-plotly-plot :is(.gtitle, .xtitle, .ytitle, .x2title, .y2title, .legendtext, .colorbar text,
-  .xtick text, .ytick text, [class$="tick"] text, [class*="title"] text):not([data-keep]) {
-  fill: var(--jp-ui-font-color1) !important; }
+.ml-panel .ml-buttons { display: flex; flex-flow: row wrap; gap: 2px 8px; align-items: center; }
+.ml-panel .ml-buttons button { width: auto; padding: 0 10px; margin: 2px 0; }
+/* Text of a figure follows the theme. */
+.ml-panel .js-plotly-plot :is(.gtitle, .legendtext, .annotation-text, .bartext, .colorbar text,
+  [class$="title"], [class$="tick"] text) { fill: var(--jp-ui-font-color1) !important; }
 /* A busy mark that fast work never shows: it stays invisible for its first 0.3 s. */
 .ml-panel .ml-busy { animation: ml-appear 0s linear 0.3s both; color: var(--jp-ui-font-color1); }
 @keyframes ml-appear { from { opacity: 0; } to { opacity: 1; } }
