@@ -35,3 +35,56 @@ class Clusters:
     def size(self) -> int:
         """The number of clusters C, empty ones included."""
         return self.counts.shape[-1]
+
+    @classmethod
+    def from_labels(
+        cls, x: Float[Tensor, "B H N D"], labels: Int[Tensor, "B H N"], clusters: int
+    ) -> Clusters:
+        """Sort the labels, count them and average the members of each cluster.
+
+        ``labels`` lie in ``0 .. clusters - 1``, or are -1 for padding.
+        """
+        B, H, N, D = x.shape
+        rows = labels.reshape(B * H, N)
+        bins = torch.where(rows < 0, clusters, rows)  # padding sorts behind the last cluster
+        order = bins.to(torch.int32).sort(dim=-1, stable=True).indices
+        base = torch.arange(B * H, device=x.device)[:, None] * (clusters + 1)
+        counts = torch.bincount((bins + base).view(-1), minlength=B * H * (clusters + 1))
+        counts = counts.view(B * H, clusters + 1)[:, :clusters]
+        centroids = member_mean(x.reshape(B * H, N, D), rows, counts)
+        offsets = torch.nn.functional.pad(counts.cumsum(-1), (1, 0))
+        return cls(
+            labels=labels,
+            centroids=centroids.view(B, H, clusters, D),
+            counts=counts.reshape(B, H, clusters),
+            order=order.view(B, H, N),
+            offsets=offsets.view(B, H, clusters + 1),
+        )
+
+
+def member_sum(
+    x: Float[Tensor, "R N D"], labels: Int[Tensor, "R N"], clusters: int
+) -> Float[Tensor, "R C D"]:
+    """Sum the vectors of each cluster, in float32 at least; vectors with label -1 are left out."""
+    R, N, D = x.shape
+    dtype = statistics_dtype(x.dtype)
+    # One spare bin a row takes the padding, so that the sum needs no mask.
+    bins = torch.where(labels < 0, clusters, labels) + torch.arange(R, device=x.device)[:, None] * (
+        clusters + 1
+    )
+    sums = torch.zeros(R * (clusters + 1), D, dtype=dtype, device=x.device)
+    sums.index_add_(0, bins.view(-1), x.reshape(-1, D).to(dtype))
+    return sums.view(R, clusters + 1, D)[:, :clusters]
+
+
+def member_mean(
+    x: Float[Tensor, "R N D"], labels: Int[Tensor, "R N"], counts: Int[Tensor, "R C"]
+) -> Float[Tensor, "R C D"]:
+    """The mean of each cluster's members; zero for an empty cluster."""
+    sums = member_sum(x, labels, counts.shape[-1])
+    return sums / counts.clamp(min=1).unsqueeze(-1)
+
+
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 stays; everything else is summed in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

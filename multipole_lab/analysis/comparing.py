@@ -1,0 +1,104 @@
+"""Methods side by side on captured queries and keys: error and time in one row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from multipole_lab.analysis.errors import per_head_error
+from multipole_lab.analysis.timing import interleaved
+from multipole_lab.attention import Exact, Method
+
+if TYPE_CHECKING:
+    import pandas
+
+    from multipole_lab.models import Sample
+
+
+def compare(
+    sample: Sample,
+    methods: Sequence[Method],
+    causal: bool = False,
+    layers: Sequence[int] | None = None,
+    tokens: int | None = None,
+    repeats: int = 3,
+) -> pandas.DataFrame:
+    """Every method against exact attention on every captured layer.
+
+    Parameters
+    ----------
+    sample : captured layers, as ``ml.load_sample`` gives them.
+    methods : at least one.
+    causal : causal attention instead of full.
+    layers : which layers; all of the sample by default.
+    tokens : use the first so many tokens; all by default.
+    repeats : timed turns a side.
+
+    Returns
+    -------
+    A row for each method and layer: ``method``, ``layer``, ``causal``, ``n``, ``rse`` (relative squared error, mean
+    over heads), ``worst_head`` (its largest over heads), ``seconds``, ``exact_seconds`` (torch's
+    scaled_dot_product_attention in the same turns), ``speedup`` and ``memory`` (bytes of the largest resident
+    growth on CUDA; NaN on a CPU, where torch does not count them).
+
+    Raises
+    ------
+    ValueError : no methods, or tokens out of range.
+    """
+    import pandas
+
+    methods = list(methods)
+    if not methods:
+        raise ValueError("methods is empty; at least one is needed")
+    if tokens is not None and not 1 <= tokens <= len(sample):
+        raise ValueError(f"tokens is {tokens}; between 1 and the sample's {len(sample)} is needed")
+    rows = []
+    for layer in sample.layers if layers is None else layers:
+        q, k, v = (x[:, :, :tokens] for x in (sample[layer].q, sample[layer].k, sample[layer].v))
+        exact = Exact()(q, k, v, causal=causal, scale=sample.scale)
+        sides = {"exact": lambda q=q, k=k, v=v: reference(q, k, v, causal, sample.scale)}
+        for i, method in enumerate(methods):
+            sides[str(i)] = lambda m=method, q=q, k=k, v=v: m(q, k, v, causal=causal, scale=sample.scale)
+        with torch.no_grad():
+            times = interleaved(sides, repeats=repeats, device=q.device)
+        for i, method in enumerate(methods):
+            with torch.no_grad():
+                error = per_head_error(sides[str(i)](), exact)
+            rows.append(
+                {
+                    "method": str(method),
+                    "layer": layer,
+                    "causal": causal,
+                    "n": q.shape[2],
+                    "rse": error.mean().item(),
+                    "worst_head": error.max().item(),
+                    "seconds": times[str(i)] / 1e3,
+                    "exact_seconds": times["exact"] / 1e3,
+                    "speedup": times["exact"] / times[str(i)],
+                    "memory": peak_memory(sides[str(i)], q.device),
+                }
+            )
+    return pandas.DataFrame(rows)
+
+
+def reference(q, k, v, causal: bool, scale: float | None = None):
+    """Torch's own exact attention, which every time is compared with; the causal diagonal ends at the last key."""
+    gqa = q.shape[1] != k.shape[1]
+    if causal and q.shape[2] != k.shape[2]:
+        raise ValueError("the timed reference takes causal attention of equal lengths only")
+    return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=gqa)
+
+
+def peak_memory(call, device: torch.device) -> float:
+    """Bytes that one call takes above what is there before it, on CUDA; NaN elsewhere."""
+    if device.type != "cuda":
+        return float("nan")
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return float(torch.cuda.max_memory_allocated() - before)

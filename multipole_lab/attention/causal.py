@@ -1,0 +1,127 @@
+"""Causal attention by a binary block recursion: ``causal(N) = causal(N/2), causal(N/2), full(right -> left)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from multipole_lab.attention.exact import exact_causal, exact_partial
+from multipole_lab.attention.partials import Partial, merge
+
+Full = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Partial]
+
+
+def causal_attention(
+    full: Full,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    leaf: int,
+    past: Full | None = None,
+) -> Partial:
+    """Causal attention of the last Nq of Nk positions, from an approximation ``full`` of full attention.
+
+    The keys before the first query are one full block, by ``past`` if that is given (exact where there are no more
+    than ``leaf``). The square
+    that is left is cut into 2^L blocks of one size, at most ``leaf``: exact on the diagonal, and at every level
+    above it one call of ``full`` for all pairs of neighbours, the right one's queries over the left one's keys.
+    MuSe (2509.10406), section 4.
+    """
+    before = k.shape[2] - q.shape[2]
+    seen, own = (None, None) if mask is None else (mask[:, :before], mask[:, before:])
+    square = _square(full, q, k[:, :, before:], v[:, :, before:], scale, own, leaf)
+    if before == 0:
+        return square
+    k, v = k[:, :, :before], v[:, :, :before]
+    if before <= leaf:
+        return merge([square, exact_partial(q, k, v, scale, mask=seen)])
+    return merge([square, (past or full)(q, k, v, scale, seen)])
+
+
+def with_sinks(
+    attend: Full, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, sinks: int, causal: bool
+) -> Partial:
+    """``attend`` over the keys behind the first ``sinks``, merged with exact attention over those."""
+    sinks = min(sinks, k.shape[2])
+    if sinks == 0:
+        return attend(q, k, v, scale, mask)
+    first, rest = (None, None) if mask is None else (mask[:, :sinks], mask[:, sinks:])
+    head = k[:, :, :sinks], v[:, :, :sinks]
+    tail = k[:, :, sinks:], v[:, :, sinks:]
+    among = max(0, sinks - (k.shape[2] - q.shape[2])) if causal else 0  # queries that are themselves sinks
+    partials = []
+    if among:
+        partials.append(exact_causal(q[:, :, :among], *head, scale, first))
+    if among < q.shape[2]:
+        later = q[:, :, among:]
+        exact = exact_partial(later, *head, scale, mask=first)
+        partials.append(merge([exact, attend(later, *tail, scale, rest)]) if tail[0].shape[2] else exact)
+    if len(partials) == 1:
+        return partials[0]
+    return torch.cat([p[0] for p in partials], 2), torch.cat([p[1] for p in partials], 2)
+
+
+def block_sizes(positions: int, leaf: int) -> tuple[int, int]:
+    """The size of the blocks on the diagonal and how many times they are doubled."""
+    levels = (-(-positions // leaf) - 1).bit_length()
+    return -(-positions // (1 << levels)), levels
+
+
+def _square(
+    full: Full, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, leaf: int
+) -> Partial:
+    """The recursion for Nq = Nk, from the leaves up."""
+    N = q.shape[2]
+    block, levels = block_sizes(N, leaf)
+    # Positions that fill up the last blocks come after all real ones, so that only they themselves see them.
+    extra = (block << levels) - N
+    if extra:
+        q, k, v = (pad(x, (0, 0, 0, extra)) for x in (q, k, v))
+        mask = None if mask is None else pad(mask, (0, extra), value=True)
+    out, lse = exact_partial(
+        *(_blocks(x, block) for x in (q, k, v)), scale, causal=True, mask=_mask_blocks(mask, block)
+    )
+    out, lse = _unblock(out, q.shape[0]), _unblock(lse.unsqueeze(-1), q.shape[0])
+    for level in range(levels):
+        size = block << level
+        upper, upper_lse = full(
+            _blocks(q, size, 1), _blocks(k, size, 0), _blocks(v, size, 0), scale, _mask_blocks(mask, size, 0)
+        )
+        left, right = _pairs(out, size).unbind(3)
+        left_lse, right_lse = _pairs(lse, size).unbind(3)
+        new = _pairs(_unblock(upper, q.shape[0]), size, 1)[:, :, :, 0]
+        new_lse = _pairs(_unblock(upper_lse.unsqueeze(-1), q.shape[0]), size, 1)[:, :, :, 0]
+        right, right_lse = merge([(right, right_lse[..., 0]), (new, new_lse[..., 0])])
+        out = torch.stack([left, right], 3).view(out.shape)
+        lse = torch.stack([left_lse, right_lse.unsqueeze(-1)], 3).view(lse.shape)
+    return out[:, :, :N], lse[:, :, :N, 0]
+
+
+def _pairs(x: Tensor, size: int, members: int = 2) -> Tensor:
+    """[B, H, N, D] as [B, H, pairs, members, size, D]."""
+    B, H, _, D = x.shape
+    return x.reshape(B, H, -1, members, size, D)
+
+
+def _blocks(x: Tensor, size: int, side: int | None = None) -> Tensor:
+    """Blocks of the sequence as batch entries, [B * blocks, H, size, D]: all of them, or each pair's side 0 or 1."""
+    B, H, _, D = x.shape
+    blocks = _pairs(x, size, 1)[:, :, :, 0] if side is None else _pairs(x, size)[:, :, :, side]
+    return blocks.transpose(1, 2).reshape(-1, H, size, D)
+
+
+def _unblock(x: Tensor, batch: int) -> Tensor:
+    """The inverse of ``_blocks`` without a side."""
+    _, H, size, D = x.shape
+    return x.view(batch, -1, H, size, D).transpose(1, 2).reshape(batch, H, -1, D)
+
+
+def _mask_blocks(mask: Tensor | None, size: int, side: int | None = None) -> Tensor | None:
+    if mask is None:
+        return None
+    return _blocks(mask[:, None, :, None], size, side)[:, 0, :, 0]

@@ -1,0 +1,152 @@
+"""Exact attention with its log-sum-exp: the oracle, the near field and the causal leaf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from multipole_lab.attention.method import Method
+from multipole_lab.attention.partials import Partial, merge
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Exact(Method):
+    """Softmax attention, every key summed: what all other methods approximate."""
+
+    def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+        return exact_partial(q, k, v, scale, mask=mask)
+
+    def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+        return exact_causal(q, k, v, scale, mask)
+
+
+def exact_partial(
+    q: Float[Tensor, "B Hq Nq D"],
+    k: Float[Tensor, "B Hk Nk D"],
+    v: Float[Tensor, "B Hk Nk Dv"],
+    scale: float,
+    causal: bool = False,
+    mask: Bool[Tensor, "B Nk"] | Bool[Tensor, "B Nq Nk"] | None = None,
+) -> Partial:
+    """Softmax attention and its log-sum-exp in linear memory, differentiable in both.
+
+    ``causal`` needs Nq = Nk. ``mask`` is True for keys that count, for all queries or for each. The lse is float32 (float64 for
+    float64), natural logarithm, -inf for a query that sees no key.
+    """
+    group = q.shape[1] // k.shape[1]
+    if group > 1:
+        k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+    Dv = v.shape[-1]
+    size = max(q.shape[-1], Dv)  # the fused kernel wants one head size for all three
+    q, k, v = (pad(x, (0, size - x.shape[-1])) if x.shape[-1] < size else x for x in (q, k, v))
+    bias = None
+    if mask is not None:
+        mask = mask[:, None] if mask.ndim == 2 else mask  # [B, 1 or Nq, Nk]
+        bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -torch.inf)[:, None]
+    out, lse = fused_attention(q, k, v, bias, causal, scale)
+    if mask is not None:  # the fused kernel reports 0 where it saw no key
+        seen = mask[:, 0].cumsum(-1) > 0 if causal else mask.any(-1)
+        lse = lse.masked_fill(~seen[:, None], -torch.inf)
+    return out[..., :Dv], lse
+
+
+def exact_causal(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+    """Exact attention of the last Nq positions, each over the keys up to its own."""
+    past = k.shape[2] - q.shape[2]
+    seen, own = (None, None) if mask is None else (mask[:, :past], mask[:, past:])
+    square = exact_partial(q, k[:, :, past:], v[:, :, past:], scale, causal=True, mask=own)
+    if past == 0:
+        return square
+    return merge([square, exact_partial(q, k[:, :, :past], v[:, :, :past], scale, mask=seen)])
+
+
+@torch.library.custom_op("multipole_lab::fused_attention", mutates_args=())
+def fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """``softmax(scale q k^T + bias) v`` and its log-sum-exp, equal heads and head sizes; bias [B, 1, 1 or Nq, Nk]."""
+    if q.device.type == "cpu":
+        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, causal, attn_mask=bias, scale=scale
+        )
+        return out.contiguous(), lse.contiguous()
+    return plain_attention(q, k, v, bias, causal, scale)
+
+
+@fused_attention.register_fake
+def _(q, k, v, bias, causal, scale):
+    lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return q.new_empty(*q.shape[:-1], v.shape[-1]), q.new_empty(q.shape[:-1], dtype=lse_dtype)
+
+
+@torch.library.custom_op("multipole_lab::fused_attention_backward", mutates_args=())
+def fused_attention_backward(
+    dout: Tensor, dlse: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+    bias: Tensor | None, causal: bool, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients for q, k and v from those of out and lse.
+
+    Torch's kernel knows only the gradient of ``out``, through ``delta = sum(dout * out)``. The log-sum-exp
+    enters the formula as ``delta - dlse``, so one more coordinate with dout = 1 and out = -dlse, and zeros in q, k
+    and v, makes the kernel compute both.
+    """
+    if q.device.type != "cpu":
+        with torch.enable_grad():
+            inputs = [x.detach().requires_grad_() for x in (q, k, v)]
+            results = plain_attention(*inputs, bias, causal, scale)
+        return torch.autograd.grad(results, inputs, (dout, dlse))
+    dout_, q_, k_, v_, out_ = (x.to(lse.dtype) for x in (dout, q, k, v, out))
+    grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        torch.cat([dout_, torch.ones_like(lse).unsqueeze(-1)], -1),
+        *(pad(x, (0, 1)) for x in (q_, k_, v_)),
+        torch.cat([out_, -dlse.unsqueeze(-1)], -1),
+        lse,
+        0.0,
+        causal,
+        attn_mask=None if bias is None else bias.to(lse.dtype),
+        scale=scale,
+    )
+    return tuple(g[..., :-1].to(q.dtype, memory_format=torch.contiguous_format) for g in grads)
+
+
+@fused_attention_backward.register_fake
+def _(dout, dlse, q, k, v, out, lse, bias, causal, scale):
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _save(ctx, inputs, output):
+    q, k, v, bias, ctx.causal, ctx.scale = inputs
+    ctx.save_for_backward(q, k, v, *output, bias)
+
+
+def _backward(ctx, dout, dlse):
+    q, k, v, out, lse, bias = ctx.saved_tensors
+    dout = torch.zeros_like(out) if dout is None else dout
+    dlse = torch.zeros_like(lse) if dlse is None else dlse
+    grads = fused_attention_backward(dout, dlse, q, k, v, out, lse, bias, ctx.causal, ctx.scale)
+    return *grads, None, None, None
+
+
+fused_attention.register_autograd(_backward, setup_context=_save)
+
+
+def plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, scale: float
+) -> Partial:
+    """The same by the formula, for devices without a fused kernel that returns the log-sum-exp."""
+    q, k, v_ = (x if x.dtype == torch.float64 else x.float() for x in (q, k, v))
+    logits = scale * q @ k.mT
+    if bias is not None:
+        logits = logits + bias
+    if causal:
+        visible = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        logits = logits.masked_fill(~visible, -torch.inf)
+    lse = logits.logsumexp(-1)
+    weights = (logits - torch.where(lse == -torch.inf, 0.0, lse).unsqueeze(-1)).exp()
+    return (weights @ v_).to(v.dtype), lse

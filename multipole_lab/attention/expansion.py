@@ -1,0 +1,140 @@
+"""The expansion of a cluster of keys around points in query space: DESIGN's equations, batched.
+
+Shapes: R = B * Hk rows (one key/value head each), I query clusters a row (those of all query heads of the
+group), J key clusters, Mq and Mk slots a cluster, D and Dv head sizes, s the scale.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+# Stands for -inf inside a softmax, whose rows of nothing but -inf would be NaN.
+NEVER = -1e30
+
+
+class SoftmaxLse(torch.autograd.Function):
+    """Softmax over the last dimension and its log-sum-exp, in one pass over the logits."""
+
+    @staticmethod
+    def forward(ctx, logits):
+        weights = logits.softmax(-1)
+        # The largest weight is at least 1/M, so this logarithm loses nothing.
+        lse = logits.amax(-1) - weights.amax(-1).log()
+        ctx.save_for_backward(weights)
+        return weights, lse
+
+    @staticmethod
+    def backward(ctx, dweights, dlse):
+        (weights,) = ctx.saved_tensors
+        delta = dlse.unsqueeze(-1)
+        if dweights is None:
+            return weights * delta
+        return weights * (dweights + (delta - (weights * dweights).sum(-1, keepdim=True)))
+
+
+softmax_lse = SoftmaxLse.apply
+
+
+def summarise(
+    p: Float[Tensor, "R I D"],
+    k: Float[Tensor, "R J Mk D"],
+    v: Float[Tensor, "R J Mk Dv"],
+    filled: Bool[Tensor, "R J Mk"],
+    s: float,
+) -> tuple[Float[Tensor, "R I J"], Float[Tensor, "R I J D"], Float[Tensor, "R I J Dv"]]:
+    """Mass a_j(p), tilted key centroid k~_j(p) and tilted value centroid v~_j(p) of every cluster at every point.
+
+    ``a_j(p) = log sum_n exp(s p.k_n)``, ``w_n = exp(s p.k_n - a_j(p))``, ``k~ = sum w k``, ``v~ = sum w v``.
+    An empty cluster has a mass of -inf. MuSe (2509.10406), section 3.
+    """
+    R, J, M, D = k.shape
+    I = p.shape[1]  # noqa: E741
+    bias = torch.where(filled, 0.0, NEVER).to(p.dtype).view(R * J, 1, M)
+    points = (s * p).unsqueeze(1).expand(R, J, I, D).reshape(R * J, I, D)
+    logits = torch.baddbmm(bias, points, k.view(R * J, M, D).mT)  # [RJ, I, M]
+    w, a = softmax_lse(logits)
+    k_tilted = torch.bmm(w, k.view(R * J, M, D)).view(R, J, I, D).transpose(1, 2)
+    v_tilted = torch.bmm(w, v.view(R * J, M, -1)).view(R, J, I, -1).transpose(1, 2)
+    a = a.view(R, J, I).transpose(1, 2)
+    a = torch.where(filled.any(-1).unsqueeze(1), a, NEVER)
+    return a, k_tilted, v_tilted
+
+
+def far_field(
+    q: Float[Tensor, "R I Mq D"],
+    p: Float[Tensor, "R I D"],
+    a: Float[Tensor, "R I J"],
+    k_tilted: Float[Tensor, "R I J D"],
+    v_tilted: Float[Tensor, "R I J Dv"],
+    s: float,
+) -> tuple[Float[Tensor, "R I Mq Dv"], Float[Tensor, "R I Mq"]]:
+    """``o(q) = sum_j softmax_j(a_j(p) + s (q - p).k~_j) v~_j`` and its log-sum-exp."""
+    R, I, M, D = q.shape  # noqa: E741
+    J = a.shape[-1]
+    keys = k_tilted.reshape(R * I, J, D)
+    offset = a.reshape(R * I, 1, J) - s * torch.bmm(p.reshape(R * I, 1, D), keys.mT)
+    offset = offset.clamp(min=NEVER)
+    weights, lse = softmax_lse(torch.baddbmm(offset, q.reshape(R * I, M, D), keys.mT, alpha=s))
+    out = torch.bmm(weights, v_tilted.reshape(R * I, J, -1))
+    lse = torch.where(lse < NEVER / 2, -torch.inf, lse)
+    return out.view(R, I, M, -1), lse.view(R, I, M)
+
+
+def principal_directions(d: Float[Tensor, "R I Mq D"], rank: int, steps: int = 2) -> Float[Tensor, "R I D r"]:
+    """The leading directions of every query cluster's displacements, by subspace iteration; orthonormal columns.
+
+    A fixed number of smooth steps, so gradients flow through it. Displacements of rank below ``rank`` leave the
+    spare columns near zero.
+    """
+    D = d.shape[-1]
+    covariance = d.mT @ d  # [R, I, D, D]
+    size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    covariance = covariance / size.clamp(min=torch.finfo(d.dtype).tiny)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(D, rank, generator=generator, dtype=torch.float64).to(d)
+    basis = orthonormal(start)
+    for _ in range(steps):
+        basis = orthonormal(covariance @ basis)
+    return basis
+
+
+def orthonormal(x: Float[Tensor, "*batch D r"]) -> Float[Tensor, "*batch D r"]:
+    """An orthonormal basis of the columns, by the Cholesky factor of their Gram matrix: cheap where r is small."""
+    eps = torch.finfo(x.dtype).eps
+    norm = x.square().sum(-2, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny).sqrt()
+    x = x / norm
+    ridge = 10 * eps * torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    factor = torch.linalg.cholesky_ex(x.mT @ x + ridge).L
+    return torch.linalg.solve_triangular(factor, x.mT, upper=False).mT
+
+
+def dipole(
+    d: Float[Tensor, "R I Mq D"],
+    p: Float[Tensor, "R I D"],
+    k: Float[Tensor, "R N D"],
+    v: Float[Tensor, "R N Dv"],
+    far: Bool[Tensor, "R I N"],
+    a: Float[Tensor, "R I J"],
+    k_tilted: Float[Tensor, "R I J D"],
+    v_tilted: Float[Tensor, "R I J Dv"],
+    basis: Float[Tensor, "R I D r"],
+    s: float,
+) -> Float[Tensor, "R I Mq Dv"]:
+    """``s M d`` with M the dipoles of the far clusters, added up with their softmax mass at the expansion point.
+
+    ``M = sum_j pi_j sum_n w_n (v_n - v~_j)(k_n - k~_j)^T`` with ``pi = softmax(a)``, projected on ``basis``. The
+    product ``pi_j w_n`` is the softmax over all far keys, so the first moment needs no clusters: k and v come in
+    the order of the sequence and ``far`` says which keys count.
+    """
+    R, N, D = k.shape
+    I, r = a.shape[1], basis.shape[-1]  # noqa: E741
+    tilt = torch.baddbmm(torch.where(far, 0.0, NEVER).to(k.dtype), s * p, k.mT).softmax(-1)  # [R, I, N]
+    projected = k @ basis.transpose(1, 2).reshape(R, D, I * r)  # [R, N, I r]
+    weighted = projected.view(R, N, I, r) * tilt.mT.unsqueeze(-1)
+    moment = v.mT @ weighted.view(R, N, I * r)  # [R, Dv, I r]
+    moment = moment.view(R, -1, I, r).transpose(1, 2)  # [R, I, Dv, r]
+    pi = a.softmax(-1).unsqueeze(-1)
+    means = (pi * v_tilted).mT @ (k_tilted @ basis)  # [R, I, Dv, r]
+    return s * (d @ basis) @ (moment - means).mT

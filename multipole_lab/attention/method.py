@@ -1,0 +1,73 @@
+"""What every attention method shares: the call and its checks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from multipole_lab.attention.checks import check_qkv, key_mask
+from multipole_lab.attention.partials import Partial
+
+
+class Method:
+    """Base of the methods: frozen dataclasses that are called like ``scaled_dot_product_attention``.
+
+    A subclass gives ``_full`` and ``_causal``; both return a partial.
+    """
+
+    def __call__(
+        self,
+        q: Float[Tensor, "B Hq Nq D"],
+        k: Float[Tensor, "B Hk Nk D"],
+        v: Float[Tensor, "B Hk Nk Dv"],
+        *,
+        causal: bool = False,
+        scale: float | None = None,
+        mask: Bool[Tensor, "B Nk"] | None = None,
+        lengths: Tensor | None = None,
+        return_lse: bool = False,
+    ) -> Float[Tensor, "B Hq Nq Dv"] | tuple[Float[Tensor, "B Hq Nq Dv"], Float[Tensor, "B Hq Nq"]]:
+        """Attend.
+
+        Parameters
+        ----------
+        q, k, v : [B, Hq, Nq, D], [B, Hk, Nk, D], [B, Hk, Nk, Dv] with Hq a multiple of Hk; float16, bfloat16,
+            float32 or float64, statistics in float32 (float64 for float64).
+        causal : query t of Nq sees the keys up to Nk - Nq + t: the queries are the last Nq positions.
+        scale : factor of the logits; 1/sqrt(D) by default.
+        mask : boolean key padding, [B, Nk], True for keys that count.
+        lengths : [B] integers instead of a mask: how many leading keys count.
+        return_lse : also return the log-sum-exp of the logits, [B, Hq, Nq] float32, natural logarithm.
+
+        Returns
+        -------
+        out [B, Hq, Nq, Dv] in q's dtype, or ``(out, lse)``. A query that sees no key gets zeros and -inf.
+
+        Raises
+        ------
+        ValueError, TypeError : shapes, heads, lengths, dtypes or devices that do not fit together, integer or
+            empty tensors, a mask that depends on the query.
+        """
+        device = q.device.type if isinstance(q, Tensor) else "cpu"
+        if torch.is_autocast_enabled(
+            device
+        ):  # as torch's own attention does: one low-precision dtype for all three
+            q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
+        check_qkv(q, k, v, causal)
+        padding = key_mask(mask, lengths, k.shape[0], k.shape[2], k.device)
+        scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+        with torch.autocast(device, enabled=False):
+            attend = self._causal if causal else self._full
+            out, lse = attend(q, k, v, scale, padding)
+        return (out, lse) if return_lse else out
+
+    def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+        """Every query over every key that the mask keeps."""
+        raise NotImplementedError
+
+    def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+        """The queries are the last Nq positions; each over the keys up to its own."""
+        raise NotImplementedError

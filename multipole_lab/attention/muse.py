@@ -1,0 +1,188 @@
+"""MuSe (2509.10406): keys expanded around the centroids of the query clusters, the nearest clusters exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from multipole_lab.attention.causal import causal_attention, with_sinks
+from multipole_lab.attention.checks import check_backend, finite
+from multipole_lab.attention.exact import exact_causal, exact_partial
+from multipole_lab.attention.expansion import NEVER, dipole, far_field, principal_directions, summarise
+from multipole_lab.attention.method import Method
+from multipole_lab.attention.partials import Partial, merge
+from multipole_lab.attention.partition import Partition
+from multipole_lab.attention.recompute import recomputed
+from multipole_lab.attention.slots import Slots, from_slots, to_slots
+from multipole_lab.clustering.checks import check_count
+from multipole_lab.clustering.clusters import statistics_dtype
+
+ORDERS = ("monopole", "dipole")
+
+
+@dataclass(frozen=True)
+class MuSe(Method):
+    """Multipole semantic attention.
+
+    Queries and keys are clustered separately. Each query cluster sees every key cluster through a summary tilted
+    towards it: the mass, the key centroid and the value centroid under the softmax weights of the query
+    cluster's centroid. The ``near`` key clusters of largest mass are summed exactly instead. Time is O(N C D) for
+    full attention and O(N C D log N) for causal; memory is linear in N.
+
+    Parameters
+    ----------
+    clusters : C, for the queries and for the keys; at most the number of keys. In causal attention of every block.
+        "auto" grows C with the square root of the block (see ``Partition.count``).
+    cap : largest ratio of a cluster's size to the mean, at least 1 (k-means only).
+    iterations : Lloyd iterations (k-means only).
+    order : "monopole", or "dipole" to correct the value centroid by ``s M (q - p)``.
+    dipole_rank : the dipole is kept along that many principal directions of each query cluster; None for all.
+    near : key clusters that each query cluster sums exactly, those of largest mass at its centroid.
+    leaf : causal blocks of at most this many positions are exact.
+    sinks : leading keys that every query sees exactly, outside all clusters.
+    partition : "kmeans", "balanced" (equal sizes by principal axes), "spatial" (contiguous blocks).
+    seed : of the clustering.
+    backend : "auto", "torch" or "triton".
+
+    Raises
+    ------
+    ValueError, TypeError : on creation, for a value outside these; on a call, for clusters above the number of keys.
+
+    References
+    ----------
+    MuSe, arXiv 2509.10406, sections 3 (clusters, monopole, dipole) and 4 (causal blocks).
+    """
+
+    clusters: int | Literal["auto"] = 64
+    cap: float = 1.5
+    iterations: int = 1
+    order: Literal["monopole", "dipole"] = "monopole"
+    dipole_rank: int | None = 8
+    near: int = 0
+    leaf: int = 1024
+    sinks: int = 0
+    partition: Literal["kmeans", "balanced", "spatial"] = "kmeans"
+    seed: int = 0
+    backend: Literal["auto", "torch", "triton"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_count("near", self.near, 0)
+        _ = self._partition  # checks its own fields
+        if self.order not in ORDERS:
+            raise ValueError(f"order is {self.order!r}; allowed are {', '.join(map(repr, ORDERS))}")
+        if self.dipole_rank is not None:
+            check_count("dipole_rank", self.dipole_rank, 1)
+        check_count("leaf", self.leaf, 1)
+        check_count("sinks", self.sinks, 0)
+        check_backend(self.backend)
+
+    @property
+    def _partition(self) -> Partition:
+        return Partition(self.partition, self.clusters, self.cap, self.iterations, self.seed, self.near)
+
+    def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+        self._partition.check_fits(k.shape[2])
+        if not finite(k, v):
+            return exact_partial(q, k, v, scale, mask=mask)
+        return with_sinks(self._clustered, q, k, v, scale, mask, self.sinks, causal=False)
+
+    def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+        if not finite(k, v):
+            return exact_causal(q, k, v, scale, mask)
+
+        def blocks(q, k, v, scale, mask):
+            return causal_attention(self._clustered, q, k, v, scale, mask, self.leaf)
+
+        return with_sinks(blocks, q, k, v, scale, mask, self.sinks, causal=True)
+
+    def _clustered(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+        partition = self._partition
+        q_slots = partition.slots(q)
+        k_slots = partition.slots(k, mask)
+        kept = [] if mask is None else [mask[:, None].expand(k.shape[:3])]
+        constants = [
+            q_slots.index,
+            q_slots.filled,
+            q_slots.slot,
+            k_slots.index,
+            k_slots.filled,
+            k_slots.slot,
+            *kept,
+        ]
+        rank = 0
+        if self.order == "dipole":
+            rank = min(self.dipole_rank or q.shape[-1], q.shape[-1])
+        return _muse(q, k, v, constants, [scale, float(self.near), float(rank)])
+
+
+def muse_formula(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], settings: list[float]) -> Partial:
+    """The plain formula, given the assignments: what is differentiated, and what the kernels are tested against.
+
+    The expansion points are the means of the query clusters; gradients flow through them and through the principal
+    directions. The choice of near clusters is a constant, as the assignments are.
+    """
+    q_slots, k_slots = Slots(*constants[:3]), Slots(*constants[3:6])
+    kept = constants[6] if len(constants) > 6 else None
+    s, near, rank = settings[0], int(settings[1]), int(settings[2])
+    B, Hq, Nq, D = q.shape
+    Hk, Dv = k.shape[1], v.shape[-1]
+    rows, dtype = B * Hk, statistics_dtype(q.dtype)
+    # All query heads of a group see the same keys, so their clusters are one list: I = group * C.
+    qs = to_slots(q, q_slots).to(dtype).view(rows, -1, q_slots.index.shape[-1], D)  # [R, I, Mq, D]
+    ks = to_slots(k, k_slots, kept).to(dtype).view(rows, *k_slots.index.shape[2:], D)  # [R, J, Mk, D]
+    vs = to_slots(v, k_slots, kept).to(dtype).view(rows, *k_slots.index.shape[2:], Dv)
+    members = q_slots.filled.view(*qs.shape[:3])
+    k_filled = k_slots.filled.view(*ks.shape[:3])
+
+    p = expansion_points(qs, members)  # [R, I, D]
+    a, k_tilted, v_tilted = summarise(p, ks, vs, k_filled, s)
+    near = min(near, a.shape[-1])
+    nearest = a.detach().topk(near, dim=-1).indices if near else None
+    a_far = a if nearest is None else a.scatter(-1, nearest, NEVER)
+    out, lse = far_field(qs, p, a_far, k_tilted, v_tilted, s)
+    if rank:
+        d = qs - p.unsqueeze(2)
+        basis = principal_directions(d * members.unsqueeze(-1), rank)
+        far = far_keys(k_slots, kept, a_far)
+        out = out + dipole(
+            d, p, k.reshape(rows, -1, D).to(dtype), v.reshape(rows, -1, Dv).to(dtype), far, a_far, k_tilted, v_tilted,
+            basis, s,
+        )  # fmt: skip
+    if nearest is not None:
+        out, lse = merge([(out, lse), near_field(qs, ks, vs, k_filled, nearest, s)])
+    out = from_slots(out.view(*q_slots.index.shape, Dv), q_slots)
+    lse = from_slots(lse.view(*q_slots.index.shape, 1), q_slots).squeeze(-1)
+    return out.to(q.dtype), lse
+
+
+_muse = recomputed("muse", muse_formula)
+
+
+def expansion_points(qs: Tensor, members: Tensor) -> Tensor:
+    """The mean of each query cluster, [R, I, D]. A non-finite query moves no other query's expansion point."""
+    ok = members.unsqueeze(-1) & qs.isfinite().all(-1, keepdim=True)
+    return torch.where(ok, qs, 0.0).sum(2) / ok.sum(2).clamp(min=1)
+
+
+def far_keys(k_slots: Slots, kept: Tensor | None, a_far: Tensor) -> Tensor:
+    """Which keys are in a far cluster of which query cluster, [R, I, N]."""
+    R, I, J = a_far.shape  # noqa: E741
+    M = k_slots.index.shape[-1]
+    label = (k_slots.slot // M % J).view(R, 1, -1)
+    far = (a_far.detach() > NEVER).gather(-1, label.expand(R, I, -1))
+    return far if kept is None else far & kept.reshape(R, 1, -1)
+
+
+def near_field(qs: Tensor, ks: Tensor, vs: Tensor, filled: Tensor, nearest: Tensor, s: float) -> Partial:
+    """Exact attention of every query cluster over its near key clusters: [R, I, Mq, Dv] and [R, I, Mq]."""
+    R, I, M, D = qs.shape  # noqa: E741
+    J, Mk = ks.shape[1:3]
+    pick = (nearest + torch.arange(R, device=qs.device).view(R, 1, 1) * J).view(-1)
+    keys = ks.reshape(R * J, -1).index_select(0, pick).view(R * I, 1, -1, D)
+    values = vs.reshape(R * J, -1).index_select(0, pick).view(R * I, 1, keys.shape[2], -1)
+    mask = filled.reshape(R * J, Mk).index_select(0, pick).view(R * I, -1)
+    out, lse = exact_partial(qs.reshape(R * I, 1, M, D), keys, values, s, mask=mask)
+    return out.view(R, I, M, -1), lse.view(R, I, M)

@@ -1,0 +1,63 @@
+"""Partial results ``(out, lse)`` over disjoint sets of keys, and the one way in which they merge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Partial = tuple[Float[Tensor, "*batch N Dv"], Float[Tensor, "*batch N"]]
+
+
+def merge(partials: Sequence[Partial]) -> Partial:
+    """Attention over the union of the partials' keys.
+
+    ``lse = log sum_i exp(lse_i)`` and ``out = sum_i exp(lse_i - lse) out_i``: exact for disjoint keys, in any
+    order and nesting. Near field, far field, causal blocks and shards on other devices are all merged so.
+
+    Parameters
+    ----------
+    partials : a sequence of ``(out [..., N, Dv], lse [..., N])``, natural logarithm, at least one. A partial that
+        saw no key has ``lse = -inf`` and does not count, whatever its ``out``.
+
+    Returns
+    -------
+    (out, lse), ``out`` in the dtype of the first partial's ``out``; where no partial saw a key, ``out`` is zero
+    and ``lse`` is -inf.
+
+    Raises
+    ------
+    ValueError : no partial, or shapes that disagree.
+    """
+    partials = list(partials)
+    if not partials:
+        raise ValueError("partials is empty; at least one (out, lse) is needed")
+    for out, lse in partials:
+        if out.shape[:-1] != lse.shape or out.shape != partials[0][0].shape:
+            raise ValueError(
+                f"partials disagree: out {tuple(out.shape)} with lse {tuple(lse.shape)}; every out must be "
+                f"{tuple(partials[0][0].shape)} and every lse {tuple(partials[0][0].shape[:-1])}"
+            )
+    if len(partials) == 1:
+        return partials[0]
+    out, lse = partials[0]
+    for other, other_lse in partials[1:]:
+        out, lse = _merge_two(out, lse, other, other_lse)
+    return out, lse
+
+
+def _merge_two(o1: Tensor, l1: Tensor, o2: Tensor, l2: Tensor) -> Partial:
+    lse = torch.logaddexp(l1, l2)
+    # Where both are -inf, the difference would be NaN: nothing was seen, so both weights are zero.
+    seen = lse != -torch.inf
+    base = torch.where(seen, lse, 0.0)
+    w1, w2 = (l1 - base).exp().unsqueeze(-1), (l2 - base).exp().unsqueeze(-1)
+    # A weight of zero must also silence a NaN: an empty partial's out is not defined.
+    out = _weighted(w1, o1) + _weighted(w2, o2)
+    return out.to(o1.dtype), lse
+
+
+def _weighted(weight: Tensor, out: Tensor) -> Tensor:
+    return weight * torch.where(weight == 0, 0.0, out)

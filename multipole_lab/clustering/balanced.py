@@ -1,0 +1,124 @@
+"""Balanced partitions: recursive splits along the principal axis, to clusters of one size."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from multipole_lab.clustering.checks import check_count, check_mask, check_vectors
+from multipole_lab.clustering.clusters import Clusters, statistics_dtype
+
+
+def balanced(
+    x: Float[Tensor, "B H N D"],
+    size: int = 64,
+    metric: Float[Tensor, "B H D D"] | None = None,
+    mask: Bool[Tensor, "B N"] | None = None,
+) -> Clusters:
+    """Halve along the axis of largest variance until every cluster has ``size`` members, one remainder at most.
+
+    At each level every group is sorted along its own principal axis; the lower part, a power of two times
+    ``size``, goes left and the rest right. All groups of a level are split at once.
+
+    Parameters
+    ----------
+    x : [B, H, N, D]; non-finite numbers count as zero.
+    size : members of a cluster, a power of two.
+    metric : [B, H, D, D] symmetric positive semi-definite. Distances are then ``x^T metric x``, as the other side
+        of the logits sees them: ``Q^T Q`` for keys, ``K^T K`` of centred keys for queries (ClusterAttention,
+        2608.26965); see ``induced_metric``. None for the Euclidean one.
+    mask : [B, N], False for padding, which gets the label -1.
+
+    Returns
+    -------
+    Clusters with ``ceil(N / size)`` clusters.
+
+    Raises
+    ------
+    ValueError, TypeError : wrong rank, integer tensors, an empty sequence, a size that is no power of two, a metric
+        of another shape.
+    """
+    check_vectors(x)
+    check_count("size", size, 1)
+    if size & (size - 1):
+        raise ValueError(f"size is {size}; a power of two is needed")
+    B, H, N, D = x.shape
+    check_mask(mask, B, N)
+    rows = torch.nan_to_num(
+        x.reshape(B * H, N, D).to(statistics_dtype(x.dtype)), nan=0.0, posinf=0.0, neginf=0.0
+    )
+    if metric is not None:
+        if tuple(metric.shape) != (B, H, D, D):
+            raise ValueError(
+                f"metric has shape {tuple(metric.shape)}; [B, H, D, D] = {[B, H, D, D]} is needed"
+            )
+        rows = rows @ _square_root(metric.reshape(B * H, D, D).to(rows))
+    clusters = -(-N // size)
+    leaves = 1 << (clusters - 1).bit_length()
+    present = torch.ones(B, N, dtype=torch.bool, device=x.device) if mask is None else mask
+    present = present.repeat_interleave(H, dim=0)
+
+    # Absent members fill up to a full tree. They sort behind all others at every split, and so end in the last
+    # leaves: the present ones fill theirs, but for one remainder.
+    total = leaves * size
+    order = torch.nn.functional.pad(
+        (~present).to(torch.uint8).sort(dim=-1, stable=True).indices, (0, total - N), value=0
+    )
+    here = torch.arange(total, device=x.device) < present.sum(-1, keepdim=True)
+    row = torch.arange(B * H, device=x.device).unsqueeze(-1)
+    groups = 1
+    while groups < leaves:
+        shape = (B * H * groups, total // groups)
+        points = rows[row, order].view(*shape, D)
+        along = project(points, here.view(shape)).masked_fill(~here.view(shape), torch.inf)
+        swap = along.sort(dim=-1, stable=True).indices
+        order = order.view(shape).gather(-1, swap).view(B * H, total)
+        here = here.view(shape).gather(-1, swap).view(B * H, total)
+        groups *= 2
+
+    leaf = (torch.arange(total, device=x.device) // size).expand(B * H, total)
+    labels = torch.full((B * H, N + 1), -1, device=x.device)
+    labels.scatter_(-1, torch.where(here, order, N), leaf)  # the absent write into a spare place
+    return Clusters.from_labels(x, labels[:, :N].reshape(B, H, N), clusters)
+
+
+def project(points: Float[Tensor, "G n D"], here: Bool[Tensor, "G n"]) -> Float[Tensor, "G n"]:
+    """Coordinates along each group's principal axis, found by power iteration on its covariance."""
+    weight = here.unsqueeze(-1).to(points.dtype)
+    mean = (points * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+    centred = (points - mean) * weight
+    covariance = centred.mT @ centred
+    scale = covariance.diagonal(dim1=-2, dim2=-1).sum(-1).clamp(min=torch.finfo(points.dtype).tiny)
+    power = covariance / scale[:, None, None]
+    for _ in range(5):  # squaring five times is a power iteration of 32 steps
+        power = power @ power
+        norm = power.diagonal(dim1=-2, dim2=-1).sum(-1).clamp(min=torch.finfo(points.dtype).tiny)
+        power = power / norm[:, None, None]
+    # Any column of a rank-one matrix is its axis; the longest is the best conditioned.
+    column = power.square().sum(1).argmax(-1)
+    axis = power.gather(2, column[:, None, None].expand(-1, power.shape[1], 1))
+    return (centred @ axis).squeeze(-1)
+
+
+def induced_metric(
+    other: Float[Tensor, "B Ho N D"], heads: int, centre: bool = False
+) -> Float[Tensor, "B H D D"]:
+    """``X^T X`` of the other side's vectors, summed over the query heads of a group or repeated over them.
+
+    Distances between keys matter as far as queries see them, ``(k - k')^T Q^T Q (k - k')``, and the other way
+    round with centred keys, for a shift common to all keys leaves the softmax as it is.
+    """
+    x = other.to(statistics_dtype(other.dtype))
+    if centre:
+        x = x - x.mean(2, keepdim=True)
+    gram = x.mT @ x
+    B, H, D, _ = gram.shape
+    if heads <= H:
+        return gram.view(B, heads, H // heads, D, D).sum(2)
+    return gram.repeat_interleave(heads // H, dim=1)
+
+
+def _square_root(metric: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(metric)
+    return vectors * values.clamp(min=0).sqrt().unsqueeze(-2)

@@ -1,0 +1,96 @@
+"""Capped assignment: every vector to its nearest cluster that still has room."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from multipole_lab.clustering.distances import nearest
+
+
+def capacity(vectors: int, clusters: int, cap: float) -> int:
+    """The largest allowed cluster size: ``ceil(cap * vectors / clusters)``."""
+    return math.ceil(cap * vectors / clusters)
+
+
+def capped_assignment(
+    x: Float[Tensor, "R N D"],
+    centroids: Float[Tensor, "R C D"],
+    cap: float,
+    valid: Bool[Tensor, "R N"] | None = None,
+) -> Int[Tensor, "R N"]:
+    """Labels in 0 .. C-1 with at most ``capacity(n, C, cap)`` members each, n the valid vectors of the row.
+
+    Rounds. Every vector without a place proposes to its nearest cluster with room (ties to the lower index);
+    every cluster takes the nearest of its proposers while it has room (ties to the lower position); the others
+    propose again. A round that leaves someone over has filled a cluster, so at most C rounds are needed; on
+    real keys three to six are.
+    """
+    R, N, D = x.shape
+    C = centroids.shape[1]
+    labels, distances = nearest(x, centroids)
+    distances = (distances + x.square().sum(-1)).view(-1)
+    bins = (labels + torch.arange(R, device=x.device)[:, None] * C).view(-1)  # row * C + cluster
+    if valid is None:
+        room = torch.full((R * C,), capacity(N, C, cap), device=x.device)
+        waiting = torch.arange(R * N, device=x.device)
+    else:
+        sizes = [capacity(n, C, cap) for n in valid.sum(-1).tolist()]
+        room = torch.tensor(sizes, device=x.device).repeat_interleave(C)
+        waiting = valid.reshape(-1).nonzero().squeeze(1)
+
+    asked, distance = bins[waiting], distances[waiting]
+    while True:
+        proposals = torch.bincount(asked, minlength=R * C)
+        contested = (proposals > room)[asked].nonzero().squeeze(1)
+        if contested.numel() == 0:
+            return bins.view(R, N) - torch.arange(R, device=x.device)[:, None] * C
+        refused = contested[beyond_room(asked[contested], distance[contested], room)]
+        room = (room - proposals).clamp(min=0)
+        waiting = waiting[refused]
+        asked, distance = next_choice(x, centroids, waiting, room)
+        bins[waiting] = asked
+
+
+def beyond_room(
+    asked: Int[Tensor, " n"], distance: Float[Tensor, " n"], room: Int[Tensor, " RC"]
+) -> Int[Tensor, " m"]:
+    """Which of n proposals are not among the nearest ``room`` of the cluster they asked, in ascending order."""
+    # Sorting by distance and then, stably, by cluster gives every proposal its rank in its cluster.
+    by_distance = distance.sort(stable=True).indices
+    by_cluster = asked[by_distance].sort(stable=True)
+    ranked = by_distance[by_cluster.indices]
+    starts = torch.nn.functional.pad(torch.bincount(asked, minlength=room.numel()).cumsum(0), (1, 0))
+    rank = torch.arange(asked.numel(), device=asked.device) - starts[by_cluster.values]
+    return ranked[rank >= room[by_cluster.values]].sort().values
+
+
+def next_choice(
+    x: Float[Tensor, "R N D"],
+    centroids: Float[Tensor, "R C D"],
+    waiting: Int[Tensor, " n"],
+    room: Int[Tensor, " RC"],
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """The nearest cluster with room, as ``row * C + cluster``, and the squared distance to it."""
+    R, N, D = x.shape
+    C = centroids.shape[1]
+    row = waiting // N
+    vectors = x.reshape(R * N, D)[waiting]
+    # One dense product a row would touch every vector; the few that wait are multiplied against all rows' centroids
+    # only when that is cheaper, which R <= 64 heads on a CPU is.
+    distances = torch.empty(waiting.numel(), C, dtype=x.dtype, device=x.device)
+    starts = torch.searchsorted(row, torch.arange(R + 1, device=x.device)).tolist()
+    for r in range(R):
+        rows = slice(starts[r], starts[r + 1])
+        torch.addmm(
+            centroids[r].square().sum(-1), vectors[rows], centroids[r].T, alpha=-2, out=distances[rows]
+        )
+    distances += vectors.square().sum(-1, keepdim=True)
+    distances = distances.nan_to_num_(nan=math.inf, posinf=math.inf)
+    distances = distances.clamp_(max=torch.finfo(x.dtype).max)  # a full cluster alone is infinitely far
+    distances.masked_fill_((room == 0).view(R, C)[row], math.inf)
+    best = distances.min(-1)
+    return row * C + best.indices, best.values

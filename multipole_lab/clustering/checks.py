@@ -1,0 +1,63 @@
+"""What a clustering refuses, in words that name the argument, what came and what is allowed."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def check_vectors(x: Tensor, name: str = "x") -> None:
+    """A floating [B, H, N, D] tensor with at least one vector."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is a {type(x).__name__}; a torch tensor [B, H, N, D] is needed")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} has dtype {x.dtype}; a floating dtype is needed")
+    if x.ndim != 4:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; four dimensions [B, H, N, D] are needed")
+    if 0 in x.shape:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; no dimension may be empty")
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """An integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is {value!r}; an integer is needed")
+    if value < least:
+        raise ValueError(f"{name} is {value}; at least {least} is needed")
+
+
+def check_cap(cap: object) -> None:
+    """None, or a finite number of at least 1."""
+    if cap is None:
+        return
+    if isinstance(cap, bool) or not isinstance(cap, (int, float)):
+        raise TypeError(f"cap is {cap!r}; a number of at least 1 or None is needed")
+    if not (cap >= 1 and math.isfinite(cap)):
+        raise ValueError(f"cap is {cap}; at least 1 is needed, or None for no limit")
+
+
+def check_mask(mask: Tensor | None, batch: int, length: int, name: str = "mask") -> None:
+    """None, or a boolean [B, N] with True for what counts."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(
+            f"{name} is {getattr(mask, 'dtype', type(mask).__name__)}; a boolean tensor is needed"
+        )
+    if tuple(mask.shape) != (batch, length):
+        raise ValueError(f"{name} has shape {tuple(mask.shape)}; [B, N] = [{batch}, {length}] is needed")
+
+
+def check_clustering(
+    x: Tensor, clusters: int, iterations: int, cap: float | None, mask: Tensor | None
+) -> None:
+    """Everything that ``kmeans`` refuses."""
+    check_vectors(x)
+    check_count("clusters", clusters, 1)
+    check_count("iterations", iterations, 0)
+    check_cap(cap)
+    check_mask(mask, x.shape[0], x.shape[2])
+    if clusters > x.shape[2]:
+        raise ValueError(f"clusters is {clusters}; at most the number of vectors, {x.shape[2]}, is allowed")

@@ -1,0 +1,67 @@
+"""Where k-means starts."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+INITS = ("random", "strided", "k-means++")
+
+
+def seed_centroids(
+    x: Float[Tensor, "R N D"],
+    clusters: int,
+    init: str | Float[Tensor, "B H C D"],
+    seed: int,
+    valid: Bool[Tensor, "R N"] | None,
+) -> Float[Tensor, "R C D"]:
+    """Starting centroids: C vectors of every row, or the ones given."""
+    R, N, D = x.shape
+    if isinstance(init, Tensor):
+        if init.numel() != R * clusters * D or init.shape[-2:] != (clusters, D):
+            raise ValueError(f"init has shape {tuple(init.shape)}; [B, H, {clusters}, {D}] is needed")
+        return init.reshape(R, clusters, D).to(x)
+    if init not in INITS:
+        raise ValueError(f"init is {init!r}; allowed are {', '.join(map(repr, INITS))} or a tensor")
+    # The generator is the CPU's on every device, so that one seed gives one result.
+    generator = torch.Generator().manual_seed(seed)
+    if init == "k-means++":
+        return _plus_plus(x, clusters, generator, valid)
+    if init == "strided":
+        index = (torch.arange(clusters) * N // clusters).expand(R, clusters)
+    else:
+        index = torch.randperm(N, generator=generator)[:clusters].sort().values.expand(R, clusters)
+    index = index.to(x.device)
+    if valid is not None:
+        index = _spread_over_valid(index, valid, N)
+    return x.gather(1, index.unsqueeze(-1).expand(R, clusters, D))
+
+
+def _spread_over_valid(index, valid, N):
+    """Send position n of N to the valid vector at the same fraction of the row; distinct while C <= valid."""
+    count = valid.sum(-1, keepdim=True)
+    clusters = index.shape[1]
+    rank = (torch.arange(clusters, device=index.device) * count) // clusters
+    # The order of the valid positions: a stable sort puts them first.
+    positions = (~valid).to(torch.uint8).sort(dim=-1, stable=True).indices
+    return positions.gather(1, rank)
+
+
+def _plus_plus(x, clusters, generator, valid):
+    """k-means++ (Arthur and Vassilvitskii 2007): each next seed with probability proportional to its distance^2."""
+    R, N, _ = x.shape
+    weight = torch.ones(R, N, dtype=x.dtype, device=x.device) if valid is None else valid.to(x.dtype)
+    rows = torch.arange(R, device=x.device)
+    closest = weight.clone()
+    chosen = []
+    for c in range(clusters):
+        draw = torch.rand(R, 1, generator=generator, dtype=torch.float64).to(x.device)
+        cumulative = closest.double().cumsum(-1)
+        index = (
+            torch.searchsorted(cumulative, draw * cumulative[:, -1:], right=True).clamp(max=N - 1).squeeze(-1)
+        )
+        chosen.append(x[rows, index])
+        distance = (x - chosen[-1].unsqueeze(1)).square().sum(-1) * weight
+        closest = distance if c == 0 else torch.minimum(closest, distance)
+    return torch.stack(chosen, 1)
