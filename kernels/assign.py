@@ -7,19 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_tensors, launch, power_of_two, row_strided, shared_memory_kb
+from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, shared_memory_kb
 from .registry import Problem, register
-from .tiles import Row, Tile, add_rows, choose
-
-add_rows(
-    "assign",
-    Row(99, 64, 2, Tile(rows=128, cols=64, warps=4, stages=2)),
-    Row(99, 128, 2, Tile(rows=128, cols=64, warps=8, stages=2)),
-    Row(0, 128, 2, Tile(rows=64, cols=32, warps=4, stages=1)),
-    Row(0, 64, 4, Tile(rows=32, cols=32, warps=4, stages=1)),
-    Row(0, 256, 2, Tile(rows=32, cols=32, warps=4, stages=1)),
-    Row(0, 256, 4, Tile(rows=16, cols=16, warps=4, stages=1)),
-)
+from .tiles import Tile, choose
 
 # A full or absent cluster is infinitely far; any other distance, NaN included, is at most this.
 FARTHEST = tl.constexpr(3.0e38)
@@ -32,8 +22,11 @@ def finite(b_x):
 
 
 @triton.jit
-def nearest(b_x, p_centroid, p_room, C, D, BD: tl.constexpr, BC: tl.constexpr, ROOM: tl.constexpr):
-    """For the vectors b_x [BM, BD]: the nearest cluster (with room) and |c|^2 - 2 x.c, ties to the lower index."""
+def nearest(
+    b_x, p_centroid, p_room, C, D,
+    BD: tl.constexpr, BC: tl.constexpr, ROOM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """For vectors b_x [BM, BD]: the nearest cluster (with room), ties to the lower, and |c|^2 - 2 x.c."""
     o_d, o_c = tl.arange(0, BD), tl.arange(0, BC)
     b_best = tl.full([b_x.shape[0]], float("inf"), dtype=tl.float32)
     b_label = tl.zeros([b_x.shape[0]], dtype=tl.int32)
@@ -46,7 +39,7 @@ def nearest(b_x, p_centroid, p_room, C, D, BD: tl.constexpr, BC: tl.constexpr, R
             other=0.0,
         )
         b_high = b_c.to(b_x.dtype)
-        b_dot = tl.dot(b_x, tl.trans(b_high), input_precision="ieee")
+        b_dot = tl.dot(b_x, tl.trans(b_high), input_precision=PRECISION)
         if b_x.dtype != tl.float32:
             b_low = (b_c - b_high.to(tl.float32)).to(b_x.dtype)
             b_dot = tl.dot(b_x, tl.trans(b_low), b_dot)
@@ -80,6 +73,7 @@ def _assign_kernel(
     BM: tl.constexpr,
     BC: tl.constexpr,
     MASKED: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     i_row, i_tile = (tl.program_id(0) // TILES).to(tl.int64), tl.program_id(0) % TILES
     i_b, i_h = i_row // H, i_row % H
@@ -87,7 +81,7 @@ def _assign_kernel(
     p_x = x + i_b * stride_xb + i_h * stride_xh + o_n.to(tl.int64)[:, None] * stride_xn + o_d[None, :]
     # [BM, BD]
     b_x = finite(tl.load(p_x, mask=(o_n[:, None] < N) & (o_d[None, :] < D), other=0.0))
-    b_label, b_best = nearest(b_x, centroids + i_row * C * D, centroids, C, D, BD, BC, False)
+    b_label, b_best = nearest(b_x, centroids + i_row * C * D, centroids, C, D, BD, BC, False, PRECISION)
     b_wide = b_x.to(tl.float32)
     b_best += tl.sum(b_wide * b_wide, axis=1)
     if MASKED:
@@ -145,6 +139,7 @@ def assign(
         BM=tile.rows,
         BC=tile.cols,
         MASKED=valid is not None,
+        PRECISION=fp32_precision(x),
         tile=tile,
     )
     return labels, distances

@@ -1,7 +1,7 @@
 """Capped assignment: every vector to its nearest cluster that still has room, in rounds, without the host.
 
-The first round is decided by one program a cluster, which finds by bisection how near a proposer must be to be
-accepted. What is left over is a short list; one program a head plays the remaining rounds on it.
+The first round is decided by one program a cluster, which finds by bisection how near a proposer must be to
+be accepted. What is left over is a short list; one program a head plays the remaining rounds on it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .assign import finite, nearest
-from .launch import check_tensors, launch, power_of_two, row_strided, shared_memory_kb
+from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, shared_memory_kb
 from .registry import Problem, register
-from .tiles import Row, Tile, add_rows, choose
-
-add_rows("accept", Row(0, 256, 8, Tile(rows=16, cols=512, warps=4, stages=1)))
-add_rows(
-    "overflow",
-    Row(99, 128, 2, Tile(rows=64, cols=64, warps=8, stages=1)),
-    Row(0, 128, 2, Tile(rows=32, cols=32, warps=8, stages=1)),
-    Row(0, 256, 4, Tile(rows=16, cols=16, warps=4, stages=1)),
-)
+from .tiles import Tile, choose
 
 UNPLACED = tl.constexpr(-2)
 
@@ -97,6 +89,7 @@ def _overflow_kernel(
     BINS: tl.constexpr,
     BM: tl.constexpr,
     BC: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     i_row = tl.program_id(0).to(tl.int64)
     o_m, o_d, o_bin = tl.arange(0, BM), tl.arange(0, BD), tl.arange(0, BINS)
@@ -118,7 +111,7 @@ def _overflow_kernel(
             b_n = tl.load(p_waiting + i + o_m, mask=m_m, other=0).to(tl.int64)
             p_row = p_x + b_n[:, None] * stride_xn + o_d[None, :]  # [BM, BD]
             b_x = finite(tl.load(p_row, mask=m_m[:, None] & (o_d[None, :] < D), other=0.0))
-            b_label, b_best = nearest(b_x, p_centroid, p_room, C, D, BD, BC, True)
+            b_label, b_best = nearest(b_x, p_centroid, p_room, C, D, BD, BC, True, PRECISION)
             b_wide = b_x.to(tl.float32)
             tl.store(p_asked + i + o_m, b_label, mask=m_m)
             tl.store(p_distance + i + o_m, _bits(b_best + tl.sum(b_wide * b_wide, axis=1)), mask=m_m)
@@ -228,6 +221,7 @@ def capped_rounds(
         BINS=power_of_two(C),
         BM=overflow.rows,
         BC=overflow.cols,
+        PRECISION=fp32_precision(x),
         tile=overflow,
     )
     return labels

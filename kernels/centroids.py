@@ -10,13 +10,7 @@ from torch import Tensor
 from .assign import finite
 from .launch import check_tensors, launch, power_of_two, row_strided, shared_memory_kb
 from .registry import Problem, register
-from .tiles import Row, Tile, add_rows, choose
-
-add_rows(
-    "centroids",
-    Row(0, 128, 4, Tile(rows=64, cols=1024, warps=4, stages=1)),
-    Row(0, 256, 4, Tile(rows=32, cols=1024, warps=4, stages=1)),
-)
+from .tiles import Tile, choose
 
 
 @triton.jit
@@ -139,10 +133,10 @@ def cluster_means(x: Tensor, order: Tensor, offsets: Tensor, tile: Tile | None =
 def restart_empty(
     x: Tensor, labels: Tensor, distances: Tensor, counts: Tensor, centroids: Tensor, tile: Tile | None = None
 ) -> None:
-    """Move the e-th empty cluster of a head to its e-th farthest vector, which leaves its old cluster's mean.
+    """Move the e-th empty cluster of a head to its e-th farthest vector, which leaves its old cluster.
 
-    In place: centroids [B, H, C, D] fp32, counts [B, H, C] and distances [B, H, N] (spent). One program a head;
-    a head without empty clusters only reads its counts.
+    In place: centroids [B, H, C, D] fp32, counts [B, H, C] and distances [B, H, N] (spent). One program a
+    head; a head without empty clusters only reads its counts.
     """
     B, H, N, D = x.shape
     C = counts.shape[-1]

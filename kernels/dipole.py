@@ -7,15 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_tensors, launch, power_of_two, row_strided, shared_memory_kb
+from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, shared_memory_kb
 from .registry import Problem, register
-from .tiles import Row, Tile, add_rows, choose
-
-add_rows(
-    "dipole",
-    Row(99, 128, 2, Tile(rows=64, cols=32, warps=8, stages=1)),
-    Row(0, 256, 4, Tile(rows=16, cols=16, warps=4, stages=1)),
-)
+from .tiles import Tile, choose
 
 
 @triton.jit
@@ -121,7 +115,7 @@ def dipole(
     basis: Tensor | None,
     scale: float,
     tile: Tile | None = None,
-    precision: str = "ieee",
+    precision: str | None = None,
 ) -> Tensor:
     """The far dipole of every query cluster i along its directions u_r.
 
@@ -179,7 +173,7 @@ def dipole(
         BC=tile.rows,
         BM=tile.cols,
         FULL=basis is None,
-        PRECISION=precision,
+        PRECISION=precision or fp32_precision(k),
         tile=tile,
     )
     return moment

@@ -1,4 +1,4 @@
-"""Attention of every query: far clusters through their summaries, near ones exactly, in one online softmax."""
+"""Attention of every query: far clusters through summaries, near ones exactly, in one online softmax."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_tensors, launch, power_of_two, row_strided, shared_memory_kb
+from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, shared_memory_kb
 from .lookup import find_tile, member_tiles
 from .registry import Problem, register
-from .tiles import Row, Tile, add_rows, choose
-
-add_rows(
-    "evaluate",
-    Row(99, 64, 2, Tile(rows=64, cols=64, warps=4, stages=2)),
-    Row(99, 128, 2, Tile(rows=64, cols=64, warps=8, stages=2)),
-    Row(0, 256, 4, Tile(rows=16, cols=16, warps=4, stages=1)),
-)
+from .tiles import Tile, choose
 
 
 @triton.jit
@@ -127,9 +120,9 @@ def _evaluate_kernel(
             if i_j >= 0:
                 i_first = tl.load(k_offsets + i_kv * (CK + 1) + i_j)
                 i_last = tl.load(k_offsets + i_kv * (CK + 1) + i_j + 1)
-                for i in range(i_first, i_last, BN):
-                    m_n = i + o_n < i_last
-                    b_j = tl.load(k_order + i_kv * NK + i + o_n, mask=m_n, other=0)
+                for i_k in range(i_first, i_last, BN):
+                    m_n = i_k + o_n < i_last
+                    b_j = tl.load(k_order + i_kv * NK + i_k + o_n, mask=m_n, other=0)
                     b_k = tl.load(
                         p_k + b_j[:, None] * stride_kn + o_d[None, :],
                         mask=m_n[:, None] & m_d[None, :],
@@ -178,7 +171,7 @@ def evaluate(
     basis: Tensor | None = None,
     moment: Tensor | None = None,
     tile: Tile | None = None,
-    precision: str = "ieee",
+    precision: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Attend with every query q = p_i + d of query cluster i.
 
@@ -198,8 +191,8 @@ def evaluate(
     out [B, Hq, Nq, Dv] in the dtype of q, lse [B, Hq, Nq] fp32, share [B, Hq, Nq] fp32 (None without dipole).
     A padded query has out 0, lse -inf and share 0.
 
-    Bytes: q, out and q_order once, the summaries once for every tile of queries (L2), the near keys and values
-    of every tile. Operations: 2 B Hq Nq (D + Dv) (Ck + near Nk / Ck) + 2 B Hq Nq r (D + Dv).
+    Bytes: q, out and q_order once, the summaries once for every tile of queries (L2), the near keys and
+    values of every tile. Operations: 2 B Hq Nq (D + Dv) (Ck + near Nk / Ck) + 2 B Hq Nq r (D + Dv).
     """
     check_tensors("evaluate", q=q, k=k, v=v)
     B, Hq, Nq, D = q.shape
@@ -207,7 +200,13 @@ def evaluate(
     q, k, v = row_strided(q), row_strided(k), row_strided(v)
     R = D if basis is None else basis.shape[-1]
     BD, BDV = power_of_two(D), power_of_two(Dv)
-    tile = choose("evaluate", shared_memory_kb(q), max(BD, BDV), q.element_size(), tile)
+    tile = choose(
+        "evaluate" if moment is None else "evaluate_dipole",
+        shared_memory_kb(q),
+        max(BD, BDV),
+        q.element_size(),
+        tile,
+    )
     tiles = member_tiles(Nq, Cq, tile.rows)
     # Padded queries are in no tile, so they need a value here.
     out = torch.zeros(B, Hq, Nq, Dv, dtype=q.dtype, device=q.device)
@@ -256,7 +255,7 @@ def evaluate(
         BN=tile.cols,
         DIPOLE=moment is not None,
         FULL=basis is None,
-        PRECISION=precision,
+        PRECISION=precision or fp32_precision(k),
         tile=tile,
     )
     return out, lse, share

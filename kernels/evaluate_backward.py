@@ -1,4 +1,4 @@
-"""Backward of `evaluate`: gradients of the summaries, of the dipole, and of the queries. Logits are recomputed."""
+"""Backward of `evaluate`: gradients of summaries, dipole and queries; the logits are recomputed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,6 @@ import triton
 import triton.language as tl
 
 from .lookup import find_tile
-from .tiles import Row, Tile, add_rows
-
-add_rows(
-    "evaluate_backward",
-    Row(99, 64, 2, Tile(rows=64, cols=64, warps=4, stages=1)),
-    Row(99, 128, 2, Tile(rows=64, cols=32, warps=8, stages=1)),
-    Row(0, 256, 4, Tile(rows=16, cols=16, warps=4, stages=1)),
-)
 
 
 @triton.jit
@@ -41,7 +33,7 @@ def delta_kernel(
     BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
     DIPOLE: tl.constexpr, FULL: tl.constexpr, DLSE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """delta = do.o - dlse: the mean of dP under the softmax; delta_far = delta - do.(s M d) for far clusters."""
+    """delta = do.o - dlse, the mean of dP under the softmax; delta_far = delta - do.(s M d)."""
     i_head = (tl.program_id(0) // TILES).to(tl.int64)
     i_c, i_start, i_end = find_tile(q_offsets + i_head * (CQ + 1), tl.program_id(0) % TILES, CQ, BM, BINS)
     if i_start < i_end:
@@ -79,7 +71,12 @@ def summary_grad_kernel(
     # one program: one query cluster, BC key clusters
     i_tile, i_row = tl.program_id(0) % TILES, (tl.program_id(0) // TILES).to(tl.int64)
     i_head, i_c = i_row // CQ, i_row % CQ
-    o_j, o_m, o_d, o_dv = i_tile * BC + tl.arange(0, BC), tl.arange(0, BM), tl.arange(0, BD), tl.arange(0, BDV)
+    o_j, o_m, o_d, o_dv = (
+        i_tile * BC + tl.arange(0, BC),
+        tl.arange(0, BM),
+        tl.arange(0, BD),
+        tl.arange(0, BDV),
+    )
     m_j, m_d, m_dv = o_j < CK, o_d < D, o_dv < DV
     p_q = q + (i_head // HQ) * stride_qb + (i_head % HQ) * stride_qh
     p_do = dout + (i_head // HQ) * stride_ob + (i_head % HQ) * stride_oh
@@ -97,7 +94,9 @@ def summary_grad_kernel(
     for i in range(i_start, i_end, BM):
         m_m = i + o_m < i_end
         b_n = tl.load(q_order + i_head * NQ + i + o_m, mask=m_m, other=0)
-        b_q = tl.load(p_q + b_n[:, None] * stride_qn + o_d[None, :], mask=m_m[:, None] & m_d[None, :], other=0.0)
+        b_q = tl.load(
+            p_q + b_n[:, None] * stride_qn + o_d[None, :], mask=m_m[:, None] & m_d[None, :], other=0.0
+        )
         b_d = tl.where(m_m[:, None], b_q.to(tl.float32) - b_p[None, :], 0.0).to(b_k.dtype)  # [BM, BD]
         b_do = tl.load(
             p_do + b_n[:, None] * stride_on + o_dv[None, :], mask=m_m[:, None] & m_dv[None, :], other=0.0
@@ -138,7 +137,9 @@ def moment_grad_kernel(
     for i in range(i_start, i_end, BM):
         m_m = i + o_m < i_end
         b_n = tl.load(q_order + i_head * NQ + i + o_m, mask=m_m, other=0)
-        b_q = tl.load(p_q + b_n[:, None] * stride_qn + o_d[None, :], mask=m_m[:, None] & m_d[None, :], other=0.0)
+        b_q = tl.load(
+            p_q + b_n[:, None] * stride_qn + o_d[None, :], mask=m_m[:, None] & m_d[None, :], other=0.0
+        )
         b_d = (b_q.to(tl.float32) - b_p[None, :]).to(b_q.dtype)  # [BM, BD]
         b_do = tl.load(
             p_do + b_n[:, None] * stride_on + o_dv[None, :], mask=m_m[:, None] & m_dv[None, :], other=0.0
@@ -191,8 +192,12 @@ def query_grad_kernel(
             m_n = i + o_n < CK
             o_j = i_row * CK + i + o_n
             b_a = tl.load(far + o_j, mask=m_n, other=float("-inf"))
-            b_k = tl.load(mean_k + o_j[:, None] * D + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0)
-            b_v = tl.load(mean_v + o_j[:, None] * DV + o_dv[None, :], mask=m_n[:, None] & m_dv[None, :], other=0.0)
+            b_k = tl.load(
+                mean_k + o_j[:, None] * D + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0
+            )
+            b_v = tl.load(
+                mean_v + o_j[:, None] * DV + o_dv[None, :], mask=m_n[:, None] & m_dv[None, :], other=0.0
+            )
             b_s = b_a[None, :] + scale * tl.dot(b_d, tl.trans(b_k), input_precision=PRECISION)  # [BM, BN]
             b_ds = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION) - b_far[:, None]
             b_ds = tl.exp(b_s - b_lse[:, None]) * b_ds
@@ -202,9 +207,9 @@ def query_grad_kernel(
             if i_j >= 0:
                 i_first = tl.load(k_offsets + i_kv * (CK + 1) + i_j)
                 i_last = tl.load(k_offsets + i_kv * (CK + 1) + i_j + 1)
-                for i in range(i_first, i_last, BN):
-                    m_n = i + o_n < i_last
-                    b_j = tl.load(k_order + i_kv * NK + i + o_n, mask=m_n, other=0)[:, None]
+                for i_k in range(i_first, i_last, BN):
+                    m_n = i_k + o_n < i_last
+                    b_j = tl.load(k_order + i_kv * NK + i_k + o_n, mask=m_n, other=0)[:, None]
                     b_k = tl.load(
                         p_k + b_j * stride_kn + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0
                     )
@@ -218,7 +223,7 @@ def query_grad_kernel(
                     b_dq = tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION)
         if DIPOLE:
             b_share = tl.load(share + i_head * NQ + b_n, mask=m_m, other=0.0)
-            b_t, b_u, b_z = far_turn(b_d, basis, moment, i_row, D, DV, R, BD, BDV, BR, FULL, PRECISION)
+            _, b_u, b_z = far_turn(b_d, basis, moment, i_row, D, DV, R, BD, BDV, BR, FULL, PRECISION)
             b_dt = tl.dot(b_do, tl.trans(b_z), input_precision=PRECISION) * b_share[:, None]  # [BM, BR]
             b_dq = tl.dot(b_dt.to(b_u.dtype), tl.trans(b_u), b_dq, input_precision=PRECISION)
         b_dp = tl.load(d_centroids + i_row * D + o_d, mask=m_d, other=0.0)

@@ -1,4 +1,4 @@
-"""k-means on the device: Lloyd iterations and a capped last assignment, a fixed number of launches, no host."""
+"""k-means on the device: Lloyd iterations and a capped last assignment, in a fixed number of launches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .sort import sort_by_label
 
 
 def lloyd_iteration(x: Tensor, centroids: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Assign every vector to its nearest centroid; return the means [B, H, C, D], empty clusters restarted."""
+    """Assign every vector to its nearest centroid; return the means, empty clusters restarted."""
     labels, distances = assign(x, centroids, valid)
     order, offsets, counts = sort_by_label(labels, centroids.shape[2])
     means = cluster_means(x, order, offsets)
@@ -24,7 +24,7 @@ def lloyd_iteration(x: Tensor, centroids: Tensor, valid: Tensor | None = None) -
 
 
 def capped_assign(x: Tensor, centroids: Tensor, cap: float, valid: Tensor | None = None) -> Tensor:
-    """Labels [B, H, N] with at most ceil(cap * n / C) members a cluster, n the valid vectors; -1 for padding."""
+    """Labels with at most ceil(cap * n / C) members a cluster, n the valid vectors; -1 for padding."""
     B, H, N, _ = x.shape
     C = centroids.shape[2]
     labels, distances = assign(x, centroids, valid)

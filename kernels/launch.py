@@ -76,6 +76,13 @@ def shared_memory_kb(x: Tensor) -> int:
     return 99
 
 
+def fp32_precision(x: Tensor) -> str:
+    """How products of fp32 tensors are formed: by three tf32 products where tensor cores have them."""
+    if recorder := _RECORDER.get():
+        return "tf32x3" if recorder.target.capability >= 80 else "ieee"
+    return "tf32x3" if x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 0) else "ieee"
+
+
 def check_tensors(operation: str, **tensors: Tensor | None) -> None:
     """Raise for what the kernels cannot run: the message names what is supported and `backend="torch"`.
 

@@ -7,17 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_tensors, launch, power_of_two, row_strided, shared_memory_kb
+from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, shared_memory_kb
 from .leaf_backward import leaf_backward
 from .registry import Problem, register
-from .tiles import Row, Tile, add_rows, choose
-
-add_rows(
-    "leaf",
-    Row(99, 64, 2, Tile(rows=128, cols=64, warps=4, stages=2)),
-    Row(99, 128, 2, Tile(rows=128, cols=64, warps=8, stages=2)),
-    Row(0, 256, 4, Tile(rows=16, cols=16, warps=4, stages=1)),
-)
+from .tiles import Tile, choose
 
 
 @triton.jit
@@ -48,8 +41,12 @@ def _leaf_kernel(
         b_n = (i + o_n).to(tl.int64)
         m_n = b_n < NK
         # [BN, BD], [BN, BDV]
-        b_k = tl.load(p_k + b_n[:, None] * stride_kn + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0)
-        b_v = tl.load(p_v + b_n[:, None] * stride_vn + o_dv[None, :], mask=m_n[:, None] & m_dv[None, :], other=0.0)
+        b_k = tl.load(
+            p_k + b_n[:, None] * stride_kn + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0
+        )
+        b_v = tl.load(
+            p_v + b_n[:, None] * stride_vn + o_dv[None, :], mask=m_n[:, None] & m_dv[None, :], other=0.0
+        )
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale  # [BM, BN]
         if MASKED:
             m_n = m_n & (tl.load(valid + i_b * NK + b_n, mask=m_n, other=0) != 0)
@@ -79,7 +76,7 @@ def leaf(
     causal: bool = True,
     valid: Tensor | None = None,
     tile: Tile | None = None,
-    precision: str = "ieee",
+    precision: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Exact attention in one online softmax; differentiable in q, k and v.
 
@@ -95,13 +92,13 @@ def leaf(
     -------
     out [B, Hq, Nq, Dv] in the dtype of q, lse [B, Hq, Nq] fp32; a query that sees no key has out 0, lse -inf.
 
-    Bytes: q and out once, K and V once for every tile of queries (L2). Operations: 2 B Hq Nq Nk (D + Dv), half
-    when causal; the backward 2.5 times as many.
+    Bytes: q and out once, K and V once for every tile of queries (L2). Operations: 2 B Hq Nq Nk (D + Dv),
+    half when causal; the backward 2.5 times as many.
     """
     check_tensors("leaf", q=q, k=k, v=v)
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"q has {q.shape[1]} heads, which is no multiple of the {k.shape[1]} heads of k")
-    return _Leaf.apply(q, k, v, scale, causal, valid, tile, precision)
+    return _Leaf.apply(q, k, v, scale, causal, valid, tile, precision or fp32_precision(q))
 
 
 class _Leaf(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Backward of `leaf`: flash attention's two kernels, one along the keys for dq, one along the queries for dk, dv."""
+"""Backward of `leaf`, as in flash attention: along the keys for dq, along the queries for dk and dv."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import launch, power_of_two, row_strided, shared_memory_kb
-from .tiles import Row, Tile, add_rows, choose
-
-add_rows(
-    "leaf_backward",
-    Row(99, 64, 2, Tile(rows=64, cols=64, warps=4, stages=2)),
-    Row(99, 128, 2, Tile(rows=64, cols=32, warps=8, stages=1)),
-    Row(0, 256, 4, Tile(rows=16, cols=16, warps=4, stages=1)),
-)
+from .tiles import choose
 
 
 @triton.jit
@@ -54,8 +47,12 @@ def _query_kernel(
     for i in range(0, i_last, BN):
         b_n = (i + o_n).to(tl.int64)
         m_n = b_n < NK
-        b_k = tl.load(p_k + b_n[:, None] * stride_kn + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0)
-        b_v = tl.load(p_v + b_n[:, None] * stride_vn + o_dv[None, :], mask=m_n[:, None] & m_dv[None, :], other=0.0)
+        b_k = tl.load(
+            p_k + b_n[:, None] * stride_kn + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0
+        )
+        b_v = tl.load(
+            p_v + b_n[:, None] * stride_vn + o_dv[None, :], mask=m_n[:, None] & m_dv[None, :], other=0.0
+        )
         if MASKED:
             m_n = m_n & (tl.load(valid + i_b * NK + b_n, mask=m_n, other=0) != 0)
         m_s = m_n[None, :] & m_m[:, None]
@@ -127,7 +124,7 @@ def _key_kernel(
 
 def leaf_backward(
     q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, out: Tensor, lse: Tensor,
-    dout: Tensor, dlse: Tensor | None, scale: float, causal: bool, precision: str = "ieee",
+    dout: Tensor, dlse: Tensor | None, scale: float, causal: bool, precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v, shapes as in `leaf`.
 
@@ -141,24 +138,27 @@ def leaf_backward(
     Hk, Nk, Dv = k.shape[1], k.shape[2], v.shape[-1]
     dout = row_strided(dout)
     BD, BDV = power_of_two(D), power_of_two(Dv)
-    tile = choose("leaf_backward", shared_memory_kb(q), max(BD, BDV), q.element_size())
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     dk = torch.empty(k.shape, dtype=k.dtype, device=k.device)
     dv = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     delta = torch.empty_like(lse)
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *dout.stride()[:3])
-    constants = {"BD": BD, "BDV": BDV, "BM": tile.rows, "BN": tile.cols}
-    constants |= {"CAUSAL": causal, "MASKED": valid is not None, "PRECISION": precision, "tile": tile}
+    constants = {"BD": BD, "BDV": BDV, "CAUSAL": causal, "MASKED": valid is not None, "PRECISION": precision}
+    head, width, shared = max(BD, BDV), q.element_size(), shared_memory_kb(q)
     mask = q if valid is None else valid.contiguous()
+    tile = choose("leaf_query_grad", shared, head, width)
     tiles = triton.cdiv(Nq, tile.rows)
     launch(
         _query_kernel, (B * Hq * tiles,),
         q, k, v, mask, out, lse, dout, delta if dlse is None else dlse.contiguous(), delta, dq, scale,
-        *strides, Hq, Hq // Hk, Nq, Nk, D, Dv, tiles, DLSE=dlse is not None, **constants,
+        *strides, Hq, Hq // Hk, Nq, Nk, D, Dv, tiles,
+        BM=tile.rows, BN=tile.cols, DLSE=dlse is not None, **constants, tile=tile,
     )  # fmt: skip
+    tile = choose("leaf_key_grad", shared, head, width)
     tiles = triton.cdiv(Nk, tile.rows)
     launch(
         _key_kernel, (B * Hk * tiles,),
-        q, k, v, mask, lse, dout, delta, dk, dv, scale, *strides, Hk, Hq // Hk, Nq, Nk, D, Dv, tiles, **constants,
+        q, k, v, mask, lse, dout, delta, dk, dv, scale, *strides, Hk, Hq // Hk, Nq, Nk, D, Dv, tiles,
+        BM=tile.rows, BN=tile.cols, **constants, tile=tile,
     )  # fmt: skip
     return dq, dk, dv

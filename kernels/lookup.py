@@ -1,4 +1,4 @@
-"""Tiles of sorted members that never cross a cluster: their number is bounded by the shape, not by the data."""
+"""Tiles of sorted members that never cross a cluster; the shape, not the data, bounds their number."""
 
 from __future__ import annotations
 

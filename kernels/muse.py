@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .dipole import dipole
 from .evaluate import evaluate
-from .launch import check_tensors
+from .launch import check_tensors, fp32_precision
 from .muse_backward import muse_backward
 from .registry import Problem, register
 from .select import select_near
@@ -29,24 +29,24 @@ def muse(
     near: int = 0,
     order: str = "monopole",
     basis: Tensor | None = None,
-    precision: str = "ieee",
+    precision: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Full attention of clustered queries to clustered keys; differentiable in q, k and v.
 
-    With d = q - p_i: the logits are a_ij + s d.k~_ij with values v~_ij for the far key clusters, and s q.k_n with
-    v_n for the keys of the `near` clusters of largest a_ij; a dipole adds share * s * M_i U_i U_i^T d.
+    With d = q - p_i: the logits are a_ij + s d.k~_ij with values v~_ij for the far key clusters, and s q.k_n
+    with v_n for the keys of the `near` clusters of largest a_ij; a dipole adds share * s * M_i U_i U_i^T d.
 
     Parameters
     ----------
     q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv] of one dtype, fp16, bf16 or fp32, head sizes
         16 .. 256; any strides with the last dimension contiguous, so views of causal blocks need no copy.
     q_centroids : [B, Hq, Cq, D], the means of the query clusters.
-    q_order, q_offsets : [B, Hq, Nq] and [B, Hq, Cq + 1], as in `Clusters`; k_order, k_offsets likewise of the keys.
-        Padding lies behind the last offset and takes no part.
+    q_order, q_offsets : [B, Hq, Nq] and [B, Hq, Cq + 1], as in `Clusters`; k_order, k_offsets likewise of
+        the keys. Padding lies behind the last offset and takes no part.
     scale : s, usually D ** -0.5.
     near : how many key clusters every query cluster sums exactly; all of them is exact attention.
     order : "monopole" or "dipole". basis : U [B, Hq, Cq, D, r], the directions of the dipole; None for all D.
-    precision : of fp32 products, "ieee" or "tf32x3" (faster on tensor cores).
+    precision : of fp32 products, "ieee" or "tf32x3"; None takes tf32x3 where tensor cores have it.
 
     Returns
     -------
@@ -61,6 +61,7 @@ def muse(
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"q has {q.shape[1]} heads, which is no multiple of the {k.shape[1]} heads of k")
     centroids = q_centroids.detach().to(q.dtype)
+    precision = precision or fp32_precision(q)
     sorted_queries, sorted_keys = (q_order, q_offsets), (k_order, k_offsets)
     return _MuSe.apply(
         q, k, v, centroids, *sorted_queries, *sorted_keys, scale, near, order == "dipole", basis, precision
@@ -69,7 +70,9 @@ def muse(
 
 class _MuSe(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, centroids, q_order, q_offsets, k_order, k_offsets, scale, near, turn, basis, precision):
+    def forward(
+        ctx, q, k, v, centroids, q_order, q_offsets, k_order, k_offsets, scale, near, turn, basis, precision
+    ):
         mass, mean_k, mean_v = summarise(centroids, k, v, k_order, k_offsets, scale, precision=precision)
         chosen, far, far_mass = select_near(mass, near)
         moment = None
@@ -117,7 +120,7 @@ def _example(p: Problem, order: str) -> None:
 
 
 def _cost(p: Problem) -> tuple[float, float]:
-    """Forward and backward of the monopole: q, k, v, out and their gradients; 5 passes over N C D products."""
+    """Forward and backward of the monopole: q, k, v, out and their gradients."""
     queries, keys = p.batch * p.query_heads * p.queries, p.batch * p.kv_heads * p.keys
     summaries = p.batch * p.query_heads * p.clusters**2
     moved = (4 * queries + 6 * keys) * p.head * p.width + summaries * p.head * (6 * p.width + 12)

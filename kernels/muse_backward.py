@@ -9,8 +9,13 @@ from torch import Tensor
 from .evaluate_backward import delta_kernel, moment_grad_kernel, query_grad_kernel, summary_grad_kernel
 from .launch import launch, power_of_two, row_strided, shared_memory_kb
 from .lookup import member_tiles
-from .summarise_backward import centroid_grad_kernel, key_grad_kernel, moment_centroid_grad_kernel, tilt_kernel
-from .tiles import choose
+from .summarise_backward import (
+    centroid_grad_kernel,
+    key_grad_kernel,
+    moment_centroid_grad_kernel,
+    tilt_kernel,
+)
+from .tiles import Tile, choose
 
 # Key clusters that one program of the centroid gradient walks over; the programs' parts are summed.
 SPAN = 8
@@ -22,7 +27,7 @@ def muse_backward(
     mass: Tensor, near: Tensor, far: Tensor, far_mass: Tensor, mean_k: Tensor, mean_v: Tensor,
     out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None,
     scale: float, basis: Tensor | None, moment: Tensor | None, share: Tensor | None,
-    precision: str = "ieee",
+    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v from those of out and lse.
 
@@ -43,7 +48,13 @@ def muse_backward(
     Hk, Nk, Dv, Cq, Ck = k.shape[1], k.shape[2], v.shape[-1], centroids.shape[2], far.shape[-1]
     G, R, rows = Hq // Hk, D if basis is None else basis.shape[-1], Hq // Hk * Cq
     turn, full = moment is not None, basis is None
-    q, k, v, dout, centroids = row_strided(q), row_strided(k), row_strided(v), row_strided(dout), centroids.contiguous()
+    q, k, v, dout, centroids = (
+        row_strided(q),
+        row_strided(k),
+        row_strided(v),
+        row_strided(dout),
+        centroids.contiguous(),
+    )
     q_order, q_offsets = q_order.contiguous(), q_offsets.contiguous()
     k_order, k_offsets = k_order.contiguous(), k_offsets.contiguous()
     basis = q if basis is None else basis.contiguous()
@@ -55,7 +66,10 @@ def muse_backward(
     def fp32(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=q.device)
 
-    tile = choose("evaluate_backward", shared, max(BD, BDV), width)
+    def pick(kernel: str) -> Tile:
+        return choose(kernel, shared, max(BD, BDV), width)
+
+    tile = pick("delta")
     tiles = member_tiles(Nq, Cq, tile.rows)
     delta = fp32(B, Hq, Nq)
     delta_far = fp32(B, Hq, Nq) if turn else delta
@@ -69,16 +83,17 @@ def muse_backward(
         DIPOLE=turn, FULL=full, DLSE=dlse is not None, PRECISION=precision, tile=tile,
     )  # fmt: skip
     d_mass, d_mean_k, d_mean_v = fp32(B, Hq, Cq, Ck), fp32(B, Hq, Cq, Ck, D), fp32(B, Hq, Cq, Ck, Dv)
+    tile = pick("summary_grad")
     key_tiles = triton.cdiv(Ck, tile.rows)
     launch(
         summary_grad_kernel, (B * Hq * Cq * key_tiles,),
-        q, centroids, q_order, q_offsets, far, mean_k, mean_v, lse, dout, delta_far, d_mass, d_mean_k, d_mean_v,
-        scale, *q_strides, *o_strides, Hq, Nq, Cq, Ck, D, Dv, key_tiles,
+        q, centroids, q_order, q_offsets, far, mean_k, mean_v, lse, dout, delta_far,
+        d_mass, d_mean_k, d_mean_v, scale, *q_strides, *o_strides, Hq, Nq, Cq, Ck, D, Dv, key_tiles,
         **sizes, BC=tile.rows, BM=tile.cols, PRECISION=precision, tile=tile,
     )  # fmt: skip
     d_moment = delta
     if turn:
-        d_moment = fp32(B, Hq, Cq, R, Dv)
+        d_moment, tile = fp32(B, Hq, Cq, R, Dv), pick("moment_grad")
         launch(
             moment_grad_kernel, (B * Hq * Cq,),
             q, centroids, basis, moment, q_order, q_offsets, share, dout, d_moment,
@@ -86,45 +101,50 @@ def muse_backward(
             **sizes, BR=BR, BM=tile.cols, FULL=full, PRECISION=precision, tile=tile,
         )  # fmt: skip
 
-    inner = choose("summarise_backward", shared, max(BD, BDV), width)
+    tile = pick("tilt")
     tilt, d_centroids = fp32(B, Hq, Cq, Ck), fp32(B, Hq, Cq, D)
     launch(
         tilt_kernel, (B * Hq * Cq,),
         far, far_mass, mean_k, mean_v, d_mean_k, d_mean_v, basis, z, d_moment, tilt, d_centroids, scale,
-        Ck, D, Dv, R, **sizes, BR=BR, BN=inner.cols, DIPOLE=turn, FULL=full, tile=inner,
+        Ck, D, Dv, R, **sizes, BR=BR, BN=tile.cols, DIPOLE=turn, FULL=full, tile=tile,
     )  # fmt: skip
-    splits, row_tiles = triton.cdiv(Ck, SPAN), triton.cdiv(rows, inner.rows)
+    tile = pick("centroid_grad")
+    splits, row_tiles = triton.cdiv(Ck, SPAN), triton.cdiv(rows, tile.rows)
     partial = fp32(B * Hk, splits, rows, D)
     launch(
         centroid_grad_kernel, (B * Hk * splits * row_tiles,),
         k, v, centroids, k_order, k_offsets, mass, tilt, d_mean_k, d_mean_v, partial,
         scale, *k_strides, *v_strides, Hk, Nk, Ck, rows, D, Dv, row_tiles, splits, SPAN,
-        **sizes, BC=inner.rows, BM=inner.cols, PRECISION=precision, tile=inner,
+        **sizes, BC=tile.rows, BM=tile.cols, PRECISION=precision, tile=tile,
     )  # fmt: skip
     d_centroids += partial.sum(1).view(B, Hq, Cq, D)
     if turn:
-        d_columns, column_tiles = fp32(B, Hq, Cq, R, D), triton.cdiv(rows * R, inner.rows)
+        tile = pick("moment_centroid_grad")
+        d_columns, column_tiles = fp32(B, Hq, Cq, R, D), triton.cdiv(rows * R, tile.rows)
         launch(
             moment_centroid_grad_kernel, (B * Hk * column_tiles,),
             k, v, centroids, basis, k_order, k_offsets, far, far_mass, mean_k, mean_v, d_moment, d_columns,
             scale, *k_strides, *v_strides, Hk, Nk, Ck, rows * R, R, D, Dv, column_tiles,
-            **sizes, BC=inner.rows, BM=inner.cols, FULL=full, PRECISION=precision, tile=inner,
+            **sizes, BC=tile.rows, BM=tile.cols, FULL=full, PRECISION=precision, tile=tile,
         )  # fmt: skip
         d_centroids += d_columns.sum(3)
     # Padding is in no tile, so the gradients start from zero.
     dq = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     dk = torch.zeros(k.shape, dtype=k.dtype, device=k.device)
     dv = torch.zeros(v.shape, dtype=v.dtype, device=v.device)
-    member_tiles_k = member_tiles(Nk, Ck, inner.rows)
+    tile = pick("key_grad_dipole" if turn else "key_grad")
+    member_tiles_k = member_tiles(Nk, Ck, tile.rows)
     launch(
         key_grad_kernel, (B * Hk * member_tiles_k,),
         q, k, v, centroids, q_order, q_offsets, k_order, k_offsets, mass, far, far_mass, mean_k, mean_v,
         tilt, d_mass, d_mean_k, d_mean_v, basis, d_moment, lse, dout, delta, dk, dv,
         scale, *q_strides, *k_strides, *v_strides, *o_strides,
         Hk, G, Nq, Nk, Cq, Ck, rows, D, Dv, R, member_tiles_k,
-        **sizes, BINS=power_of_two(Ck), BM=inner.rows, BC=inner.cols,
-        NEAR=near.shape[-1] > 0, DIPOLE=turn, FULL=full, PRECISION=precision, tile=inner,
+        **sizes, BINS=power_of_two(Ck), BM=tile.rows, BC=tile.cols,
+        NEAR=near.shape[-1] > 0, DIPOLE=turn, FULL=full, PRECISION=precision, tile=tile,
     )  # fmt: skip
+    tile = pick("query_grad_dipole" if turn else "query_grad")
+    tiles = member_tiles(Nq, Cq, tile.rows)
     launch(
         query_grad_kernel, (B * Hq * tiles,),
         q, k, v, centroids, q_order, q_offsets, k_order, k_offsets, near, far, mean_k, mean_v, basis, z,

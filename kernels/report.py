@@ -90,7 +90,7 @@ def compile_launch(launcher: str, launch: Launch, target: Target, problem: Probl
     tile = launch.tile
     name = launch.kernel.fn.__name__
     described = f"{tile.rows}x{tile.cols} w{tile.warps} s{tile.stages}"
-    base = dict(launcher=launcher, kernel=name, target=target, problem=problem, tile=described)
+    base = {"launcher": launcher, "kernel": name, "target": target, "problem": problem, "tile": described}
     signature, constants, attributes = specialise(launch)
     try:
         compiled = triton.compile(
@@ -99,7 +99,7 @@ def compile_launch(launcher: str, launch: Launch, target: Target, problem: Probl
             options={"num_warps": tile.warps, "num_stages": tile.stages},
         )
     except Exception as problem_found:  # any failure of the compiler is a line of the report
-        return Compiled(**base, error=f"{type(problem_found).__name__}: {problem_found}".splitlines()[0])
+        return Compiled(**base, error=" ".join(f"{type(problem_found).__name__}: {problem_found}".split()))
     registers, spilled = resources(compiled.asm["cubin"])
     return Compiled(**base, shared=compiled.metadata.shared, registers=registers, spilled=spilled)
 

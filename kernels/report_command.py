@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
         bad += not row.good
         dtype = str(row.problem.dtype).removeprefix("torch.")
         print(f"{row.launcher:28} {row.kernel:36} {row.target.capability:4} {row.problem.head:4} {dtype:8} "
-              f"{row.tile:15} {row.shared:7} {row.target.shared_kb * 1024:6} {row.registers:5} {row.spilled:6}"
+              f"{row.tile:15} {row.shared:7} {row.target.shared_kb * 1024:6} {row.registers:5} "
+              f"{row.spilled:6}"
               f"{'' if row.good else '  <-- ' + (row.error or 'does not fit')}", flush=True)  # fmt: skip
     print(f"{total} compiled, {bad} do not fit, spill or fail")
     return 1 if bad else 0

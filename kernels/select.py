@@ -9,9 +9,7 @@ from torch import Tensor
 
 from .launch import check_device, launch, power_of_two, shared_memory_kb
 from .registry import Problem, register
-from .tiles import Row, Tile, add_rows, choose
-
-add_rows("select_near", Row(0, 1 << 30, 4, Tile(rows=4, cols=1, warps=4, stages=1)))
+from .tiles import Tile, choose
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """Counting sort: labels to `order` and `offsets`, the contract of `Clusters`, stable and deterministic.
 
-A chunk of labels is counted, the counts are scanned over the chunks and over the clusters, and every position is
-written to: start of its cluster + members in earlier chunks + equal labels before it in its own chunk.
+A chunk of labels is counted, the counts are scanned over the chunks and over the clusters, and every position
+is written to: start of its cluster + members in earlier chunks + equal labels before it in its own chunk.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from torch import Tensor
 
 from .launch import check_device, launch, power_of_two, shared_memory_kb
 from .registry import Problem, register
-from .tiles import Row, Tile, add_rows, choose
-
-add_rows("sort", Row(0, 1 << 30, 8, Tile(rows=128, cols=4096, warps=4, stages=1)))
+from .tiles import Tile, choose
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Summaries of every key cluster, seen from every query centroid: log mass, tilted key mean, tilted value mean."""
+"""Summaries of every key cluster from every query centroid: log mass, tilted means of keys and values."""
 
 from __future__ import annotations
 
@@ -7,16 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_tensors, launch, power_of_two, row_strided, shared_memory_kb
+from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, shared_memory_kb
 from .registry import Problem, register
-from .tiles import Row, Tile, add_rows, choose
-
-add_rows(
-    "summarise",
-    Row(99, 64, 2, Tile(rows=64, cols=64, warps=4, stages=2)),
-    Row(99, 128, 2, Tile(rows=64, cols=64, warps=8, stages=2)),
-    Row(0, 256, 4, Tile(rows=16, cols=16, warps=4, stages=1)),
-)
+from .tiles import Tile, choose
 
 
 @triton.jit
@@ -114,7 +107,7 @@ def summarise(
     offsets: Tensor,
     scale: float,
     tile: Tile | None = None,
-    precision: str = "ieee",
+    precision: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Summarise every key cluster j around every query centroid p_i.
 
@@ -126,15 +119,15 @@ def summarise(
     centroids : [B, Hq, Cq, D] in the dtype of k: the points p_i around which everything is expanded.
     k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv]; the last dimension contiguous, other strides free.
     order : [B, Hk, Nk], offsets : [B, Hk, Ck + 1] of the key clusters.
-    precision : of fp32 products, "ieee" or "tf32x3".
+    precision : of fp32 products, "ieee" or "tf32x3"; None takes what is accurate and fast there.
 
     Returns
     -------
     mass [B, Hq, Cq, Ck] fp32, tilted means of the keys [B, Hq, Cq, Ck, D] and values [B, Hq, Cq, Ck, Dv] in
     the dtype of k.
 
-    Bytes: K, V and order once (again from L2 for every further tile of the G Cq centroids of a group), summaries
-    B Hq Cq Ck (D + Dv) elements + 4 each. Operations: B Hq Nk Cq (4 D + 2 Dv).
+    Bytes: K, V and order once (again from L2 for every further tile of the G Cq centroids of a group),
+    summaries B Hq Cq Ck (D + Dv) elements + 4 each. Operations: B Hq Nk Cq (4 D + 2 Dv).
     """
     check_tensors("summarise", centroids=centroids, k=k, v=v)
     B, Hk, Nk, D = k.shape
@@ -171,7 +164,7 @@ def summarise(
         BDV=BDV,
         BC=tile.rows,
         BM=tile.cols,
-        PRECISION=precision,
+        PRECISION=precision or fp32_precision(k),
         tile=tile,
     )
     return mass, mean_k, mean_v

@@ -7,14 +7,6 @@ import triton.language as tl
 
 from .dipole import load_direction
 from .lookup import find_tile
-from .tiles import Row, Tile, add_rows
-
-add_rows(
-    "summarise_backward",
-    Row(99, 64, 2, Tile(rows=64, cols=32, warps=4, stages=1)),
-    Row(99, 128, 2, Tile(rows=32, cols=32, warps=8, stages=1)),
-    Row(0, 256, 4, Tile(rows=16, cols=16, warps=4, stages=1)),
-)
 
 
 @triton.jit
@@ -45,7 +37,9 @@ def tilt_kernel(
         b_k = tl.load(mean_k + o_jd, mask=m_jd, other=0.0).to(tl.float32)
         b_v = tl.load(mean_v + o_jv, mask=m_jv, other=0.0).to(tl.float32)
         b_dv = tl.load(d_mean_v + o_jv, mask=m_jv, other=0.0)
-        b_tilt = tl.sum(b_k * tl.load(d_mean_k + o_jd, mask=m_jd, other=0.0), axis=1) + tl.sum(b_v * b_dv, axis=1)
+        b_tilt = tl.sum(b_k * tl.load(d_mean_k + o_jd, mask=m_jd, other=0.0), axis=1) + tl.sum(
+            b_v * b_dv, axis=1
+        )
         if DIPOLE:
             b_dv_sum += tl.sum(b_dv, axis=0)
             b_tilt += tl.exp(tl.load(far + o_j, mask=m_n, other=float("-inf")) - b_total) * b_turned
@@ -69,10 +63,15 @@ def centroid_grad_kernel(
     HK, NK, CK, ROWS, D, DV, TILES, SPLITS, SPAN,
     BD: tl.constexpr, BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dp_i = s sum_n w_n (dk~.k_n + dv~.v_n - tilt) k_n over SPAN key clusters; the splits are added outside."""
+    """dp_i = s sum_n w_n (dk~.k_n + dv~.v_n - tilt) k_n over SPAN key clusters; summed outside."""
     i_tile, i_split = tl.program_id(0) % TILES, (tl.program_id(0) // TILES) % SPLITS
     i_head = (tl.program_id(0) // TILES // SPLITS).to(tl.int64)
-    o_c, o_d, o_dv, o_m = i_tile * BC + tl.arange(0, BC), tl.arange(0, BD), tl.arange(0, BDV), tl.arange(0, BM)
+    o_c, o_d, o_dv, o_m = (
+        i_tile * BC + tl.arange(0, BC),
+        tl.arange(0, BD),
+        tl.arange(0, BDV),
+        tl.arange(0, BM),
+    )
     m_c, m_d, m_dv = o_c < ROWS, o_d < D, o_dv < DV
     m_cd, m_cv = m_c[:, None] & m_d[None, :], m_c[:, None] & m_dv[None, :]
     p_k = k + (i_head // HK) * stride_kb + (i_head % HK) * stride_kh
@@ -124,7 +123,12 @@ def moment_centroid_grad_kernel(
 ):  # fmt: skip
     """s sum_n w y e k_n for every column (query cluster i, direction r); summed over r outside it is dp_i."""
     i_tile, i_head = tl.program_id(0) % TILES, (tl.program_id(0) // TILES).to(tl.int64)
-    o_c, o_d, o_dv, o_m = i_tile * BC + tl.arange(0, BC), tl.arange(0, BD), tl.arange(0, BDV), tl.arange(0, BM)
+    o_c, o_d, o_dv, o_m = (
+        i_tile * BC + tl.arange(0, BC),
+        tl.arange(0, BD),
+        tl.arange(0, BDV),
+        tl.arange(0, BM),
+    )
     m_c, m_d, m_dv = o_c < COLS, o_d < D, o_dv < DV
     m_cd, m_cv = m_c[:, None] & m_d[None, :], m_c[:, None] & m_dv[None, :]
     p_k = k + (i_head // HK) * stride_kb + (i_head % HK) * stride_kh
@@ -216,9 +220,9 @@ def key_grad_kernel(
                     p_do = dout + i_b * stride_ob + (i_h * G + i_c // CQ) * stride_oh
                     p_offset = q_offsets + i_hq * (CQ + 1) + i_c % CQ
                     i_last = tl.load(p_offset + 1)
-                    for i in range(tl.load(p_offset), i_last, BC):
-                        m_c = i + o_c < i_last
-                        b_i = tl.load(q_order + i_hq * NQ + i + o_c, mask=m_c, other=0)
+                    for i_q in range(tl.load(p_offset), i_last, BC):
+                        m_c = i_q + o_c < i_last
+                        b_i = tl.load(q_order + i_hq * NQ + i_q + o_c, mask=m_c, other=0)
                         b_q = tl.load(
                             p_q + b_i[:, None] * stride_qn + o_d[None, :],
                             mask=m_c[:, None] & m_d[None, :],
@@ -248,7 +252,9 @@ def key_grad_kernel(
                 b_u = load_direction(basis, o_col, m_c, D, R, BD, FULL).to(b_p.dtype)
                 b_dz = tl.load(d_moment + o_col[:, None] * DV + o_dv[None, :], mask=m_cv, other=0.0)
                 b_mk = tl.load(mean_k + o_j[:, None] * D + o_d[None, :], mask=m_cd, other=0.0).to(tl.float32)
-                b_mv = tl.load(mean_v + o_j[:, None] * DV + o_dv[None, :], mask=m_cv, other=0.0).to(tl.float32)
+                b_mv = tl.load(mean_v + o_j[:, None] * DV + o_dv[None, :], mask=m_cv, other=0.0).to(
+                    tl.float32
+                )
                 b_ck, b_cv = tl.sum(b_mk * b_u.to(tl.float32), axis=1), tl.sum(b_mv * b_dz, axis=1)
                 m_far = m_c & (tl.load(far + o_j, mask=m_c, other=float("-inf")) > float("-inf"))
                 b_total = tl.load(far_mass + o_row, mask=m_c, other=0.0)

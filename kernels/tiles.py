@@ -1,13 +1,15 @@
 """Tile sizes: one table, keyed by kernel, shared memory, padded head size and bytes per element.
 
 `choose` is the only way to a tile size: the launchers and the compile report (`multipole-lab kernels`) both
-ask it, so what the report proves is what runs. There is no autotuning at run time. A kernel file adds its rows
-with `add_rows`, most demanding first; the first row that fits is taken.
+ask it, so what the report proves is what runs. There is no autotuning at run time. The rows are those of
+`tile_table` or added by a kernel file with `add_rows`, most demanding first; the first that fits is taken.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from .tile_table import TILES
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Row:
     tile: Tile
 
 
-_TABLE: dict[str, tuple[Row, ...]] = {}
+_TABLE = {
+    kernel: tuple(Row(*key, Tile(*tile)) for key, tile in rows.items()) for kernel, rows in TILES.items()
+}
 
 
 def add_rows(kernel: str, *rows: Row) -> None:
