@@ -1,0 +1,241 @@
+"""One decoding step over a clustered cache: plain tensors in, ``(out, lse)`` out.
+
+The contract (what a kernel may replace)
+----------------------------------------
+R = B * Hk rows, one key/value head each; G = Hq / Hk query heads share a row, and with it one selection.
+
+Storage. ``State.keys [B, Hk, capacity, D]`` and ``State.values [B, Hk, capacity, Dv]`` are contiguous
+buffers, of which the first ``length`` positions are in use::
+
+    0 .. sinks | sinks .. clustered                         | clustered .. length
+    sinks      | blocks; in a block, keys sorted by cluster | tail: the recent window and what has not
+    (exact)    | and padding (no cluster) behind them       | joined yet, in the order of the text (exact)
+
+Levels. ``State.levels[0]`` are the clusters of keys, ``levels[1]`` (if there) the clusters of those clusters.
+The first ``size`` entries of a level are in use; its buffers are contiguous and may be longer.
+
+- ``keys``, ``values``: the means of all keys and values under a cluster, in the cache's dtype;
+- ``tokens`` int32: how many keys those are (0 for an empty cluster: it has no mass and no members);
+- ``first``, ``members`` int32: its members are ``first .. first + members`` of the level below, for level 0
+  of the storage. So members are contiguous at every level, and for level 0 ``members == tokens``.
+
+The step, for the queries q_g of one row (s the scale; the same parts as functions below):
+
+1. ``masses``: ``a_gj = log tokens_j + s q_g.keys_j`` over the top level, whole.
+2. ``choose``: clusters ranked by their ``share_j = sum_g exp(a_gj - norm_g)``, taken in that order while
+   their members fit. On the coarse level ``lookups`` fine clusters fit (they are looked at), on the fine one
+   ``budget`` keys (they are summed exactly). ``norm_g`` is the log-sum-exp over the top level, sinks and
+   tail.
+3. One softmax over the masses of every cluster that was not opened (``replacement``; each stands for its keys
+   with its mean value), the sinks, the tail and the chosen members.
+
+Every shape depends on sizes that the host knows, never on the data. Bytes a row touches: the top level once,
+twice ``lookups`` centroids, ``2 (budget + sinks + tail)`` keys and values.
+
+Multipole Attention, arXiv 2506.13059, section 3; DESIGN section 1 at the expansion point 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from multipole_lab.attention.expansion import NEVER
+from multipole_lab.attention.partials import Partial
+from multipole_lab.clustering.clusters import statistics_dtype
+
+
+class Level(NamedTuple):
+    """One level of clusters; see the contract above."""
+
+    keys: Float[Tensor, "B Hk room D"]
+    values: Float[Tensor, "B Hk room Dv"]
+    tokens: Int[Tensor, "B Hk room"]
+    first: Int[Tensor, "B Hk room"]
+    members: Int[Tensor, "B Hk room"]
+    size: int
+
+
+class State(NamedTuple):
+    """What one layer's cache holds; see the contract above.
+
+    ``valid`` is None, or says which of the sinks and of the tail count (False for padding).
+    """
+
+    keys: Float[Tensor, "B Hk capacity D"]
+    values: Float[Tensor, "B Hk capacity Dv"]
+    levels: tuple[Level, ...]
+    sinks: int
+    clustered: int
+    length: int
+    valid: Bool[Tensor, "B exact"] | None = None
+
+
+def decode_step(
+    q: Float[Tensor, "B Hq 1 D"],
+    state: State,
+    *,
+    scale: float,
+    budget: int,
+    lookups: int | None = None,
+    replacement: bool = True,
+    top_p: float | None = None,
+    softcap: float | None = None,
+    lookup_q: Float[Tensor, "B Hq 1 D"] | None = None,
+) -> Partial:
+    """Attention of one new query per head over everything in the cache.
+
+    Parameters
+    ----------
+    q : [B, Hq, 1, D], Hq a multiple of Hk.
+    state : the cache of this layer, the query's own key included.
+    scale : factor s of the logits.
+    budget : keys of chosen clusters that every row sums exactly.
+    lookups : with two levels, how many fine clusters a row looks at; None for all.
+    replacement : whether clusters that were not opened count with their means; otherwise they are dropped.
+    top_p : also stop opening clusters once the exact part is estimated to hold this share of the mass.
+    softcap : logits become ``softcap * tanh(s q.k / softcap)`` (Gemma 2).
+    lookup_q : the query for centroids, where those are in another frame than the keys (``rope.py``).
+
+    Returns
+    -------
+    out [B, Hq, 1, Dv] in q's dtype and lse [B, Hq, 1] float32 (float64 for float64).
+    """
+    B, Hq, _, D = q.shape
+    Hk = state.keys.shape[1]
+    R = B * Hk
+    dtype = statistics_dtype(q.dtype)
+    rows = q.reshape(R, Hq // Hk, D).to(dtype)
+    probe = rows if lookup_q is None else lookup_q.reshape(R, Hq // Hk, D).to(dtype)
+    logits, values = exact_part(rows, state, scale, softcap)
+
+    if state.levels:
+        fine = _rows(state.levels[0])
+        top = _rows(state.levels[-1])
+        a = masses(probe, top.keys[:, : top.size], top.tokens[:, : top.size], scale, softcap)
+        norm = torch.cat([a, *logits], -1).logsumexp(-1, keepdim=True)
+        done = _share(torch.cat(logits, -1), norm).sum(-1, keepdim=True) if logits else 0.0
+        limit = None if top_p is None else top_p * (Hq // Hk) - done
+        if len(state.levels) == 2:
+            room = fine.size if lookups is None else min(lookups, fine.size)
+            share = _share(a, norm)
+            index, taken, opened = choose(share, top.first, top.members, room)
+            if replacement:
+                logits.append(a.masked_fill(opened.unsqueeze(1), NEVER))
+                values.append(top.values[:, : top.size])
+            fine = _gather(fine, index, taken)
+            a = masses(probe, fine.keys, fine.tokens, scale, softcap)
+        index, taken, opened = choose(_share(a, norm), fine.first, fine.tokens, budget, limit)
+        if replacement:
+            logits.append(a.masked_fill(opened.unsqueeze(1), NEVER))
+            values.append(fine.values[:, : fine.size])
+        if index.shape[-1]:
+            keys = gather_rows(state.keys.flatten(0, 1), index)
+            member = _logits(rows, keys, scale, softcap)
+            logits.append(member.masked_fill(~taken.unsqueeze(1), NEVER))
+            values.append(gather_rows(state.values.flatten(0, 1), index))
+
+    together = torch.cat(logits, -1)
+    lse = together.logsumexp(-1)
+    weights = (together - lse.unsqueeze(-1)).exp()
+    out = sum(
+        torch.bmm(w, v.to(dtype))
+        for w, v in zip(weights.split([x.shape[-1] for x in logits], -1), values, strict=True)
+    )
+    lse = torch.where(lse < NEVER / 2, -torch.inf, lse)
+    return out.to(q.dtype).view(B, Hq, 1, -1), lse.view(B, Hq, 1)
+
+
+def exact_part(
+    q: Float[Tensor, "R G D"], state: State, scale: float, softcap: float | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Logits [R, G, n] and values [R, n, Dv] of the sinks and of the tail, each where there are any."""
+    logits, values, start = [], [], 0
+    for begin, end in ((0, state.sinks), (state.clustered, state.length)):
+        if begin == end:
+            continue
+        one = _logits(q, state.keys[:, :, begin:end].flatten(0, 1), scale, softcap)
+        if state.valid is not None:
+            valid = state.valid[:, start : start + end - begin].repeat_interleave(state.keys.shape[1], 0)
+            one = one.masked_fill(~valid.unsqueeze(1), NEVER)
+        start += end - begin
+        logits.append(one)
+        values.append(state.values[:, :, begin:end].flatten(0, 1))
+    return logits, values
+
+
+def masses(
+    q: Float[Tensor, "R G D"],
+    centroids: Float[Tensor, "R C D"],
+    tokens: Int[Tensor, "R C"],
+    scale: float,
+    softcap: float | None = None,
+) -> Float[Tensor, "R G C"]:
+    """``a_gj = log tokens_j + s q_g.centroid_j``; ``NEVER`` for empty clusters."""
+    # log(0) = -inf, which would make NaN of 0 * -inf later
+    log_tokens = tokens.to(q.dtype).log().clamp(min=NEVER).unsqueeze(1)
+    if softcap is None:
+        return torch.baddbmm(log_tokens, q, centroids.to(q.dtype).mT, alpha=scale)
+    return _logits(q, centroids, scale, softcap) + log_tokens
+
+
+def choose(
+    share: Float[Tensor, "R C"],
+    first: Int[Tensor, "R C"],
+    members: Int[Tensor, "R C"],
+    room: int,
+    limit: Float[Tensor, "R 1"] | None = None,
+) -> tuple[Int[Tensor, "R room"], Bool[Tensor, "R room"], Bool[Tensor, "R C"]]:
+    """The clusters of largest share, in that order, as long as all their members fit into ``room`` places.
+
+    Returns the members' positions in the level below, which places are filled, and the clusters taken. Empty
+    clusters take no room. With ``limit`` it stops as soon as the taken shares reach it.
+    """
+    R, C = share.shape
+    first, members = first[:, :C], members[:, :C]
+    ranked = share.sort(dim=-1, descending=True, stable=True)
+    sizes = members.gather(-1, ranked.indices)
+    ends = sizes.cumsum(-1)
+    fits = ends <= room  # a prefix, for sizes are not negative
+    if limit is not None:
+        fits &= ranked.values.cumsum(-1) - ranked.values < limit
+    opened = torch.zeros_like(fits).scatter(-1, ranked.indices, fits)
+    # Place t belongs to the first ranked cluster that ends behind it.
+    place = torch.arange(room, device=share.device)
+    which = torch.searchsorted(ends, place.expand(R, room).contiguous(), right=True).clamp(max=C - 1)
+    taken = fits.gather(-1, which) & (place < ends[:, -1:])
+    # A place's position is its cluster's first member, plus its rank among them.
+    shift = first.gather(-1, ranked.indices) - (ends - sizes)
+    index = torch.where(taken, shift.gather(-1, which) + place, 0)
+    return index, taken, opened
+
+
+def gather_rows(x: Float[Tensor, "R n D"], index: Int[Tensor, "R m"]) -> Float[Tensor, "R m D"]:
+    """Rows of every row's own matrix; ``x`` contiguous."""
+    R, n, D = x.shape
+    index = index + torch.arange(R, device=x.device).unsqueeze(-1) * n
+    return x.reshape(R * n, D).index_select(0, index.view(-1)).view(R, -1, D)
+
+
+def _logits(q: Tensor, keys: Tensor, scale: float, softcap: float | None) -> Tensor:
+    logits = torch.bmm(q, keys.to(q.dtype).mT) * scale
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def _share(a: Tensor, norm: Tensor) -> Tensor:
+    """Every cluster's share of the mass, summed over the queries of the group."""
+    return (a - norm).exp().sum(1)
+
+
+def _rows(level: Level) -> Level:
+    return Level(*(x.flatten(0, 1) for x in level[:-1]), level.size)
+
+
+def _gather(level: Level, index: Tensor, taken: Tensor) -> Level:
+    """The entries of a level that a lookup reached; unfilled places are empty clusters."""
+    tokens, first = (torch.where(taken, x.gather(-1, index), 0) for x in (level.tokens, level.first))
+    keys, values = gather_rows(level.keys, index), gather_rows(level.values, index)
+    return Level(keys, values, tokens, first, tokens, index.shape[-1])
