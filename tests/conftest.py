@@ -1,0 +1,27 @@
+"""Triton decides when it is imported whether kernels are interpreted: without a GPU they are."""
+
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Memory that torch hands out uninitialised is full of NaN (or -77), so that what is not written shows."""
+
+    def poison(make):
+        def empty(*args, **kwargs):
+            x = make(*args, **kwargs)
+            if x.device.type == "meta":
+                return x
+            return x.fill_(float("nan") if x.is_floating_point() else -77)
+
+        return empty
+
+    monkeypatch.setattr(torch, "empty", poison(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
