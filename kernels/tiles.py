@@ -52,3 +52,8 @@ def choose(kernel: str, shared_kb: int, head: int, width: int, override: Tile | 
     raise ValueError(
         f"no tile of {kernel} for {shared_kb} KB of shared memory, head size {head}, {width} bytes"
     )
+
+
+def kernels() -> tuple[str, ...]:
+    """The names of all kernels in the table."""
+    return tuple(_TABLE)

@@ -11,7 +11,7 @@ if not torch.cuda.is_available():
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """Memory that torch hands out uninitialised is full of NaN (or -77), so that what is not written shows."""
+    """Memory that torch hands out uninitialised is full of NaN (or -77), so that a missing write shows."""
 
     def poison(make):
         def empty(*args, **kwargs):

@@ -1,0 +1,105 @@
+"""No launcher waits for the device; what cannot run is refused by name; every kernel fits and does not spill."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import multipole_lab.kernels as kernels
+from multipole_lab.kernels import launch, registry, tiles
+
+FILES = sorted(Path(kernels.__file__).parent.glob("*.py"))
+SYNCHRONISE = {"item", "cpu", "tolist", "numpy", "nonzero", "synchronize"}
+kernels.load_all()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_source_never_asks_the_host(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            assert node.func.attr not in SYNCHRONISE, f"{file.name}:{node.lineno} calls .{node.func.attr}()"
+
+
+@pytest.mark.parametrize("entry", registry.entries(), ids=lambda e: e.name)
+@pytest.mark.parametrize(
+    "target", [launch.Target(75, 64), launch.Target(90, 227)], ids=lambda t: f"sm{t.capability}"
+)
+def test_launchers_run_on_tensors_without_data(entry, target, monkeypatch):
+    """`meta` tensors have no values, so any step that looks at one raises; grids come from shapes alone."""
+
+    def forbidden(self, *_):
+        raise AssertionError(f"{entry.name} asks for the value of a tensor")
+
+    for name in ("item", "cpu", "tolist", "__bool__", "__int__", "__float__", "__index__"):
+        monkeypatch.setattr(torch.Tensor, name, forbidden)
+    with launch.recording(target) as launches:
+        entry.example(registry.Problem())
+    assert launches
+    for one in launches:
+        assert all(isinstance(size, int) for size in one.grid)
+
+
+@pytest.mark.parametrize("entry", registry.entries(), ids=lambda e: e.name)
+def test_costs_are_positive_and_grow_with_the_keys(entry):
+    moved, operations = entry.cost(registry.Problem())
+    more_moved, more_operations = entry.cost(registry.Problem(queries=16384, keys=16384))
+    assert 0 < moved <= more_moved
+    assert 0 < operations <= more_operations
+
+
+def test_refuses_what_kernels_cannot_run(monkeypatch):
+    def tensor(size=16, dtype=torch.float32, device="cpu"):
+        return torch.zeros(1, 1, 4, size, dtype=dtype, device=device)
+
+    with pytest.raises(ValueError, match=r'head size 8.*16 to 256.*backend="torch"'):
+        launch.check_tensors("muse", q=tensor(8))
+    with pytest.raises(ValueError, match=r"head size 264"):
+        launch.check_tensors("muse", q=tensor(264))
+    with pytest.raises(TypeError, match=r'float64.*float16, bfloat16.*backend="torch"'):
+        launch.check_tensors("muse", q=tensor(dtype=torch.float64))
+    with pytest.raises(TypeError, match="differ in dtype"):
+        launch.check_tensors("muse", q=tensor(), k=tensor(dtype=torch.float16))
+    with pytest.raises(ValueError, match="different devices"):
+        launch.check_tensors("muse", q=tensor(), k=tensor(device="meta"))
+    monkeypatch.setattr(launch, "interpreting", lambda: False)
+    with pytest.raises(ValueError, match=r'cpu.*CUDA.*TRITON_INTERPRET=1.*backend="torch"'):
+        launch.check_tensors("muse", q=tensor())
+
+
+def test_a_tile_is_found_for_every_head_size_width_and_memory():
+    for kernel in tiles.kernels():
+        for shared in (64, 99, 163, 227):
+            for head in (16, 64, 128, 256):
+                for width in (2, 4):
+                    assert isinstance(tiles.choose(kernel, shared, head, width), tiles.Tile)
+    assert tiles.choose("leaf", 99, 64, 2, tiles.Tile(32, 16)) == tiles.Tile(32, 16)
+
+
+def compile_report(*arguments):
+    """`multipole-lab kernels` in a process of its own, because here kernels are interpreted."""
+    program = (
+        "import argparse; from multipole_lab.kernels import report_command as c;"
+        "p = argparse.ArgumentParser(); c.add_parser(p.add_subparsers()); a = p.parse_args(); raise SystemExit(a.run(a))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, "kernels", *arguments],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+
+
+def test_report_of_one_kernel():
+    result = compile_report("--only", "summarise", "--capability", "80", "90", "--head", "64")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "2 compiled, 0 do not fit" in result.stdout
+    assert "Gop" in result.stdout
+
+
+@pytest.mark.slow
+def test_every_kernel_fits_every_target_without_spilling():
+    result = compile_report()
+    assert result.returncode == 0, result.stdout + result.stderr
