@@ -23,7 +23,7 @@ def finite(b_x):
 
 @triton.jit
 def nearest(
-    b_x, p_centroid, p_room, C, D,
+    b_x, p_centroid, p_room, C, D: tl.constexpr,
     BD: tl.constexpr, BC: tl.constexpr, ROOM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """For vectors b_x [BM, BD]: the nearest cluster (with room), ties to the lower, and |c|^2 - 2 x.c."""
@@ -67,7 +67,7 @@ def _assign_kernel(
     H,
     N,
     C,
-    D,
+    D: tl.constexpr,
     TILES,
     BD: tl.constexpr,
     BM: tl.constexpr,

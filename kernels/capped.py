@@ -84,7 +84,7 @@ def _overflow_kernel(
     H,
     N,
     C,
-    D,
+    D: tl.constexpr,
     BD: tl.constexpr,
     BINS: tl.constexpr,
     BM: tl.constexpr,

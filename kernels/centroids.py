@@ -25,7 +25,7 @@ def _mean_kernel(
     H,
     N,
     C,
-    D,
+    D: tl.constexpr,
     BD: tl.constexpr,
     BM: tl.constexpr,
 ):
@@ -63,7 +63,7 @@ def _restart_kernel(
     H,
     N,
     C,
-    D,
+    D: tl.constexpr,
     BD: tl.constexpr,
     BN: tl.constexpr,
 ):

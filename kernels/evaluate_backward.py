@@ -9,8 +9,10 @@ from .lookup import find_tile
 
 
 @triton.jit
-def far_turn(b_d, basis, moment, i_row, D, DV, R, BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr,
-             FULL: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def far_turn(
+    b_d, basis, moment, i_row, D: tl.constexpr, DV: tl.constexpr, R,
+    BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """t = U^T d [BM, BR], the directions U [BD, BR] and the moment Z [BR, BDV] of query cluster i_row."""
     o_r, o_d, o_dv = tl.arange(0, BR), tl.arange(0, BD), tl.arange(0, BDV)
     if FULL:
@@ -29,7 +31,7 @@ def far_turn(b_d, basis, moment, i_row, D, DV, R, BD: tl.constexpr, BDV: tl.cons
 def delta_kernel(
     q, centroids, basis, moment, q_order, q_offsets, out, lse, dout, dlse, delta, delta_far,
     scale, stride_qb, stride_qh, stride_qn, stride_ob, stride_oh, stride_on,
-    HQ, NQ, CQ, D, DV, R, TILES,
+    HQ, NQ, CQ, D: tl.constexpr, DV: tl.constexpr, R, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
     DIPOLE: tl.constexpr, FULL: tl.constexpr, DLSE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -64,7 +66,7 @@ def delta_kernel(
 def summary_grad_kernel(
     q, centroids, q_order, q_offsets, far, mean_k, mean_v, lse, dout, delta_far, d_mass, d_mean_k, d_mean_v,
     scale, stride_qb, stride_qh, stride_qn, stride_ob, stride_oh, stride_on,
-    HQ, NQ, CQ, CK, D, DV, TILES,
+    HQ, NQ, CQ, CK, D: tl.constexpr, DV: tl.constexpr, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """da_ij = sum_q ds, dk~_ij = s sum_q ds d, dv~_ij = sum_q P do, with ds = P (do.v~ - delta_far)."""
@@ -119,7 +121,7 @@ def summary_grad_kernel(
 def moment_grad_kernel(
     q, centroids, basis, moment, q_order, q_offsets, share, dout, d_moment,
     scale, stride_qb, stride_qh, stride_qn, stride_ob, stride_oh, stride_on,
-    HQ, NQ, CQ, D, DV, R,
+    HQ, NQ, CQ, D: tl.constexpr, DV: tl.constexpr, R,
     BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, BM: tl.constexpr, FULL: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -163,7 +165,7 @@ def query_grad_kernel(
     lse, share, dout, delta, delta_far, d_centroids, dq,
     scale, stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_ob, stride_oh, stride_on,
-    HQ, G, NQ, NK, CQ, CK, NEAR, D, DV, R, TILES,
+    HQ, G, NQ, NK, CQ, CK, NEAR, D: tl.constexpr, DV: tl.constexpr, R, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, DIPOLE: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip

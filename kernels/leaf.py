@@ -17,7 +17,7 @@ from .tiles import Tile, choose
 def _leaf_kernel(
     q, k, v, valid, out, lse, scale,
     stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
-    HQ, G, NQ, NK, D, DV, TILES,
+    HQ, G, NQ, NK, D: tl.constexpr, DV: tl.constexpr, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip

@@ -16,7 +16,7 @@ def _query_kernel(
     q, k, v, valid, out, lse, dout, dlse, delta, dq, scale,
     stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_ob, stride_oh, stride_on,
-    HQ, G, NQ, NK, D, DV, TILES,
+    HQ, G, NQ, NK, D: tl.constexpr, DV: tl.constexpr, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, DLSE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -71,7 +71,7 @@ def _key_kernel(
     q, k, v, valid, lse, dout, delta, dk, dv, scale,
     stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_ob, stride_oh, stride_on,
-    HK, G, NQ, NK, D, DV, TILES,
+    HK, G, NQ, NK, D: tl.constexpr, DV: tl.constexpr, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip

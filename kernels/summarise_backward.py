@@ -12,7 +12,7 @@ from .lookup import find_tile
 @triton.jit
 def tilt_kernel(
     far, far_mass, mean_k, mean_v, d_mean_k, d_mean_v, basis, moment, d_moment, tilt, d_centroids, scale,
-    CK, D, DV, R,
+    CK, D: tl.constexpr, DV: tl.constexpr, R,
     BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, BN: tl.constexpr,
     DIPOLE: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
@@ -60,7 +60,7 @@ def tilt_kernel(
 def centroid_grad_kernel(
     k, v, centroids, k_order, k_offsets, mass, tilt, d_mean_k, d_mean_v, partial,
     scale, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
-    HK, NK, CK, ROWS, D, DV, TILES, SPLITS, SPAN,
+    HK, NK, CK, ROWS, D: tl.constexpr, DV: tl.constexpr, TILES, SPLITS, SPAN,
     BD: tl.constexpr, BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dp_i = s sum_n w_n (dk~.k_n + dv~.v_n - tilt) k_n over SPAN key clusters; summed outside."""
@@ -117,7 +117,7 @@ def moment_weights(
 def moment_centroid_grad_kernel(
     k, v, centroids, basis, k_order, k_offsets, far, far_mass, mean_k, mean_v, d_moment, d_columns,
     scale, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
-    HK, NK, CK, COLS, R, D, DV, TILES,
+    HK, NK, CK, COLS, R, D: tl.constexpr, DV: tl.constexpr, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
     FULL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -169,7 +169,7 @@ def key_grad_kernel(
     tilt, d_mass, d_mean_k, d_mean_v, basis, d_moment, lse, dout, delta, dk, dv,
     scale, stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_ob, stride_oh, stride_on,
-    HK, G, NQ, NK, CQ, CK, ROWS, D, DV, R, TILES,
+    HK, G, NQ, NK, CQ, CK, ROWS, D: tl.constexpr, DV: tl.constexpr, R, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
     NEAR: tl.constexpr, DIPOLE: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
