@@ -1,0 +1,81 @@
+"""What a clustered cache can be told, checked once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from multipole_lab.attention.checks import check_backend
+from multipole_lab.clustering.checks import check_cap, check_count
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters of ``MultipoleCache``; see there for their meaning.
+
+    Raises
+    ------
+    ValueError, TypeError : for a value outside what the fields allow.
+    """
+
+    fraction: float = 1 / 16
+    budget: int | float | None = 128
+    top_p: float | None = None
+    levels: int = 2
+    branch: int = 8
+    lookups: float = 0.25
+    sinks: int = 10
+    recent: int = 128
+    interval: int = 128
+    block: int = 4096
+    iterations: int = 1
+    cap: float | None = 4.0
+    replacement: bool = True
+    rope: Literal["rotated", "windowed"] = "rotated"
+    rope_offset: int = 128
+    seed: int = 0
+    backend: Literal["auto", "torch", "triton"] = "auto"
+
+    def __post_init__(self) -> None:
+        _check_share("fraction", self.fraction)
+        _check_share("lookups", self.lookups)
+        if self.top_p is not None:
+            _check_share("top_p", self.top_p)
+        if self.budget is None:
+            if self.top_p is None:
+                raise ValueError("budget and top_p are both None; one of them must limit the exact keys")
+        elif isinstance(self.budget, float):
+            _check_share("budget", self.budget)
+        else:
+            check_count("budget", self.budget, 0)
+        if self.levels not in (1, 2):
+            raise ValueError(f"levels is {self.levels!r}; 1 or 2 is allowed")
+        for name, least in {
+            "branch": 2, "sinks": 0, "recent": 1, "interval": 1, "block": 16, "iterations": 0,
+            "rope_offset": 0, "seed": 0,
+        }.items():  # fmt: skip
+            check_count(name, getattr(self, name), least)
+        check_cap(self.cap)
+        if self.rope not in ("rotated", "windowed"):
+            raise ValueError(f"rope is {self.rope!r}; 'rotated' or 'windowed' is allowed")
+        check_backend(self.backend)
+
+    def tokens(self, length: int) -> int:
+        """The budget in keys, for a context of ``length`` keys."""
+        if self.budget is None:
+            return length
+        if isinstance(self.budget, float):
+            return math.ceil(self.budget * length)
+        return min(self.budget, length)
+
+    def looked_at(self, clusters: int, budget: int) -> int:
+        """How many fine clusters a step looks at: their share, and enough of them to fill the budget."""
+        return min(clusters, max(math.ceil(self.lookups * clusters), math.ceil(2 * budget * self.fraction)))
+
+
+def _check_share(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} is {value!r}; a number in (0, 1] is needed")
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} is {value}; a number in (0, 1] is needed")
