@@ -45,7 +45,7 @@ def test_spotlight_leaves_one_cluster_in_colour_and_names_its_tokens():
     shade = np.asarray(fig.data[0].marker.color)
     assert set(shade[np.arange(60) % 6 == 2]) == {2}
     assert set(shade[np.arange(60) % 6 != 2]) == {len(theme.QUALITATIVE)}
-    assert "Cluster 2: 10 keys, 1 different tokens" in fig.layout.title.text
+    assert "Cluster 2: 10 keys, 1 different token" in fig.layout.title.text
 
 
 def test_clusters_refuses_other_than_two_or_three_axes():
@@ -83,7 +83,7 @@ def test_expansion_draws_three_fields_and_two_errors():
         error_origin.z[10, 10] < 1e-12
     )  # the middle of the grid is the origin, where that expansion is exact
     assert "times more accurate" in fig.layout.title.text
-    assert "exact 1.00, origin 2.00, around p 3.00" in fig.layout.title.text.replace("<br>", " ")
+    assert "exact 1.00, origin 2.00, p 3.00" in fig.layout.title.text.replace("<br>", " ")
 
 
 def test_expansion_does_not_praise_an_expansion_point_at_the_origin():

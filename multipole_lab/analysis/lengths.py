@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ class Pace:
 @torch.inference_mode()
 def time_lengths(
     layer, lengths: Sequence[int], method: Callable, scale: float | None = None, seconds: float = 0.8
-) -> Iterator[Pace]:
+) -> Iterator[Pace | None]:
     """Yield one :class:`Pace` for each length, as soon as it is measured, on the GPU where there is one.
+
+    Between two turns it yields None, so that a caller can attend to other things or stop.
 
     Parameters
     ----------
@@ -50,5 +53,10 @@ def time_lengths(
             "exact": lambda q=q, k=k, v=v: reference(q, k, v, False, scale),
             "approx": lambda q=q, k=k, v=v: method(q, k, v, scale=scale),
         }
-        times = interleaved(sides, repeats=min(max(turns, 2), 9), warmup=0, device=device)
-        yield Pace(length, times["exact"], times["approx"], float(relative_squared_error(approx, exact)))
+        times: dict[str, list[float]] = {"exact": [], "approx": []}
+        for _ in range(min(max(turns, 2), 9)):
+            yield None
+            for side, ms in interleaved(sides, repeats=1, warmup=0, device=device).items():
+                times[side].append(ms)
+        exact_ms, approx_ms = (statistics.median(side) for side in times.values())
+        yield Pace(length, exact_ms, approx_ms, float(relative_squared_error(approx, exact)))

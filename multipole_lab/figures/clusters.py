@@ -77,8 +77,9 @@ def _words(labels, tokens, counts, limit, spotlight) -> tuple[str, str]:
         members = np.flatnonzero(labels == spotlight)
         words, times = np.unique([theme.visible_token(tokens[i]) for i in members], return_counts=True)
         common = [words[i] for i in np.argsort(-times, kind="stable")[:5]]
+        plural = "s" * (len(words) != 1)
         return (
-            f"Cluster {spotlight}: {len(members):,} keys, {len(words):,} different tokens",
+            f"Cluster {spotlight}: {len(members):,} keys, {len(words):,} different token{plural}",
             "Most frequent: " + "  ".join(common),
         )
     finding = f"{len(labels):,} keys become {filled:,} clusters of about {len(labels) / max(filled, 1):,.0f}"
@@ -87,7 +88,7 @@ def _words(labels, tokens, counts, limit, spotlight) -> tuple[str, str]:
         finding += f"; {full:,} {'is' if full == 1 else 'are'} filled to the cap"
     return (
         finding,
-        "One dot is one key, coloured by its cluster. ◇ centres of the query clusters, ✚ the origin.",
+        "A dot is a key, coloured by cluster. ◇ query centres. ✚ origin.",
     )
 
 
@@ -135,7 +136,7 @@ def _draw_queries(fig, queries, query_counts) -> None:
     }
     x, y = queries[:, 0], queries[:, 1]
     if queries.shape[1] == 3:
-        marker = {"symbol": "diamond", "size": 5, **look}
+        marker = {"symbol": "diamond", "size": 6, **look}
         fig.add_trace(go.Scatter3d(x=x, y=y, z=queries[:, 2], marker=marker, **common))
     else:
         marker = {"symbol": "diamond", "size": 9, **look}
@@ -199,13 +200,16 @@ def _draw_sizes(fig, counts, colours, limit, spotlight) -> None:
 
 def _place(fig, dims, explained, top) -> None:
     """Put the scatter in the upper three quarters and the bars below it; name the axes."""
-    names = [f"principal axis {i + 1}" for i in range(dims)]
+    names = [f"{'axis' if dims == 3 else 'principal axis'} {i + 1}" for i in range(dims)]
     if explained is not None:
         names = [f"{name} ({share:.0%})" for name, share in zip(names, explained, strict=False)]
     upper, lower = [0.33, 1], [0, 0.2]
     if dims == 3:
+        camera = {"eye": {"x": 1.35, "y": 1.35, "z": 0.8}, "center": {"x": 0, "y": 0, "z": -0.15}}
         axes = {f"{a}axis": {"title": {"text": name}} for a, name in zip("xyz", names, strict=True)}
-        fig.update_layout(scene={**axes, "domain": {"x": [0, 1], "y": upper}, "aspectmode": "data"})
+        fig.update_layout(
+            scene={**axes, "domain": {"x": [0, 1], "y": upper}, "aspectmode": "data", "camera": camera}
+        )
         fig.update_layout(xaxis={"visible": False}, yaxis={"visible": False, "domain": upper})
     else:
         fig.update_layout(

@@ -46,13 +46,15 @@ def error(
     _draw_heads(fig, rse, head)
     _draw_positions(fig, positions, by_position, tokens, float(rse[head]))
     _draw_outputs(fig, rows, exact, approx, name)
+    span = [int(rows[0]), int(rows[-1])]  # one stretch of text for all three pictures of it
+    fig.update_layout({f"xaxis{i}_range": span for i in (2, 3, 4)})
     fig.update_layout(title=theme.title(finding, reading), margin={"t": top})
     return fig
 
 
 def _words(rse, head) -> tuple[str, str]:
     """State the mean over heads and the spread between them."""
-    reading = f"Below the bars: head {head}, where its error sits, and its output both ways."
+    reading = f"Below: head {head}, where its error sits, and its output both ways."
     if np.isnan(rse).any():
         return f"Head {head}: error {theme.number(float(rse[head]))}; measuring the other heads", reading
     best, worst = int(np.argmin(rse)), int(np.argmax(rse))
@@ -84,11 +86,11 @@ def _draw_heads(fig, rse, head) -> None:
     fig.update_layout(
         xaxis={"title": {"text": "head"}, "dtick": 1, "showgrid": False, "anchor": "y"},
         yaxis={
-            "title": {"text": "relative sq. error"},
+            "title": {"text": "rel. squared error"},
             "type": "log",
             "range": [float(np.log10(low)), float(np.log10(high))],
             "dtick": 1,
-            "exponentformat": "power",
+            "tickformat": "~g",
             "domain": [0.74, 1],
         },
         bargap=0.3,
@@ -118,8 +120,8 @@ def _draw_positions(fig, positions, by_position, tokens, level) -> None:
         yaxis2={
             "title": {"text": "error there"},
             "type": "log",
-            "dtick": 1,
-            "exponentformat": "power",
+            "nticks": 4,
+            "tickformat": "~g",
             "domain": [0.39, 0.61],
             "anchor": "x2",
         },

@@ -11,7 +11,7 @@ from . import theme
 # Three columns of square plots: the two ends of each in the figure's width; the colour bars take the rest.
 _COLUMNS = ((0.0, 0.28), (0.315, 0.595), (0.63, 0.91))
 _ROWS = ((0.57, 0.96), (0.0, 0.4))
-NAMES = {"potential": "log mass A(q)", "output": "attention output o(q)"}
+NAMES = {"potential": "Log mass", "output": "Output"}
 
 
 def expansion(
@@ -79,7 +79,8 @@ def _words(axis, errors, p, at_query, quantity) -> tuple[str, str]:
     else:
         finding = "Here the origin does better: p is close to it, or a cluster is too wide for one expansion"
     true, first, second = (f"{value:.2f}" for value in at_query)
-    return finding, f"{NAMES[quantity]} at the query ○: exact {true}, origin {first}, around p {second}"
+    reading = f"{NAMES[quantity]} at the orange query: exact {true}, origin {first}, p {second}."
+    return finding, f"{reading} Among the keys: × plain means, ★ tilted centroids."
 
 
 def _axes(row: int, column: int) -> tuple[str, str]:
@@ -114,7 +115,8 @@ def _square(fig, row, column, heading, limits) -> None:
     """Lay out one square plot with its heading; only the outer ones carry numbers."""
     x, y = _axes(row, column)
     (left, right), (bottom, top) = _COLUMNS[column], _ROWS[row]
-    across = "" if row == 0 else "key, across" if column == 0 else "query, across"
+    across = "" if row == 0 else "key x" if column == 0 else "query x"
+    upward = "" if column else "key y" if row else "query y"
     common = {"range": list(limits), "showgrid": False, "zeroline": False, "dtick": 2}
     fig.layout[x.replace("x", "xaxis")] = {
         **common,
@@ -127,7 +129,7 @@ def _square(fig, row, column, heading, limits) -> None:
         "domain": [bottom, top],
         "anchor": x,
         "showticklabels": column == 0,
-        "title": {"text": "up" if column == 0 else ""},
+        "title": {"text": upward},
     }
     fig.add_annotation(
         text=heading,
@@ -215,7 +217,7 @@ def _colours(fig, fields, errors) -> None:
         "nticks": 5,
     }
     low, high = float(fields[0].min()), float(fields[0].max())
-    worst = max(float(np.quantile(errors[0], 0.9)), 1e-6)
+    worst = max(float(np.quantile(errors[0], 0.75)), 1e-6)
     for name, row, limits in (("coloraxis", 0, (low, high)), ("coloraxis2", 1, (0.0, worst))):
         bottom, top = _ROWS[row]
         height = {"y": (bottom + top) / 2, "len": (top - bottom) * 1.05}

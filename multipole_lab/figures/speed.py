@@ -17,6 +17,7 @@ def speed(
     machine: str,
     name: str = "approximate",
     detail: str = "",
+    measuring: bool = False,
 ) -> go.Figure:
     """Draw the time of exact and approximate attention against context length, and the error beside them.
 
@@ -32,8 +33,9 @@ def speed(
     rse : [L]. Relative squared error of the approximation.
     machine : the device that was measured, in words.
     name : the approximation, in words. detail : what was timed, in words.
+    measuring : more lengths are to come; then the title claims nothing yet.
     """
-    finding, reading = _words(lengths, exact_ms, approx_ms, rse, machine, name)
+    finding, reading = _words(lengths, exact_ms, approx_ms, rse, machine, name, measuring)
     reading = f"{reading} {detail}".strip()
     top = theme.heading_height(finding, reading) + 34
     fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 380 + top, "uirevision": "speed"})
@@ -69,9 +71,9 @@ def speed(
     return fig
 
 
-def _words(lengths, exact_ms, approx_ms, rse, machine, name) -> tuple[str, str]:
+def _words(lengths, exact_ms, approx_ms, rse, machine, name, measuring) -> tuple[str, str]:
     """State the speed-up and the error at the longest length measured; a slow-down is stated as plainly."""
-    if len(lengths) == 0:
+    if measuring or len(lengths) == 0:
         return "Measuring exact and approximate attention, turn by turn", f"On {machine}."
     ratio = float(exact_ms[-1] / approx_ms[-1])
     pace = f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
@@ -94,8 +96,8 @@ def _place(fig, lengths, rse) -> None:
         yaxis={
             "title": {"text": "time for one call (ms)"},
             "type": "log",
-            "dtick": "D1" if len(lengths) == 0 else 1,
-            "minor": {"showgrid": False},
+            "dtick": 1,
+            "tickformat": "~g",
         },
         yaxis2={
             "title": {"text": "relative squared error"},
@@ -104,7 +106,7 @@ def _place(fig, lengths, rse) -> None:
             "side": "right",
             "showgrid": False,
             "dtick": 1,
-            "exponentformat": "power",
+            "tickformat": "~g",
             # A decade to spare on both sides: without it noise in a flat error fills the height.
             "range": _decades(rse),
         },

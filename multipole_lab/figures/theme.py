@@ -35,7 +35,15 @@ _AXIS = {
     "title": {"standoff": 8, "font": {"size": 13}},
     "tickfont": {"size": 12},
 }
-_SCENE_AXIS = {"gridcolor": RULE, "zerolinecolor": RULE, "showbackground": False, "color": TEXT}
+_SCENE_AXIS = {
+    "gridcolor": RULE,
+    "zerolinecolor": RULE,
+    "showbackground": False,
+    "color": TEXT,
+    "nticks": 5,
+    "tickfont": {"size": 11},
+    "title": {"font": {"size": 12}},
+}
 
 TEMPLATE = go.layout.Template(
     layout={
@@ -77,7 +85,7 @@ def title(finding: str, reading: str = "") -> dict:
 def heading_height(finding: str, reading: str = "") -> int:
     """Pixels that :func:`title` needs at the top of a figure."""
     lines = len(textwrap.wrap(finding, _FINDING_WIDTH)) + len(textwrap.wrap(reading, _READING_WIDTH))
-    return 24 + 20 * lines
+    return 24 + 18 * lines
 
 
 def visible_token(token: str) -> str:

@@ -195,7 +195,9 @@ class Panel(widgets.VBox):
         sync_figure(self._shown, self._picture.figure)
         seconds, done = time.perf_counter() - self._started, self._picture.done
         if done >= 1:
-            self._status.value = f'<span role="status">drawn in {seconds * 1000:,.0f} ms</span>'
+            # The first picture also waits for libraries and the sample: no measure of a redraw.
+            words = f"drawn in {seconds * 1000:,.0f} ms" if self._version else "ready"
+            self._status.value = f'<span role="status">{words}</span>'
         else:
             bar = f'<progress max="1" value="{done:.2f}"></progress>' if seconds > 3 * done else ""
             fresh = "ml-busy" if seconds < 0.3 else ""

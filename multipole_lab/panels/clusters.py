@@ -50,7 +50,7 @@ class ClustersPanel(Panel):
             found, asking = kmeans(k, **settings), kmeans(q, **settings)
         axes = self._axes(layer, head, context)
         labels, counts = found.labels[0, 0].numpy(), found.counts[0, 0].numpy()
-        centres = axes.project(found.centroids[0, 0].numpy())[:, :dims]
+        centres = axes.project(found.centroids[0, 0].numpy())[:, :2]
         chosen = None
         if spotlight:
             chosen = int((-counts).argsort(kind="stable")[min(spotlight, clusters) - 1])

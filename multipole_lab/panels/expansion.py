@@ -23,10 +23,10 @@ class ExpansionPanel(Panel):
         about = "The point p that the tilted expansion is built around: "
         where = "The query at which the numbers are read: "
         moves = {
-            "p_x": controls.real("p, across", about + "its first coordinate", -3, 3, 1.2, 0.2),
-            "p_y": controls.real("p, up", about + "its second coordinate", -3, 3, 0.8, 0.2),
-            "query_x": controls.real("query, across", where + "first coordinate", -3, 3, 1.8, 0.2),
-            "query_y": controls.real("query, up", where + "second coordinate", -3, 3, 0.4, 0.2),
+            "p_x": controls.real("p x", about + "its first coordinate", -3, 3, 1.2, 0.2),
+            "p_y": controls.real("p y", about + "its second coordinate", -3, 3, 0.8, 0.2),
+            "query_x": controls.real("query x", where + "first coordinate", -3, 3, 1.8, 0.2),
+            "query_y": controls.real("query y", where + "second coordinate", -3, 3, 0.4, 0.2),
             "clusters": controls.integer("clusters", "How many groups the keys form", 1, 6, 2),
             "spread": controls.real("spread", "How wide a group of keys is", 0.1, 1.5, 0.8, 0.1),
             "seed": controls.integer("seed", "Another set of keys", 0, 20, 0),

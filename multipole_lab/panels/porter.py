@@ -37,16 +37,23 @@ function render({ model, el }) {
   };
   model.on("change:values", name_parts);
   model.on("change:picture", name_parts);
-  // Plotly measures its width before the cell is laid out, and hears of the window but not of the side bar.
-  let width = 0;
-  const watcher = new ResizeObserver(([entry]) => {
-    if (Math.abs(entry.contentRect.width - width) < 1) return;
-    width = entry.contentRect.width;
-    requestAnimationFrame(() => window.dispatchEvent(new Event("resize")));
-  });
-  const watch = () => { const panel = el.closest(".ml-panel"); if (panel) watcher.observe(panel); };
+  // Plotly measures its width when made, and hears of the window but not of a side bar or of a cell that
+  // JupyterLab had set aside: whenever the panel's size or visibility changes, have it measure again.
+  const fit = () => {
+    const panel = el.closest(".ml-panel");
+    const plot = panel?.querySelector(".js-plotly-plot");
+    const drawn = plot?.querySelector(".svg-container")?.clientWidth;
+    const off = drawn && panel.clientWidth ? Math.abs(panel.clientWidth - drawn) : 0;
+    if (off > 8) plot._responsiveChartHandler?.();
+  };
+  const soon = () => { requestAnimationFrame(fit); setTimeout(fit, 250); };
+  const sizes = new ResizeObserver(soon), views = new IntersectionObserver(soon);
+  const watch = () => {
+    const panel = el.closest(".ml-panel");
+    if (panel) { sizes.observe(panel); views.observe(panel); }
+  };
   const timers = [0, 300, 1000, 3000].map((wait) => setTimeout(() => { name_parts(); watch(); }, wait));
-  return () => { timers.forEach(clearTimeout); watcher.disconnect(); };
+  return () => { timers.forEach(clearTimeout); sizes.disconnect(); views.disconnect(); };
 }
 export default { render };
 """

@@ -36,7 +36,7 @@ class SpeedPanel(Panel):
         }
         super().__init__("speed", moves)
 
-    def compute(self, layer, context, **choices) -> Iterator[Picture]:
+    def compute(self, layer, context, **choices) -> Iterator[Picture | None]:
         """Time one length after the other, drawing as they come."""
         shortest = min(max(256, choices["clusters"]), context)
         attend = MuSe(**choices)
@@ -46,6 +46,9 @@ class SpeedPanel(Panel):
         # Work grows with the square of the length, and so does the share of it that is done.
         total = sum(n * n for n in lengths)
         for pace in time_lengths(self.sample[layer], lengths, attend, scale=self.sample.scale):
+            if pace is None:
+                yield None
+                continue
             for name in _COLUMNS:
                 table[name].append(getattr(pace, name))
             done = sum(n * n for n in table["length"]) / total

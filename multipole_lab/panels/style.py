@@ -9,8 +9,9 @@ STYLE = """<style>
 .ml-panel .ml-controls .widget-label { width: 82px; flex: 0 0 82px; text-align: left; }
 .ml-panel .ml-controls .widget-readout { min-width: 46px; flex: 0 0 46px; }
 .ml-panel .ml-controls .slider-container { min-width: 60px; }
+.ml-panel .ml-controls .widget-toggle-buttons .widget-label { flex-basis: 54px; width: 54px; }
 .ml-panel .ml-controls .widget-toggle-buttons { display: flex; flex-flow: row nowrap; width: auto; }
-.ml-panel .ml-controls .widget-toggle-button { width: auto; padding: 0 10px; }
+.ml-panel .ml-controls .widget-toggle-button { width: auto; padding: 0 8px; }
 .ml-panel .ml-controls :focus-visible { outline: 2px solid #E69F00; outline-offset: 2px; }
 .ml-panel .ml-buttons { display: flex; flex-flow: row wrap; gap: 2px 8px; align-items: center; }
 .ml-panel .ml-buttons button { width: auto; padding: 0 10px; margin: 2px 0; }
