@@ -177,7 +177,7 @@ def test_holding_a_key_ends_at_the_last_value(tour):
         ".includes(' 4 clusters')",
         timeout=30_000,
     )
-    panel.get_by_role("button", name="Reset").click()
+    panel.get_by_role("button", name="Reset", exact=True).click()
     tour.page.wait_for_function(
         "() => document.querySelector(`.ml-panel[aria-label='clusters panel'] .gtitle`).textContent"
         ".includes(' 16 clusters')",
@@ -202,7 +202,7 @@ def test_a_bad_choice_is_explained_and_reset_mends_it(tour):
     alert = panel.get_by_role("alert")
     alert.wait_for(timeout=30_000)
     assert "256" in alert.text_content()
-    panel.get_by_role("button", name="Reset").click()
+    panel.get_by_role("button", name="Reset", exact=True).click()
     alert.wait_for(state="detached", timeout=30_000)
 
 

@@ -24,7 +24,7 @@ function render({ model, el }) {
     panel.setAttribute("role", "group");
     panel.setAttribute("aria-label", model.get("label"));
     const picture = panel.querySelector(".js-plotly-plot");
-    picture?.setAttribute("role", "img");
+    picture?.setAttribute("role", "figure");
     picture?.setAttribute("aria-label", model.get("picture"));
     const values = model.get("values");
     for (const control of panel.querySelectorAll(".widget-inline-hbox")) {
