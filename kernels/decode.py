@@ -1,0 +1,112 @@
+"""One decoding step over a clustered cache: the launcher of the kernels in the files decode_*.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .decode_attend import Far, decode_attend
+from .decode_lookup import Exact, decode_lookup, decode_lookup_listed
+from .decode_merge import decode_merge
+from .decode_select import MAX_MEMBERS, decode_select
+from .decode_work import Work
+from .launch import check_tensors
+
+
+def decode_step(
+    q: Tensor,
+    state: Any,
+    *,
+    scale: float,
+    budget: int,
+    lookups: int | None = None,
+    replacement: bool = True,
+    top_p: float | None = None,
+    softcap: float | None = None,
+    lookup_q: Tensor | None = None,
+    work: Work | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention of one new query per head over everything in the cache; see `multipole_lab.decoding.step`.
+
+    out = sum_i w_i v_i, w = softmax over: s q.k_n of the sinks, the tail and up to `budget` members of opened
+    clusters; log tokens_j + s q.c_j, with the mean value, of the clusters that were not opened.
+
+    Parameters
+    ----------
+    q : [B, Hq, 1, D]. state : a `multipole_lab.decoding.step.State`, whose buffers are contiguous.
+    scale, budget, lookups, replacement, top_p, softcap, lookup_q : as for the torch reference.
+    work : the buffers, kept from step to step.
+
+    Returns
+    -------
+    out [B, Hq, 1, Dv] in the dtype of q, lse [B, Hq, 1] fp32.
+
+    Launches: lookup, select, attend, merge; two levels: lookup, select, lookup, select, attend, merge.
+    Bytes a row, in elements: (C + E)(D + Dv) with the C clusters of the top level and the E sinks and tail,
+    with two levels lookups (D + Dv), and budget (D + Dv); masses and partials are a few percent of that.
+    Operations: 2 G for each of those elements.
+
+    Equal shares are opened in the order of the index; the reference orders fine clusters by coarse rank.
+    """
+    check_tensors("decode_step", q=q, keys=state.keys, values=state.values)
+    B, Hq, queries, D = q.shape
+    Hk = state.keys.shape[1]
+    if queries != 1:
+        raise ValueError(f"decode_step: q has {queries} queries a head; one step decodes one")
+    if Hq % Hk:
+        raise ValueError(f"decode_step: q has {Hq} heads, which is no multiple of the {Hk} heads of the keys")
+    if len(state.levels) > 2:
+        raise ValueError(
+            f'decode_step: {len(state.levels)} levels; at most 2 are supported; use backend="torch"'
+        )
+    if state.keys.shape[2] > MAX_MEMBERS:
+        raise ValueError(
+            f"decode_step: room for {state.keys.shape[2]} keys; at most {MAX_MEMBERS} are supported; "
+            'use backend="torch"'
+        )
+    work = work or Work()
+    rows = q.reshape(B * Hk, Hq // Hk, D)
+    probe = rows if lookup_q is None else lookup_q.reshape(rows.shape)
+    keys, values = state.keys.flatten(0, 1), state.values.flatten(0, 1)
+    valid = None if state.valid is None else state.valid.contiguous()
+    exact = Exact(rows, keys, state.sinks, state.clustered, state.length, valid)
+    levels = [type(level)(*(x.flatten(0, 1) for x in level[:-1]), level.size) for level in state.levels]
+    selection, top, fine = None, None, None
+    if levels:
+        level = levels[-1]
+        C, two = level.size, len(levels) == 2
+        masses = decode_lookup(
+            probe, level.keys, level.tokens, C, scale, exact=exact, softcap=softcap, work=work
+        )
+        room = min(budget, state.clustered - state.sinks)
+        fine_room = levels[0].size if lookups is None else min(lookups, levels[0].size)
+        selection = decode_select(
+            level.members, level.first, fine_room if two else room,
+            masses=masses, size=C, top_p=top_p, stop=not two, work=work,
+        )  # fmt: skip
+        top = Far(masses, level.values, C, selection.opened)
+    else:
+        masses = decode_lookup(probe, keys, state.keys.new_empty(0, dtype=torch.int32).view(0, 1), 0, scale,
+                               exact=exact, softcap=softcap, work=work)  # fmt: skip
+        C = 0
+    if len(levels) == 2:
+        below, level = selection, levels[0]
+        fine_masses, shares, sizes = decode_lookup_listed(
+            probe, level.keys, level.tokens, below.members, below.taken, below.norm, scale,
+            softcap=softcap, work=work,
+        )  # fmt: skip
+        selection = decode_select(
+            sizes, level.first, room, shares=shares, listed=below.members, n_listed=below.taken,
+            norm=below.norm, top_p=top_p, limit=below.limit, name="fine", work=work,
+        )  # fmt: skip
+        fine = Far(fine_masses, level.values, fine_room, selection.opened, below.members, below.taken)
+    parts, part_lse = decode_attend(
+        rows, keys, values, scale,
+        members=selection.members if selection else None, taken=selection.taken if selection else None,
+        top=top if replacement else None, fine=fine if replacement else None,
+        exact=exact, exact_masses=masses[..., C:], softcap=softcap, work=work,
+    )  # fmt: skip
+    out, lse = decode_merge(parts, part_lse, q.dtype)
+    return out.view(B, Hq, 1, -1), lse.view(B, Hq, 1)

@@ -1,0 +1,299 @@
+"""One decoding step, part 2: the clusters of largest share whose members fit, and a list of these members."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .decode_tiles import Tile, choose
+from .decode_work import Work
+from .launch import check_device, launch, power_of_two, shared_memory_kb
+from .registry import Problem, register
+
+MAX_MEMBERS = (1 << 21) - 1  # three sums of members travel in one int64 while the cut is searched
+
+
+class Selection(NamedTuple):
+    """What `decode_select` chose.
+
+    members : [R, room] int32, of which the first taken [R] are filled. opened : [R, C] int8, 1 for a chosen
+    cluster. norm : [R, G], limit : [R] fp32, for the level below.
+    """
+
+    members: Tensor
+    taken: Tensor
+    opened: Tensor
+    norm: Tensor
+    limit: Tensor
+
+
+@triton.jit
+def pool_shares(
+    p_mass, p_share, p_norm, C, E, G: tl.constexpr, BG: tl.constexpr, BP: tl.constexpr, TOP_P: tl.constexpr
+):
+    """Every cluster's share of the mass, summed over the group (and scaled by 1 / BG): written to p_share.
+
+    Returns the share of the exact keys.
+    """
+    o_g, o_p = tl.arange(0, BG), tl.arange(0, BP)
+    b_max = tl.full([BG], float("-inf"), dtype=tl.float32)
+    b_sum = tl.zeros([BG], dtype=tl.float32)
+    for i in range(0, C + E, BP):
+        m_a = (o_g < G)[:, None] & (i + o_p < C + E)[None, :]
+        b_a = tl.load(p_mass + o_g[:, None] * (C + E) + i + o_p[None, :], mask=m_a, other=float("-inf"))
+        b_new = tl.maximum(b_max, tl.max(b_a, axis=1))
+        b_shift = tl.where(b_new > float("-inf"), b_new, 0.0)
+        b_sum = b_sum * tl.exp(b_max - b_shift) + tl.sum(tl.exp(b_a - b_shift[:, None]), axis=1)
+        b_max = b_new
+    b_norm = tl.where(b_sum > 0, b_max + tl.log(tl.where(b_sum > 0, b_sum, 1.0)), 0.0)  # [BG]
+    tl.store(p_norm + o_g, b_norm, mask=o_g < G)
+    n_exact = tl.zeros([], dtype=tl.float32)
+    last = C
+    if TOP_P:
+        last = C + E
+    for i in range(0, last, BP):
+        m_a = (o_g < G)[:, None] & (i + o_p < last)[None, :]
+        b_a = tl.load(p_mass + o_g[:, None] * (C + E) + i + o_p[None, :], mask=m_a, other=float("-inf"))
+        b_share = tl.sum(tl.exp(b_a - b_norm[:, None]), axis=0) * (1.0 / BG)  # [BP]
+        tl.store(p_share + i + o_p, b_share, mask=i + o_p < C)
+        if TOP_P:
+            n_exact += tl.sum(tl.where(i + o_p >= C, b_share, 0.0))
+    return n_exact
+
+
+@triton.jit
+def load_keys(p_share, p_size, o_c, n_items):
+    """Shares as integers of the same order (they are not negative), shares, and sizes."""
+    b_share = tl.load(p_share + o_c, mask=o_c < n_items, other=0.0)
+    b_size = tl.load(p_size + o_c, mask=o_c < n_items, other=0).to(tl.int32)
+    return b_share.to(tl.int32, bitcast=True), b_share, b_size
+
+
+@triton.jit
+def members_above(b_key, b_size, i_cut, i_step):
+    """The members at or above the three cuts i_cut + (1, 2, 3) i_step, 21 bits each."""
+    b_size = b_size.to(tl.int64)
+    b_sum = tl.where(b_key >= i_cut + i_step, b_size, 0)
+    b_sum += tl.where(b_key >= i_cut + 2 * i_step, b_size << 21, 0)
+    b_sum += tl.where(b_key >= i_cut + 3 * i_step, b_size << 42, 0)
+    return tl.sum(b_sum)
+
+
+@triton.jit
+def find_cut(p_share, p_size, n_room, n_items, BC: tl.constexpr, ONCE: tl.constexpr):
+    """The largest key at or above which the members exceed the room, and the members strictly above it.
+
+    Two bits of the key a round, 30 bits in all (a share is below 2). Where everything fits the cut is -1.
+    """
+    o_c = tl.arange(0, BC)
+    b_key, _, b_size = load_keys(p_share, p_size, o_c, n_items)
+    i_cut = tl.full([], -1, dtype=tl.int32)
+    i_step = tl.full([], 1, dtype=tl.int32)
+    n_above = tl.zeros([], dtype=tl.int64)
+    for i_round in range(0, 17):  # round 0 asks whether all fits, round 16 what lies above the cut
+        if ONCE:
+            n_packed = members_above(b_key, b_size, i_cut, i_step)
+        else:
+            n_packed = tl.zeros([], dtype=tl.int64)
+            for i in range(0, n_items, BC):
+                b_key, _, b_size = load_keys(p_share, p_size, i + o_c, n_items)
+                n_packed += members_above(b_key, b_size, i_cut, i_step)
+        n_first, n_second, n_third = n_packed & 0x1FFFFF, (n_packed >> 21) & 0x1FFFFF, n_packed >> 42
+        if i_round == 0:
+            i_cut = tl.where(n_first > n_room, 0, i_cut)
+            i_step = tl.where(n_first > n_room, 268435456, 0)
+            n_above = n_first
+        elif i_round < 16:
+            i_cut += tl.where(n_first > n_room, i_step, 0)
+            i_cut += tl.where(n_second > n_room, i_step, 0)
+            i_cut += tl.where(n_third > n_room, i_step, 0)
+            i_step = tl.where(i_step > 1, i_step >> 2, i_step)
+        elif i_cut >= 0:
+            n_above = n_first
+    return i_cut, n_above.to(tl.int32)
+
+
+@triton.jit
+def find_share_cut(p_share, p_size, limit, n_items, BC: tl.constexpr):
+    """The largest key at or above which the shares reach the limit (-1: none), and the share above."""
+    o_c = tl.arange(0, BC)
+    i_cut = tl.full([], -1, dtype=tl.int32)
+    n_above = tl.zeros([], dtype=tl.float32)
+    for i_round in range(0, 32):
+        i_try = tl.where(i_round == 0, 0, i_cut + (1 << tl.maximum(30 - i_round, 0)))
+        i_try = tl.where(i_round == 31, i_cut + 1, i_try)
+        n_share = tl.zeros([], dtype=tl.float32)
+        for i in range(0, n_items, BC):
+            b_key, b_share, b_size = load_keys(p_share, p_size, i + o_c, n_items)
+            n_share += tl.sum(tl.where((b_key >= i_try) & (b_size > 0), b_share, 0.0))
+        if i_round == 31:
+            n_above = n_share
+        elif (n_share >= limit) & ((i_round == 0) | (i_cut >= 0)):
+            i_cut = i_try
+    return i_cut, n_above
+
+
+@triton.jit(do_not_specialize=["room", "C", "E", "ITEMS"])
+def _select_kernel(
+    masses, shares, sizes, first, listed, n_listed, limits, members, taken, opened, norm, base,
+    room, top_p, stride_s, stride_f, C, E, ITEMS,
+    G: tl.constexpr, BG: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BT: tl.constexpr,
+    ONCE: tl.constexpr, LISTED: tl.constexpr, TOP_P: tl.constexpr, STOP: tl.constexpr,
+):  # fmt: skip
+    # one program: one row
+    i_row = tl.program_id(0).to(tl.int64)
+    p_share, p_size, p_opened = shares + i_row * C, sizes + i_row * stride_s, opened + i_row * C
+    p_members, p_base = members + i_row * room, base + i_row * room
+    o_t = tl.arange(0, BT)
+    for i in range(0, room, BT):
+        tl.store(p_members + i + o_t, tl.zeros([BT], dtype=tl.int32), mask=i + o_t < room)
+    n_items = C
+    limit = top_p
+    if LISTED:
+        n_items = tl.load(n_listed + i_row)
+        if STOP:
+            limit = tl.load(limits + i_row)
+    else:
+        p_mass = masses + i_row * G * (C + E)
+        limit = top_p * G / BG - pool_shares(p_mass, p_share, norm + i_row * G, C, E, G, BG, BP, TOP_P)
+        tl.store(limits + i_row, limit)
+    tl.debug_barrier()
+    i_cut, n_above = find_cut(p_share, p_size, room, n_items, BC, ONCE)
+    i_share_cut = tl.full([], -1, dtype=tl.int32)
+    n_share_above = tl.zeros([], dtype=tl.float32)
+    if STOP:
+        i_share_cut, n_share_above = find_share_cut(p_share, p_size, limit, n_items, BC)
+
+    # clusters above both cuts; of those at a cut as many as fit, lower indices first
+    n_tie = tl.zeros([], dtype=tl.int32)
+    n_share_tie = tl.zeros([], dtype=tl.float32)
+    n_opened = tl.zeros([], dtype=tl.int64)  # clusters in the upper half, members in the lower
+    for i in range(0, n_items, BT):
+        b_key, b_share, b_size = load_keys(p_share, p_size, i + o_t, n_items)
+        b_tie = tl.where(b_key == i_cut, b_size, 0)
+        m_fits = (b_key == i_cut) & (n_above + n_tie + tl.cumsum(b_tie, axis=0) <= room)
+        m_opened = (b_size > 0) & ((b_key > i_cut) | m_fits)
+        n_tie += tl.sum(b_tie)
+        if STOP:
+            b_tie = tl.where((b_key == i_share_cut) & (b_size > 0), b_share, 0.0)
+            b_before = n_share_above + n_share_tie + tl.cumsum(b_tie, axis=0) - b_tie
+            m_opened = m_opened & ((b_key > i_share_cut) | ((b_key == i_share_cut) & (b_before < limit)))
+            n_share_tie += tl.sum(b_tie)
+        tl.store(p_opened + i + o_t, m_opened.to(tl.int8), mask=i + o_t < n_items)
+        b_packed = tl.where(m_opened, b_size.to(tl.int64) + 4294967296, 0)
+        b_before = n_opened + tl.cumsum(b_packed, axis=0) - b_packed
+        n_opened += tl.sum(b_packed)
+        b_place = (b_before & 0xFFFFFFFF).to(tl.int32)  # where the cluster's members begin in the list
+        b_item = i + o_t
+        if LISTED:
+            b_item = tl.load(listed + i_row * ITEMS + b_item, mask=m_opened, other=0)
+        b_first = tl.load(first + i_row * stride_f + b_item, mask=m_opened, other=0)
+        tl.store(p_base + (b_before >> 32), b_first - b_place, mask=m_opened)
+        tl.store(p_members + b_place, tl.full([BT], 1, dtype=tl.int32), mask=m_opened)
+    n_taken = (n_opened & 0xFFFFFFFF).to(tl.int32)
+    tl.store(taken + i_row, n_taken)
+    tl.debug_barrier()
+    n_seen = tl.zeros([], dtype=tl.int32)
+    for i in range(0, n_taken, BT):
+        m_t = i + o_t < n_taken
+        b_mark = tl.load(p_members + i + o_t, mask=m_t, other=0)  # 1 where a cluster begins
+        b_which = n_seen + tl.cumsum(b_mark, axis=0) - 1
+        n_seen += tl.sum(b_mark)
+        b_base = tl.load(p_base + b_which, mask=m_t, other=0)
+        tl.store(p_members + i + o_t, i + o_t + b_base, mask=m_t)
+
+
+def decode_select(
+    sizes: Tensor,
+    first: Tensor,
+    room: int,
+    *,
+    masses: Tensor | None = None,
+    size: int = 0,
+    shares: Tensor | None = None,
+    listed: Tensor | None = None,
+    n_listed: Tensor | None = None,
+    norm: Tensor | None = None,
+    top_p: float | None = None,
+    limit: Tensor | None = None,
+    stop: bool = True,
+    name: str = "top",
+    work: Work | None = None,
+    tile: Tile | None = None,
+) -> Selection:
+    """Open clusters in the order of their share, as long as all their members fit into `room` places.
+
+    share_j = sum_g exp(a_gj - norm_g) with norm_g the log-sum-exp of all masses and exact logits. Nothing is
+    sorted: bisection finds the share at which the room is exceeded, two bits a round, and prefix sums turn
+    the opened clusters into a list of members, ascending. Equal shares: the lower index first.
+
+    Parameters
+    ----------
+    sizes, first : [R, room of the level] int32, how many members a cluster has below, and the first of them.
+    room : places for members; at most MAX_MEMBERS members may exist.
+    masses, size : [R, G, C + E] fp32 of `decode_lookup`, and C; then shares, norm and limit are found here.
+    shares, listed, n_listed, norm, limit : of `decode_lookup_listed` and of the selection above it; `sizes`
+        then belongs to the listed entries and `first` to all clusters of the level.
+    top_p : also stop once exact keys and opened clusters hold this share of the mass; with `stop` False only
+        find the limit that this means for the level below.
+    name : of the buffers in `work`.
+
+    Bytes: 8 R G (C + E) with masses, from L2; then R C (8 + 17 * 8 above one chunk of clusters, else 8) and
+    16 R room. Operations: 17 * 6 R C.
+    """
+    work = work or Work()
+    known = shares is not None
+    R = sizes.shape[0]
+    like = shares if known else masses
+    check_device("decode_select", like)
+    G, C, E = (1, listed.shape[-1], 0) if known else (masses.shape[1], size, masses.shape[2] - size)
+    if not known:
+        shares, norm = work.take("top_shares", (R, C), like), work.take("norm", (R, G), like)
+        limit = work.take("limit", (R,), like)
+    members = work.take(f"{name}_members", (R, room), like, "int32")
+    base = work.take(f"{name}_base", (R, room), like, "int32")
+    taken = work.take(f"{name}_taken", (R,), like, "int32")
+    opened = work.take(f"{name}_opened", (R, C), like, "int8")
+    tile = choose("decode_select", shared_memory_kb(like), power_of_two(C), 4, tile)
+    BG, BC = power_of_two(G, 1), min(power_of_two(C), tile.cols)
+    launch(
+        _select_kernel, (R,),
+        like if masses is None else masses, shares, sizes, first,
+        first if listed is None else listed, first if n_listed is None else n_listed,
+        like if limit is None else limit, members, taken, opened, norm, base,
+        room, 1.0 if top_p is None else float(top_p), sizes.stride(0), first.stride(0), C, E,
+        0 if listed is None else listed.shape[-1],
+        G=G, BG=BG, BP=max(16, tile.rows // BG), BC=BC, BT=tile.rows, ONCE=C <= BC,
+        LISTED=known, TOP_P=top_p is not None, STOP=top_p is not None and stop, tile=tile,
+    )  # fmt: skip
+    return Selection(members, taken, opened, norm, limit)
+
+
+def _example(p: Problem) -> None:
+    R, G, C = p.batch * p.kv_heads, p.query_heads // p.kv_heads, p.keys // 16
+
+    def ints(*shape):
+        return p.empty(*shape, dtype=torch.int32)
+
+    for clusters in (C, 4 * C, 16 * C):
+        sizes, masses = ints(R, clusters), p.empty(R, G, clusters + 144, dtype=torch.float32)
+        top = decode_select(sizes, sizes, clusters, masses=masses, size=clusters, top_p=0.9)
+        shares = p.empty(R, clusters, dtype=torch.float32)
+        decode_select(
+            sizes, sizes, clusters, shares=shares, listed=sizes, n_listed=top.taken,
+            norm=top.norm, limit=top.limit, top_p=0.9,
+        )  # fmt: skip
+
+
+def _cost(p: Problem) -> tuple[float, float]:
+    """One level, 1/16 centroids, 144 exact keys, 5% of the keys."""
+    clusters, group = p.batch * p.kv_heads * p.keys / 16, p.query_heads / p.kv_heads
+    moved = clusters * 16 + 8 * group * (clusters + p.batch * p.kv_heads * 144) + 12.8 * clusters
+    return moved, 17 * 6 * clusters
+
+
+register("decode_select", _example, _cost)

@@ -1,0 +1,36 @@
+"""Tiles of the decoding kernels: (KB of shared memory, padded size, bytes) -> (rows, cols, warps, stages).
+
+decode_lookup : cols = centroids a program. decode_select : by the clusters of a level; cols = clusters held
+in registers, rows = numbers pooled or listed at a time. decode_attend : cols = keys a step. decode_merge :
+rows = partials a step.
+"""
+
+from .tiles import Row, Tile, add_rows, choose
+
+__all__ = ["Tile", "choose"]
+
+_TABLE = {
+    "decode_lookup": {
+        (99, 128, 2): (16, 64, 4, 1),
+        (0, 64, 2): (16, 32, 4, 1),
+        (0, 256, 4): (16, 16, 4, 1),
+    },
+    "decode_select": {
+        (0, 1024, 4): (1024, 1024, 4, 1),
+        (0, 4096, 4): (4096, 4096, 8, 1),
+        (0, 1 << 30, 4): (4096, 8192, 16, 1),
+    },
+    "decode_attend": {
+        (99, 128, 2): (16, 64, 4, 3),
+        (99, 128, 4): (16, 32, 4, 2),
+        (0, 128, 2): (16, 32, 4, 2),
+        (0, 256, 4): (16, 16, 4, 1),
+    },
+    "decode_merge": {
+        (0, 128, 4): (32, 1, 4, 1),
+        (0, 256, 4): (16, 1, 4, 1),
+    },
+}
+
+for _kernel, _rows in _TABLE.items():
+    add_rows(_kernel, *(Row(*key, Tile(*tile)) for key, tile in _rows.items()))

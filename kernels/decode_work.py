@@ -1,0 +1,38 @@
+"""Buffers that the kernels of one decoding step write, kept from step to step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class Work:
+    """Named buffers, made when first taken and again only when one must be larger.
+
+    Give one `Work` to all steps of a cache: a step then allocates nothing, and a captured CUDA graph finds
+    the same addresses. What a launcher returns may be such a buffer: the next step overwrites it.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: str = "float32") -> Tensor:
+        """A contiguous buffer of `shape` on the device of `like`; its contents are undefined."""
+        size, kind = max(1, math.prod(shape)), getattr(torch, dtype)
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.numel() < size or (buffer.device, buffer.dtype) != (like.device, kind):
+            room = size if buffer is None else size + size // 4  # grow rarely
+            buffer = self._buffers[name] = torch.empty(room, dtype=kind, device=like.device)
+        return buffer[: math.prod(shape)].view(shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(x.nbytes for x in self._buffers.values())
+
+
+def processors(x: Tensor) -> int:
+    """Multiprocessors of the device of `x`; those of an H100 where that is not a GPU."""
+    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 132
