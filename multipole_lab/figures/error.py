@@ -42,7 +42,7 @@ def error(
     """
     finding, reading = _words(rse, head)
     top = theme.heading_height(finding, reading) + 12
-    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 640 + top, "uirevision": "error"})
+    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 740, "uirevision": "error"})
     _draw_heads(fig, rse, head)
     _draw_positions(fig, positions, by_position, tokens, float(rse[head]))
     _draw_outputs(fig, rows, exact, approx, name)

@@ -51,7 +51,7 @@ def expansion(
     errors = np.abs(origin - truth), np.abs(tilted - truth)
     finding, reading = _words(axis, errors, p, at_query, quantity)
     top = theme.heading_height(finding, reading)
-    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 470 + top, "uirevision": "expansion"})
+    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 560, "uirevision": "expansion"})
     fields = [("exact", truth), ("at the origin", origin), (f"at p: {order}", tilted)]
     for column, (name, values) in enumerate(fields):
         _draw_field(fig, axis, values, name, 0, column, "coloraxis")

@@ -38,7 +38,7 @@ def speed(
     finding, reading = _words(lengths, exact_ms, approx_ms, rse, machine, name, measuring)
     reading = f"{reading} {detail}".strip()
     top = theme.heading_height(finding, reading) + 34
-    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 380 + top, "uirevision": "speed"})
+    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 490, "uirevision": "speed"})
     for times, words, colour, symbol in (
         (exact_ms, "exact", theme.EXACT, "circle"),
         (approx_ms, name, theme.TILTED, "square"),

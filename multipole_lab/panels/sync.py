@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-# Set once when the figure is made; comparing the template's hundreds of entries on each move would cost most.
-_FIXED = ("template", "autosize", "uid")
+# Set once when the figure is made. Comparing the template's hundreds of entries would cost most of a move; a
+# new height would make plotly freeze the width too, and the figure would no longer follow its window.
+_FIXED = ("template", "autosize", "height", "uid")
 
 
 def sync_figure(shown: go.FigureWidget, wanted: go.Figure) -> int:
