@@ -185,7 +185,7 @@ def capped_rounds(
     x, centroids = row_strided(x), centroids.float().contiguous()
     BD, shared = power_of_two(D), shared_memory_kb(x)
     room = torch.empty(B, H, C, dtype=torch.int32, device=x.device)
-    accept = choose("accept", shared, BD, 8, tile)
+    accept = choose("accept", shared, BD, 4, tile)
     launch(
         _accept_kernel,
         (B * H * C,),

@@ -101,19 +101,6 @@ def _evaluate_kernel(
             b_max = b_new
             b_sum = b_sum * b_keep + tl.sum(b_w, axis=1)
             b_out = tl.dot(b_w.to(b_v.dtype), b_v, b_out * b_keep[:, None], input_precision=PRECISION)
-        if DIPOLE:
-            o_r = tl.arange(0, BR)
-            m_r = o_r < R
-            if FULL:
-                b_t = b_d  # [BM, BR]
-            else:
-                p_u = basis + i_row * D * R + o_d[:, None] * R + o_r[None, :]
-                b_u = tl.load(p_u, mask=m_d[:, None] & m_r[None, :], other=0.0)  # [BD, BR]
-                b_t = tl.dot(b_d, b_u.to(b_d.dtype), input_precision=PRECISION).to(b_d.dtype)
-            p_moment = moment + (i_row * R + o_r)[:, None] * DV + o_dv[None, :]
-            b_moment = tl.load(p_moment, mask=m_r[:, None] & m_dv[None, :], other=0.0)  # [BR, BDV]
-            b_turn = tl.dot(b_t, b_moment.to(b_t.dtype), input_precision=PRECISION)
-            b_out += (scale * b_sum)[:, None] * b_turn
         b_far_max, b_far_sum = b_max, b_sum
         for i_near in range(0, NEAR):  # near: one term a key
             i_j = tl.load(near + i_row * NEAR + i_near)
@@ -142,16 +129,34 @@ def _evaluate_kernel(
                     b_max = b_new
                     b_sum = b_sum * b_keep + tl.sum(b_w, axis=1)
                     b_out = tl.dot(b_w.to(b_v.dtype), b_v, b_out * b_keep[:, None], input_precision=PRECISION)
+        if DIPOLE:
+            o_r = tl.arange(0, BR)
+            m_r = o_r < R
+            b_share = tl.where(b_far_sum == 0, 0.0, tl.exp(b_far_max - b_max) * b_far_sum)
+            tl.store(share + i_head * NQ + b_n, b_share / tl.where(b_sum == 0, 1.0, b_sum), mask=m_m)
+            if FULL:
+                b_t = b_d.to(tl.float32)  # [BM, BR]
+            else:  # 16 dimensions at a time: without tensor cores a longer product holds too many registers
+                b_t = tl.zeros([BM, BR], dtype=tl.float32)
+                for i_d in range(0, D, 16):
+                    o_k = i_d + tl.arange(0, 16)
+                    m_k = o_k < D
+                    p_x = q + i_b * stride_qb + i_h * stride_qh + b_n[:, None] * stride_qn + o_k[None, :]
+                    b_x = tl.load(p_x, mask=m_m[:, None] & m_k[None, :], other=0.0).to(tl.float32)
+                    b_x -= tl.load(centroids + i_row * D + o_k, mask=m_k, other=0.0).to(tl.float32)[None, :]
+                    p_u = basis + i_row * D * R + o_k[:, None] * R + o_r[None, :]
+                    b_u = tl.load(p_u, mask=m_k[:, None] & m_r[None, :], other=0.0)  # [16, BR]
+                    b_t = tl.dot(b_x.to(b_u.dtype), b_u, b_t, input_precision=PRECISION)
+            b_t = (b_t * (scale * b_share)[:, None]).to(b_d.dtype)
+            p_moment = moment + (i_row * R + o_r)[:, None] * DV + o_dv[None, :]
+            b_moment = tl.load(p_moment, mask=m_r[:, None] & m_dv[None, :], other=0.0)  # [BR, BDV]
+            b_out = tl.dot(b_t, b_moment.to(b_t.dtype), b_out, input_precision=PRECISION)
         b_safe = tl.where(b_sum == 0, 1.0, b_sum)
         b_lse = tl.where(b_sum == 0, float("-inf"), b_max + tl.log(b_safe))
         o_out = i_head * NQ + b_n
         p_out = out + o_out[:, None] * DV + o_dv[None, :]
         tl.store(p_out, (b_out / b_safe[:, None]).to(b_q.dtype), mask=m_m[:, None] & m_dv[None, :])
         tl.store(lse + o_out, b_lse, mask=m_m)
-        if DIPOLE:
-            b_lse = tl.where(b_sum == 0, 0.0, b_lse)
-            b_far = tl.where(b_far_sum == 0, 0.0, tl.exp(b_far_max - b_lse) * b_far_sum)
-            tl.store(share + o_out, b_far, mask=m_m)
 
 
 def evaluate(

@@ -80,7 +80,7 @@ def sort_by_label(labels: Tensor, clusters: int, tile: Tile | None = None) -> tu
     check_device("sort_by_label", labels)
     B, H, N = labels.shape
     labels = labels.contiguous()
-    tile = choose("sort", shared_memory_kb(labels), 16, 8, tile)
+    tile = choose("sort", shared_memory_kb(labels), 16, 4, tile)
     chunks = triton.cdiv(N, tile.rows)
     bins = power_of_two(clusters + 1)
     order = torch.empty_like(labels)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .tile_table import TILES
+from .tile_table import HEADS, TILES, WIDTHS
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,17 @@ class Row:
     tile: Tile
 
 
-_TABLE = {
-    kernel: tuple(Row(*key, Tile(*tile)) for key, tile in rows.items()) for kernel, rows in TILES.items()
-}
+def _rows(lines: dict[int, tuple]) -> tuple[Row, ...]:
+    sizes = [(head, width) for width in WIDTHS for head in HEADS]
+    rows = [
+        Row(shared_kb, *size, Tile(*tile))
+        for shared_kb, line in lines.items()
+        for size, tile in zip(sizes, line, strict=True)
+    ]
+    return tuple(sorted(rows, key=lambda row: (-row.shared_kb, row.width, row.head)))
+
+
+_TABLE = {kernel: _rows(lines) for kernel, lines in TILES.items()}
 
 
 def add_rows(kernel: str, *rows: Row) -> None:
