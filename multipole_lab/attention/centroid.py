@@ -72,12 +72,12 @@ class Centroid(Method):
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         self._partition.check_fits(k.shape[2])
-        if not finite(k, v):
+        if not finite(q, k, v):
             return exact_partial(q, k, v, scale, mask=mask)
         return with_sinks(self._with_recent, q, k, v, scale, mask, self.sinks, causal=False)
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        if not finite(k, v):
+        if not finite(q, k, v):
             return exact_causal(q, k, v, scale, mask)
 
         def blocks(q, k, v, scale, mask):
@@ -132,7 +132,7 @@ def centroid_formula(
                 )
             near = gathered(part, k.reshape(rows, Nk, -1), v.reshape(rows, Nk, -1), members, taken, s)
             a = a.masked_fill(chosen, NEVER)
-        weights, lse = softmax_lse(a)
+        weights, lse = softmax_lse(a, -1)
         lse = torch.where(lse < NEVER / 2, -torch.inf, lse)
         far = torch.bmm(weights, v_mean), lse
         out, lse = far if near is None else merge([far, near])
@@ -142,7 +142,12 @@ def centroid_formula(
     return out.view(B, Hq, Nq, -1).to(q.dtype), lse.view(B, Hq, Nq)
 
 
-_centroid = recomputed("centroid", centroid_formula)
+def _largest(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], settings: list[float]) -> int:
+    """Numbers in the largest temporary of one row: masses, or the gathered keys; the formula tiles its queries."""
+    return min(TILE, q.shape[1] * q.shape[2] * max(constants[1].shape[-1], int(settings[1]) * k.shape[-1]))
+
+
+_centroid = recomputed("centroid", centroid_formula, _largest)
 
 
 def choose(
@@ -179,6 +184,6 @@ def gathered(q: Tensor, k: Tensor, v: Tensor, members: Tensor, taken: Tensor, s:
     keys = k.reshape(R * N, -1).index_select(0, index).view(R, n, budget, -1).to(q.dtype)
     values = v.reshape(R * N, -1).index_select(0, index).view(R, n, budget, -1).to(q.dtype)
     logits = s * (keys @ q.unsqueeze(-1)).squeeze(-1)
-    weights, lse = softmax_lse(torch.where(taken, logits, NEVER))
+    weights, lse = softmax_lse(torch.where(taken, logits, NEVER), -1)
     lse = torch.where(lse < NEVER / 2, -torch.inf, lse)
     return (weights.unsqueeze(-2) @ values).squeeze(-2), lse

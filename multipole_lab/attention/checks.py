@@ -78,13 +78,11 @@ def check_backend(backend: object) -> None:
 def finite(*tensors: Tensor) -> bool:
     """Whether all numbers are finite, as far as a look is free: under ``torch.compile`` it answers yes.
 
-    One NaN or infinite key reaches every query that sees it, which no summary of a cluster can tell. A method
-    that gets one hands over to exact attention, so that the NaNs are where they belong. A sum is NaN or infinite
+    One NaN or infinite key reaches every query that sees it, and a NaN query none but itself; no summary of a
+    cluster can tell. A method that meets one hands over to exact attention, so that the NaNs are where they belong. A sum is NaN or infinite
     if a term is; the rare overflow of finite terms costs time, not correctness.
     """
     if torch.compiler.is_compiling():
         return True
-    return all(
-        bool(x.detach().sum(dtype=torch.float32 if x.dtype != torch.float64 else None).isfinite())
-        for x in tensors
-    )
+    dtypes = [torch.float64 if x.dtype == torch.float64 else torch.float32 for x in tensors]
+    return all(bool(x.detach().sum(dtype=d).isfinite()) for x, d in zip(tensors, dtypes, strict=True))

@@ -48,7 +48,8 @@ def exact_partial(
     bias = None
     if mask is not None:
         mask = mask[:, None] if mask.ndim == 2 else mask  # [B, 1 or Nq, Nk]
-        bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -torch.inf)[:, None]
+        bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device)
+        bias = bias.masked_fill(~mask, -torch.inf)[:, None]
     out, lse = fused_attention(q, k, v, bias, causal, scale)
     if mask is not None:  # the fused kernel reports 0 where it saw no key
         seen = mask[:, 0].cumsum(-1) > 0 if causal else mask.any(-1)
@@ -117,7 +118,7 @@ def fused_attention_backward(
 
 @fused_attention_backward.register_fake
 def _(dout, dlse, q, k, v, out, lse, bias, causal, scale):
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
 
 
 def _save(ctx, inputs, output):

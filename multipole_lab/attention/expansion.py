@@ -15,23 +15,22 @@ NEVER = -1e30
 
 
 class SoftmaxLse(torch.autograd.Function):
-    """Softmax over the last dimension and its log-sum-exp, in one pass over the logits."""
+    """Softmax over one dimension and its log-sum-exp, with a single exponential for both."""
 
     @staticmethod
-    def forward(ctx, logits):
-        weights = logits.softmax(-1)
+    def forward(ctx, logits, dim):
+        weights = logits.softmax(dim)
         # The largest weight is at least 1/M, so this logarithm loses nothing.
-        lse = logits.amax(-1) - weights.amax(-1).log()
+        lse = logits.amax(dim) - weights.amax(dim).log()
         ctx.save_for_backward(weights)
+        ctx.dim = dim
         return weights, lse
 
     @staticmethod
     def backward(ctx, dweights, dlse):
         (weights,) = ctx.saved_tensors
-        delta = dlse.unsqueeze(-1)
-        if dweights is None:
-            return weights * delta
-        return weights * (dweights + (delta - (weights * dweights).sum(-1, keepdim=True)))
+        inner = (weights * dweights).sum(ctx.dim, keepdim=True)
+        return weights * (dweights - (inner - dlse.unsqueeze(ctx.dim))), None
 
 
 softmax_lse = SoftmaxLse.apply
@@ -50,13 +49,12 @@ def summarise(
     An empty cluster has a mass of -inf. MuSe (2509.10406), section 3.
     """
     R, J, M, D = k.shape
-    I = p.shape[1]  # noqa: E741
-    bias = torch.where(filled, 0.0, NEVER).to(p.dtype).view(R * J, 1, M)
-    points = (s * p).unsqueeze(1).expand(R, J, I, D).reshape(R * J, I, D)
-    logits = torch.baddbmm(bias, points, k.view(R * J, M, D).mT)  # [RJ, I, M]
-    w, a = softmax_lse(logits)
-    k_tilted = torch.bmm(w, k.view(R * J, M, D)).view(R, J, I, D).transpose(1, 2)
-    v_tilted = torch.bmm(w, v.view(R * J, M, -1)).view(R, J, I, -1).transpose(1, 2)
+    I = p.shape[1]
+    bias = torch.where(filled, 0.0, NEVER).to(p.dtype).view(R, J * M, 1)
+    logits = torch.baddbmm(bias, k.view(R, J * M, D), p.mT, alpha=s).view(R * J, M, I)
+    w, a = softmax_lse(logits, 1)
+    k_tilted = torch.bmm(w.mT, k.view(R * J, M, D)).view(R, J, I, D).transpose(1, 2)
+    v_tilted = torch.bmm(w.mT, v.view(R * J, M, -1)).view(R, J, I, -1).transpose(1, 2)
     a = a.view(R, J, I).transpose(1, 2)
     a = torch.where(filled.any(-1).unsqueeze(1), a, NEVER)
     return a, k_tilted, v_tilted
@@ -71,12 +69,12 @@ def far_field(
     s: float,
 ) -> tuple[Float[Tensor, "R I Mq Dv"], Float[Tensor, "R I Mq"]]:
     """``o(q) = sum_j softmax_j(a_j(p) + s (q - p).k~_j) v~_j`` and its log-sum-exp."""
-    R, I, M, D = q.shape  # noqa: E741
+    R, I, M, D = q.shape
     J = a.shape[-1]
     keys = k_tilted.reshape(R * I, J, D)
     offset = a.reshape(R * I, 1, J) - s * torch.bmm(p.reshape(R * I, 1, D), keys.mT)
     offset = offset.clamp(min=NEVER)
-    weights, lse = softmax_lse(torch.baddbmm(offset, q.reshape(R * I, M, D), keys.mT, alpha=s))
+    weights, lse = softmax_lse(torch.baddbmm(offset, q.reshape(R * I, M, D), keys.mT, alpha=s), -1)
     out = torch.bmm(weights, v_tilted.reshape(R * I, J, -1))
     lse = torch.where(lse < NEVER / 2, -torch.inf, lse)
     return out.view(R, I, M, -1), lse.view(R, I, M)
@@ -129,7 +127,7 @@ def dipole(
     the order of the sequence and ``far`` says which keys count.
     """
     R, N, D = k.shape
-    I, r = a.shape[1], basis.shape[-1]  # noqa: E741
+    I, r = a.shape[1], basis.shape[-1]
     tilt = torch.baddbmm(torch.where(far, 0.0, NEVER).to(k.dtype), s * p, k.mT).softmax(-1)  # [R, I, N]
     projected = k @ basis.transpose(1, 2).reshape(R, D, I * r)  # [R, N, I r]
     weighted = projected.view(R, N, I, r) * tilt.mT.unsqueeze(-1)

@@ -85,12 +85,12 @@ class MuSe(Method):
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         self._partition.check_fits(k.shape[2])
-        if not finite(k, v):
+        if not finite(q, k, v):
             return exact_partial(q, k, v, scale, mask=mask)
         return with_sinks(self._clustered, q, k, v, scale, mask, self.sinks, causal=False)
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        if not finite(k, v):
+        if not finite(q, k, v):
             return exact_causal(q, k, v, scale, mask)
 
         def blocks(q, k, v, scale, mask):
@@ -102,7 +102,11 @@ class MuSe(Method):
         partition = self._partition
         q_slots = partition.slots(q)
         k_slots = partition.slots(k, mask)
-        kept = [] if mask is None else [mask[:, None].expand(k.shape[:3])]
+        kept = (
+            torch.ones_like(k[..., 0], dtype=torch.bool)
+            if mask is None
+            else mask[:, None].expand(k.shape[:3])
+        )
         constants = [
             q_slots.index,
             q_slots.filled,
@@ -110,7 +114,7 @@ class MuSe(Method):
             k_slots.index,
             k_slots.filled,
             k_slots.slot,
-            *kept,
+            kept,
         ]
         rank = 0
         if self.order == "dipole":
@@ -124,16 +128,17 @@ def muse_formula(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], setti
     The expansion points are the means of the query clusters; gradients flow through them and through the principal
     directions. The choice of near clusters is a constant, as the assignments are.
     """
-    q_slots, k_slots = Slots(*constants[:3]), Slots(*constants[3:6])
-    kept = constants[6] if len(constants) > 6 else None
+    q_slots, k_slots, kept = Slots(*constants[:3]), Slots(*constants[3:6]), constants[6]
     s, near, rank = settings[0], int(settings[1]), int(settings[2])
     B, Hq, Nq, D = q.shape
-    Hk, Dv = k.shape[1], v.shape[-1]
-    rows, dtype = B * Hk, statistics_dtype(q.dtype)
+    rows, Dv, dtype = B * k.shape[1], v.shape[-1], q.dtype
+    q, k, v = (x.to(statistics_dtype(x.dtype)) for x in (q, k, v))
     # All query heads of a group see the same keys, so their clusters are one list: I = group * C.
-    qs = to_slots(q, q_slots).to(dtype).view(rows, -1, q_slots.index.shape[-1], D)  # [R, I, Mq, D]
-    ks = to_slots(k, k_slots, kept).to(dtype).view(rows, *k_slots.index.shape[2:], D)  # [R, J, Mk, D]
-    vs = to_slots(v, k_slots, kept).to(dtype).view(rows, *k_slots.index.shape[2:], Dv)
+    qs = to_slots(q, q_slots, kept.new_ones(B, Hq, Nq)).view(
+        rows, -1, q_slots.index.shape[-1], D
+    )  # [R, I, Mq, D]
+    ks = to_slots(k, k_slots, kept).view(rows, *k_slots.index.shape[2:], D)  # [R, J, Mk, D]
+    vs = to_slots(v, k_slots, kept).view(rows, *k_slots.index.shape[2:], Dv)
     members = q_slots.filled.view(*qs.shape[:3])
     k_filled = k_slots.filled.view(*ks.shape[:3])
 
@@ -148,37 +153,45 @@ def muse_formula(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], setti
         basis = principal_directions(d * members.unsqueeze(-1), rank)
         far = far_keys(k_slots, kept, a_far)
         out = out + dipole(
-            d, p, k.reshape(rows, -1, D).to(dtype), v.reshape(rows, -1, Dv).to(dtype), far, a_far, k_tilted, v_tilted,
-            basis, s,
-        )  # fmt: skip
+            d, p, k.view(rows, -1, D), v.view(rows, -1, Dv), far, a_far, k_tilted, v_tilted, basis, s
+        )
     if nearest is not None:
         out, lse = merge([(out, lse), near_field(qs, ks, vs, k_filled, nearest, s)])
-    out = from_slots(out.view(*q_slots.index.shape, Dv), q_slots)
+    out = from_slots(out.reshape(*q_slots.index.shape, Dv), q_slots)
     lse = from_slots(lse.view(*q_slots.index.shape, 1), q_slots).squeeze(-1)
-    return out.to(q.dtype), lse
+    return out.to(dtype), lse
 
 
-_muse = recomputed("muse", muse_formula)
+def _largest(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], settings: list[float]) -> int:
+    """Numbers in the largest temporary of one row: the tilt, the summaries, or the near field's keys."""
+    points = q.shape[1] * constants[0].shape[2]  # [I, Mq] and [J, Mk] are the last dimensions of the slots
+    J, Mk = constants[3].shape[2:]
+    width = max(k.shape[-1], v.shape[-1])
+    near, rank = int(settings[1]), int(settings[2])
+    return points * max(J * Mk, J * width, near * Mk * width, rank * k.shape[2])
+
+
+_muse = recomputed("muse", muse_formula, _largest)
 
 
 def expansion_points(qs: Tensor, members: Tensor) -> Tensor:
-    """The mean of each query cluster, [R, I, D]. A non-finite query moves no other query's expansion point."""
-    ok = members.unsqueeze(-1) & qs.isfinite().all(-1, keepdim=True)
-    return torch.where(ok, qs, 0.0).sum(2) / ok.sum(2).clamp(min=1)
+    """The mean of each query cluster, [R, I, D]; zero for an empty one."""
+    weights = members.to(qs.dtype) / members.sum(-1, keepdim=True).clamp(min=1)
+    return (weights.unsqueeze(-2) @ qs).squeeze(-2)
 
 
-def far_keys(k_slots: Slots, kept: Tensor | None, a_far: Tensor) -> Tensor:
+def far_keys(k_slots: Slots, kept: Tensor, a_far: Tensor) -> Tensor:
     """Which keys are in a far cluster of which query cluster, [R, I, N]."""
-    R, I, J = a_far.shape  # noqa: E741
+    R, I, J = a_far.shape
     M = k_slots.index.shape[-1]
     label = (k_slots.slot // M % J).view(R, 1, -1)
     far = (a_far.detach() > NEVER).gather(-1, label.expand(R, I, -1))
-    return far if kept is None else far & kept.reshape(R, 1, -1)
+    return far & kept.reshape(R, 1, -1)
 
 
 def near_field(qs: Tensor, ks: Tensor, vs: Tensor, filled: Tensor, nearest: Tensor, s: float) -> Partial:
     """Exact attention of every query cluster over its near key clusters: [R, I, Mq, Dv] and [R, I, Mq]."""
-    R, I, M, D = qs.shape  # noqa: E741
+    R, I, M, D = qs.shape
     J, Mk = ks.shape[1:3]
     pick = (nearest + torch.arange(R, device=qs.device).view(R, 1, 1) * J).view(-1)
     keys = ks.reshape(R * J, -1).index_select(0, pick).view(R * I, 1, -1, D)

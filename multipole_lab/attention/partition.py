@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from multipole_lab.attention.slots import Slots
-from multipole_lab.clustering import Clusters, balanced, kmeans, spatial
+from multipole_lab.clustering.balanced import balanced_labels
 from multipole_lab.clustering.capped import capacity
 from multipole_lab.clustering.checks import check_cap, check_count
+from multipole_lab.clustering.clusters import Clusters
+from multipole_lab.clustering.kmeans import kmeans_labels
+from multipole_lab.clustering.spatial import spatial_labels
 
 PARTITIONS = ("kmeans", "balanced", "spatial")
 
@@ -56,23 +60,52 @@ class Partition:
         best = ((self.cap or 1.0) * max(self.near, 4) * vectors / 2) ** 0.5
         return min(vectors, max(16, 1 << round(math.log2(best))))
 
-    def clusters_of(self, x: Tensor, mask: Tensor | None = None) -> Clusters:
-        """Partition x [B, H, N, D]."""
-        count = self.count(x.shape[2])
-        if self.kind == "kmeans":
-            return kmeans(x.detach(), count, self.iterations, self.cap, self.seed, mask=mask)
-        if self.kind == "spatial":
-            return spatial(x.detach(), -(-x.shape[2] // count), mask)
-        return balanced(x.detach(), self.block(x.shape[2]), mask=mask)
+    def labels(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The cluster of every vector of x [B, H, N, D]; -1 for padding."""
+        return _labels(
+            x.detach(), mask, self.kind, self.size(x.shape[2]), self.count(x.shape[2]), self.iterations,
+            self.cap, self.seed,
+        )  # fmt: skip
 
-    def block(self, vectors: int) -> int:
-        """The largest number of slots a cluster of that many vectors can need; known without looking at them."""
+    def clusters_of(self, x: Tensor, mask: Tensor | None = None) -> Clusters:
+        """The partition of x [B, H, N, D] as Clusters."""
+        return Clusters.from_labels(x, self.labels(x, mask), self.made(x.shape[2]))
+
+    def slots(self, x: Tensor, mask: Tensor | None = None) -> Slots:
+        """The partition of x [B, H, N, D] laid out in slots."""
+        N = x.shape[2]
+        return Slots.of(self.labels(x, mask), self.made(N), self.size(N))
+
+    def made(self, vectors: int) -> int:
+        """How many clusters that many vectors really get: equal blocks may need fewer than asked for."""
+        return self.count(vectors) if self.kind == "kmeans" else -(-vectors // self.size(vectors))
+
+    def size(self, vectors: int) -> int:
+        """The largest number of members a cluster of that many vectors can have, known without looking at them."""
         count = self.count(vectors)
         if self.kind == "kmeans":
             return vectors if self.cap is None else min(vectors, capacity(vectors, count, self.cap))
         even = -(-vectors // count)
         return even if self.kind == "spatial" else 1 << (even - 1).bit_length()
 
-    def slots(self, x: Tensor, mask: Tensor | None = None) -> Slots:
-        """Partition x and lay the clusters out in slots."""
-        return Slots.of(self.clusters_of(x, mask), self.block(x.shape[2]))
+
+@torch.library.custom_op("multipole_lab::labels", mutates_args=())
+def _labels(
+    x: Tensor,
+    mask: Tensor | None,
+    kind: str,
+    size: int,
+    clusters: int,
+    iterations: int,
+    cap: float | None,
+    seed: int,
+) -> Tensor:
+    """A partition as one opaque operator, for k-means looks at its data while it works."""
+    if kind == "kmeans":
+        return kmeans_labels(x, clusters, iterations, cap, seed, mask=mask)
+    return spatial_labels(x, size, mask) if kind == "spatial" else balanced_labels(x, size, mask=mask)
+
+
+@_labels.register_fake
+def _(x, mask, kind, size, clusters, iterations, cap, seed):
+    return x.new_empty(x.shape[:3], dtype=torch.int64)

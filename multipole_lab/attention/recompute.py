@@ -1,52 +1,89 @@
 """Gradients by recomputing: a formula's forward runs without a graph, its backward runs the formula again with one.
 
-Only the inputs are kept between the two, so training memory is linear in the sequence. The forward is an opaque
-custom operator, which ``torch.compile`` with ``fullgraph=True`` puts into its graph as it is.
+Only the inputs are kept between the two, so training memory is linear in the sequence. Both run over tiles of rows,
+a row being one key/value head of one batch entry with its query heads, so that a tile's temporaries stay in the
+cache and the memory they take is used again. The forward is an opaque custom operator, which ``torch.compile`` with
+``fullgraph=True`` puts into its graph as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from multipole_lab.clustering.clusters import statistics_dtype
 
-def recomputed(
-    name: str, formula: Callable[..., tuple[Tensor, Tensor]]
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Wrap ``formula(q, k, v, constants, settings) -> (out, lse)`` as the differentiable operator ``name``.
+Formula = Callable[[Tensor, Tensor, Tensor, list[Tensor], list[float]], tuple[Tensor, Tensor]]
 
-    ``constants`` is a list of tensors that carry no gradient (assignments, directions), ``settings`` a list of
-    floats. ``out`` has the shape of q with v's head size and lse that of q without its last dimension.
+# The largest temporary of a tile, in numbers.
+TILE = 1 << 20
+
+
+def recomputed(name: str, formula: Formula, size: Callable[..., int]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Wrap a formula as the differentiable operator ``multipole_lab::name``, of the same arguments.
+
+    Parameters
+    ----------
+    formula : ``formula(q, k, v, constants, settings) -> (out, lse)`` on q [B, Hq, Nq, D], k and v [B, Hk, Nk, .].
+        ``constants`` are tensors [B, Hq or Hk, ...] that carry no gradient (assignments), ``settings`` floats.
+    size : ``size(q, k, v, constants, settings)``: how many numbers the largest temporary of one row has, of
+        arguments reshaped to B = rows and Hk = 1.
     """
 
     @torch.library.custom_op(f"multipole_lab::{name}", mutates_args=())
     def forward(
         q: Tensor, k: Tensor, v: Tensor, constants: Sequence[Tensor], settings: Sequence[float]
     ) -> tuple[Tensor, Tensor]:
-        out, lse = formula(q, k, v, list(constants), list(settings))
-        return out.contiguous(), lse.contiguous()
+        tiles = [formula(*tile, settings) for tile in row_tiles(q, k, v, constants, settings, size)]
+        out, lse = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*tiles, strict=True))
+        return out.reshape(*q.shape[:-1], v.shape[-1]).contiguous(), lse.reshape(q.shape[:-1]).contiguous()
 
     @forward.register_fake
     def _(q, k, v, constants, settings):
-        dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        return q.new_empty(*q.shape[:-1], v.shape[-1]), q.new_empty(q.shape[:-1], dtype=dtype)
+        lse = q.new_empty(q.shape[:-1], dtype=statistics_dtype(q.dtype))
+        return q.new_empty(*q.shape[:-1], v.shape[-1]), lse
 
     def save(ctx, inputs, output):
         q, k, v, constants, ctx.settings = inputs
         ctx.count = len(constants)
         ctx.save_for_backward(q, k, v, *constants, output[1])
 
-    def gradients(ctx, dout, dlse):
+    def backward(ctx, dout, dlse):
         q, k, v, *constants, lse = ctx.saved_tensors
         dout = v.new_zeros(*q.shape[:-1], v.shape[-1]) if dout is None else dout
         dlse = torch.zeros_like(lse) if dlse is None else dlse
-        with torch.enable_grad():
-            inputs = [x.detach().requires_grad_() for x in (q, k, v)]
-            results = formula(*inputs, constants, ctx.settings)
-        grads = torch.autograd.grad(results, inputs, (dout, dlse))
+        upstream = [dout, dlse.unsqueeze(-1)]
+        tiles = row_tiles(q, k, v, [*constants, *upstream], ctx.settings, size)
+        parts = []
+        for tq, tk, tv, rest in tiles:
+            *fixed, tile_dout, tile_dlse = rest
+            with torch.enable_grad():
+                inputs = [x.detach().requires_grad_() for x in (tq, tk, tv)]
+                results = formula(*inputs, fixed, ctx.settings)
+            parts.append(torch.autograd.grad(results, inputs, (tile_dout, tile_dlse.squeeze(-1))))
+        grads = [
+            torch.cat(part).view(x.shape) for part, x in zip(zip(*parts, strict=True), (q, k, v), strict=True)
+        ]
         return *grads, [None] * ctx.count, None
 
-    forward.register_autograd(gradients, setup_context=save)
+    forward.register_autograd(backward, setup_context=save)
     return forward
+
+
+def row_tiles(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    constants: Sequence[Tensor],
+    settings: Sequence[float],
+    size: Callable[..., int],
+) -> Iterator[tuple[Tensor, Tensor, Tensor, list[Tensor]]]:
+    """Cut a call into calls with one key/value head and a batch of as many rows as fit a tile."""
+    rows = k.shape[0] * k.shape[1]
+    q, k, v, *constants = (x.reshape(rows, -1, *x.shape[2:]) for x in (q, k, v, *constants))
+    step = max(1, TILE // max(1, size(q, k, v, constants, settings)))
+    for first in range(0, rows, step):
+        part = slice(first, first + step)
+        yield q[part], k[part], v[part], [c[part] for c in constants]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multipole_lab.clustering.clusters import Clusters
+from multipole_lab.clustering.clusters import counting_sort
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class Slots:
 
     Attributes
     ----------
-    index : [B, H, C, M] int64. The member's row in x.view(B * H * N, D); an empty slot repeats the row's first.
+    index : [B, H, C, M] int64. The member's position in its sequence; an empty slot names position 0.
     filled : [B, H, C, M]. Which slots hold a member.
-    slot : [B, H, N] int64. The inverse: the slot of every vector in the flattened [B * H * C * M].
+    slot : [B, H, N] int64. The inverse: each vector's slot among the C * M of its head; 0 for padding.
     """
 
     index: Int[Tensor, "B H C M"]
@@ -27,57 +27,56 @@ class Slots:
     slot: Int[Tensor, "B H N"]
 
     @classmethod
-    def of(cls, clusters: Clusters, size: int) -> Slots:
-        """Lay clusters of at most ``size`` members out; no step depends on the data's values."""
-        B, H, N = clusters.labels.shape
-        C = clusters.size
-        device = clusters.labels.device
-        start = clusters.offsets[..., :C]
-        position = torch.arange(size, device=device)
-        filled = position < clusters.counts.unsqueeze(-1)  # [B, H, C, M]
+    def of(cls, labels: Int[Tensor, "B H N"], clusters: int, size: int) -> Slots:
+        """Lay clusters of at most ``size`` members out; no step depends on the labels' values."""
+        N = labels.shape[-1]
+        order, offsets = counting_sort(labels, clusters)
+        start, counts = offsets[..., :clusters], offsets.diff(dim=-1)
+        position = torch.arange(size, device=labels.device)
+        filled = position < counts.unsqueeze(-1)  # [B, H, C, M]
         member = (start.unsqueeze(-1) + position).clamp(max=N - 1)
-        member = clusters.order.gather(-1, member.flatten(-2)).view(B, H, C, size)
-        head = torch.arange(B * H, device=device).view(B, H, 1)
-        index = torch.where(filled, member, 0) + head.unsqueeze(-1) * N
+        member = order.gather(-1, member.flatten(-2)).view(filled.shape)
+        index = torch.where(filled, member, 0)
 
-        rank = torch.empty_like(clusters.order)  # a vector's place in the sorted order
-        rank.scatter_(-1, clusters.order, torch.arange(N, device=device).expand(B, H, N))
-        label = clusters.labels.clamp(min=0)
+        rank = torch.empty_like(order)  # a vector's place in the sorted order
+        rank.scatter_(-1, order, torch.arange(N, device=labels.device).expand(order.shape))
+        label = labels.clamp(min=0)
         slot = label * size + rank - start.gather(-1, label)
-        slot = torch.where(clusters.labels < 0, 0, slot) + head * (C * size)
-        return cls(index, filled, slot)
+        return cls(index, filled, torch.where(labels < 0, 0, slot))
 
 
 class _Rows(torch.autograd.Function):
-    """Rows of x by index, whose gradient is again a gather: every row goes to at most one place."""
+    """Rows of x [B, H, n, D] by index [B, H, m], whose gradient is again a gather.
+
+    Every row goes to at most one place, which ``inverse`` names where ``kept`` is True.
+    """
 
     @staticmethod
     def forward(ctx, x, index, inverse, kept):
         ctx.save_for_backward(inverse, kept)
-        return x.index_select(0, index)
+        return _gather(x, index)
 
     @staticmethod
     def backward(ctx, grad):
         inverse, kept = ctx.saved_tensors
-        dx = grad.index_select(0, inverse)
-        return (dx if kept is None else dx * kept.unsqueeze(-1)), None, None, None
+        return torch.where(kept.unsqueeze(-1), _gather(grad, inverse), 0.0), None, None, None
 
 
-def to_slots(x: Float[Tensor, "B H N D"], slots: Slots, kept: Bool[Tensor, "B H N"] | None = None):
-    """x in slots, [B, H, C, M, D]; empty slots hold some other vector. ``kept`` is False for padding."""
-    B, H, C, M = slots.index.shape
-    D = x.shape[-1]
-    rows = _Rows.apply(
-        x.reshape(-1, D),
-        slots.index.view(-1),
-        slots.slot.view(-1),
-        None if kept is None else kept.reshape(-1),
-    )
-    return rows.view(B, H, C, M, D)
+def _gather(x: Tensor, index: Tensor) -> Tensor:
+    # One flat index_select copies whole rows; torch.gather would look an index up for every number.
+    B, H, n, D = x.shape
+    first = torch.arange(B * H, device=x.device).view(B, H, 1) * n
+    return x.reshape(-1, D).index_select(0, (index + first).view(-1)).view(B, H, -1, D)
+
+
+def to_slots(
+    x: Float[Tensor, "B H N D"], slots: Slots, kept: Bool[Tensor, "B H N"]
+) -> Float[Tensor, "B H C M D"]:
+    """x in slots; an empty slot holds the vector at position 0. ``kept`` is False for padding."""
+    rows = _Rows.apply(x, slots.index.flatten(-2), slots.slot, kept)
+    return rows.view(*slots.index.shape, x.shape[-1])
 
 
 def from_slots(x: Float[Tensor, "B H C M D"], slots: Slots) -> Float[Tensor, "B H N D"]:
     """The inverse of ``to_slots``: every vector back at its position."""
-    D = x.shape[-1]
-    rows = _Rows.apply(x.reshape(-1, D), slots.slot.view(-1), slots.index.view(-1), slots.filled.view(-1))
-    return rows.view(*slots.slot.shape, D)
+    return _Rows.apply(x.flatten(-3, -2), slots.slot, slots.index.flatten(-2), slots.filled.flatten(-2))

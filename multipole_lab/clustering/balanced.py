@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multipole_lab.clustering.checks import check_count, check_mask, check_vectors
@@ -39,6 +39,17 @@ def balanced(
     ValueError, TypeError : wrong rank, integer tensors, an empty sequence, a size that is no power of two, a metric
         of another shape.
     """
+    labels = balanced_labels(x, size, metric, mask)
+    return Clusters.from_labels(x, labels, -(-x.shape[2] // size))
+
+
+def balanced_labels(
+    x: Float[Tensor, "B H N D"],
+    size: int,
+    metric: Float[Tensor, "B H D D"] | None = None,
+    mask: Bool[Tensor, "B N"] | None = None,
+) -> Int[Tensor, "B H N"]:
+    """The labels alone of ``balanced``, of the same arguments."""
     check_vectors(x)
     check_count("size", size, 1)
     if size & (size - 1):
@@ -80,7 +91,7 @@ def balanced(
     leaf = (torch.arange(total, device=x.device) // size).expand(B * H, total)
     labels = torch.full((B * H, N + 1), -1, device=x.device)
     labels.scatter_(-1, torch.where(here, order, N), leaf)  # the absent write into a spare place
-    return Clusters.from_labels(x, labels[:, :N].reshape(B, H, N), clusters)
+    return labels[:, :N].reshape(B, H, N)
 
 
 def project(points: Float[Tensor, "G n D"], here: Bool[Tensor, "G n"]) -> Float[Tensor, "G n"]:

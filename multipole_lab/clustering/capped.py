@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multipole_lab.clustering.distances import nearest
+from multipole_lab.clustering.distances import nearest, partial_distances
 
 
 def capacity(vectors: int, clusters: int, cap: float) -> int:
@@ -32,7 +32,7 @@ def capped_assignment(
     R, N, D = x.shape
     C = centroids.shape[1]
     labels, distances = nearest(x, centroids)
-    distances = (distances + x.square().sum(-1)).view(-1)
+    distances = (distances + torch.linalg.vector_norm(x, dim=-1).square()).view(-1)
     bins = (labels + torch.arange(R, device=x.device)[:, None] * C).view(-1)  # row * C + cluster
     if valid is None:
         room = torch.full((R * C,), capacity(N, C, cap), device=x.device)
@@ -59,13 +59,15 @@ def beyond_room(
     asked: Int[Tensor, " n"], distance: Float[Tensor, " n"], room: Int[Tensor, " RC"]
 ) -> Int[Tensor, " m"]:
     """Which of n proposals are not among the nearest ``room`` of the cluster they asked, in ascending order."""
-    # Sorting by distance and then, stably, by cluster gives every proposal its rank in its cluster.
-    by_distance = distance.sort(stable=True).indices
-    by_cluster = asked[by_distance].sort(stable=True)
-    ranked = by_distance[by_cluster.indices]
-    starts = torch.nn.functional.pad(torch.bincount(asked, minlength=room.numel()).cumsum(0), (1, 0))
-    rank = torch.arange(asked.numel(), device=asked.device) - starts[by_cluster.values]
-    return ranked[rank >= room[by_cluster.values]].sort().values
+    # A distance is not negative, so its float32 bits order as an integer does: with the cluster above them, one
+    # stable sort ranks every proposal in its cluster.
+    bits = distance.clamp(min=0).to(torch.float32).view(torch.int32).to(torch.int64)
+    ranked = torch.sort((asked << 32) | bits, stable=True).indices
+    cluster = asked[ranked]
+    starts = torch.bincount(asked, minlength=room.numel()).cumsum(0)
+    starts = torch.nn.functional.pad(starts, (1, 0))
+    rank = torch.arange(asked.numel(), device=asked.device) - starts[cluster]
+    return ranked[rank >= room[cluster]].sort().values
 
 
 def next_choice(
@@ -79,18 +81,14 @@ def next_choice(
     C = centroids.shape[1]
     row = waiting // N
     vectors = x.reshape(R * N, D)[waiting]
-    # One dense product a row would touch every vector; the few that wait are multiplied against all rows' centroids
-    # only when that is cheaper, which R <= 64 heads on a CPU is.
-    distances = torch.empty(waiting.numel(), C, dtype=x.dtype, device=x.device)
-    starts = torch.searchsorted(row, torch.arange(R + 1, device=x.device)).tolist()
-    for r in range(R):
-        rows = slice(starts[r], starts[r + 1])
-        torch.addmm(
-            centroids[r].square().sum(-1), vectors[rows], centroids[r].T, alpha=-2, out=distances[rows]
-        )
-    distances += vectors.square().sum(-1, keepdim=True)
-    distances = distances.nan_to_num_(nan=math.inf, posinf=math.inf)
-    distances = distances.clamp_(max=torch.finfo(x.dtype).max)  # a full cluster alone is infinitely far
+    # Those who wait are few and unequally many a row: lay them out in slots, one product for all rows.
+    count = torch.bincount(row, minlength=R)
+    slot = torch.arange(waiting.numel(), device=x.device) - (count.cumsum(0) - count)[row]
+    padded = x.new_zeros(R, int(count.max()), D)
+    padded[row, slot] = vectors
+    distances = partial_distances(padded, centroids)[row, slot] + vectors.square().sum(-1, keepdim=True)
+    # A full cluster alone is infinitely far, whatever overflowed.
+    distances = distances.nan_to_num_(nan=math.inf).clamp_(max=torch.finfo(x.dtype).max)
     distances.masked_fill_((room == 0).view(R, C)[row], math.inf)
     best = distances.min(-1)
     return row * C + best.indices, best.values

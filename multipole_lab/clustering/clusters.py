@@ -45,21 +45,23 @@ class Clusters:
         ``labels`` lie in ``0 .. clusters - 1``, or are -1 for padding.
         """
         B, H, N, D = x.shape
-        rows = labels.reshape(B * H, N)
-        bins = torch.where(rows < 0, clusters, rows)  # padding sorts behind the last cluster
-        order = bins.to(torch.int32).sort(dim=-1, stable=True).indices
-        base = torch.arange(B * H, device=x.device)[:, None] * (clusters + 1)
-        counts = torch.bincount((bins + base).view(-1), minlength=B * H * (clusters + 1))
-        counts = counts.view(B * H, clusters + 1)[:, :clusters]
-        centroids = member_mean(x.reshape(B * H, N, D), rows, counts)
-        offsets = torch.nn.functional.pad(counts.cumsum(-1), (1, 0))
-        return cls(
-            labels=labels,
-            centroids=centroids.view(B, H, clusters, D),
-            counts=counts.reshape(B, H, clusters),
-            order=order.view(B, H, N),
-            offsets=offsets.view(B, H, clusters + 1),
+        order, offsets = counting_sort(labels, clusters)
+        counts = offsets.diff(dim=-1)
+        centroids = member_mean(
+            x.reshape(B * H, N, D), labels.reshape(B * H, N), counts.view(B * H, clusters)
         )
+        return cls(labels, centroids.view(B, H, clusters, D), counts, order, offsets)
+
+
+def counting_sort(
+    labels: Int[Tensor, "*batch N"], clusters: int
+) -> tuple[Int[Tensor, "*batch N"], Int[Tensor, "*batch C1"]]:
+    """Positions by ascending label, padding last, and where each label's slice starts and ends."""
+    bins = torch.where(labels < 0, clusters, labels).to(torch.int32)
+    ascending, order = bins.sort(dim=-1, stable=True)
+    edges = torch.arange(clusters + 1, dtype=torch.int32, device=labels.device)
+    offsets = torch.searchsorted(ascending, edges.expand(*labels.shape[:-1], clusters + 1).contiguous())
+    return order, offsets
 
 
 def member_sum(

@@ -57,10 +57,25 @@ def kmeans(
     An empty cluster restarts at the vector farthest from its centroid, as in scikit-learn. Multipole Attention
     (2506.13059, section 3) clusters keys; MuSe (2509.10406, section 3) clusters queries and keys.
     """
+    labels = kmeans_labels(x, clusters, iterations, cap, seed, init, mask)
+    return Clusters.from_labels(x, labels, clusters)
+
+
+def kmeans_labels(
+    x: Float[Tensor, "B H N D"],
+    clusters: int,
+    iterations: int = 1,
+    cap: float | None = None,
+    seed: int = 0,
+    init: str | Float[Tensor, "B H C D"] = "random",
+    mask: Bool[Tensor, "B N"] | None = None,
+) -> Int[Tensor, "B H N"]:
+    """The labels alone of ``kmeans``, of the same arguments."""
     check_clustering(x, clusters=clusters, iterations=iterations, cap=cap, mask=mask)
     B, H, N, D = x.shape
     rows = x.reshape(B * H, N, D).to(statistics_dtype(x.dtype))
-    rows = torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
+    if not rows.sum().isfinite():  # a look costs less than a copy
+        rows = torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
     valid = None if mask is None else mask.repeat_interleave(H, dim=0)
     centroids = seed_centroids(rows, clusters, init, seed, valid)
     for _ in range(iterations):
@@ -71,7 +86,7 @@ def kmeans(
         labels = capped_assignment(rows, centroids, cap, valid)
     if valid is not None:
         labels = labels.masked_fill(~valid, -1)
-    return Clusters.from_labels(x.reshape(B, H, N, D), labels.view(B, H, N), clusters)
+    return labels.view(B, H, N)
 
 
 def lloyd_step(
@@ -95,9 +110,9 @@ def lloyd_step(
 def count_members(labels: Int[Tensor, "R N"], clusters: int) -> Int[Tensor, "R C"]:
     """How many vectors carry each label; -1 is not counted."""
     R = labels.shape[0]
-    counts = torch.zeros(R, clusters + 1, dtype=torch.int64, device=labels.device)
-    counts.scatter_add_(1, torch.where(labels < 0, clusters, labels), torch.ones_like(labels))
-    return counts[:, :clusters]
+    row = torch.arange(R, device=labels.device).unsqueeze(-1) * (clusters + 1)
+    bins = labels + 1 + row  # padding falls into the first bin of its row
+    return torch.bincount(bins.view(-1), minlength=R * (clusters + 1)).view(R, clusters + 1)[:, 1:]
 
 
 def restart_empty(x, labels, distances, sums, counts):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multipole_lab.clustering.checks import check_count, check_mask, check_vectors
@@ -27,11 +27,17 @@ def spatial(x: Float[Tensor, "B H N D"], size: int = 64, mask: Bool[Tensor, "B N
     ------
     ValueError, TypeError : wrong rank, integer tensors, an empty sequence, size below 1.
     """
+    labels = spatial_labels(x, size, mask)
+    return Clusters.from_labels(x, labels, -(-x.shape[2] // size))
+
+
+def spatial_labels(
+    x: Float[Tensor, "B H N D"], size: int, mask: Bool[Tensor, "B N"] | None = None
+) -> Int[Tensor, "B H N"]:
+    """The labels alone of ``spatial``, of the same arguments."""
     check_vectors(x)
     check_count("size", size, 1)
     B, H, N, _ = x.shape
     check_mask(mask, B, N)
     labels = (torch.arange(N, device=x.device) // size).expand(B, H, N)
-    if mask is not None:
-        labels = labels.masked_fill(~mask[:, None], -1)
-    return Clusters.from_labels(x, labels, -(-N // size))
+    return labels.contiguous() if mask is None else labels.masked_fill(~mask[:, None], -1)
