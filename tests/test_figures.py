@@ -124,6 +124,9 @@ def test_speed_draws_before_anything_is_measured():
     nothing = np.array([])
     fig = figures.speed(nothing, nothing, nothing, nothing, machine="a test machine")
     assert "Measuring" in fig.layout.title.text
+    some = np.array([256.0])
+    fig = figures.speed(some, some, some, some, machine="a test machine", measuring=True)
+    assert "Measuring" in fig.layout.title.text
 
 
 @pytest.mark.parametrize(

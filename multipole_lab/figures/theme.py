@@ -62,6 +62,8 @@ TEMPLATE = go.layout.Template(
         "xaxis": _AXIS,
         "yaxis": _AXIS,
         "scene": {"xaxis": _SCENE_AXIS, "yaxis": _SCENE_AXIS, "zaxis": _SCENE_AXIS, "bgcolor": CLEAR},
+        # Upright at the right edge: across, it would cover the title of a narrow figure.
+        "modebar": {"orientation": "v", "bgcolor": CLEAR, "color": TEXT, "activecolor": ORANGE},
         "hoverlabel": {"font": {"family": FAMILY, "size": 13}, "align": "left"},
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "bgcolor": CLEAR, "itemsizing": "constant"},
         "margin": {"l": 8, "r": 8, "t": 90, "b": 8},

@@ -59,7 +59,11 @@ class SpeedPanel(Panel):
         columns = [np.array(table[name]) for name in _COLUMNS]
         heads = self.sample[self.sample.layers[0]].q.shape[1]
         figure = draw(
-            *columns, machine=self.machine, name="MuSe", detail=f"All {heads} heads, k-means included."
+            *columns,
+            machine=self.machine,
+            name="MuSe",
+            detail=f"All {heads} heads, k-means included.",
+            measuring=done < 1,
         )
         return Picture(figure, {name: list(values) for name, values in table.items()}, done)
 
