@@ -176,6 +176,22 @@ class Hierarchy:
             found |= {f"level.{i}.{name}": part for name, part in zip(names, level.parts(), strict=True)}
         return found
 
+    def make_levels(self) -> None:
+        """Empty buffers for the levels, and for the place of every key in the text."""
+        device = self.keys.buffer.device
+
+        def like(store: Growing) -> Growing:
+            return Growing(store.buffer.shape, store.buffer.dtype, device)
+
+        def integers() -> Growing:
+            return Growing((*self.keys.buffer.shape[:2], 0), torch.int32, device)
+
+        self.levels = tuple(
+            LevelStore(like(self.keys), like(self.values), integers(), integers(), integers())
+            for _ in range(self.settings.levels)
+        )
+        self.position = integers()
+
     def _in_text_order(self, x: Tensor, start: int) -> Tensor:
         """Storage from ``start`` on, put back into the text's order."""
         place = self.position.view()[:, :, start:].long() - start
@@ -187,14 +203,7 @@ class Hierarchy:
     def _set_up(self) -> None:
         """Level buffers, and the sinks to the front: every text's first keys behind its left padding."""
         s, k, v = self.settings, self.keys, self.values
-        make = lambda like, dtype: Growing(like.buffer.shape, dtype, like.buffer.device)  # noqa: E731
-        integers = (*k.buffer.shape[:2], 0)
-        counts = lambda: Growing(integers, torch.int32, k.buffer.device)  # noqa: E731
-        self.levels = tuple(
-            LevelStore(make(k, k.buffer.dtype), make(v, v.buffer.dtype), counts(), counts(), counts())
-            for _ in range(s.levels)
-        )
-        self.position = counts()
+        self.make_levels()
         self.sinks = s.sinks
         B, Hk = k.buffer.shape[:2]
         place = torch.arange(k.length - s.recent, device=k.buffer.device)

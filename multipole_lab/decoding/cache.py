@@ -1,0 +1,153 @@
+"""``MultipoleCache``: a transformers cache whose old keys are clustered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
+
+from multipole_lab.decoding.layer import ClusteredLayer
+from multipole_lab.decoding.rope import rotation_of
+from multipole_lab.decoding.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+class MultipoleCache(Cache):
+    """Decode over clusters of keys, with the best ones summed exactly and the others through their centroids.
+
+    ``model.generate(ids, past_key_values=ml.MultipoleCache())`` is all for a model whose attention function
+    is ``sdpa``, transformers' default. Inside ``with cache.on(model):`` any attention function will do,
+    soft-capped logits (Gemma 2) included. Otherwise the model gets exact dense attention and a warning.
+
+    Prompts and further turns are attended exactly; each single new token through ``decode_step``. Batches,
+    left padding, beam search, ``crop`` and ``reset`` work as for ``DynamicCache``. For inference only.
+
+    Parameters
+    ----------
+    fraction : centroids per key.
+    budget : keys of chosen clusters that each key/value head sums exactly for one token: an integer, or a
+        float in (0, 1] as a share of the context; None to leave it to ``top_p``.
+    top_p : stop choosing once the exact keys are estimated to hold this share of the softmax mass.
+    levels : 1, or 2 for clusters of clusters: their scores prune which centroids are looked up.
+    branch : with two levels, fine clusters per coarse one.
+    lookups : with two levels, the share of the fine clusters that a step looks at.
+    sinks, recent : first and last keys, always exact.
+    interval : new keys join clusters this many at a time; until then they are exact.
+    block : keys clustered together. Joining re-clusters the last block only.
+    iterations : Lloyd iterations of a new block; each join adds one.
+    cap : the largest cluster over the mean one, None for no limit.
+    replacement : whether clusters that are not summed exactly count through their centroids.
+    rope : "rotated" clusters keys as they are cached; "windowed" clusters them with RoPE undone and looks
+        them up as if all stood ``rope_offset`` tokens back (needs ``config``). Exact keys always have their
+        true rotation.
+    rope_offset : see ``rope``.
+    seed : of the clusterings; the same seed gives the same text.
+    backend : "auto", "torch" or "triton".
+    config : the model's configuration: gives layers with a sliding window a cache of that size, and RoPE for
+        "windowed". Without it such layers store all keys and stay exact.
+
+    Raises
+    ------
+    ValueError, TypeError : on creation, for a value outside these.
+
+    References
+    ----------
+    Multipole Attention, arXiv 2506.13059.
+    """
+
+    def __init__(
+        self,
+        fraction: float = Settings.fraction,
+        budget: int | float | None = Settings.budget,
+        levels: int = Settings.levels,
+        sinks: int = Settings.sinks,
+        recent: int = Settings.recent,
+        *,
+        config: PreTrainedConfig | None = None,
+        **others: object,
+    ) -> None:
+        unknown = set(others) - set(Settings.__dataclass_fields__)
+        if unknown:
+            known = ", ".join(sorted(Settings.__dataclass_fields__))
+            raise TypeError(f"MultipoleCache has no parameter {', '.join(sorted(unknown))}; it has {known}")
+        self.settings = Settings(
+            fraction=fraction, budget=budget, levels=levels, sinks=sinks, recent=recent, **others
+        )
+        rotation = None
+        if self.settings.rope == "windowed":
+            if config is None:
+                raise ValueError("rope='windowed' needs config=model.config, to undo the model's rotation")
+            rotation = rotation_of(config)
+        make = partial(ClusteredLayer, self.settings, rotation)
+        windows = _windows(config)
+        if any(windows):
+            layers = [DynamicSlidingWindowLayer(sliding_window=w) if w else make() for w in windows]
+            super().__init__(layers=layers)
+        else:
+            super().__init__(layer_class_to_replicate=make)
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """Bytes held: keys, values, centroids (with values, counts and offsets), index; and their total.
+
+        Spare room of the buffers is included.
+        """
+        parts = {"keys": 0, "values": 0, "centroids": 0, "index": 0}
+        for layer in self.layers:
+            if isinstance(layer, ClusteredLayer):
+                for name, buffer in layer.hierarchy.buffers().items():
+                    part = {"position": "index"}.get(name, name)
+                    parts["centroids" if name.startswith("level") else part] += buffer.nbytes
+                if layer.hierarchy.valid is not None:
+                    parts["index"] += layer.hierarchy.valid.nbytes
+            elif layer.is_initialized:
+                parts["keys"] += layer.keys.nbytes
+                parts["values"] += layer.values.nbytes
+        return parts | {"total": sum(parts.values())}
+
+    @contextmanager
+    def on(self, model: PreTrainedModel) -> Iterator[MultipoleCache]:
+        """Send a model's attention through this cache whatever its attention function; undone on exit."""
+        # Models stand above decoding in the library, so this import waits until it is asked for.
+        from multipole_lab.decoding.interface import NAME
+        from multipole_lab.models.interface import attention_implementation
+
+        with attention_implementation(model, NAME):
+            yield self
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to a safetensors file; ``MultipoleCache.load`` continues from it."""
+        from multipole_lab.decoding.saving import save
+
+        return save(self, path)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, config: PreTrainedConfig | None = None, device: str = "cpu"
+    ) -> MultipoleCache:
+        """A cache as ``save`` wrote it; ``config`` where it was made with one."""
+        from multipole_lab.decoding.saving import load
+
+        return load(cls, path, config, device)
+
+
+def _windows(config: PreTrainedConfig | None) -> list[int | None]:
+    """The sliding window of every layer, None for full attention."""
+    if config is None:
+        return []
+    config = config.get_text_config(decoder=True)
+    window = getattr(config, "sliding_window", None)
+    count = config.num_hidden_layers
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return [window] * count
+    refused = sorted(set(kinds) - {"full_attention", "sliding_attention"})
+    if refused:
+        raise ValueError(f"MultipoleCache does not know layers of type {', '.join(refused)}")
+    return [window if kind == "sliding_attention" else None for kind in kinds]

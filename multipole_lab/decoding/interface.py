@@ -1,0 +1,66 @@
+"""The attention function that ``MultipoleCache.on`` gives a model, through transformers' public interface."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from multipole_lab.decoding.handle import Handle, dense
+
+NAME = "multipole_lab_cache"
+# Logits computed at a time, so that memory stays linear in the text.
+TILE = 1 << 23
+
+
+def cached_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """The decode step where keys are clustered, torch's attention (soft-capped if need be) elsewhere.
+
+    query [B, Hq, n, D], key [B, Hk, N, D], value [B, Hk, N, Dv]; the output is [B, n, Hq, Dv].
+    """
+    softcap, scaling = kwargs.get("softcap"), kwargs.get("scaling")
+    if isinstance(key, Handle) and not kwargs.get("dropout"):
+        out = key.layer.attend(query, attention_mask, scaling, softcap)
+        if out is not None:
+            return out.transpose(1, 2).contiguous(), None
+    key, value = dense(key), dense(value)
+    if softcap is None:
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+    return soft_capped(query, key, value, attention_mask, scaling, softcap).transpose(1, 2).contiguous(), None
+
+
+def soft_capped(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, softcap: float
+) -> Tensor:
+    """Causal attention with logits ``softcap * tanh(s q.k / softcap)``, the queries last; tile by tile."""
+    B, Hq, n, D = query.shape
+    Hk, N = key.shape[1:3]
+    scale = D**-0.5 if scale is None else scale
+    q = query.view(B, Hk, Hq // Hk, n, D)
+    outs, step = [], max(1, TILE // (B * Hq * N))
+    for first in range(0, n, step):
+        last = min(first + step, n)
+        logits = torch.einsum("bhgnd,bhmd->bhgnm", q[:, :, :, first:last].float(), key.float()) * scale
+        logits = softcap * torch.tanh(logits / softcap)
+        if mask is None:
+            place = torch.arange(first, last, device=key.device).unsqueeze(-1) + N - n
+            logits = logits.masked_fill(torch.arange(N, device=key.device) > place, -torch.inf)
+        elif mask.dtype == torch.bool:
+            logits = logits.masked_fill(~mask[:, :, None, first:last], torch.finfo(logits.dtype).min)
+        else:
+            logits = logits + mask[:, :, None, first:last]
+        outs.append(torch.einsum("bhgnm,bhmd->bhgnd", logits.softmax(-1).to(value.dtype), value))
+    return torch.cat(outs, 3).flatten(1, 2)
+
+
+AttentionInterface.register(NAME, cached_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)  # without it the model would build no mask at all

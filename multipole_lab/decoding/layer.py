@@ -1,0 +1,199 @@
+"""One layer of the clustered cache."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin
+
+from multipole_lab.decoding.handle import Handle
+from multipole_lab.decoding.hierarchy import Hierarchy
+from multipole_lab.decoding.kernel import step_function
+from multipole_lab.decoding.rope import Rotation
+from multipole_lab.decoding.settings import Settings
+
+
+class ClusteredLayer(CacheLayerMixin):
+    """Keys and values of one attention layer, in clusters; a transformers cache layer.
+
+    Several new tokens at once (a prompt, a further turn) are attended exactly: ``update`` returns plain keys
+    and values. For a single new token it returns handles, and ``attend`` does the decode step. What a mask
+    hides is learnt then, and clustering happens then: left padding is not known before.
+
+    Parameters
+    ----------
+    settings : see ``MultipoleCache``.
+    rotation : for ``settings.rope == "windowed"``.
+    """
+
+    is_croppable = True
+    is_sliding = False
+    is_compileable = False
+
+    def __init__(self, settings: Settings, rotation: Rotation | None = None) -> None:
+        # The base class would set ``keys`` and ``values``, which are computed here.
+        self.settings = settings
+        self.hierarchy = Hierarchy(settings, rotation)
+        self.dense_steps = 0
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether any keys have come."""
+        return self.hierarchy.keys is not None
+
+    @property
+    def batch_size(self) -> int:
+        """Texts in the batch."""
+        if not self.is_initialized:
+            raise AttributeError("the layer holds no keys yet")
+        return self.hierarchy.keys.buffer.shape[0]
+
+    @property
+    def keys(self) -> Tensor | None:
+        """All keys in the text's order, [B, Hk, N, D]: a copy."""
+        return self.hierarchy.dense()[0] if self.is_initialized else None
+
+    @property
+    def values(self) -> Tensor | None:
+        """All values in the text's order, [B, Hk, N, Dv]: a copy."""
+        return self.hierarchy.dense()[1] if self.is_initialized else None
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Take dtype, device and shape from the first keys and values."""
+        self.hierarchy.append(key_states[:, :, :0], value_states[:, :, :0])
+
+    def update(
+        self, key_states: Float[Tensor, "B Hk n D"], value_states: Float[Tensor, "B Hk n Dv"], *args, **kwargs
+    ) -> tuple[Tensor, Tensor]:
+        """Store what is new; return what attention is to see.
+
+        Raises
+        ------
+        RuntimeError : gradients are wanted, which do not pass through a cache.
+        ValueError : another batch size than before.
+        """
+        if torch.is_grad_enabled() and (key_states.requires_grad or value_states.requires_grad):
+            raise RuntimeError("MultipoleCache is for inference; call the model inside torch.no_grad()")
+        if self.is_initialized and key_states.shape[0] != self.batch_size:
+            raise ValueError(
+                f"the batch has {key_states.shape[0]} texts and the cache holds {self.batch_size}; "
+                "reset() the cache for another batch"
+            )
+        first = self.get_seq_length() == 0
+        self.hierarchy.append(key_states, value_states)
+        if first:
+            return key_states, value_states
+        if key_states.shape[2] == 1:
+            return Handle.of(self, 0), Handle.of(self, 1)
+        return self.hierarchy.dense()
+
+    def attend(
+        self, query: Tensor, mask: Tensor | None, scale: float | None, softcap: float | None = None
+    ) -> Tensor | None:
+        """The decode step; None where only dense attention can honour the mask.
+
+        Parameters
+        ----------
+        query : [B, Hq, 1, D], or [B, Hk, Hq / Hk, D] as transformers packs it.
+        mask : None, or what ``scaled_dot_product_attention`` takes, for the one new token.
+        scale, softcap : of the logits.
+        """
+        h, s = self.hierarchy, self.settings
+        unpadded = h.valid is None or bool(h.valid.all())
+        if not (unpadded if mask is None else self._learn(mask)):
+            self.dense_steps += 1
+            return None
+        if h.due():
+            h.join()
+        B, D = query.shape[0], query.shape[-1]
+        q = query.reshape(B, -1, 1, D)
+        budget = s.tokens(h.length)
+        fine = h.levels[0].keys.length if h.levels else 0
+        probe = None
+        if h.rotation is not None:
+            # As if every centroid stood rope_offset tokens before the query.
+            place = torch.tensor([s.rope_offset - (h.length - 1)], device=q.device)
+            probe = h.rotation.turn(q, place)
+        out, _ = step_function(s.backend, q)(
+            q,
+            h.state(),
+            scale=D**-0.5 if scale is None else scale,
+            budget=min(budget, h.clustered),
+            lookups=s.looked_at(fine, budget),
+            replacement=s.replacement,
+            top_p=s.top_p,
+            softcap=softcap,
+            lookup_q=probe,
+        )
+        return out.view(*query.shape[:-1], -1)
+
+    def _learn(self, mask: Tensor) -> bool:
+        """Note which keys a mask hides; False for a mask other than padding that stays as it was."""
+        h = self.hierarchy
+        if mask.shape[-1] != h.length or mask.shape[-2] != 1 or mask.shape[1] != 1:
+            return False
+        row = mask[:, 0, 0].expand(h.keys.buffer.shape[0], -1)
+        if row.dtype != torch.bool:
+            hidden = row <= torch.finfo(row.dtype).min / 2
+            if not bool(((row == 0) | hidden).all()):
+                return False  # a bias and not a mask
+            row = ~hidden
+        if h.valid is None:
+            if bool(row.all()):
+                return True
+            if h.blocks:
+                return False
+            h.valid = row.clone()
+            return True
+        known = h.clustered
+        if not row[:, :known].equal(h.valid[:, :known]):
+            return False
+        h.valid[:, known:] = row[:, known:]
+        return True
+
+    def get_seq_length(self) -> int:
+        """Tokens stored."""
+        return self.hierarchy.length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of the keys that a mask covers."""
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        """No limit."""
+        return -1
+
+    get_max_cache_shape = get_max_length  # its name in transformers before 5.20
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.hierarchy.clear()
+        self.dense_steps = 0
+
+    def crop(self, tokens: int) -> None:
+        """Remove the last ``-tokens`` tokens; a positive number is the length to keep (transformers 4)."""
+        length = self.get_seq_length()
+        self.hierarchy.truncate(max(0, length + tokens) if tokens <= 0 else tokens)
+
+    def reorder_cache(self, beam_idx: Int[Tensor, " B"]) -> None:
+        """Beam search: entry i continues what entry ``beam_idx[i]`` was."""
+        self.hierarchy.select(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only some texts of the batch; indices or a boolean mask."""
+        if self.is_initialized:
+            every = torch.arange(self.batch_size, device=self.hierarchy.keys.buffer.device)
+            self.hierarchy.select(every[indices])
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every text of the batch ``repeats`` times."""
+        if self.is_initialized:
+            every = torch.arange(self.batch_size, device=self.hierarchy.keys.buffer.device)
+            self.hierarchy.select(every.repeat_interleave(repeats))
+
+    def offload(self) -> None:
+        """Not offered."""
+        raise NotImplementedError("MultipoleCache stays on the model's device")
+
+    prefetch = offload
