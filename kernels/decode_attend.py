@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .decode_lookup import Exact, load_queries, logits
+from .decode_lookup import Exact, capped
 from .decode_replace import online_softmax, replace_chunk
 from .decode_tiles import Tile, choose
 from .decode_work import Work, processors
@@ -33,6 +33,14 @@ class Far(NamedTuple):
 
 
 @triton.jit
+def load_queries(q, i_row, G: tl.constexpr, D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr):
+    """[BG, BD]: the queries of one row; zero behind the group."""
+    o_g, o_d = tl.arange(0, BG), tl.arange(0, BD)
+    m_q = (o_g < G)[:, None] & (o_d < D)[None, :]
+    return tl.load(q + (i_row * G + o_g)[:, None] * D + o_d[None, :], mask=m_q, other=0.0)
+
+
+@triton.jit
 def attend_chunk(
     b_out, b_max, b_sum, b_q, p_k, p_v, p_members, begin, end, scale, softcap,
     D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
@@ -46,8 +54,8 @@ def attend_chunk(
         m_k, m_v = m_n[:, None] & (o_d < D)[None, :], m_n[:, None] & (o_dv < DV)[None, :]
         b_k = tl.load(p_k + b_row[:, None] * D + o_d[None, :], mask=m_k, other=0.0)  # [BN, BD]
         b_v = tl.load(p_v + b_row[:, None] * DV + o_dv[None, :], mask=m_v, other=0.0)  # [BN, BDV]
-        b_a = logits(b_q, b_k, scale, softcap, SOFTCAP, PRECISION)  # [BG, BN]
-        b_a = tl.where(m_n[None, :], b_a, float("-inf"))
+        b_a = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale  # [BG, BN]
+        b_a = tl.where(m_n[None, :], capped(b_a, softcap, SOFTCAP), float("-inf"))
         b_out, b_max, b_sum = online_softmax(b_out, b_max, b_sum, b_a, b_v, PRECISION)
     return b_out, b_max, b_sum
 
@@ -189,8 +197,8 @@ def decode_attend(
 
 
 def chunk_size(work: int, step: int, processors: int) -> int:
-    """A multiple of `step` such that about 8 chunks a processor cover the work; at most 16 steps."""
-    return step * min(16, max(1, work // (8 * processors * step)))
+    """A multiple of `step` such that 4 chunks a processor, which run at once, cover the work; at most 16 steps."""
+    return step * min(16, max(1, triton.cdiv(work, 4 * processors * step)))
 
 
 def _example(p: Problem) -> None:

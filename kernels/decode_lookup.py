@@ -34,20 +34,29 @@ class Exact(NamedTuple):
 
 
 @triton.jit
-def load_queries(q, i_row, G: tl.constexpr, D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr):
-    """[BG, BD]: the queries of one row; zero behind the group."""
-    o_g, o_d = tl.arange(0, BG), tl.arange(0, BD)
-    m_q = (o_g < G)[:, None] & (o_d < D)[None, :]
-    return tl.load(q + (i_row * G + o_g)[:, None] * D + o_d[None, :], mask=m_q, other=0.0)
-
-
-@triton.jit
-def logits(b_q, b_k, scale, softcap, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr):
-    """[BG, BN]: s q.k, or softcap tanh(s q.k / softcap)."""
-    b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale
+def capped(b_s, softcap, SOFTCAP: tl.constexpr):
+    """The logits, or softcap tanh(logits / softcap)."""
     if SOFTCAP:
         b_s = softcap * (1.0 - 2.0 / (tl.exp(2.0 * b_s / softcap) + 1.0))
     return b_s
+
+
+@triton.jit
+def logits_of_rows(
+    p_q, p_row, m_n, scale, softcap, G: tl.constexpr, D: tl.constexpr,
+    BG: tl.constexpr, BD: tl.constexpr, BK: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """[BG, BN]: the logits of the queries at p_q and the vectors at the BN pointers p_row, BK dimensions a time."""
+    o_g, o_k = tl.arange(0, BG), tl.arange(0, BK)
+    b_s = tl.zeros([BG, p_row.shape[0]], dtype=tl.float32)
+    for i in range(0, BD, BK):
+        m_d = i + o_k < D
+        b_q = tl.load(
+            p_q + o_g[:, None] * D + i + o_k[None, :], mask=(o_g < G)[:, None] & m_d[None, :], other=0.0
+        )
+        b_k = tl.load(p_row[:, None] + i + o_k[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0)
+        b_s = tl.dot(b_q, tl.trans(b_k.to(b_q.dtype)), b_s, input_precision=PRECISION)
+    return capped(b_s * scale, softcap, SOFTCAP)
 
 
 @triton.jit
@@ -61,13 +70,13 @@ def _lookup_kernel(
     probe, centroids, tokens, listed, n_listed, norm, q, keys, valid, masses, shares, sizes,
     scale, softcap, stride_c, stride_t, stride_k, sinks, clustered,
     HK, C, E, ITEMS, TILES, EXACT_TILES, G: tl.constexpr, D: tl.constexpr,
-    BG: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr,
+    BG: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
     LISTED: tl.constexpr, VALID: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BC clusters, or BC exact keys, of one row; all queries of its group
     i_tile = tl.program_id(0) % (TILES + EXACT_TILES)
     i_row = (tl.program_id(0) // (TILES + EXACT_TILES)).to(tl.int64)
-    o_g, o_d, m_d = tl.arange(0, BG), tl.arange(0, BD), tl.arange(0, BD) < D
+    o_g = tl.arange(0, BG)
     p_mass = masses + (i_row * G + o_g)[:, None] * (C + E)
     if i_tile < TILES:
         o_c = i_tile * BC + tl.arange(0, BC)
@@ -77,10 +86,9 @@ def _lookup_kernel(
             m_c = o_c < tl.load(n_listed + i_row)
             b_item = tl.load(listed + i_row * ITEMS + o_c, mask=m_c, other=0)
         b_n = tl.load(tokens + i_row * stride_t + b_item, mask=m_c, other=0)
-        p_c = centroids + i_row * stride_c + b_item.to(tl.int64)[:, None] * D + o_d[None, :]
-        b_q = load_queries(probe, i_row, G, D, BG, BD)
-        b_c = tl.load(p_c, mask=m_c[:, None] & m_d[None, :], other=0.0).to(b_q.dtype)  # [BC, BD]
-        b_a = logits(b_q, b_c, scale, softcap, SOFTCAP, PRECISION)  # [BG, BC]
+        p_c = centroids + i_row * stride_c + b_item.to(tl.int64) * D  # [BC]
+        p_q = probe + i_row * G * D
+        b_a = logits_of_rows(p_q, p_c, m_c, scale, softcap, G, D, BG, BD, BK, SOFTCAP, PRECISION)  # [BG, BC]
         b_a += tl.log(tl.maximum(b_n, 1).to(tl.float32))[None, :]
         b_a = tl.where((m_c & (b_n > 0))[None, :], b_a, float("-inf"))
         tl.store(p_mass + o_c[None, :], b_a, mask=(o_g < G)[:, None] & m_c[None, :])
@@ -92,10 +100,9 @@ def _lookup_kernel(
     else:
         o_e = (i_tile - TILES) * BC + tl.arange(0, BC)
         m_e = o_e < E
-        p_k = keys + i_row * stride_k + exact_rows(o_e, sinks, clustered)[:, None] * D + o_d[None, :]
-        b_q = load_queries(q, i_row, G, D, BG, BD)
-        b_k = tl.load(p_k, mask=m_e[:, None] & m_d[None, :], other=0.0)  # [BC, BD]
-        b_a = logits(b_q, b_k, scale, softcap, SOFTCAP, PRECISION)
+        p_k = keys + i_row * stride_k + exact_rows(o_e, sinks, clustered) * D  # [BC]
+        p_q = q + i_row * G * D
+        b_a = logits_of_rows(p_q, p_k, m_e, scale, softcap, G, D, BG, BD, BK, SOFTCAP, PRECISION)
         if VALID:
             b_valid = tl.load(valid + (i_row // HK) * E + o_e, mask=m_e, other=0)
             b_a = tl.where((b_valid != 0)[None, :], b_a, float("-inf"))
@@ -193,6 +200,7 @@ def _lookup(probe, centroids, tokens, C, scale, exact, softcap, lists, masses, s
         exact.sinks if exact else 0, exact.clustered if exact else 0,
         R if valid is None else R // valid.shape[0], C, E, listed.shape[-1], tiles, exact_tiles,
         G=G, D=D, BG=power_of_two(G), BP=power_of_two(G, 1), BD=power_of_two(D), BC=tile.cols,
+        BK=min(tile.rows, power_of_two(D)),
         LISTED=lists is not None, VALID=valid is not None, SOFTCAP=softcap is not None,
         PRECISION=fp32_precision(probe), tile=tile,
     )  # fmt: skip

@@ -14,7 +14,10 @@ def online_softmax(b_out, b_max, b_sum, b_a, b_v, PRECISION: tl.constexpr):
     b_w = tl.exp(b_a - b_shift[:, None])
     b_keep = tl.exp(b_max - b_shift)
     b_sum = b_sum * b_keep + tl.sum(b_w, axis=1)
-    b_out = tl.dot(b_w.to(b_v.dtype), b_v, b_out * b_keep[:, None], input_precision=PRECISION)
+    b_half = b_w.to(b_v.dtype)
+    b_out = tl.dot(b_half, b_v, b_out * b_keep[:, None], input_precision=PRECISION)
+    if b_v.dtype != tl.float32:  # what rounding took from the weights: products cost nothing here, bytes do
+        b_out = tl.dot((b_w - b_half.to(tl.float32)).to(b_v.dtype), b_v, b_out)
     return b_out, b_new, b_sum
 
 

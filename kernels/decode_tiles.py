@@ -1,8 +1,8 @@
 """Tiles of the decoding kernels: (KB of shared memory, padded size, bytes) -> (rows, cols, warps, stages).
 
-decode_lookup : cols = centroids a program. decode_select : by the clusters of a level; cols = clusters held
-in registers, rows = numbers pooled or listed at a time. decode_attend : cols = keys a step. decode_merge :
-rows = partials a step.
+decode_lookup : cols = centroids a program, rows = dimensions multiplied at a time. decode_select : by the
+clusters of a level; cols = clusters held in registers, rows = numbers pooled or listed at a time.
+decode_attend : cols = keys a step. decode_merge : rows = partials a step.
 """
 
 from .tiles import Row, Tile, add_rows, choose
@@ -11,17 +11,18 @@ __all__ = ["Tile", "choose"]
 
 _TABLE = {
     "decode_lookup": {
-        (99, 128, 2): (16, 64, 4, 1),
-        (0, 64, 2): (16, 32, 4, 1),
-        (0, 256, 4): (16, 16, 4, 1),
+        (163, 128, 2): (128, 64, 4, 1),
+        (99, 256, 2): (64, 64, 4, 1),
+        (0, 256, 4): (32, 32, 4, 1),
     },
     "decode_select": {
-        (0, 1024, 4): (1024, 1024, 4, 1),
+        (0, 1024, 4): (1024, 1024, 8, 1),
         (0, 4096, 4): (4096, 4096, 8, 1),
-        (0, 1 << 30, 4): (4096, 8192, 16, 1),
+        (163, 8192, 4): (4096, 8192, 16, 1),
+        (0, 1 << 30, 4): (4096, 4096, 16, 1),
     },
     "decode_attend": {
-        (99, 128, 2): (16, 64, 4, 3),
+        (99, 128, 2): (16, 32, 4, 3),
         (99, 128, 4): (16, 32, 4, 2),
         (0, 128, 2): (16, 32, 4, 2),
         (0, 256, 4): (16, 16, 4, 1),
