@@ -206,6 +206,12 @@ def test_a_bad_choice_is_explained_and_reset_mends_it(tour):
     alert.wait_for(state="detached", timeout=30_000)
 
 
+def test_no_button_offers_to_send_the_picture_away(tour):
+    titles = [b.get_attribute("data-title") for b in tour.panel("clusters").locator(".modebar-btn").all()]
+    assert titles
+    assert not [title for title in titles if "Share" in title or "Plotly" in title]
+
+
 def test_downloads_come_from_the_page_itself(tour):
     panel = tour.panel("error")
     with tour.page.expect_download(timeout=30_000) as saved:

@@ -24,6 +24,14 @@ SEQUENTIAL = "Cividis"
 # The same thing has the same colour in every figure.
 EXACT, CENTROID, TILTED = SKY, PURPLE, ORANGE
 
+# Plotly's own buttons, less those that do nothing here, its logo (a link) and "Share chart...", which would
+# send the picture to a server.
+CONFIG = {
+    "responsive": True,
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud", "select2d", "lasso2d"],
+}
+
 FAMILY = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 _AXIS = {

@@ -14,6 +14,8 @@ import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
 
+from multipole_lab.figures.theme import CONFIG
+
 from .porter import Porter
 from .style import STYLE
 from .sync import sync_figure
@@ -53,7 +55,7 @@ class Panel(widgets.VBox):
         self._status, self._message = widgets.HTML(), widgets.HTML()
         self._begin()  # the first picture, so that the figure made from it starts complete
         self._shown = go.FigureWidget(self._picture.figure)
-        self._shown._config = {"displaylogo": False, "responsive": True}
+        self._shown._config = CONFIG
         self._shown.layout.autosize = True
         box = widgets.Box(list(controls.values())).add_class("ml-controls")
         buttons = widgets.Box([*self._buttons(), self._status]).add_class("ml-buttons")
@@ -108,7 +110,11 @@ class Panel(widgets.VBox):
             record = {"panel": self.name, "state": self.state(), "data": self.table()}
             return f"{self.name}.json", "application/json", json.dumps(record, indent=1, default=str)
         if kind == "html":  # plotly.js goes into the file, which so needs no network
-            return f"{self.name}.html", "text/html", self.figure().to_html(include_plotlyjs=True)
+            return (
+                f"{self.name}.html",
+                "text/html",
+                self.figure().to_html(include_plotlyjs=True, config=CONFIG),
+            )
         raise ValueError(f"kind: must be 'csv', 'json' or 'html', got {kind!r}")
 
     @property
