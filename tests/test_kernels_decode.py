@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from multipole_lab.decoding import step
+from multipole_lab.decoding.hierarchy import Hierarchy
+from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.step import Level, State
 from multipole_lab.kernels.decode import decode_step
 from multipole_lab.kernels.decode_attend import decode_attend
@@ -171,6 +173,45 @@ def test_options(option, sizes, poisoned):
 def test_sinks_tail_and_padding(sizes, sinks, tail, poisoned):
     cache = make(2, 2, 1, 40, 16, 16, sizes, sinks, tail, padded=True)
     check(cache, torch.float32, scale=0.25, budget=12, lookups=10)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_levels_may_be_empty(levels, poisoned):
+    """After a crop a cache may have levels without clusters, and everything in its tail."""
+    q, state = make(1, 4, 2, 40, 16, 16, (8, 3)[:levels])(torch.float32)
+    state = state._replace(
+        levels=tuple(level._replace(size=0) for level in state.levels), sinks=0, clustered=0, length=30
+    )
+    out, lse = decode_step(q, state, scale=0.3, budget=10, lookups=4)
+    s = 0.3 * q.double() @ state.keys[:, :, :30].double().repeat_interleave(2, 1).mT
+    expected = s.softmax(-1) @ state.values[:, :, :30].double().repeat_interleave(2, 1)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(lse.double(), s.logsumexp(-1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_real_cache(levels, poisoned):
+    """Clusters from the cache's own clustering, over several blocks, with a tail that grew since."""
+    settings = Settings(
+        fraction=1 / 8, budget=40, levels=levels, branch=4, sinks=3, recent=20, interval=16, block=128
+    )
+    hierarchy = Hierarchy(settings)
+    g = torch.Generator().manual_seed(3)
+    for n in (300, 1, 60):
+        hierarchy.append(torch.randn(1, 2, n, 32, generator=g), torch.randn(1, 2, n, 16, generator=g))
+        if hierarchy.due():
+            hierarchy.join()
+    q = torch.randn(1, 6, 1, 32, generator=g)
+    budget = settings.tokens(hierarchy.length)
+    lookups = settings.looked_at(hierarchy.levels[0].keys.length, budget)
+    given = {"scale": 0.3, "budget": budget, "lookups": lookups}
+    for name, x, reference in zip(
+        ("out", "lse"),
+        decode_step(q, hierarchy.state(), **given),
+        step.decode_step(q, hierarchy.state(), **given),
+        strict=True,
+    ):
+        assert relative_error(x, reference.double()) < 1e-5, name
 
 
 def test_budget_of_everything_is_exact_attention():
