@@ -22,6 +22,7 @@ COMMANDS = {  # name: (module, what --help says of it)
         "multipole_lab.models.capture_command",
         "record queries, keys and values of a model reading a text",
     ),
+    "bench": ("multipole_lab.analysis.bench_command", "time methods on this machine, with the error beside"),
     "kernels": (
         "multipole_lab.kernels.report_command",
         "compile every Triton kernel and report what it needs",

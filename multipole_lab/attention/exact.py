@@ -113,7 +113,7 @@ def fused_attention_backward(
         attn_mask=None if bias is None else bias.to(lse.dtype),
         scale=scale,
     )
-    return tuple(g[..., :-1].to(q.dtype, memory_format=torch.contiguous_format) for g in grads)
+    return tuple(g[..., :-1].to(q.dtype).contiguous() for g in grads)
 
 
 @fused_attention_backward.register_fake
