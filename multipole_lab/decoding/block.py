@@ -16,13 +16,17 @@ from multipole_lab.clustering.kmeans import count_members, lloyd_step
 
 
 class Part(NamedTuple):
-    """One level of one block, R = B * Hk rows: as ``step.Level``, but ``first`` counts from its start."""
+    """One level of one block, R = B * Hk rows: as ``step.Level``, but ``first`` counts from its start.
+
+    ``spread`` is the variance of the keys under a cluster, the mean over coordinates.
+    """
 
     keys: Float[Tensor, "R C D"]
     values: Float[Tensor, "R C Dv"]
     tokens: Int[Tensor, "R C"]
     first: Int[Tensor, "R C"]
     members: Int[Tensor, "R C"]
+    spread: Float[Tensor, "R C"]
 
 
 def cluster_block(
@@ -67,14 +71,16 @@ def cluster_block(
         parents = parents.gather(1, by_parent)
     order, members = sort_by(labels, C)
     sums = member_sum(v, labels, C)
-    parts.append(_part(means, sums / tokens.clamp(min=1).unsqueeze(-1), tokens, members))
+    squares = member_sum(x.to(dtype).square().sum(-1, keepdim=True), labels, C)
+    parts.append(_part(means, sums / tokens.clamp(min=1).unsqueeze(-1), tokens, members, squares))
     if branch is not None:
         C1 = coarse.shape[1]
         weight = tokens.unsqueeze(-1).to(dtype)
         held = count_tokens(tokens, parents, C1)
         share = held.clamp(min=1).unsqueeze(-1)
         keys = member_sum(means * weight, parents, C1) / share
-        parts.append(_part(keys, member_sum(sums, parents, C1) / share, held, coarse))
+        squares = member_sum(squares, parents, C1)
+        parts.append(_part(keys, member_sum(sums, parents, C1) / share, held, coarse, squares))
     return order, parts
 
 
@@ -112,7 +118,9 @@ def sort_by(labels: Int[Tensor, "R n"], clusters: int) -> tuple[Int[Tensor, "R n
 
 def take(x: Float[Tensor, "R n D"], order: Int[Tensor, "R m"]) -> Float[Tensor, "R m D"]:
     """Vectors of every row in another order."""
-    return x.gather(1, order.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+    R, n, D = x.shape
+    index = order + torch.arange(R, device=x.device).unsqueeze(-1) * n  # whole vectors move at once
+    return x.reshape(R * n, D).index_select(0, index.view(-1)).view(R, -1, D)
 
 
 def count_tokens(tokens: Int[Tensor, "R C"], parents: Int[Tensor, "R C"], coarse: int) -> Int[Tensor, "R C1"]:
@@ -121,6 +129,9 @@ def count_tokens(tokens: Int[Tensor, "R C"], parents: Int[Tensor, "R C"], coarse
     return held.scatter_add_(1, torch.where(parents < 0, coarse, parents), tokens)[:, :coarse]
 
 
-def _part(keys: Tensor, values: Tensor, tokens: Tensor, members: Tensor) -> Part:
+def _part(keys: Tensor, values: Tensor, tokens: Tensor, members: Tensor, squares: Tensor) -> Part:
+    """``squares`` [R, C, 1] are the sums of the squared norms of all keys under a cluster."""
     first = members.cumsum(-1) - members
-    return Part(keys, values, tokens.int(), first.int(), members.int())
+    inertia = squares.squeeze(-1) - tokens * keys.square().sum(-1)
+    spread = inertia.clamp(min=0) / (tokens.clamp(min=1) * keys.shape[-1])
+    return Part(keys, values, tokens.int(), first.int(), members.int(), spread)

@@ -34,10 +34,11 @@ class LevelStore:
     tokens: Growing
     first: Growing
     members: Growing
+    spread: Growing
 
     def parts(self) -> tuple[Growing, ...]:
-        """All buffers, in the order of ``step.Level``."""
-        return self.keys, self.values, self.tokens, self.first, self.members
+        """All buffers: in the order of ``step.Level``, then the spread."""
+        return self.keys, self.values, self.tokens, self.first, self.members, self.spread
 
 
 class Hierarchy:
@@ -117,7 +118,8 @@ class Hierarchy:
 
     def state(self) -> State:
         """What ``decode_step`` reads; views and buffers, nothing is copied."""
-        levels = tuple(Level(*(p.buffer for p in one.parts()), one.keys.length) for one in self.levels)
+        levels = tuple(Level(*(p.buffer for p in one.parts()[:5]), one.keys.length) for one in self.levels)
+        spreads = tuple(one.spread.buffer for one in self.levels) if self.settings.spread else ()
         sinks, clustered = (self.sinks, self.clustered) if self.blocks else (0, 0)
         valid = None
         if self.valid is not None:
@@ -125,7 +127,9 @@ class Hierarchy:
             if sinks:
                 seen = torch.cat([self.valid.gather(1, self.position.view()[:, 0, :sinks].long()), seen], -1)
             valid = seen
-        return State(self.keys.buffer, self.values.buffer, levels, sinks, clustered, self.length, valid)
+        return State(
+            self.keys.buffer, self.values.buffer, levels, sinks, clustered, self.length, valid, spreads
+        )
 
     def dense(self) -> tuple[Float[Tensor, "B Hk N D"], Float[Tensor, "B Hk N Dv"]]:
         """Keys and values in the text's order; a copy once anything is clustered."""
@@ -172,7 +176,7 @@ class Hierarchy:
         if self.position is not None:
             found["position"] = self.position
         for i, level in enumerate(self.levels):
-            names = ("keys", "values", "tokens", "first", "members")
+            names = ("keys", "values", "tokens", "first", "members", "spread")
             found |= {f"level.{i}.{name}": part for name, part in zip(names, level.parts(), strict=True)}
         return found
 
@@ -183,14 +187,19 @@ class Hierarchy:
         def like(store: Growing) -> Growing:
             return Growing(store.buffer.shape, store.buffer.dtype, device)
 
-        def integers() -> Growing:
-            return Growing((*self.keys.buffer.shape[:2], 0), torch.int32, device)
+        def numbers(dtype: torch.dtype) -> Growing:
+            return Growing((*self.keys.buffer.shape[:2], 0), dtype, device)
 
         self.levels = tuple(
-            LevelStore(like(self.keys), like(self.values), integers(), integers(), integers())
+            LevelStore(
+                like(self.keys),
+                like(self.values),
+                *(numbers(torch.int32) for _ in range(3)),
+                numbers(torch.float32),
+            )
             for _ in range(self.settings.levels)
         )
-        self.position = integers()
+        self.position = numbers(torch.int32)
 
     def _in_text_order(self, x: Tensor, start: int) -> Tensor:
         """Storage from ``start`` on, put back into the text's order."""
@@ -237,8 +246,10 @@ class Hierarchy:
         fine = math.ceil(size * s.fraction)
         old = self.levels[0].keys.view()[:, :, block.clusters[0] :].flatten(0, 1)
         seeds = _seeds(x, old, fine, block.end - block.start, valid, s.seed + end)
+        fresh = block.start == block.end  # what was clustered before starts close to where it ends
         order, parts = cluster_block(
-            x, v_rows, None if valid is None else valid.flatten(0, 1), seeds, s.iterations, s.cap,
+            x, v_rows, None if valid is None else valid.flatten(0, 1), seeds,
+            s.iterations if fresh else min(1, s.iterations), s.cap,
             s.branch if s.levels == 2 else None,
         )  # fmt: skip
         for store, rows in ((k, k.flatten(0, 1)), (v, v_rows)):
@@ -247,7 +258,7 @@ class Hierarchy:
         for level, part, first, base in zip(
             self.levels, parts, block.clusters, (block.start, block.clusters[0]), strict=False
         ):
-            _replace(level, part, first, base, (B, Hk))
+            _replace(level, part, first, base, (B, Hk), s.spread)
         self.blocks[-1] = Block(block.start, end, block.clusters)
 
 
@@ -276,9 +287,12 @@ def _seeds(
     return torch.cat([old, take(x, known + index)], 1)
 
 
-def _replace(level: LevelStore, part: Part, first: int, base: int, shape: tuple[int, int]) -> None:
+def _replace(
+    level: LevelStore, part: Part, first: int, base: int, shape: tuple[int, int], shrink: float
+) -> None:
     """Write a block's clusters over those that it had on a level."""
-    part = part._replace(first=part.first + base)
+    # half the variance, shrunk: what ``masses`` multiplies with s^2 |q|^2
+    part = part._replace(first=part.first + base, spread=shrink / 2 * part.spread)
     for store, fresh in zip(level.parts(), part, strict=True):
         store.truncate(first)
         store.append(fresh.unflatten(0, shape))

@@ -38,3 +38,8 @@ def step_function(backend: str, q: Tensor) -> Callable[..., Partial]:
             raise
         return decode_step
     return launcher
+
+
+def knows_spread(step: Callable[..., Partial]) -> bool:
+    """Whether an implementation reads ``State.spreads``."""
+    return step is decode_step or getattr(step, "knows_spread", False)

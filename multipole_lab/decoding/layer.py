@@ -9,7 +9,7 @@ from transformers.cache_utils import CacheLayerMixin
 
 from multipole_lab.decoding.handle import Handle
 from multipole_lab.decoding.hierarchy import Hierarchy
-from multipole_lab.decoding.kernel import step_function
+from multipole_lab.decoding.kernel import knows_spread, step_function
 from multipole_lab.decoding.rope import Rotation
 from multipole_lab.decoding.settings import Settings
 
@@ -115,9 +115,12 @@ class ClusteredLayer(CacheLayerMixin):
             # As if every centroid stood rope_offset tokens before the query.
             place = torch.tensor([s.rope_offset - (h.length - 1)], device=q.device)
             probe = h.rotation.turn(q, place)
-        out, _ = step_function(s.backend, q)(
+        step, state = step_function(s.backend, q), h.state()
+        if not knows_spread(step):
+            state = state._replace(spreads=())
+        out, _ = step(
             q,
-            h.state(),
+            state,
             scale=D**-0.5 if scale is None else scale,
             budget=min(budget, h.clustered),
             lookups=s.looked_at(fine, budget),

@@ -27,11 +27,12 @@ class Settings:
     lookups: float = 0.25
     sinks: int = 10
     recent: int = 128
-    interval: int = 128
+    interval: int = 256
     block: int = 4096
-    iterations: int = 1
+    iterations: int = 3
     cap: float | None = 4.0
     replacement: bool = True
+    spread: float = 0.7
     rope: Literal["rotated", "windowed"] = "rotated"
     rope_offset: int = 128
     seed: int = 0
@@ -57,6 +58,10 @@ class Settings:
         }.items():  # fmt: skip
             check_count(name, getattr(self, name), least)
         check_cap(self.cap)
+        if isinstance(self.spread, bool) or not isinstance(self.spread, (int, float)):
+            raise TypeError(f"spread is {self.spread!r}; a number in [0, 1] is needed")
+        if not 0 <= self.spread <= 1:
+            raise ValueError(f"spread is {self.spread}; a number in [0, 1] is needed")
         if self.rope not in ("rotated", "windowed"):
             raise ValueError(f"rope is {self.rope!r}; 'rotated' or 'windowed' is allowed")
         check_backend(self.backend)

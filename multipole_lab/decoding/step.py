@@ -21,7 +21,10 @@ The first ``size`` entries of a level are in use; its buffers are contiguous and
 
 The step, for the queries q_g of one row (s the scale; the same parts as functions below):
 
-1. ``masses``: ``a_gj = log tokens_j + s q_g.keys_j`` over the top level, whole.
+1. ``masses``: ``a_gj = log tokens_j + s q_g.keys_j [+ s^2 |q_g|^2 spread_j]`` over the top level, whole. The
+   bracket is the second order of the log mass at the origin for keys that spread alike in all directions: an
+   average of exponentials is above the exponential of the average. It is left out where there are no
+   ``State.spreads``, and under a softcap.
 2. ``choose``: clusters ranked by their ``share_j = sum_g exp(a_gj - norm_g)``, taken in that order while
    their members fit. On the coarse level ``lookups`` fine clusters fit (they are looked at), on the fine one
    ``budget`` keys (they are summed exactly). ``norm_g`` is the log-sum-exp over the top level, sinks and
@@ -62,7 +65,8 @@ class Level(NamedTuple):
 class State(NamedTuple):
     """What one layer's cache holds; see the contract above.
 
-    ``valid`` is None, or says which of the sinks and of the tail count (False for padding).
+    ``valid`` is None, or says which of the sinks and of the tail count (False for padding). ``spreads`` is empty,
+    or holds for every level half the variance of the keys under each cluster (mean over coordinates, shrunk).
     """
 
     keys: Float[Tensor, "B Hk capacity D"]
@@ -72,6 +76,7 @@ class State(NamedTuple):
     clustered: int
     length: int
     valid: Bool[Tensor, "B exact"] | None = None
+    spreads: tuple[Float[Tensor, "B Hk room"], ...] = ()
 
 
 def decode_step(
@@ -115,7 +120,9 @@ def decode_step(
     if state.levels:
         fine = _rows(state.levels[0])
         top = _rows(state.levels[-1])
-        a = masses(probe, top.keys[:, : top.size], top.tokens[:, : top.size], scale, softcap)
+        spreads = [x.flatten(0, 1) for x in state.spreads] if softcap is None else []
+        spread = spreads[-1][:, : top.size] if spreads else None
+        a = masses(probe, top.keys[:, : top.size], top.tokens[:, : top.size], scale, softcap, spread)
         norm = torch.cat([a, *logits], -1).logsumexp(-1, keepdim=True)
         done = _share(torch.cat(logits, -1), norm).sum(-1, keepdim=True) if logits else 0.0
         limit = None if top_p is None else top_p * (Hq // Hk) - done
@@ -127,7 +134,8 @@ def decode_step(
                 logits.append(a.masked_fill(opened.unsqueeze(1), NEVER))
                 values.append(top.values[:, : top.size])
             fine = _gather(fine, index, taken)
-            a = masses(probe, fine.keys, fine.tokens, scale, softcap)
+            spread = spreads[0].gather(-1, index) if spreads else None
+            a = masses(probe, fine.keys, fine.tokens, scale, softcap, spread)
         index, taken, opened = choose(_share(a, norm), fine.first, fine.tokens, budget, limit)
         if replacement:
             logits.append(a.masked_fill(opened.unsqueeze(1), NEVER))
@@ -173,10 +181,13 @@ def masses(
     tokens: Int[Tensor, "R C"],
     scale: float,
     softcap: float | None = None,
+    spread: Float[Tensor, "R C"] | None = None,
 ) -> Float[Tensor, "R G C"]:
-    """``a_gj = log tokens_j + s q_g.centroid_j``; ``NEVER`` for empty clusters."""
+    """``a_gj = log tokens_j + s q_g.centroid_j [+ s^2 |q_g|^2 spread_j]``; ``NEVER`` for empty clusters."""
     # log(0) = -inf, which would make NaN of 0 * -inf later
     log_tokens = tokens.to(q.dtype).log().clamp(min=NEVER).unsqueeze(1)
+    if spread is not None:
+        log_tokens = log_tokens + (scale * q).square().sum(-1, keepdim=True) * spread.unsqueeze(1)
     if softcap is None:
         return torch.baddbmm(log_tokens, q, centroids.to(q.dtype).mT, alpha=scale)
     return _logits(q, centroids, scale, softcap) + log_tokens

@@ -1,0 +1,1 @@
+"""What an approximation costs a whole model: generation, perplexity, tasks."""
