@@ -92,14 +92,24 @@ def _square(
         upper, upper_lse = full(
             _blocks(q, size, 1), _blocks(k, size, 0), _blocks(v, size, 0), scale, _mask_blocks(mask, size, 0)
         )
-        left, right = _pairs(out, size).unbind(3)
-        left_lse, right_lse = _pairs(lse, size).unbind(3)
-        new = _pairs(_unblock(upper, q.shape[0]), size, 1)[:, :, :, 0]
-        new_lse = _pairs(_unblock(upper_lse.unsqueeze(-1), q.shape[0]), size, 1)[:, :, :, 0]
-        right, right_lse = merge([(right, right_lse[..., 0]), (new, new_lse[..., 0])])
-        out = torch.stack([left, right], 3).view(out.shape)
-        lse = torch.stack([left_lse, right_lse.unsqueeze(-1)], 3).view(lse.shape)
+        upper, upper_lse = (_unblock(x, q.shape[0]) for x in (upper, upper_lse.unsqueeze(-1)))
+        out, lse = _merge_right(out, lse, upper, upper_lse, size)
     return out[:, :, :N], lse[:, :, :N, 0]
+
+
+def _merge_right(
+    out: Tensor, lse: Tensor, upper: Tensor, upper_lse: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """Merge what the right block of every pair saw of the left one, [B, H, N / 2, .], into out and lse [B, H, N, .]."""
+    (left, right), (left_lse, right_lse) = (_pairs(x, size).unbind(3) for x in (out, lse))
+    new, new_lse = (_pairs(x, size, 1)[:, :, :, 0] for x in (upper, upper_lse))
+    merged, merged_lse = merge([(right, right_lse[..., 0]), (new, new_lse[..., 0])])
+    if not merged.requires_grad:  # half of the copies, where nothing needs the old values
+        right.copy_(merged)
+        right_lse.copy_(merged_lse.unsqueeze(-1))
+        return out, lse
+    out = torch.stack([left, merged], 3).view(out.shape)
+    return out, torch.stack([left_lse, merged_lse.unsqueeze(-1)], 3).view(lse.shape)
 
 
 def _pairs(x: Tensor, size: int, members: int = 2) -> Tensor:

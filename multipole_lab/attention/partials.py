@@ -20,7 +20,7 @@ def merge(partials: Sequence[Partial]) -> Partial:
     Parameters
     ----------
     partials : a sequence of ``(out [..., N, Dv], lse [..., N])``, natural logarithm, at least one. A partial that
-        saw no key has ``lse = -inf`` and does not count, whatever its ``out``.
+        saw no key has ``lse = -inf`` and does not count, whatever numbers its ``out`` holds.
 
     Returns
     -------
@@ -49,15 +49,7 @@ def merge(partials: Sequence[Partial]) -> Partial:
 
 
 def _merge_two(o1: Tensor, l1: Tensor, o2: Tensor, l2: Tensor) -> Partial:
-    lse = torch.logaddexp(l1, l2)
-    # Where both are -inf, the difference would be NaN: nothing was seen, so both weights are zero.
-    seen = lse != -torch.inf
-    base = torch.where(seen, lse, 0.0)
-    w1, w2 = (l1 - base).exp().unsqueeze(-1), (l2 - base).exp().unsqueeze(-1)
-    # A weight of zero must also silence a NaN: an empty partial's out is not defined.
-    out = _weighted(w1, o1) + _weighted(w2, o2)
-    return out.to(o1.dtype), lse
-
-
-def _weighted(weight: Tensor, out: Tensor) -> Tensor:
-    return weight * torch.where(weight == 0, 0.0, out)
+    # exp(l2 - lse) = sigmoid(l2 - l1); where the second saw nothing, the difference may be -inf + inf.
+    share = torch.where(l2 == -torch.inf, 0.0, (l2 - l1).sigmoid()).unsqueeze(-1)
+    out = o1.to(share.dtype).lerp(o2.to(share.dtype), share)
+    return out.to(o1.dtype), torch.logaddexp(l1, l2)
