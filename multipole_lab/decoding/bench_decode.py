@@ -126,7 +126,7 @@ def _measure(sides: dict, args: argparse.Namespace, q, k, v, scale: float, rotat
     running = {name: make(rotation) for name, make in sides.items()}
     outs = {name: [] for name in sides}
     times = {name: [] for name in sides}
-    for name, side in running.items():
+    for side in running.values():
         side.append(k[:, :, : before - 1], v[:, :, : before - 1])
         side.append(k[:, :, before - 1 : before], v[:, :, before - 1 : before])
         side.step(q[:, :, before - 1 : before], scale)  # clusters the prompt

@@ -42,7 +42,7 @@ class MultipoleCache(Cache):
     block : keys clustered together. Joining re-clusters the last block only.
     iterations : Lloyd iterations of a new block; each join adds one.
     spread : share of the second-order term in a cluster's estimated mass, in [0, 1]; 0 leaves it out. Keys are
-        no Gaussians, and 0.7 is where errors were smallest.
+        no Gaussians, and 0.8 is about where errors were smallest.
     cap : the largest cluster over the mean one, None for no limit.
     replacement : whether clusters that are not summed exactly count through their centroids.
     rope : "rotated" clusters keys as they are cached; "windowed" clusters them with RoPE undone and looks
