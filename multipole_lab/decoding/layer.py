@@ -125,7 +125,7 @@ class ClusteredLayer(CacheLayerMixin):
             budget=min(budget, h.clustered),
             lookups=s.looked_at(fine, budget),
             replacement=s.replacement,
-            top_p=s.top_p,
+            top_p=None if s.top_p == 1 else s.top_p,
             softcap=softcap,
             lookup_q=probe,
         )
