@@ -225,9 +225,22 @@ def query_grad_kernel(
                     b_dq = tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION)
         if DIPOLE:
             b_share = tl.load(share + i_head * NQ + b_n, mask=m_m, other=0.0)
-            _, b_u, b_z = far_turn(b_d, basis, moment, i_row, D, DV, R, BD, BDV, BR, FULL, PRECISION)
-            b_dt = tl.dot(b_do, tl.trans(b_z), input_precision=PRECISION) * b_share[:, None]  # [BM, BR]
-            b_dq = tl.dot(b_dt.to(b_u.dtype), tl.trans(b_u), b_dq, input_precision=PRECISION)
+            o_r = tl.arange(0, BR)
+            b_dt = tl.zeros([BM, BR], dtype=tl.float32)
+            for i_v in range(0, DV, 16):  # in short steps, as in `evaluate`
+                o_k = i_v + tl.arange(0, 16)
+                p_x = dout + i_b * stride_ob + i_h * stride_oh + b_n[:, None] * stride_on + o_k[None, :]
+                b_x = tl.load(p_x, mask=m_m[:, None] & (o_k[None, :] < DV), other=0.0)  # [BM, 16]
+                p_z = moment + (i_row * R + o_r)[None, :] * DV + o_k[:, None]
+                b_z = tl.load(p_z, mask=(o_r[None, :] < R) & (o_k[:, None] < DV), other=0.0)  # [16, BR]
+                b_dt = tl.dot(b_x, b_z.to(b_x.dtype), b_dt, input_precision=PRECISION)
+            b_dt = b_dt * b_share[:, None]
+            if FULL:
+                b_dq += b_dt
+            else:
+                p_u = basis + i_row * D * R + o_d[None, :] * R + o_r[:, None]
+                b_u = tl.load(p_u, mask=m_d[None, :] & (o_r[:, None] < R), other=0.0)  # [BR, BD]
+                b_dq = tl.dot(b_dt.to(b_u.dtype), b_u, b_dq, input_precision=PRECISION)
         b_dp = tl.load(d_centroids + i_row * D + o_d, mask=m_d, other=0.0)
         p_offset = q_offsets + i_head * (CQ + 1) + i_c
         b_size = (tl.load(p_offset + 1) - tl.load(p_offset)).to(tl.float32)

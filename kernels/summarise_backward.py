@@ -267,6 +267,8 @@ def key_grad_kernel(
                 b_dk = tl.dot(b_we.to(b_k.dtype), b_u, b_dk, input_precision=PRECISION)
                 b_dk = tl.dot((scale * b_we * b_y).to(b_k.dtype), b_p, b_dk, input_precision=PRECISION)
                 b_dv = tl.dot(b_wy.to(b_k.dtype), b_dz, b_dv, input_precision=PRECISION)
+        # loaded again rather than kept in registers all along
+        b_n = tl.load(k_order + i_head * NK + i_start + o_m, mask=m_m, other=0)[:, None]
         o_out = i_head * NK + b_n
         tl.store(dk + o_out * D + o_d[None, :], b_dk.to(dk.dtype.element_ty), mask=m_md)
         tl.store(dv + o_out * DV + o_dv[None, :], b_dv.to(dv.dtype.element_ty), mask=m_mv)

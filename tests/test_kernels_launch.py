@@ -1,4 +1,4 @@
-"""No launcher waits for the device; what cannot run is refused by name; every kernel fits and does not spill."""
+"""No launcher waits for the device; what cannot run is refused by name; every kernel fits, none spills."""
 
 import ast
 import os
@@ -83,7 +83,8 @@ def compile_report(*arguments):
     """`multipole-lab kernels` in a process of its own, because here kernels are interpreted."""
     program = (
         "import argparse; from multipole_lab.kernels import report_command as c;"
-        "p = argparse.ArgumentParser(); c.add_parser(p.add_subparsers()); a = p.parse_args(); raise SystemExit(a.run(a))"
+        "p = argparse.ArgumentParser(); c.add_parser(p.add_subparsers()); a = p.parse_args();"
+        "raise SystemExit(a.run(a))"
     )
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     return subprocess.run(
