@@ -92,8 +92,8 @@ def synthetic(
 
     which = torch.randint(topics, (batch, heads, length // 16 + 1), generator=g).repeat_interleave(16, -1)
     index = which[..., :length, None].expand(-1, -1, -1, size)
-    k = normal(batch, heads, topics, size).gather(2, index) + 0.5 * normal(batch, heads, length, size)
-    v = normal(batch, heads, topics, size).gather(2, index) + 0.5 * normal(batch, heads, length, size)
+    k = normal(batch, heads, topics, size).gather(2, index) + normal(batch, heads, length, size)
+    v = normal(batch, heads, topics, size).gather(2, index) + normal(batch, heads, length, size)
     q = k.repeat_interleave(query_heads // heads, 1).roll(7919, 2) + 0.5 * normal(
         batch, query_heads, length, size
     )

@@ -115,7 +115,7 @@ class ClusteredLayer(CacheLayerMixin):
             # As if every centroid stood rope_offset tokens before the query.
             place = torch.tensor([s.rope_offset - (h.length - 1)], device=q.device)
             probe = h.rotation.turn(q, place)
-        step, state = step_function(s.backend, q), h.state()
+        step, state = step_function(s.backend, q, h.values.buffer), h.state()
         if not knows_spread(step):
             state = state._replace(spreads=())
         out, _ = step(

@@ -6,8 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from multipole_lab.attention.checks import check_backend
+from multipole_lab.attention.backend import check_backend
 from multipole_lab.clustering.checks import check_cap, check_count
+
+
+# Below this many centroids a lookup costs less than what pruning it would lose.
+LEAST_LOOKUPS = 256
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Settings:
     top_p: float | None = None
     levels: int = 2
     branch: int = 4
-    lookups: float = 0.5
+    lookups: float = 0.25
     sinks: int = 10
     recent: int = 128
     interval: int = 256
@@ -75,8 +79,9 @@ class Settings:
         return min(self.budget, length)
 
     def looked_at(self, clusters: int, budget: int) -> int:
-        """How many fine clusters a step looks at: their share, and enough of them to fill the budget."""
-        return min(clusters, max(math.ceil(self.lookups * clusters), math.ceil(2 * budget * self.fraction)))
+        """How many fine clusters a step looks at: their share, but enough to fill the budget, and not too few."""
+        enough = math.ceil(2 * budget * self.fraction)
+        return min(clusters, max(math.ceil(self.lookups * clusters), enough, LEAST_LOOKUPS))
 
 
 def _check_share(name: str, value: object) -> None:

@@ -188,8 +188,6 @@ def masses(
     log_tokens = tokens.to(q.dtype).log().clamp(min=NEVER).unsqueeze(1)
     if spread is not None:
         log_tokens = log_tokens + (scale * q).square().sum(-1, keepdim=True) * spread.unsqueeze(1)
-    if softcap is None:
-        return torch.baddbmm(log_tokens, q, centroids.to(q.dtype).mT, alpha=scale)
     return _logits(q, centroids, scale, softcap) + log_tokens
 
 
@@ -232,7 +230,8 @@ def gather_rows(x: Float[Tensor, "R n D"], index: Int[Tensor, "R m"]) -> Float[T
 
 
 def _logits(q: Tensor, keys: Tensor, scale: float, softcap: float | None) -> Tensor:
-    logits = torch.bmm(q, keys.to(q.dtype).mT) * scale
+    # Keys from the left: a CPU reads them once, row by row.
+    logits = torch.bmm(keys.to(q.dtype), (scale * q).mT).mT
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
