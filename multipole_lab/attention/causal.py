@@ -23,28 +23,36 @@ def causal_attention(
     mask: Tensor | None,
     leaf: int,
     past: Full | None = None,
+    backend: str = "auto",
 ) -> Partial:
     """Causal attention of the last Nq of Nk positions, from an approximation ``full`` of full attention.
 
-    The keys before the first query are one full block, by ``past`` if that is given (exact where there are no more
-    than ``leaf``). The square
-    that is left is cut into 2^L blocks of one size, at most ``leaf``: exact on the diagonal, and at every level
-    above it one call of ``full`` for all pairs of neighbours, the right one's queries over the left one's keys.
-    MuSe (2509.10406), section 4.
+    The keys before the first query are one full block, by ``past`` if that is given, and exact where there are no
+    more than ``leaf``. The square that is left is cut into 2^L blocks of one size, at most ``leaf``: exact on the
+    diagonal, and at every level above it one call of ``full`` for all pairs of neighbours, the right one's queries
+    over the left one's keys. MuSe (2509.10406), section 4.
     """
     before = k.shape[2] - q.shape[2]
     seen, own = (None, None) if mask is None else (mask[:, :before], mask[:, before:])
-    square = _square(full, q, k[:, :, before:], v[:, :, before:], scale, own, leaf)
+    square = _square(full, q, k[:, :, before:], v[:, :, before:], scale, own, leaf, backend)
     if before == 0:
         return square
     k, v = k[:, :, :before], v[:, :, :before]
     if before <= leaf:
-        return merge([square, exact_partial(q, k, v, scale, mask=seen)])
+        return merge([square, exact_partial(q, k, v, scale, mask=seen, backend=backend)])
     return merge([square, (past or full)(q, k, v, scale, seen)])
 
 
 def with_sinks(
-    attend: Full, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, sinks: int, causal: bool
+    attend: Full,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    sinks: int,
+    causal: bool,
+    backend: str = "auto",
 ) -> Partial:
     """``attend`` over the keys behind the first ``sinks``, merged with exact attention over those."""
     sinks = min(sinks, k.shape[2])
@@ -56,10 +64,10 @@ def with_sinks(
     among = max(0, sinks - (k.shape[2] - q.shape[2])) if causal else 0  # queries that are themselves sinks
     partials = []
     if among:
-        partials.append(exact_causal(q[:, :, :among], *head, scale, first))
+        partials.append(exact_causal(q[:, :, :among], *head, scale, first, backend))
     if among < q.shape[2]:
         later = q[:, :, among:]
-        exact = exact_partial(later, *head, scale, mask=first)
+        exact = exact_partial(later, *head, scale, mask=first, backend=backend)
         partials.append(merge([exact, attend(later, *tail, scale, rest)]) if tail[0].shape[2] else exact)
     if len(partials) == 1:
         return partials[0]
@@ -73,7 +81,7 @@ def block_sizes(positions: int, leaf: int) -> tuple[int, int]:
 
 
 def _square(
-    full: Full, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, leaf: int
+    full: Full, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, leaf: int, backend: str
 ) -> Partial:
     """The recursion for Nq = Nk, from the leaves up."""
     N = q.shape[2]
@@ -84,7 +92,11 @@ def _square(
         q, k, v = (pad(x, (0, 0, 0, extra)) for x in (q, k, v))
         mask = None if mask is None else pad(mask, (0, extra), value=True)
     out, lse = exact_partial(
-        *(_blocks(x, block) for x in (q, k, v)), scale, causal=True, mask=_mask_blocks(mask, block)
+        *(_blocks(x, block) for x in (q, k, v)),
+        scale,
+        causal=True,
+        mask=_mask_blocks(mask, block),
+        backend=backend,
     )
     out, lse = _unblock(out, q.shape[0]), _unblock(lse.unsqueeze(-1), q.shape[0])
     for level in range(levels):

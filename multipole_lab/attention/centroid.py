@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from multipole_lab.attention.backend import check_backend
 from multipole_lab.attention.causal import causal_attention, with_sinks
-from multipole_lab.attention.checks import check_backend, finite
+from multipole_lab.attention.checks import finite
 from multipole_lab.attention.exact import exact_causal, exact_partial
 from multipole_lab.attention.expansion import NEVER, softmax_lse
 from multipole_lab.attention.method import Method

@@ -66,15 +66,6 @@ def key_mask(
     return mask
 
 
-BACKENDS = ("auto", "torch", "triton")
-
-
-def check_backend(backend: object) -> None:
-    """One of the known backends."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}; allowed are {', '.join(map(repr, BACKENDS))}")
-
-
 def finite(*tensors: Tensor) -> bool:
     """Whether all numbers are finite, as far as a look is free: under ``torch.compile`` it answers yes.
 

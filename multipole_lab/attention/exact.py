@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from multipole_lab.attention.backend import use_triton
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.partials import Partial, merge
 
@@ -33,12 +34,17 @@ def exact_partial(
     scale: float,
     causal: bool = False,
     mask: Bool[Tensor, "B Nk"] | Bool[Tensor, "B Nq Nk"] | None = None,
+    backend: str = "auto",
 ) -> Partial:
     """Softmax attention and its log-sum-exp in linear memory, differentiable in both.
 
     ``causal`` needs Nq = Nk. ``mask`` is True for keys that count, for all queries or for each. The lse is float32 (float64 for
     float64), natural logarithm, -inf for a query that sees no key.
     """
+    if (mask is None or mask.ndim == 2) and use_triton(backend, q, v):
+        from multipole_lab.kernels.leaf import leaf
+
+        return leaf(q, k, v, scale, causal, mask)
     group = q.shape[1] // k.shape[1]
     if group > 1:
         k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
@@ -57,14 +63,18 @@ def exact_partial(
     return out[..., :Dv], lse
 
 
-def exact_causal(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+def exact_causal(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, backend: str = "auto"
+) -> Partial:
     """Exact attention of the last Nq positions, each over the keys up to its own."""
     past = k.shape[2] - q.shape[2]
     seen, own = (None, None) if mask is None else (mask[:, :past], mask[:, past:])
-    square = exact_partial(q, k[:, :, past:], v[:, :, past:], scale, causal=True, mask=own)
+    square = exact_partial(q, k[:, :, past:], v[:, :, past:], scale, causal=True, mask=own, backend=backend)
     if past == 0:
         return square
-    return merge([square, exact_partial(q, k[:, :, :past], v[:, :, :past], scale, mask=seen)])
+    return merge(
+        [square, exact_partial(q, k[:, :, :past], v[:, :, :past], scale, mask=seen, backend=backend)]
+    )
 
 
 @torch.library.custom_op("multipole_lab::fused_attention", mutates_args=())

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from multipole_lab.attention.backend import check_backend, use_triton
 from multipole_lab.attention.causal import causal_attention, with_sinks
-from multipole_lab.attention.checks import check_backend, finite
+from multipole_lab.attention.checks import finite
 from multipole_lab.attention.exact import exact_causal, exact_partial
 from multipole_lab.attention.expansion import NEVER, dipole, far_field, principal_directions, summarise
 from multipole_lab.attention.method import Method
@@ -18,7 +19,7 @@ from multipole_lab.attention.partition import Partition
 from multipole_lab.attention.recompute import recomputed
 from multipole_lab.attention.slots import Slots, from_slots, to_slots
 from multipole_lab.clustering.checks import check_count
-from multipole_lab.clustering.clusters import statistics_dtype
+from multipole_lab.clustering.clusters import Clusters, statistics_dtype
 
 ORDERS = ("monopole", "dipole")
 
@@ -85,18 +86,22 @@ class MuSe(Method):
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         self._partition.check_fits(k.shape[2])
-        if not finite(q, k, v):
+        triton = use_triton(self.backend, q, v)
+        if not triton and not finite(q, k, v):
             return exact_partial(q, k, v, scale, mask=mask)
-        return with_sinks(self._clustered, q, k, v, scale, mask, self.sinks, causal=False)
+        attend = self._kernels if triton else self._clustered
+        return with_sinks(attend, q, k, v, scale, mask, self.sinks, causal=False, backend=self.backend)
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        if not finite(q, k, v):
+        triton = use_triton(self.backend, q, v)
+        if not triton and not finite(q, k, v):
             return exact_causal(q, k, v, scale, mask)
+        attend = self._kernels if triton else self._clustered
 
         def blocks(q, k, v, scale, mask):
-            return causal_attention(self._clustered, q, k, v, scale, mask, self.leaf)
+            return causal_attention(attend, q, k, v, scale, mask, self.leaf, backend=self.backend)
 
-        return with_sinks(blocks, q, k, v, scale, mask, self.sinks, causal=True)
+        return with_sinks(blocks, q, k, v, scale, mask, self.sinks, causal=True, backend=self.backend)
 
     def _clustered(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         partition = self._partition
@@ -120,6 +125,23 @@ class MuSe(Method):
         if self.order == "dipole":
             rank = min(self.dipole_rank or q.shape[-1], q.shape[-1])
         return _muse(q, k, v, constants, [scale, float(self.near), float(rank)])
+
+    def _kernels(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+        """The same by the Triton kernels, without a look of the host at the data.
+
+        With a dipole of reduced rank, their backward takes the principal directions as constants.
+        """
+        from multipole_lab.kernels.muse import muse
+
+        partition = self._partition
+        q_clusters, k_clusters = partition.on_device(q), partition.on_device(k, mask)
+        basis = None
+        if self.order == "dipole" and self.dipole_rank is not None and self.dipole_rank < q.shape[-1]:
+            basis = _directions(q, q_clusters, partition.size(q.shape[2]), self.dipole_rank)
+        return muse(
+            q, k, v, q_clusters.centroids, q_clusters.order, q_clusters.offsets, k_clusters.order,
+            k_clusters.offsets, scale, min(self.near, k_clusters.size), self.order, basis,
+        )  # fmt: skip
 
 
 def muse_formula(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], settings: list[float]) -> Partial:
@@ -178,6 +200,15 @@ def expansion_points(qs: Tensor, members: Tensor) -> Tensor:
     """The mean of each query cluster, [R, I, D]; zero for an empty one."""
     weights = members.to(qs.dtype) / members.sum(-1, keepdim=True).clamp(min=1)
     return (weights.unsqueeze(-2) @ qs).squeeze(-2)
+
+
+@torch.no_grad()
+def _directions(q: Tensor, clusters: Clusters, size: int, rank: int) -> Tensor:
+    """The principal directions of every query cluster, [B, Hq, C, D, r], for the kernels."""
+    slots = Slots.of(clusters.labels, clusters.size, size)
+    qs = to_slots(q.to(statistics_dtype(q.dtype)), slots, slots.slot >= 0)
+    d = (qs - clusters.centroids.to(qs.dtype).unsqueeze(-2)) * slots.filled.unsqueeze(-1)
+    return principal_directions(d, rank)
 
 
 def far_keys(k_slots: Slots, kept: Tensor, a_far: Tensor) -> Tensor:

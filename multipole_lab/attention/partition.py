@@ -14,6 +14,7 @@ from multipole_lab.clustering.capped import capacity
 from multipole_lab.clustering.checks import check_cap, check_count
 from multipole_lab.clustering.clusters import Clusters
 from multipole_lab.clustering.kmeans import kmeans_labels
+from multipole_lab.clustering.seeding import seed_centroids
 from multipole_lab.clustering.spatial import spatial_labels
 
 PARTITIONS = ("kmeans", "balanced", "spatial")
@@ -70,6 +71,22 @@ class Partition:
     def clusters_of(self, x: Tensor, mask: Tensor | None = None) -> Clusters:
         """The partition of x [B, H, N, D] as Clusters."""
         return Clusters.from_labels(x, self.labels(x, mask), self.made(x.shape[2]))
+
+    def on_device(self, x: Tensor, mask: Tensor | None = None) -> Clusters:
+        """The partition by the Triton kernels: no value of x reaches the host."""
+        from multipole_lab.kernels.centroids import cluster_means
+        from multipole_lab.kernels.kmeans import kmeans
+        from multipole_lab.kernels.sort import sort_by_label
+
+        x = x.detach()
+        B, H, N, D = x.shape
+        if self.kind == "kmeans":
+            valid = None if mask is None else mask.repeat_interleave(H, dim=0)
+            seeds = seed_centroids(x.reshape(B * H, N, D), self.count(N), "random", self.seed, valid)
+            return Clusters(*kmeans(x, seeds.view(B, H, -1, D), self.iterations, self.cap, mask))
+        labels = self.labels(x, mask)
+        order, offsets, counts = sort_by_label(labels, self.made(N))
+        return Clusters(labels, cluster_means(x, order, offsets), counts, order, offsets)
 
     def slots(self, x: Tensor, mask: Tensor | None = None) -> Slots:
         """The partition of x [B, H, N, D] laid out in slots."""

@@ -37,30 +37,28 @@ class Window(Method):
         check_count("sinks", self.sinks, 0)
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        return self._windowed(q, k, v, scale, mask, ahead=self.size - self.size // 2 - 1)
+        return self._windowed(q, k, v, scale, mask, causal=False)
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        return self._windowed(q, k, v, scale, mask, ahead=0)
+        return self._windowed(q, k, v, scale, mask, causal=True)
 
-    def _windowed(self, q, k, v, scale, mask, ahead: int) -> Partial:
+    def _windowed(self, q, k, v, scale, mask, causal: bool) -> Partial:
         """Blocks of queries, each over the stretch of keys that its windows cover, with the band masked."""
         Nq, Nk = q.shape[2], k.shape[2]
+        ahead = 0 if causal else self.size - self.size // 2 - 1
         behind = self.size - 1 - ahead
-        shift = Nk - Nq
+        shift, sinks = Nk - Nq, min(self.sinks, Nk)
         outs, lses = [], []
         for first in range(0, Nq, BLOCK):
             last = min(first + BLOCK, Nq)
             position = torch.arange(first + shift, last + shift, device=q.device)[:, None]
-            low, high = max(0, first + shift - behind), min(Nk, last + shift + ahead)
-            low = min(low, high)
+            low = max(sinks, first + shift - behind)
+            high = max(low, min(Nk, last + shift + ahead))
             column = torch.cat(
-                [
-                    torch.arange(min(self.sinks, low), device=q.device),
-                    torch.arange(low, high, device=q.device),
-                ]
+                [torch.arange(sinks, device=q.device), torch.arange(low, high, device=q.device)]
             )
             seen = (column >= position - behind) & (column <= position + ahead)
-            seen |= (column < self.sinks) & (column <= position if ahead == 0 else True)
+            seen |= (column < sinks) & (column <= position) if causal else column < sinks
             seen = seen[None] if mask is None else seen[None] & mask[:, None, column]
             out, lse = exact_partial(q[:, :, first:last], k[:, :, column], v[:, :, column], scale, mask=seen)
             outs.append(out)

@@ -1,0 +1,38 @@
+"""Which implementation runs: torch everywhere, Triton where its kernels can."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("auto", "torch", "triton")
+
+
+def check_backend(backend: object) -> None:
+    """One of the known backends."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}; allowed are {', '.join(map(repr, BACKENDS))}")
+
+
+def use_triton(backend: str, q: Tensor, v: Tensor) -> bool:
+    """Whether the Triton kernels run for these tensors.
+
+    "auto" takes them on a CUDA device of compute capability 7.5 and up, for float16, bfloat16 and float32 and head
+    sizes 16 to 256. "triton" takes them always; where they cannot run, they say why. On a CPU they run only under
+    TRITON_INTERPRET=1.
+
+    Raises
+    ------
+    ValueError, TypeError : "triton" for a device, dtype or head size that the kernels do not support.
+    """
+    if backend == "triton":
+        from multipole_lab.kernels.launch import check_tensors
+
+        check_tensors('backend="triton"', q=q, v=v)
+        return True
+    if backend == "torch" or not q.is_cuda:
+        return False
+    sizes = (q.shape[-1], v.shape[-1])
+    dtypes = (torch.float16, torch.bfloat16, torch.float32)
+    new_enough = torch.cuda.get_device_capability(q.device) >= (7, 5)
+    return new_enough and q.dtype in dtypes and all(16 <= size <= 256 for size in sizes)
