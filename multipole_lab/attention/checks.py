@@ -70,8 +70,8 @@ def finite(*tensors: Tensor) -> bool:
     """Whether all numbers are finite, as far as a look is free: under ``torch.compile`` it answers yes.
 
     One NaN or infinite key reaches every query that sees it, and a NaN query none but itself; no summary of a
-    cluster can tell. A method that meets one hands over to exact attention, so that the NaNs are where they belong. A sum is NaN or infinite
-    if a term is; the rare overflow of finite terms costs time, not correctness.
+    cluster can tell. A method that meets one hands over to exact attention, so that the NaNs are where they belong.
+    A sum is NaN or infinite if a term is; the rare overflow of finite terms costs time, not correctness.
     """
     if torch.compiler.is_compiling():
         return True

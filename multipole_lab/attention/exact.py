@@ -38,8 +38,8 @@ def exact_partial(
 ) -> Partial:
     """Softmax attention and its log-sum-exp in linear memory, differentiable in both.
 
-    ``causal`` needs Nq = Nk. ``mask`` is True for keys that count, for all queries or for each. The lse is float32 (float64 for
-    float64), natural logarithm, -inf for a query that sees no key.
+    ``causal`` needs Nq = Nk. ``mask`` is True for keys that count, for all queries or for each. The lse is
+    float32 (float64 for float64), natural logarithm, -inf for a query that sees no key.
     """
     if (mask is None or mask.ndim == 2) and use_triton(backend, q, v):
         from multipole_lab.kernels.leaf import leaf
