@@ -9,7 +9,6 @@ from typing import Literal
 from multipole_lab.attention.backend import check_backend
 from multipole_lab.clustering.checks import check_cap, check_count
 
-
 # Below this many centroids a lookup costs less than what pruning it would lose.
 LEAST_LOOKUPS = 256
 
