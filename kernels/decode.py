@@ -31,7 +31,7 @@ def decode_step(
     """Attention of one new query per head over everything in the cache; see `multipole_lab.decoding.step`.
 
     out = sum_i w_i v_i, w = softmax over: s q.k_n of the sinks, the tail and up to `budget` members of opened
-    clusters; log tokens_j + s q.c_j, with the mean value, of the clusters that were not opened.
+    clusters; log tokens_j + s q.c_j [+ s^2 |q|^2 spread_j], with the mean value, of clusters not opened.
 
     Parameters
     ----------
@@ -67,19 +67,24 @@ def decode_step(
             'use backend="torch"'
         )
     work = work or Work()
-    rows = q.reshape(B * Hk, Hq // Hk, D)
-    probe = rows if lookup_q is None else lookup_q.reshape(rows.shape)
+    for name, x in {"keys": state.keys, "values": state.values}.items():
+        if x.stride()[2:] != (x.shape[3], 1):
+            raise ValueError(f"decode_step: {name} have strides {x.stride()}; vectors must follow each other")
+    rows = q.reshape(B * Hk, Hq // Hk, D).contiguous()
+    probe = rows if lookup_q is None else lookup_q.reshape(rows.shape).contiguous()
     keys, values = state.keys.flatten(0, 1), state.values.flatten(0, 1)
     valid = None if state.valid is None else state.valid.contiguous()
     exact = Exact(rows, keys, state.sinks, state.clustered, state.length, valid)
     levels = [type(level)(*(x.flatten(0, 1) for x in level[:-1]), level.size) for level in state.levels]
+    spreads = [x.flatten(0, 1) for x in state.spreads] if softcap is None else []
     selection, top, fine = None, None, None
     if levels:
         level = levels[-1]
         C, two = level.size, len(levels) == 2
         masses = decode_lookup(
-            probe, level.keys, level.tokens, C, scale, exact=exact, softcap=softcap, work=work
-        )
+            probe, level.keys, level.tokens, C, scale,
+            exact=exact, spread=spreads[-1] if spreads else None, softcap=softcap, work=work,
+        )  # fmt: skip
         room = min(budget, state.clustered - state.sinks)
         fine_room = levels[0].size if lookups is None else min(lookups, levels[0].size)
         selection = decode_select(
@@ -95,7 +100,7 @@ def decode_step(
         below, level = selection, levels[0]
         fine_masses, shares, sizes = decode_lookup_listed(
             probe, level.keys, level.tokens, below.members, below.taken, below.norm, scale,
-            softcap=softcap, work=work,
+            spread=spreads[0] if spreads else None, softcap=softcap, work=work,
         )  # fmt: skip
         selection = decode_select(
             sizes, level.first, room, shares=shares, listed=below.members, n_listed=below.taken,
@@ -110,3 +115,6 @@ def decode_step(
     )  # fmt: skip
     out, lse = decode_merge(parts, part_lse, q.dtype)
     return out.view(B, Hq, 1, -1), lse.view(B, Hq, 1)
+
+
+decode_step.knows_spread = True  # it reads State.spreads

@@ -164,6 +164,7 @@ def decode_attend(
     """
     check_tensors("decode_attend", q=q, keys=keys, values=values)
     work = work or Work()
+    q = q.contiguous()
     R, G, D = q.shape
     Dv = values.shape[-1]
     room = 0 if members is None else members.shape[-1]

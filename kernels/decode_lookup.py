@@ -60,6 +60,20 @@ def logits_of_rows(
 
 
 @triton.jit
+def squares(
+    p_q, scale, G: tl.constexpr, D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr, BK: tl.constexpr
+):
+    """[BG]: s^2 |q|^2."""
+    o_g, o_k = tl.arange(0, BG), tl.arange(0, BK)
+    b_square = tl.zeros([BG], dtype=tl.float32)
+    for i in range(0, BD, BK):
+        m_q = (o_g < G)[:, None] & (i + o_k < D)[None, :]
+        b_q = tl.load(p_q + o_g[:, None] * D + i + o_k[None, :], mask=m_q, other=0.0).to(tl.float32) * scale
+        b_square += tl.sum(b_q * b_q, axis=1)
+    return b_square
+
+
+@triton.jit
 def exact_rows(o_e, sinks, clustered):
     """Storage rows of the exact keys, counted from the first sink."""
     return tl.where(o_e < sinks, o_e, o_e - sinks + clustered).to(tl.int64)
@@ -67,11 +81,12 @@ def exact_rows(o_e, sinks, clustered):
 
 @triton.jit(do_not_specialize=["C", "E", "ITEMS", "TILES", "EXACT_TILES", "sinks", "clustered"])
 def _lookup_kernel(
-    probe, centroids, tokens, listed, n_listed, norm, q, keys, valid, masses, shares, sizes,
-    scale, softcap, stride_c, stride_t, stride_k, sinks, clustered,
+    probe, centroids, tokens, spread, listed, n_listed, norm, q, keys, valid, masses, shares, sizes,
+    scale, softcap, stride_c, stride_t, stride_s, stride_k, sinks, clustered,
     HK, C, E, ITEMS, TILES, EXACT_TILES, G: tl.constexpr, D: tl.constexpr,
     BG: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
-    LISTED: tl.constexpr, VALID: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr,
+    LISTED: tl.constexpr, SPREAD: tl.constexpr, VALID: tl.constexpr, SOFTCAP: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BC clusters, or BC exact keys, of one row; all queries of its group
     i_tile = tl.program_id(0) % (TILES + EXACT_TILES)
@@ -90,6 +105,9 @@ def _lookup_kernel(
         p_q = probe + i_row * G * D
         b_a = logits_of_rows(p_q, p_c, m_c, scale, softcap, G, D, BG, BD, BK, SOFTCAP, PRECISION)  # [BG, BC]
         b_a += tl.log(tl.maximum(b_n, 1).to(tl.float32))[None, :]
+        if SPREAD:
+            b_spread = tl.load(spread + i_row * stride_s + b_item, mask=m_c, other=0.0).to(tl.float32)
+            b_a += squares(p_q, scale, G, D, BG, BD, BK)[:, None] * b_spread[None, :]
         b_a = tl.where((m_c & (b_n > 0))[None, :], b_a, float("-inf"))
         tl.store(p_mass + o_c[None, :], b_a, mask=(o_g < G)[:, None] & m_c[None, :])
         if LISTED:  # the norm is known: the share of the group, with what the choice needs beside it
@@ -117,18 +135,20 @@ def decode_lookup(
     scale: float,
     *,
     exact: Exact | None = None,
+    spread: Tensor | None = None,
     softcap: float | None = None,
     work: Work | None = None,
     tile: Tile | None = None,
 ) -> Tensor:
     """The log masses of one whole level, and beside them the logits of the exact keys.
 
-    a_gj = log tokens_j + s q_g.c_j for j < size, then s q_g.k_e for the exact keys.
+    a_gj = log tokens_j + s q_g.c_j [+ s^2 |q_g|^2 spread_j] for j < size, then s q_g.k_e for the exact keys.
 
     Parameters
     ----------
     probe : [R, G, D], the queries of the R = B Hk rows. centroids : [R, room, D], in the dtype of q (half the
-        bytes) or fp32. tokens : [R, room] int32. size : C, the entries in use.
+        bytes) or fp32. tokens : [R, room] int32. size : C, the entries in use. spread : [R, room], or None for the
+        first order alone.
 
     Returns
     -------
@@ -140,7 +160,7 @@ def decode_lookup(
     R, G = probe.shape[:2]
     E = exact.size if exact else 0
     masses = work.take("masses", (R, G, size + E), probe)
-    _lookup(probe, centroids, tokens, size, scale, exact, softcap, None, masses, None, None, tile)
+    _lookup(probe, centroids, tokens, size, scale, exact, spread, softcap, None, masses, None, None, tile)
     return masses
 
 
@@ -153,6 +173,7 @@ def decode_lookup_listed(
     norm: Tensor,
     scale: float,
     *,
+    spread: Tensor | None = None,
     softcap: float | None = None,
     work: Work | None = None,
     tile: Tile | None = None,
@@ -178,30 +199,35 @@ def decode_lookup_listed(
     masses, shares = work.take("fine_masses", (R, G, L), probe), work.take("shares", (R, L), probe)
     sizes = work.take("sizes", (R, L), probe, "int32")
     lists = (listed, n_listed, norm)
-    _lookup(probe, centroids, tokens, L, scale, None, softcap, lists, masses, shares, sizes, tile)
+    _lookup(probe, centroids, tokens, L, scale, None, spread, softcap, lists, masses, shares, sizes, tile)
     return masses, shares, sizes
 
 
-def _lookup(probe, centroids, tokens, C, scale, exact, softcap, lists, masses, shares, sizes, tile) -> None:
+def _lookup(
+    probe, centroids, tokens, C, scale, exact, spread, softcap, lists, masses, shares, sizes, tile
+) -> None:
     check_tensors("decode_lookup", q=probe)
     check_tensors("decode_lookup", centroids=centroids)
+    probe = probe.contiguous()
     R, G, D = probe.shape
     listed, n_listed, norm = lists or (tokens, tokens, masses)
-    exact_q, keys = (exact.q, exact.keys) if exact else (probe, probe)
+    exact_q, keys = (exact.q.contiguous(), exact.keys) if exact else (probe, probe)
     valid = exact.valid if exact else None
     E = exact.size if exact else 0
     tile = choose("decode_lookup", shared_memory_kb(probe), power_of_two(D), probe.element_size(), tile)
     tiles, exact_tiles = triton.cdiv(C, tile.cols), triton.cdiv(E, tile.cols)
     launch(
         _lookup_kernel, (R * (tiles + exact_tiles),),
-        probe, centroids, tokens, listed, n_listed, norm, exact_q, keys, tokens if valid is None else valid,
+        probe, centroids, tokens, tokens if spread is None else spread, listed, n_listed, norm, exact_q, keys,
+        tokens if valid is None else valid,
         masses, masses if shares is None else shares, tokens if sizes is None else sizes,
-        scale, softcap or 1.0, centroids.stride(0), tokens.stride(0), keys.stride(0),
+        scale, softcap or 1.0, centroids.stride(0), tokens.stride(0), 0 if spread is None else spread.stride(0),
+        keys.stride(0),
         exact.sinks if exact else 0, exact.clustered if exact else 0,
         R if valid is None else R // valid.shape[0], C, E, listed.shape[-1], tiles, exact_tiles,
         G=G, D=D, BG=power_of_two(G), BP=power_of_two(G, 1), BD=power_of_two(D), BC=tile.cols,
         BK=min(tile.rows, power_of_two(D)),
-        LISTED=lists is not None, VALID=valid is not None, SOFTCAP=softcap is not None,
+        LISTED=lists is not None, SPREAD=spread is not None, VALID=valid is not None, SOFTCAP=softcap is not None,
         PRECISION=fp32_precision(probe), tile=tile,
     )  # fmt: skip
 
@@ -210,9 +236,12 @@ def _example(p: Problem) -> None:
     R, G, D, C = p.batch * p.kv_heads, p.query_heads // p.kv_heads, p.head, p.keys // 16
     q, centroids, tokens = p.empty(R, G, D), p.empty(R, C, D), p.empty(R, C, dtype=torch.int32)
     exact = Exact(q, p.empty(R, p.keys, D), 16, p.keys - 128, p.keys)
-    decode_lookup(q, centroids, tokens, C, 0.125, exact=exact)
+    spread = p.empty(R, C, dtype=torch.float32)
+    decode_lookup(q, centroids, tokens, C, 0.125, exact=exact, spread=spread)
     listed, norm = p.empty(R, C // 4, dtype=torch.int32), p.empty(R, G, dtype=torch.float32)
-    decode_lookup_listed(q, centroids, tokens, listed, p.empty(R, dtype=torch.int32), norm, 0.125)
+    decode_lookup_listed(
+        q, centroids, tokens, listed, p.empty(R, dtype=torch.int32), norm, 0.125, spread=spread
+    )
 
 
 def _cost(p: Problem) -> tuple[float, float]:

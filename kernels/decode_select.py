@@ -67,19 +67,21 @@ def pool_shares(
 
 @triton.jit
 def load_keys(p_share, p_size, o_c, n_items):
-    """Shares as integers of the same order (they are not negative), shares, and sizes."""
+    """Shares as integers of the same order, shares, and sizes. A share is not negative and may be infinite."""
     b_share = tl.load(p_share + o_c, mask=o_c < n_items, other=0.0)
+    b_share = tl.where(b_share == b_share, tl.minimum(b_share, 3.0e38), 0.0)
     b_size = tl.load(p_size + o_c, mask=o_c < n_items, other=0).to(tl.int32)
     return b_share.to(tl.int32, bitcast=True), b_share, b_size
 
 
 @triton.jit
 def members_above(b_key, b_size, i_cut, i_step):
-    """The members at or above the three cuts i_cut + (1, 2, 3) i_step, 21 bits each."""
+    """The members at or above the three cuts i_cut + (1, 2, 3) i_step (int64 scalars), 21 bits each."""
+    i_last = tl.full([], 2147483647, dtype=tl.int64)  # above every key
     b_size = b_size.to(tl.int64)
-    b_sum = tl.where(b_key >= i_cut + i_step, b_size, 0)
-    b_sum += tl.where(b_key >= i_cut + 2 * i_step, b_size << 21, 0)
-    b_sum += tl.where(b_key >= i_cut + 3 * i_step, b_size << 42, 0)
+    b_sum = tl.where(b_key >= tl.minimum(i_cut + i_step, i_last).to(tl.int32), b_size, 0)
+    b_sum += tl.where(b_key >= tl.minimum(i_cut + 2 * i_step, i_last).to(tl.int32), b_size << 21, 0)
+    b_sum += tl.where(b_key >= tl.minimum(i_cut + 3 * i_step, i_last).to(tl.int32), b_size << 42, 0)
     return tl.sum(b_sum)
 
 
@@ -87,14 +89,14 @@ def members_above(b_key, b_size, i_cut, i_step):
 def find_cut(p_share, p_size, n_room, n_items, BC: tl.constexpr, ONCE: tl.constexpr):
     """The largest key at or above which the members exceed the room, and the members strictly above it.
 
-    Two bits of the key a round, 30 bits in all (a share is below 2). Where everything fits the cut is -1.
+    Two bits of the key a round, 31 bits in all. Where everything fits the cut is -1.
     """
     o_c = tl.arange(0, BC)
     b_key, _, b_size = load_keys(p_share, p_size, o_c, n_items)
-    i_cut = tl.full([], -1, dtype=tl.int32)
-    i_step = tl.full([], 1, dtype=tl.int32)
+    i_cut = tl.full([], -1, dtype=tl.int64)
+    i_step = tl.full([], 1, dtype=tl.int64)
     n_above = tl.zeros([], dtype=tl.int64)
-    for i_round in range(0, 17):  # round 0 asks whether all fits, round 16 what lies above the cut
+    for i_round in range(0, 18):  # round 0 asks whether all fits, round 17 what lies above the cut
         if ONCE:
             n_packed = members_above(b_key, b_size, i_cut, i_step)
         else:
@@ -105,16 +107,16 @@ def find_cut(p_share, p_size, n_room, n_items, BC: tl.constexpr, ONCE: tl.conste
         n_first, n_second, n_third = n_packed & 0x1FFFFF, (n_packed >> 21) & 0x1FFFFF, n_packed >> 42
         if i_round == 0:
             i_cut = tl.where(n_first > n_room, 0, i_cut)
-            i_step = tl.where(n_first > n_room, 268435456, 0)
+            i_step = tl.where(n_first > n_room, 1073741824, 0).to(tl.int64)
             n_above = n_first
-        elif i_round < 16:
+        elif i_round < 17:
             i_cut += tl.where(n_first > n_room, i_step, 0)
             i_cut += tl.where(n_second > n_room, i_step, 0)
             i_cut += tl.where(n_third > n_room, i_step, 0)
             i_step = tl.where(i_step > 1, i_step >> 2, i_step)
         elif i_cut >= 0:
             n_above = n_first
-    return i_cut, n_above.to(tl.int32)
+    return i_cut.to(tl.int32), n_above.to(tl.int32)
 
 
 @triton.jit
@@ -123,14 +125,14 @@ def find_share_cut(p_share, p_size, limit, n_items, BC: tl.constexpr):
     o_c = tl.arange(0, BC)
     i_cut = tl.full([], -1, dtype=tl.int32)
     n_above = tl.zeros([], dtype=tl.float32)
-    for i_round in range(0, 32):
-        i_try = tl.where(i_round == 0, 0, i_cut + (1 << tl.maximum(30 - i_round, 0)))
-        i_try = tl.where(i_round == 31, i_cut + 1, i_try)
+    for i_round in range(0, 33):
+        i_try = tl.where(i_round == 0, 0, i_cut + (1 << tl.maximum(31 - i_round, 0)))
+        i_try = tl.where(i_round == 32, i_cut + 1, i_try)
         n_share = tl.zeros([], dtype=tl.float32)
         for i in range(0, n_items, BC):
             b_key, b_share, b_size = load_keys(p_share, p_size, i + o_c, n_items)
             n_share += tl.sum(tl.where((b_key >= i_try) & (b_size > 0), b_share, 0.0))
-        if i_round == 31:
+        if i_round == 32:
             n_above = n_share
         elif (n_share >= limit) & ((i_round == 0) | (i_cut >= 0)):
             i_cut = i_try
@@ -242,8 +244,8 @@ def decode_select(
         find the limit that this means for the level below.
     name : of the buffers in `work`.
 
-    Bytes: 8 R G (C + E) with masses, from L2; then R C (8 + 17 * 8 above one chunk of clusters, else 8) and
-    16 R room. Operations: 17 * 6 R C.
+    Bytes: 8 R G (C + E) with masses, from L2; then R C (8 + 18 * 8 above one chunk of clusters, else 8) and
+    16 R room. Operations: 18 * 6 R C.
     """
     work = work or Work()
     known = shares is not None
@@ -293,7 +295,7 @@ def _cost(p: Problem) -> tuple[float, float]:
     """One level, 1/16 centroids, 144 exact keys, 5% of the keys."""
     clusters, group = p.batch * p.kv_heads * p.keys / 16, p.query_heads / p.kv_heads
     moved = clusters * 16 + 8 * group * (clusters + p.batch * p.kv_heads * 144) + 12.8 * clusters
-    return moved, 17 * 6 * clusters
+    return moved, 18 * 6 * clusters
 
 
 register("decode_select", _example, _cost)

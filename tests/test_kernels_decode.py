@@ -42,7 +42,7 @@ def level_over(keys, values, tokens, first, size, room, g):
     ]
 
 
-def make(B, Hq, Hk, N, D, Dv, sizes, sinks=4, tail=9, padded=False, seed=0):
+def make(B, Hq, Hk, N, D, Dv, sizes, sinks=4, tail=9, padded=False, spread=True, seed=0):
     """A cache of N clustered keys, its levels of the given sizes, garbage wherever nothing is stored."""
     g = torch.Generator().manual_seed(seed)
     R, gap, spare = B * Hk, 3, 5
@@ -78,7 +78,8 @@ def make(B, Hq, Hk, N, D, Dv, sizes, sinks=4, tail=9, padded=False, seed=0):
         made = tuple(Level(*map(as_heads, level), size) for level, size in zip(levels, sizes, strict=True))
         mask = None if valid is None else valid.to(DEVICE)
         stored = as_heads(keys), as_heads(values)
-        return q.to(DEVICE, dtype), State(*stored, made, sinks, clustered, length, mask)
+        spreads = tuple(level.keys.square().mean(-1) / 50 for level in made) if spread else ()
+        return q.to(DEVICE, dtype), State(*stored, made, sinks, clustered, length, mask, spreads)
 
     return cache
 
@@ -116,7 +117,8 @@ def source_in(source, kind):
         return x.to(kind) if torch.is_tensor(x) and x.is_floating_point() else x
 
     levels = tuple(Level(*map(wide, level)) for level in state.levels)
-    return wide(q), State(wide(state.keys), wide(state.values), levels, *state[3:])
+    spreads = tuple(map(wide, state.spreads))
+    return wide(q), State(wide(state.keys), wide(state.values), levels, *state[3:7], spreads)
 
 
 # B, Hq, Hk, N, D, Dv, sizes of the levels; budget, lookups
@@ -156,6 +158,7 @@ OPTIONS = {
     "top_p reached at once": {"top_p": 0.01},
     "softcap": {"softcap": 5.0},
     "another frame": {"lookup": True},
+    "first order": {"spread": False},
     "no budget": {"budget": 0},
     "all opened": {"budget": 10_000, "lookups": 10_000},
 }
@@ -165,7 +168,8 @@ OPTIONS = {
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
 def test_options(option, sizes, poisoned):
     settings = {"scale": 0.25, "budget": 30, "lookups": 20} | OPTIONS[option]
-    check(make(2, 6, 2, 100, 32, 16, sizes), torch.float32, **settings)
+    cache = make(2, 6, 2, 100, 32, 16, sizes, spread=settings.pop("spread", True))
+    check(cache, torch.float32, **settings)
 
 
 @pytest.mark.parametrize("sizes", [(), (8,), (20, 4)], ids=str)
@@ -224,6 +228,24 @@ def test_budget_of_everything_is_exact_attention():
     torch.testing.assert_close(lse.double(), s.logsumexp(-1), rtol=1e-5, atol=1e-5)
 
 
+def test_queries_of_any_strides():
+    """One of several queries: the heads are then further apart than a vector."""
+    q, state = make(2, 6, 2, 60, 16, 16, (12, 3))(torch.float32)
+    given = {"scale": 0.25, "budget": 20, "lookups": 8}
+    several = torch.cat([q + 1, q, q - 1], 2)[:, :, 1:2]
+    assert not several.is_contiguous()
+    expected = decode_step(q, state, lookup_q=q, **given)
+    for one, other in zip(decode_step(several, state, lookup_q=several, **given), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_refuses_storage_whose_vectors_lie_apart():
+    q, state = make(1, 4, 2, 60, 16, 16, (12,))(torch.float32)
+    apart = state.keys.transpose(2, 3).contiguous().transpose(2, 3)
+    with pytest.raises(ValueError, match="keys have strides"):
+        decode_step(q, state._replace(keys=apart), scale=1.0, budget=4)
+
+
 def test_huge_logits_stay_finite():
     q, state = make(1, 2, 1, 60, 16, 16, (12, 3))(torch.float32)
     out, lse = decode_step(1e4 * q, state, scale=10.0, budget=20, lookups=8)
@@ -266,6 +288,29 @@ def test_select_is_the_prefix_in_order_of_share(chunk, ties, room, poisoned):
         members = [first[r, j].item() + i for j in expected for i in range(size[r, j])]
         assert got.taken[r].item() == len(members)
         assert got.members[r, : len(members)].tolist() == members
+
+
+@pytest.mark.parametrize("chunk", [16, 64], ids=["in pieces", "at once"])
+@pytest.mark.parametrize("top_p", [None, 0.9], ids=str)
+def test_select_of_shares_beyond_one(chunk, top_p, poisoned):
+    """A fine cluster may weigh more than its coarse one let expect: any share up to infinity, and no NaN opened."""
+    share = torch.tensor([3.0, 1e30, 0.0, torch.inf, 5.0, 3.0, torch.nan, torch.inf, 1e-42, 2.0, 1e38, 0.5])
+    size = torch.tensor([2, 3, 1, 2, 0, 4, 1, 3, 2, 1, 1, 2]).int()
+    first = (size.cumsum(-1) - size).int()
+    listed = torch.arange(12).int()
+    count, limit = torch.tensor([12]).int(), torch.tensor([1e34])
+    given = [x.view(1, -1).to(DEVICE) for x in (size, first, share, listed)]
+    count, limit = count.to(DEVICE), limit.to(DEVICE)
+    for room in range(24):
+        tile = Tile(rows=16, cols=chunk, warps=4, stages=1)
+        got = decode_select(
+            *given[:2], room, shares=given[2], listed=given[3], n_listed=count, norm=limit, limit=limit,
+            top_p=top_p, tile=tile,
+        )  # fmt: skip
+        whole = share.nan_to_num(nan=0.0, posinf=3e38).tolist()
+        expected = prefix(whole, size.tolist(), room, None if top_p is None else 1e34)
+        assert got.opened[0].nonzero().flatten().tolist() == expected, room
+        assert got.taken.item() == size[expected].sum() <= room
 
 
 def test_chunks_of_any_length_merge_to_the_same(poisoned):

@@ -1,0 +1,238 @@
+"""The decode kernels against the best dense decoding on a GPU: `python -m multipole_lab.decoding.bench_decode_gpu`.
+
+Every side is one CUDA graph that goes through several layers, each with a cache of its own, so that no cache
+stays in L2 from one step to the next and the host takes no part. Sides take turns. Dense attention is tried in
+every way that torch has, with the queries of a group as heads or as rows; the best of them is the baseline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from multipole_lab.analysis.timing import interleaved, machine
+from multipole_lab.decoding.bench_decode import synthetic
+from multipole_lab.decoding.hierarchy import Hierarchy
+from multipole_lab.decoding.settings import Settings
+from multipole_lab.decoding.step import Level, State
+
+BACKENDS = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Time, print, and write JSON."""
+    parser = argparse.ArgumentParser(description="decode kernels against the best dense decoding")
+    add = parser.add_argument
+    add("--batch", type=int, nargs="+", default=[1, 4, 16])
+    add("--keys", type=int, default=131072)
+    add("--heads", type=int, nargs=2, default=[32, 8], metavar=("HQ", "HK"))
+    add("--head-size", type=int, default=128)
+    add("--budget", type=float, default=0.05, help="share of the keys; default: 0.05")
+    add("--layers", type=int, default=4, help="caches a graph goes through; fewer where memory is short")
+    add("--repeats", type=int, default=30)
+    add("--device", default="cuda")
+    add("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    add("--json", type=Path, metavar="FILE")
+    args = parser.parse_args(argv)
+    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+    with torch.no_grad():
+        q, k, v, scale, _ = synthetic(1, *args.heads, args.keys, args.head_size, dtype, device)
+        q = q[:, :, -8:]
+        states = {f"{n} level{'s' * (n > 1)}": clustered(k, v, n, args.budget) for n in (1, 2)}
+        speed = copy_speed(device)
+        rows = []
+        for batch in args.batch:
+            rows += measure(batch, q, k, v, scale, states, args, speed)
+    if args.json:
+        from multipole_lab.models.provenance import versions
+
+        record = {
+            "machine": machine(),
+            "copy_gb_s": speed,
+            "command": " ".join(sys.argv),
+            **versions(),
+            "rows": rows,
+        }
+        args.json.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+def clustered(k: Tensor, v: Tensor, levels: int, budget: float) -> tuple[State, dict]:
+    """A cache of batch 1 and the settings of its step."""
+    settings = Settings(levels=levels, budget=budget)
+    hierarchy = Hierarchy(settings)
+    hierarchy.append(k, v)
+    hierarchy.join()
+    tokens = settings.tokens(hierarchy.length)
+    looked = settings.looked_at(hierarchy.levels[0].keys.length, tokens)
+    return hierarchy.state(), {"budget": min(tokens, hierarchy.clustered), "lookups": looked}
+
+
+def measure(
+    batch: int, q, k, v, scale: float, states: dict, args: argparse.Namespace, speed: float
+) -> list[dict]:
+    """One row a side: microseconds a layer, speedup over the best dense side, gigabytes, share of copy, error."""
+    dense_bytes = batch * (k.numel() + v.numel()) * k.element_size()
+    layers = args.layers
+    if k.is_cuda:
+        free, _ = torch.cuda.mem_get_info()
+        layers = max(1, min(layers, int(0.8 * free / (dense_bytes * (1 + 1.2 * len(states))))))
+    exact = dense_exact(q, k, v, scale)
+    wide_q = q[:, :, -1:].repeat(batch, 1, 1, 1)
+    caches = [(k.repeat(batch, 1, 1, 1), v.repeat(batch, 1, 1, 1)) for _ in range(layers)]
+    calls, moved, errors = {}, {}, {}
+    for name, side in dense_sides(k, scale):
+        calls[name] = partial(through, [partial(side, wide_q, *cache) for cache in caches])
+        moved[name] = dense_bytes
+        errors[name] = error(torch.cat([side(q[:, :, i : i + 1], k, v) for i in range(q.shape[2])], 2), exact)
+    for name, (state, settings) in states.items():
+        step = step_of(k)
+        settings = {"scale": scale, **settings}
+        calls[name] = partial(
+            through, [partial(step, wide_q, widened(state, batch), **settings) for _ in range(layers)]
+        )
+        moved[name] = batch * touched(state, settings, q.shape[1])
+        outs = [step(q[:, :, i : i + 1], state, **settings)[0] for i in range(q.shape[2])]
+        errors[name] = error(torch.cat(outs, 2), exact)
+    if k.is_cuda:
+        calls = {name: graph(call) for name, call in calls.items()}
+    times = interleaved(calls, args.repeats, warmup=3, device=k.device)
+    best = min(times[name] for name in times if name not in states)
+    rows = []
+    print(
+        f"{machine()}, batch {batch}, {k.shape[2]} keys, {args.dtype}, {layers} layers a graph, copy {speed:.0f} GB/s"
+    )
+    for name, ms in times.items():
+        microseconds = 1e3 * ms / layers
+        rate = moved[name] / microseconds / 1e3
+        rows.append(
+            {"batch": batch, "side": name, "microseconds": microseconds, "speedup": best / ms,
+             "gigabytes": moved[name] / 1e9, "share_of_copy": rate / speed, "error": errors[name],
+             "layers": layers}
+        )  # fmt: skip
+        print(f"  {name:24} {microseconds:10.1f} us  x{best / ms:6.2f}  {moved[name] / 1e6:9.1f} MB  "
+              f"{rate / speed:6.1%} of copy  error {errors[name]:.2e}")  # fmt: skip
+    return rows
+
+
+def dense_sides(k: Tensor, scale: float) -> list[tuple[str, Callable[[Tensor, Tensor, Tensor], Tensor]]]:
+    """Every way of dense decoding that runs here."""
+
+    def as_heads(backend, q, k, v):
+        with sdpa_kernel(backend):
+            return scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+
+    def as_rows(backend, q, k, v):
+        B, Hq, _, D = q.shape
+        with sdpa_kernel(backend):
+            out = scaled_dot_product_attention(q.view(B, k.shape[1], -1, D), k, v, scale=scale)
+        return out.reshape(B, Hq, 1, -1)
+
+    sides = [("dense " + name + how.__name__[2:].replace("_", " "), partial(how, backend))
+             for name, backend in BACKENDS.items() if name != "math" or not k.is_cuda
+             for how in (as_heads, as_rows)]  # fmt: skip
+    sides.append(("dense, our kernel", partial(split_dense, scale)))
+    good = []
+    for name, side in sides:
+        try:
+            side(k.new_zeros(1, 4 * k.shape[1], 1, k.shape[3]), k[:, :, :256], k[:, :, :256])
+            good.append((name, side))
+        except (RuntimeError, ValueError) as problem:
+            print(f"{name}: does not run here ({str(problem).splitlines()[0][:80]})")
+    return good
+
+
+def split_dense(scale: float, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Our own split-KV attention, given all keys as the list of members."""
+    from multipole_lab.kernels.decode_attend import decode_attend
+    from multipole_lab.kernels.decode_merge import decode_merge
+
+    (B, Hq, _, D), (Hk, N) = q.shape, k.shape[1:3]
+    members = torch.arange(N, dtype=torch.int32, device=k.device).repeat(B * Hk, 1)
+    taken = torch.full((B * Hk,), N, dtype=torch.int32, device=k.device)
+    stored = [x.contiguous().flatten(0, 1) for x in (k, v)]
+    parts = decode_attend(q.reshape(B * Hk, Hq // Hk, D), *stored, scale, members=members, taken=taken)
+    return decode_merge(*parts, q.dtype)[0].view(B, Hq, 1, -1)
+
+
+def step_of(k: Tensor) -> Callable:
+    """The launcher on a GPU, otherwise the torch step."""
+    from multipole_lab.decoding.kernel import step_function
+
+    return step_function("auto", k, k)
+
+
+def through(calls: list[Callable[[], object]]) -> None:
+    for call in calls:
+        call()
+
+
+def graph(call: Callable[[], None]) -> Callable[[], None]:
+    """The call as a CUDA graph, captured after a run that compiles what it needs."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call()
+    torch.cuda.current_stream().wait_stream(side)
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        call()
+    return captured.replay
+
+
+def widened(state: State, batch: int) -> State:
+    """The same cache, copied for every entry of a batch."""
+
+    def wide(x: Tensor) -> Tensor:
+        return x.repeat(batch, *[1] * (x.ndim - 1))
+
+    levels = tuple(Level(*map(wide, level[:-1]), level.size) for level in state.levels)
+    spreads = tuple(map(wide, state.spreads))
+    return state._replace(keys=wide(state.keys), values=wide(state.values), levels=levels, spreads=spreads)
+
+
+def touched(state: State, settings: dict, query_heads: int) -> int:
+    """Bytes that a step of batch 1 reads of the cache, by the formula in the launcher's docstring."""
+    rows, top = state.keys.shape[1], state.levels[-1].size
+    exact = state.sinks + state.length - state.clustered
+    vectors = top + exact + settings["budget"] + (settings["lookups"] if len(state.levels) > 1 else 0)
+    return rows * vectors * (state.keys.shape[-1] + state.values.shape[-1]) * state.keys.element_size()
+
+
+def copy_speed(device: torch.device) -> float:
+    """GB/s of a copy of 512 MB (16 MB on a CPU), read and write counted."""
+    x = torch.ones(1 << (29 if device.type == "cuda" else 24), dtype=torch.uint8, device=device)
+    y = torch.empty_like(x)
+    milliseconds = interleaved({"copy": lambda: y.copy_(x)}, 20, warmup=3, device=device)["copy"]
+    return 2 * x.numel() / milliseconds / 1e6
+
+
+def dense_exact(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """In float32, and float64 for the softmax: q [1, Hq, n, D]."""
+    rows = q.float().unflatten(1, (k.shape[1], -1)).flatten(2, 3)
+    weights = (scale * rows @ k.float().mT).double().softmax(-1).float()
+    return (weights @ v.float()).unflatten(2, (-1, q.shape[2])).flatten(1, 2)
+
+
+def error(out: Tensor, exact: Tensor) -> float:
+    """Relative squared error of every head, over the queries; the mean of heads."""
+    difference = (out.double() - exact).square().sum((-1, -2))
+    return (difference / exact.double().square().sum((-1, -2))).mean().item()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
