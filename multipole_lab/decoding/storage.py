@@ -8,14 +8,14 @@ from torch import Tensor
 # Spare room kept when a buffer grows. A thirty-second costs 3% of memory and copies every token 32 times in
 # all, which is less than what one step of attention reads.
 SLACK = 32
-LEAST = 64
+LEAST = 16
 
 
 class Growing:
     """A [B, H, n, ...] tensor that is appended to and cut off along its third dimension.
 
     ``buffer`` is contiguous [B, H, capacity, ...] with ``length`` positions in use; it is reallocated, with
-    one copy, when they run out. Memory is at most ``length (1 + 1/32) + 64`` positions; during that copy the
+    one copy, when they run out. Memory is at most ``length (1 + 1/32) + 16`` positions; during that copy the
     old buffer lives too.
 
     Parameters
