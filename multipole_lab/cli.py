@@ -23,6 +23,10 @@ COMMANDS = {  # name: (module, what --help says of it)
         "record queries, keys and values of a model reading a text",
     ),
     "bench": ("multipole_lab.analysis.bench_command", "time methods on this machine, with the error beside"),
+    "eval": (
+        "multipole_lab.evaluation.eval_command",
+        "evaluate a whole model: how it decodes from a clustered cache",
+    ),
     "kernels": (
         "multipole_lab.kernels.report_command",
         "compile every Triton kernel and report what it needs",
