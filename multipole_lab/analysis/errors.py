@@ -27,7 +27,8 @@ def per_head_error(
     """The relative squared error of every head; a head whose exact output is zero counts 0 if equal, else inf."""
     wrong, size = _squares(approx, exact)
     wrong, size = wrong.sum(-1), size.sum(-1)
-    return torch.where(size > 0, wrong / size, torch.where(wrong > 0, torch.inf, 0.0))
+    # A NaN on either side comes out as NaN.
+    return torch.where(size == 0, torch.where(wrong == 0, 0.0, torch.inf), wrong / size)
 
 
 def per_query_error(

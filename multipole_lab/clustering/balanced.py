@@ -109,7 +109,8 @@ def project(points: Float[Tensor, "G n D"], here: Bool[Tensor, "G n"]) -> Float[
     # Any column of a rank-one matrix is its axis; the longest is the best conditioned.
     column = power.square().sum(1).argmax(-1)
     axis = power.gather(2, column[:, None, None].expand(-1, power.shape[1], 1))
-    return (centred @ axis).squeeze(-1)
+    # Coordinates that overflowed must still sort before the infinity that marks the absent.
+    return (centred @ axis).squeeze(-1).nan_to_num(nan=0.0)
 
 
 def induced_metric(

@@ -61,7 +61,9 @@ def beyond_room(
     """Which of n proposals are not among the nearest ``room`` of the cluster they asked, in ascending order."""
     # A distance is not negative, so its float32 bits order as an integer does: with the cluster above them, one
     # stable sort ranks every proposal in its cluster.
-    bits = distance.clamp(min=0).to(torch.float32).view(torch.int32).to(torch.int64)
+    # A NaN, of distances that overflowed, counts as the farthest: its sign bit would break the order.
+    distance = distance.clamp(min=0).nan_to_num(nan=math.inf)
+    bits = distance.to(torch.float32).view(torch.int32).to(torch.int64)
     ranked = torch.sort((asked << 32) | bits, stable=True).indices
     cluster = asked[ranked]
     starts = torch.bincount(asked, minlength=room.numel()).cumsum(0)

@@ -29,23 +29,26 @@ def seed_centroids(
     if init == "k-means++":
         return _plus_plus(x, clusters, generator, valid)
     if init == "strided":
-        index = (torch.arange(clusters) * N // clusters).expand(R, clusters)
+        queue, place = torch.arange(N), torch.arange(clusters) * N // clusters
     else:
-        index = torch.randperm(N, generator=generator)[:clusters].sort().values.expand(R, clusters)
-    index = index.to(x.device)
-    if valid is not None:
-        index = _spread_over_valid(index, valid, N)
+        queue, place = torch.randperm(N, generator=generator), torch.arange(clusters)
+    queue, place = queue.to(x.device), place.to(x.device)
+    if valid is None:
+        index = queue[place].sort().values.expand(R, clusters)
+    else:
+        index = _among_valid(queue, valid, clusters, strided=init == "strided")
     return x.gather(1, index.unsqueeze(-1).expand(R, clusters, D))
 
 
-def _spread_over_valid(index, valid, N):
-    """Send position n of N to the valid vector at the same fraction of the row; distinct while C <= valid."""
+def _among_valid(queue, valid, clusters, strided):
+    """The first valid positions of the queue, or strides through them; distinct while C <= valid."""
     count = valid.sum(-1, keepdim=True)
-    clusters = index.shape[1]
-    rank = (torch.arange(clusters, device=index.device) * count) // clusters
-    # The order of the valid positions: a stable sort puts them first.
-    positions = (~valid).to(torch.uint8).sort(dim=-1, stable=True).indices
-    return positions.gather(1, rank)
+    # A stable sort puts the valid positions first and keeps their order.
+    positions = queue[(~valid)[:, queue].to(torch.uint8).sort(dim=-1, stable=True).indices]
+    place = torch.arange(clusters, device=valid.device)
+    if strided:
+        return positions.gather(1, place * count // clusters)
+    return positions.gather(1, place % count.clamp(min=1)).sort(-1).values
 
 
 def _plus_plus(x, clusters, generator, valid):
