@@ -13,7 +13,7 @@ from .tiles import Tile, choose
 
 
 @triton.jit
-def load_direction(basis, o_col, m_c, D: tl.constexpr, R, BD: tl.constexpr, FULL: tl.constexpr):
+def load_direction(basis, o_col, m_c, D: tl.constexpr, R: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr):
     """[BC, BD]: the direction u of every column (row i, direction r); unit vectors for the full dipole."""
     o_d = tl.arange(0, BD)
     if FULL:
@@ -50,7 +50,7 @@ def _dipole_kernel(
     NK,
     CK,
     COLS,
-    R,
+    R: tl.constexpr,
     D: tl.constexpr,
     DV: tl.constexpr,
     TILES,

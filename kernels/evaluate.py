@@ -51,7 +51,7 @@ def _evaluate_kernel(
     NEAR,
     D: tl.constexpr,
     DV: tl.constexpr,
-    R,
+    R: tl.constexpr,
     TILES,
     BD: tl.constexpr,
     BDV: tl.constexpr,

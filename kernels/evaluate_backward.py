@@ -10,7 +10,7 @@ from .lookup import find_tile
 
 @triton.jit
 def far_turn(
-    b_d, basis, moment, i_row, D: tl.constexpr, DV: tl.constexpr, R,
+    b_d, basis, moment, i_row, D: tl.constexpr, DV: tl.constexpr, R: tl.constexpr,
     BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """t = U^T d [BM, BR], the directions U [BD, BR] and the moment Z [BR, BDV] of query cluster i_row."""
@@ -31,7 +31,7 @@ def far_turn(
 def delta_kernel(
     q, centroids, basis, moment, q_order, q_offsets, out, lse, dout, dlse, delta, delta_far,
     scale, stride_qb, stride_qh, stride_qn, stride_ob, stride_oh, stride_on,
-    HQ, NQ, CQ, D: tl.constexpr, DV: tl.constexpr, R, TILES,
+    HQ, NQ, CQ, D: tl.constexpr, DV: tl.constexpr, R: tl.constexpr, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
     DIPOLE: tl.constexpr, FULL: tl.constexpr, DLSE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -121,7 +121,7 @@ def summary_grad_kernel(
 def moment_grad_kernel(
     q, centroids, basis, moment, q_order, q_offsets, share, dout, d_moment,
     scale, stride_qb, stride_qh, stride_qn, stride_ob, stride_oh, stride_on,
-    HQ, NQ, CQ, D: tl.constexpr, DV: tl.constexpr, R,
+    HQ, NQ, CQ, D: tl.constexpr, DV: tl.constexpr, R: tl.constexpr,
     BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, BM: tl.constexpr, FULL: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -165,7 +165,7 @@ def query_grad_kernel(
     lse, share, dout, delta, delta_far, d_centroids, dq,
     scale, stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_ob, stride_oh, stride_on,
-    HQ, G, NQ, NK, CQ, CK, NEAR, D: tl.constexpr, DV: tl.constexpr, R, TILES,
+    HQ, G, NQ, NK, CQ, CK, NEAR, D: tl.constexpr, DV: tl.constexpr, R: tl.constexpr, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, DIPOLE: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip

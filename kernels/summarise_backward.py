@@ -12,7 +12,7 @@ from .lookup import find_tile
 @triton.jit
 def tilt_kernel(
     far, far_mass, mean_k, mean_v, d_mean_k, d_mean_v, basis, moment, d_moment, tilt, d_centroids, scale,
-    CK, D: tl.constexpr, DV: tl.constexpr, R,
+    CK, D: tl.constexpr, DV: tl.constexpr, R: tl.constexpr,
     BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, BN: tl.constexpr,
     DIPOLE: tl.constexpr, FULL: tl.constexpr,
 ):  # fmt: skip
@@ -117,7 +117,7 @@ def moment_weights(
 def moment_centroid_grad_kernel(
     k, v, centroids, basis, k_order, k_offsets, far, far_mass, mean_k, mean_v, d_moment, d_columns,
     scale, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
-    HK, NK, CK, COLS, R, D: tl.constexpr, DV: tl.constexpr, TILES,
+    HK, NK, CK, COLS, R: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
     FULL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -169,7 +169,7 @@ def key_grad_kernel(
     tilt, d_mass, d_mean_k, d_mean_v, basis, d_moment, lse, dout, delta, dk, dv,
     scale, stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_ob, stride_oh, stride_on,
-    HK, G, NQ, NK, CQ, CK, ROWS, D: tl.constexpr, DV: tl.constexpr, R, TILES,
+    HK, G, NQ, NK, CQ, CK, ROWS, D: tl.constexpr, DV: tl.constexpr, R: tl.constexpr, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
     NEAR: tl.constexpr, DIPOLE: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -195,7 +195,7 @@ def key_grad_kernel(
         b_dv = tl.zeros([BM, BDV], dtype=tl.float32)
         for i in range(0, ROWS, BC):
             m_c = i + o_c < ROWS
-            o_row = tl.where(m_c, i_head * ROWS + i + o_c, 0)
+            o_row = i_head * ROWS + i + o_c
             o_j = o_row * CK + i_j
             m_cd, m_cv = m_c[:, None] & m_d[None, :], m_c[:, None] & m_dv[None, :]
             b_p = tl.load(centroids + o_row[:, None] * D + o_d[None, :], mask=m_cd, other=0.0)
@@ -245,21 +245,23 @@ def key_grad_kernel(
             for i in range(0, ROWS * R, BC):
                 m_c = i + o_c < ROWS * R
                 m_cd, m_cv = m_c[:, None] & m_d[None, :], m_c[:, None] & m_dv[None, :]
-                o_col = tl.where(m_c, i_head * ROWS * R + i + o_c, 0)
+                o_col = i_head * ROWS * R + i + o_c
                 o_row = o_col // R
                 o_j = o_row * CK + i_j
-                b_p = tl.load(centroids + o_row[:, None] * D + o_d[None, :], mask=m_cd, other=0.0)
-                b_u = load_direction(basis, o_col, m_c, D, R, BD, FULL).to(b_p.dtype)
-                b_dz = tl.load(d_moment + o_col[:, None] * DV + o_dv[None, :], mask=m_cv, other=0.0)
-                b_mk = tl.load(mean_k + o_j[:, None] * D + o_d[None, :], mask=m_cd, other=0.0).to(tl.float32)
+                # u.k~ and dZ.v~ first, so that the means are out of the way of the products
                 b_mv = tl.load(mean_v + o_j[:, None] * DV + o_dv[None, :], mask=m_cv, other=0.0).to(
                     tl.float32
                 )
-                b_ck, b_cv = tl.sum(b_mk * b_u.to(tl.float32), axis=1), tl.sum(b_mv * b_dz, axis=1)
+                b_dz = tl.load(d_moment + o_col[:, None] * DV + o_dv[None, :], mask=m_cv, other=0.0)
+                b_cv = tl.sum(b_mv * b_dz, axis=1)
+                b_dz = b_dz.to(b_v.dtype)
+                b_mk = tl.load(mean_k + o_j[:, None] * D + o_d[None, :], mask=m_cd, other=0.0).to(tl.float32)
+                b_u = load_direction(basis, o_col, m_c, D, R, BD, FULL).to(b_k.dtype)
+                b_ck = tl.sum(b_mk * b_u.to(tl.float32), axis=1)
+                b_p = tl.load(centroids + o_row[:, None] * D + o_d[None, :], mask=m_cd, other=0.0)
                 m_far = m_c & (tl.load(far + o_j, mask=m_c, other=float("-inf")) > float("-inf"))
                 b_total = tl.load(far_mass + o_row, mask=m_c, other=0.0)
                 b_total = tl.where(b_total > float("-inf"), b_total, 0.0)
-                b_dz = b_dz.to(b_v.dtype)
                 b_w, b_y, b_e = moment_weights(
                     b_k, b_v, b_p, b_u, b_dz, b_total, b_ck, b_cv, m_far[None, :], scale, PRECISION
                 )
