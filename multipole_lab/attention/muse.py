@@ -179,6 +179,7 @@ def muse_formula(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], setti
         )
     if nearest is not None:
         out, lse = merge([(out, lse), near_field(qs, ks, vs, k_filled, nearest, s)])
+    out = torch.where(lse.unsqueeze(-1) == -torch.inf, 0.0, out)  # padding is all there is
     out = from_slots(out.reshape(*q_slots.index.shape, Dv), q_slots)
     lse = from_slots(lse.view(*q_slots.index.shape, 1), q_slots).squeeze(-1)
     return out.to(dtype), lse
