@@ -94,9 +94,8 @@ def synthetic(
     index = which[..., :length, None].expand(-1, -1, -1, size)
     k = normal(batch, heads, topics, size).gather(2, index) + normal(batch, heads, length, size)
     v = normal(batch, heads, topics, size).gather(2, index) + normal(batch, heads, length, size)
-    q = k.repeat_interleave(query_heads // heads, 1).roll(7919, 2) + 0.5 * normal(
-        batch, query_heads, length, size
-    )
+    near = k.repeat_interleave(query_heads // heads, 1).roll(7919, 2)
+    q = 0.3 * (near + normal(batch, query_heads, length, size))  # so that a few hundred keys share the mass
     return (*(x.to(device, dtype) for x in (q, k, v)), size**-0.5, None)
 
 

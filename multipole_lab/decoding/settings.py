@@ -37,7 +37,7 @@ class Settings:
     replacement: bool = True
     spread: float = 0.8
     rope: Literal["rotated", "windowed"] = "rotated"
-    rope_offset: int = 128
+    rope_offset: int = 2048
     seed: int = 0
     backend: Literal["auto", "torch", "triton"] = "auto"
 

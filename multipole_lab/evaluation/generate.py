@@ -141,7 +141,7 @@ def compare(model: object, ids, prompt: int, settings: dict, dense, start: list,
         "dense_loss": -dense.gather(1, true).mean().item(),
         "loss": -ours.gather(1, true).mean().item(),
         "agreement": (ours.argmax(-1) == dense.argmax(-1)).double().mean().item(),
-        "kl": statistics.mean((dense.exp() * (dense - ours)).sum(-1).tolist()),
+        "kl": statistics.mean((dense.double().exp() * (dense.double() - ours)).sum(-1).tolist()),
     }
     row["loss_above_percent"] = 100 * (row["loss"] / row["dense_loss"] - 1)
     if free is not None:
