@@ -33,9 +33,11 @@ BACKENDS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Time, print, and write JSON."""
-    parser = argparse.ArgumentParser(description="decode kernels against the best dense decoding")
+SUMMARY = "the decode kernels in CUDA graphs, against the best dense decoding of this GPU"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the benchmark can be told."""
     add = parser.add_argument
     add("--batch", type=int, nargs="+", default=[1, 4, 16])
     add("--keys", type=int, default=131072)
@@ -47,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     add("--device", default="cuda")
     add("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     add("--json", type=Path, metavar="FILE")
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Time, print, and write JSON."""
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     with torch.no_grad():
         q, k, v, scale, _ = synthetic(1, *args.heads, args.keys, args.head_size, dtype, device)
@@ -235,4 +240,6 @@ def error(out: Tensor, exact: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    parser = argparse.ArgumentParser(description=SUMMARY)
+    add_arguments(parser)
+    raise SystemExit(run(parser.parse_args()))
