@@ -95,7 +95,8 @@ def synthetic(
     k = normal(batch, heads, topics, size).gather(2, index) + normal(batch, heads, length, size)
     v = normal(batch, heads, topics, size).gather(2, index) + normal(batch, heads, length, size)
     near = k.repeat_interleave(query_heads // heads, 1).roll(7919, 2)
-    q = 0.5 * (near + normal(batch, query_heads, length, size))  # so that the mass is neither on one key nor on all
+    # Scaled so that the mass is neither on one key nor on all.
+    q = 0.5 * (near + normal(batch, query_heads, length, size))
     return (*(x.to(device, dtype) for x in (q, k, v)), size**-0.5, None)
 
 

@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multipole_lab.decoding.block import Part, cluster_block, take
+from multipole_lab.decoding.block import cluster_block, take
+from multipole_lab.decoding.levels import Block, LevelStore, seeds_of, write_part
 from multipole_lab.decoding.rope import Rotation
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.step import Level, State
 from multipole_lab.decoding.storage import Growing
-
-
-class Block(NamedTuple):
-    """Where a block's keys lie in the storage, and where its clusters start on each level."""
-
-    start: int
-    end: int
-    clusters: tuple[int, ...]
-
-
-@dataclass
-class LevelStore:
-    """The growing buffers of one level; fields as in ``step.Level``."""
-
-    keys: Growing
-    values: Growing
-    tokens: Growing
-    first: Growing
-    members: Growing
-    spread: Growing
-
-    def parts(self) -> tuple[Growing, ...]:
-        """All buffers: in the order of ``step.Level``, then the spread."""
-        return self.keys, self.values, self.tokens, self.first, self.members, self.spread
 
 
 class Hierarchy:
@@ -245,7 +220,7 @@ class Hierarchy:
         x, v_rows = x.flatten(0, 1), v.flatten(0, 1)
         fine = math.ceil(size * s.fraction)
         old = self.levels[0].keys.view()[:, :, block.clusters[0] :].flatten(0, 1)
-        seeds = _seeds(x, old, fine, block.end - block.start, valid, s.seed + end)
+        seeds = seeds_of(x, old, fine, block.end - block.start, valid, s.seed + end)
         fresh = block.start == block.end  # what was clustered before starts close to where it ends
         order, parts = cluster_block(
             x, v_rows, None if valid is None else valid.flatten(0, 1), seeds,
@@ -258,41 +233,5 @@ class Hierarchy:
         for level, part, first, base in zip(
             self.levels, parts, block.clusters, (block.start, block.clusters[0]), strict=False
         ):
-            _replace(level, part, first, base, (B, Hk), s.spread)
+            write_part(level, part, first, base, (B, Hk), s.spread)
         self.blocks[-1] = Block(block.start, end, block.clusters)
-
-
-def _seeds(
-    x: Float[Tensor, "R n D"],
-    old: Float[Tensor, "R C D"],
-    clusters: int,
-    known: int,
-    valid: Bool[Tensor, "B Hk n"] | None,
-    seed: int,
-) -> Float[Tensor, "R C2 D"]:
-    """The centroids that a block has; for those it lacks, a random key from each stretch of the new ones."""
-    R, n, _ = x.shape
-    missing = clusters - old.shape[1]
-    if missing <= 0:
-        return old[:, :clusters]
-    # The generator is the CPU's on every device, so that one seed gives one result.
-    at = torch.rand(missing, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    at = ((torch.arange(missing) + at) / missing).to(x.device)
-    if valid is None:
-        index = (at * (n - known)).long().clamp(max=n - known - 1).expand(R, -1)
-    else:  # the same among the valid ones; a row with too few repeats some, whose clusters stay empty
-        rows = valid.flatten(0, 1)[:, known:]
-        there = (~rows).to(torch.uint8).sort(dim=-1, stable=True).indices
-        index = there.gather(1, (at * rows.sum(-1, keepdim=True)).long().clamp(max=n - known - 1))
-    return torch.cat([old, take(x, known + index)], 1)
-
-
-def _replace(
-    level: LevelStore, part: Part, first: int, base: int, shape: tuple[int, int], shrink: float
-) -> None:
-    """Write a block's clusters over those that it had on a level."""
-    # half the variance, shrunk: what ``masses`` multiplies with s^2 |q|^2
-    part = part._replace(first=part.first + base, spread=shrink / 2 * part.spread)
-    for store, fresh in zip(level.parts(), part, strict=True):
-        store.truncate(first)
-        store.append(fresh.unflatten(0, shape))

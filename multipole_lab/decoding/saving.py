@@ -11,8 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from multipole_lab.decoding.hierarchy import Block, Hierarchy
+from multipole_lab.decoding.hierarchy import Hierarchy
 from multipole_lab.decoding.layer import ClusteredLayer
+from multipole_lab.decoding.levels import Block
 
 if TYPE_CHECKING:
     from multipole_lab.decoding.cache import MultipoleCache
