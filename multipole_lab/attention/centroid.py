@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from multipole_lab.attention.backend import check_backend
+from multipole_lab.attention.backend import check_backend, use_triton
 from multipole_lab.attention.causal import causal_attention, with_sinks
 from multipole_lab.attention.checks import finite
 from multipole_lab.attention.exact import exact_causal, exact_partial
@@ -38,7 +38,8 @@ class Centroid(Method):
     sinks : leading keys that are always exact; centroid scores cannot see the sink token among its neighbours.
     recent : trailing keys that are always exact. In causal attention of many queries the exact leaf takes this
         part; ``recent`` then applies to the keys before the first query.
-    cap, iterations, partition, seed, leaf, backend : as for ``MuSe``; ``cap=None`` does not limit cluster sizes.
+    cap, iterations, partition, seed, leaf : as for ``MuSe``; ``cap=None`` does not limit cluster sizes.
+    backend : "auto", "torch" or "triton", for the exact part; the centroids are torch's in each.
 
     Raises
     ------
@@ -73,29 +74,36 @@ class Centroid(Method):
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         self._partition.check_fits(k.shape[2])
+        use_triton(self.backend, q, v)  # refuses what the kernels cannot run
         if not finite(q, k, v):
             return exact_partial(q, k, v, scale, mask=mask)
-        return with_sinks(self._with_recent, q, k, v, scale, mask, self.sinks, causal=False)
+        return with_sinks(
+            self._with_recent, q, k, v, scale, mask, self.sinks, causal=False, backend=self.backend
+        )
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+        use_triton(self.backend, q, v)
         if not finite(q, k, v):
             return exact_causal(q, k, v, scale, mask)
 
         def blocks(q, k, v, scale, mask):
-            return causal_attention(self._clustered, q, k, v, scale, mask, self.leaf, past=self._with_recent)
+            return causal_attention(
+                self._clustered, q, k, v, scale, mask, self.leaf, self._with_recent, self.backend
+            )
 
-        return with_sinks(blocks, q, k, v, scale, mask, self.sinks, causal=True)
+        return with_sinks(blocks, q, k, v, scale, mask, self.sinks, causal=True, backend=self.backend)
 
     def _with_recent(self, q, k, v, scale, mask) -> Partial:
         """The last ``recent`` keys exactly, those before them clustered."""
         old = k.shape[2] - min(self.recent, k.shape[2])
         seen, new = (None, None) if mask is None else (mask[:, :old], mask[:, old:])
         if old == 0:
-            return exact_partial(q, k, v, scale, mask=mask)
+            return exact_partial(q, k, v, scale, mask=mask, backend=self.backend)
         clustered = self._clustered(q, k[:, :, :old], v[:, :, :old], scale, seen)
         if old == k.shape[2]:
             return clustered
-        return merge([clustered, exact_partial(q, k[:, :, old:], v[:, :, old:], scale, mask=new)])
+        last = exact_partial(q, k[:, :, old:], v[:, :, old:], scale, mask=new, backend=self.backend)
+        return merge([clustered, last])
 
     def _clustered(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         clusters = self._partition.clusters_of(k, mask)

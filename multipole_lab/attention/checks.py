@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -33,6 +36,15 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> None:
         )
 
 
+def check_scale(scale: object) -> float:
+    """A finite number."""
+    if isinstance(scale, bool) or not isinstance(scale, Real):
+        raise TypeError(f"scale is {scale!r}; a finite number is needed, or None for 1/sqrt(D)")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale is {scale}; a finite number is needed, or None for 1/sqrt(D)")
+    return float(scale)
+
+
 def key_mask(
     mask: Tensor | None, lengths: Tensor | None, batch: int, keys: int, device: torch.device
 ) -> Tensor | None:
@@ -43,11 +55,15 @@ def key_mask(
     if mask is not None and lengths is not None:
         raise ValueError("mask and lengths are both given; give one")
     if lengths is not None:
-        lengths = torch.as_tensor(lengths, device=device)
-        if lengths.is_floating_point() or tuple(lengths.shape) != (batch,):
-            raise ValueError(
-                f"lengths is {lengths.dtype} {tuple(lengths.shape)}; integers of shape [{batch}] are needed"
-            )
+        wanted = f"integers of shape [B] = [{batch}] are needed"
+        try:
+            lengths = torch.as_tensor(lengths, device=device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"lengths is {lengths!r}; {wanted}") from error
+        if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+            raise TypeError(f"lengths has dtype {lengths.dtype}; {wanted}")
+        if tuple(lengths.shape) != (batch,):
+            raise ValueError(f"lengths has shape {tuple(lengths.shape)}; {wanted}")
         if bool((lengths < 0).any()) or bool((lengths > keys).any()):
             raise ValueError(f"lengths is {lengths.tolist()}; values between 0 and Nk = {keys} are needed")
         return torch.arange(keys, device=device) < lengths[:, None]
@@ -66,12 +82,22 @@ def key_mask(
     return mask
 
 
+def without_padding(k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """k and v with zeros for padding, whose NaNs a weight of zero would not silence; untouched if there are none."""
+    if k.device.type == "cpu" and not torch.compiler.is_compiling() and finite(k, v):
+        return k, v
+    padding = ~mask[:, None, :, None]
+    return k.masked_fill(padding, 0.0), v.masked_fill(padding, 0.0)
+
+
 def finite(*tensors: Tensor) -> bool:
     """Whether all numbers are finite, as far as a look is free: under ``torch.compile`` it answers yes.
 
     One NaN or infinite key reaches every query that sees it, and a NaN query none but itself; no summary of a
     cluster can tell. A method that meets one hands over to exact attention, so that the NaNs are where they belong.
     A sum is NaN or infinite if a term is; the rare overflow of finite terms costs time, not correctness.
+    What torch's own attention does then holds: a NaN or infinite value also reaches the causal queries before it, as
+    0 * NaN, and on a CPU a query that is all NaN gives zeros where it sees fewer than 16 keys.
     """
     if torch.compiler.is_compiling():
         return True

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from multipole_lab.attention.checks import check_qkv, key_mask
+from multipole_lab.attention.checks import check_qkv, check_scale, key_mask, without_padding
 from multipole_lab.attention.partials import Partial
 
 
@@ -49,16 +49,18 @@ class Method:
         Raises
         ------
         ValueError, TypeError : shapes, heads, lengths, dtypes or devices that do not fit together, integer or
-            empty tensors, a mask that depends on the query.
+            empty tensors, a mask that depends on the query, a scale that is no finite number.
         """
         device = q.device.type if isinstance(q, Tensor) else "cpu"
         if torch.is_autocast_enabled(
             device
-        ):  # as torch's own attention does: one low-precision dtype for all three
-            q, k, v = (x.to(torch.get_autocast_dtype(device)) for x in (q, k, v))
+        ):  # as torch's own attention does: one low-precision dtype for all
+            q, k, v = (_autocast(x, torch.get_autocast_dtype(device)) for x in (q, k, v))
         check_qkv(q, k, v, causal)
         padding = key_mask(mask, lengths, k.shape[0], k.shape[2], k.device)
-        scale = 1 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+        if padding is not None:
+            k, v = without_padding(k, v, padding)
+        scale = 1 / math.sqrt(q.shape[-1]) if scale is None else check_scale(scale)
         with torch.autocast(device, enabled=False):
             attend = self._causal if causal else self._full
             out, lse = attend(q, k, v, scale, padding)
@@ -71,3 +73,8 @@ class Method:
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         """The queries are the last Nq positions; each over the keys up to its own."""
         raise NotImplementedError
+
+
+def _autocast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in the autocast dtype; what is no floating tensor is left for the checks to refuse."""
+    return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x

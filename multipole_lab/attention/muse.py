@@ -72,6 +72,10 @@ class MuSe(Method):
     def __post_init__(self) -> None:
         check_count("near", self.near, 0)
         _ = self._partition  # checks its own fields
+        if self.cap is None:
+            raise ValueError(
+                "cap is None; a number of at least 1 is needed, for memory grows with the largest cluster"
+            )
         if self.order not in ORDERS:
             raise ValueError(f"order is {self.order!r}; allowed are {', '.join(map(repr, ORDERS))}")
         if self.dipole_rank is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from multipole_lab.attention.slots import Slots
 from multipole_lab.clustering.balanced import balanced_labels
 from multipole_lab.clustering.capped import capacity
-from multipole_lab.clustering.checks import check_cap, check_count
+from multipole_lab.clustering.checks import check_cap, check_count, check_seed
 from multipole_lab.clustering.clusters import Clusters
 from multipole_lab.clustering.kmeans import kmeans_labels
 from multipole_lab.clustering.seeding import seed_centroids
@@ -41,8 +41,7 @@ class Partition:
             check_count("clusters", self.clusters, 1)
         check_cap(self.cap)
         check_count("iterations", self.iterations, 0)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"seed is {self.seed!r}; an integer is needed")
+        check_seed(self.seed)
 
     def check_fits(self, keys: int) -> None:
         """Refuse more clusters than keys."""

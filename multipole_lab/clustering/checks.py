@@ -28,6 +28,14 @@ def check_count(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} is {value}; at least {least} is needed")
 
 
+def check_seed(seed: object) -> None:
+    """An integer that a torch generator takes."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed is {seed!r}; an integer is needed")
+    if not -(1 << 63) <= seed < 1 << 64:
+        raise ValueError(f"seed is {seed}; from -2^63 to 2^64 - 1 is allowed")
+
+
 def check_cap(cap: object) -> None:
     """None, or a finite number of at least 1."""
     if cap is None:
@@ -51,13 +59,14 @@ def check_mask(mask: Tensor | None, batch: int, length: int, name: str = "mask")
 
 
 def check_clustering(
-    x: Tensor, clusters: int, iterations: int, cap: float | None, mask: Tensor | None
+    x: Tensor, clusters: int, iterations: int, cap: float | None, seed: int, mask: Tensor | None
 ) -> None:
     """Everything that ``kmeans`` refuses."""
     check_vectors(x)
     check_count("clusters", clusters, 1)
     check_count("iterations", iterations, 0)
     check_cap(cap)
+    check_seed(seed)
     check_mask(mask, x.shape[0], x.shape[2])
     if clusters > x.shape[2]:
         raise ValueError(f"clusters is {clusters}; at most the number of vectors, {x.shape[2]}, is allowed")

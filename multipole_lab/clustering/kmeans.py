@@ -71,7 +71,7 @@ def kmeans_labels(
     mask: Bool[Tensor, "B N"] | None = None,
 ) -> Int[Tensor, "B H N"]:
     """The labels alone of ``kmeans``, of the same arguments."""
-    check_clustering(x, clusters=clusters, iterations=iterations, cap=cap, mask=mask)
+    check_clustering(x, clusters=clusters, iterations=iterations, cap=cap, seed=seed, mask=mask)
     B, H, N, D = x.shape
     rows = x.reshape(B * H, N, D).to(statistics_dtype(x.dtype))
     if not rows.sum().isfinite():  # a look costs less than a copy
