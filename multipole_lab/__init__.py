@@ -14,6 +14,7 @@ _WHERE = {
     "Clusters": "clustering",
     "Exact": "attention",
     "MuSe": "attention",
+    "MultipoleCache": "decoding",
     "Sample": "models",
     "TopK": "attention",
     "Window": "attention",
@@ -27,7 +28,7 @@ _WHERE = {
     "relative_squared_error": "analysis",
     "spatial": "clustering",
 }
-_SUBPACKAGES = ("analysis", "attention", "clustering", "figures", "models", "panels")
+_SUBPACKAGES = ("analysis", "attention", "clustering", "decoding", "figures", "models", "panels")
 
 __all__ = [*_WHERE, *_SUBPACKAGES]
 
