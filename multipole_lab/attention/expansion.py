@@ -129,10 +129,9 @@ def dipole(
     R, N, D = k.shape
     I, r = a.shape[1], basis.shape[-1]
     tilt = torch.baddbmm(torch.where(far, 0.0, NEVER).to(k.dtype), s * p, k.mT).softmax(-1)  # [R, I, N]
-    projected = k @ basis.transpose(1, 2).reshape(R, D, I * r)  # [R, N, I r]
-    weighted = projected.view(R, N, I, r) * tilt.mT.unsqueeze(-1)
-    moment = v.mT @ weighted.view(R, N, I * r)  # [R, Dv, I r]
-    moment = moment.view(R, -1, I, r).transpose(1, 2)  # [R, I, Dv, r]
+    # Directions as rows and keys as columns: both products are wide, and the weights run along the rows.
+    projected = (basis.mT.reshape(R, I * r, D) @ k.mT).view(R, I, r, N) * tilt.unsqueeze(2)
+    moment = (projected.view(R, I * r, N) @ v).view(R, I, r, -1).mT  # [R, I, Dv, r]
     pi = a.softmax(-1).unsqueeze(-1)
     means = (pi * v_tilted).mT @ (k_tilted @ basis)  # [R, I, Dv, r]
     return s * (d @ basis) @ (moment - means).mT
