@@ -7,8 +7,14 @@ import importlib
 
 BENCHES = {  # name: (module, what --help says of it)
     "attention": ("multipole_lab.analysis.bench_attention", "exact against approximate attention"),
-    "decode": ("multipole_lab.decoding.bench_decode", "one decoding step over a clustered cache against dense"),
-    "decode-gpu": ("multipole_lab.decoding.bench_decode_gpu", "the decode kernels against the best dense decoding"),
+    "decode": (
+        "multipole_lab.decoding.bench_decode",
+        "one decoding step over a clustered cache against dense",
+    ),
+    "decode-gpu": (
+        "multipole_lab.decoding.bench_decode_gpu",
+        "the decode kernels against the best dense decoding",
+    ),
     "kmeans": ("multipole_lab.analysis.bench_kmeans", "the lab's k-means against scikit-learn's"),
     "sparsity": ("multipole_lab.analysis.bench_sparsity", "MuSe, spatial and Centroid at the same sparsity"),
     "memory": (
