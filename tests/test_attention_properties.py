@@ -70,10 +70,10 @@ def methods(draw, keys, orders=("monopole", "dipole")):
 
 
 @st.composite
-def tensors(draw, least=1, square=False, dtypes=tuple(DTYPES)):
+def tensors(draw, square=False, dtypes=tuple(DTYPES)):
     """q, k and v with grouped heads, Dv != D and Nq != Nk, and whether to attend causally."""
     B, Hk, group = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
-    Nk, D, Dv = draw(st.integers(least, 40)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    Nk, D, Dv = draw(st.integers(1, 40)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
     causal = draw(st.booleans())
     Nq = Nk if square else draw(st.integers(1, Nk if causal else 40))
     g = torch.Generator().manual_seed(draw(st.integers(0, 999)))
@@ -106,7 +106,8 @@ def check(method, q, k, v, causal, mask=None):
     assert lse.dtype == (torch.float64 if q.dtype == torch.float64 else torch.float32)
     assert out.isfinite().all()
     assert not lse.isnan().any()
-    assert (lse <= exact_lse + 1e-5 * (1 + largest)).all()
+    rounding = max(1e-5, torch.finfo(q.dtype).eps)  # torch's kernel may round the logits to half precision
+    assert (lse <= exact_lse + rounding * (1 + largest)).all()
     assert (lse[exact_lse == -torch.inf] == -torch.inf).all()
     assert (out[lse == -torch.inf] == 0).all(), "a query that sees no key"
     if getattr(method, "order", "monopole") == "monopole":
@@ -187,7 +188,10 @@ def test_equal_keys_give_the_mean_of_the_values(data):
 def test_one_key_gives_its_value(data):
     (q, k, v), _ = data.draw(tensors())
     k, v = k[:, :, :1], v[:, :, :1]
-    out, lse = check(data.draw(methods(1)), q, k, v, False)
+    method = data.draw(methods(1))
+    if isinstance(method, ml.Window):  # the queries are the last positions: one lies where the key is
+        q = q[:, :, -1:]
+    out, lse = check(method, q, k, v, False)
     expected, expected_lse, _ = exact(q, k, v)
     torch.testing.assert_close(out.double(), expected, **tolerance(q.dtype))
     torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-5, atol=1e-5)
@@ -226,12 +230,13 @@ def test_logits_of_ten_thousand(data):
     q, k = (x * math.sqrt(1e4 / max(largest, 0.1)) for x in (q, k))
     method = data.draw(methods(k.shape[2]))
     out, lse = check(method, q, k, v, causal)
-    assert lse.abs().max() <= 1.1e4
+    assert lse.masked_fill(lse == -torch.inf, 0.0).abs().max() <= 1.1e4
     if isinstance(method, ml.MuSe):  # no summary can err where every cluster is summed exactly
         near = ml.MuSe(clusters=method.clusters, near=method.clusters, leaf=method.leaf, cap=method.cap)
         expected, expected_lse, _ = exact(q, k, v, causal)
         out, lse = check(near, q, k, v, causal)
         torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-5, atol=1e-2)
+        torch.testing.assert_close(out.double(), expected, rtol=0.02, atol=0.02)
 
 
 @given(st.data())
@@ -244,7 +249,7 @@ def test_a_nan_query_is_alone_with_it(data):
     out, lse = method(q, k, v, causal=causal, return_lse=True)
     others = torch.arange(q.shape[2]) != at
     assert out[:, :, others].isfinite().all()
-    assert lse[:, :, others].isfinite().all()
+    assert not lse[:, :, others].isnan().any()
     if isinstance(method, ml.Centroid | ml.MuSe):
         expected, expected_lse, _ = exact(q, k, v, causal)
         torch.testing.assert_close(
@@ -259,11 +264,11 @@ def test_a_nan_query_is_alone_with_it(data):
 def test_a_poisoned_key_or_value_reaches_what_exact_attention_gives_it(data):
     (q, k, v), causal = data.draw(tensors(square=True, dtypes=DTYPES[:2]))
     method = data.draw(st.one_of(st.just(ml.Exact()), summaries(k.shape[2])))
+    width = q.shape[-1]  # torch's fused kernel wants one head size for all three
+    v = torch.nn.functional.pad(v, (0, max(0, width - v.shape[-1])))[..., :width].clone()
     poisoned = data.draw(st.sampled_from([k, v]))
     at, dimension = (data.draw(st.integers(0, n - 1)) for n in poisoned.shape[2:])
     poisoned[:, :, at, dimension] = data.draw(st.sampled_from(POISON))
-    Dv = max(0, q.shape[-1] - v.shape[-1])
-    v = torch.nn.functional.pad(v, (0, Dv))[..., : q.shape[-1]]  # for torch's fused kernel, one head size
     expected = scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
     out = method(q, k, v, causal=causal)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5, equal_nan=True)

@@ -57,7 +57,10 @@ class TopK(Method):
             # A NaN sorts above everything, so a poisoned key is kept, as exact attention keeps it.
             top = logits.topk(min(self.keys, Nk), dim=-1)
             lse = top.values.logsumexp(-1)
-            weights = (top.values - torch.where(lse == -torch.inf, 0.0, lse).unsqueeze(-1)).exp()
+            # Relative to the largest and divided by their sum: huge logits leave no digits in exp(logit - lse).
+            largest = top.values[..., :1]
+            weights = (top.values - torch.where(largest == -torch.inf, 0.0, largest)).exp()
+            weights = weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
             kept = torch.zeros_like(logits).scatter(-1, top.indices, weights)
             outs.append((kept @ vs.unsqueeze(2)).flatten(1, 2))
             lses.append(lse.flatten(1, 2))
