@@ -108,10 +108,10 @@ def fused_attention_backward(
     and v, makes the kernel compute both.
     """
     if q.device.type != "cpu":
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.autocast(q.device.type, enabled=False):
             inputs = [x.detach().requires_grad_() for x in (q, k, v)]
             results = plain_attention(*inputs, bias, causal, scale)
-        return torch.autograd.grad(results, inputs, (dout, dlse))
+            return torch.autograd.grad(results, inputs, (dout, dlse))
     dout_, q_, k_, v_, out_ = (x.to(lse.dtype) for x in (dout, q, k, v, out))
     grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(
         torch.cat([dout_, torch.ones_like(lse).unsqueeze(-1)], -1),

@@ -176,7 +176,10 @@ def muse_formula(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], setti
     out, lse = far_field(qs, p, a_far, k_tilted, v_tilted, s)
     if rank:
         d = qs - p.unsqueeze(2)
-        basis = principal_directions(d * members.unsqueeze(-1), rank)
+        if rank < D:
+            basis = principal_directions(d * members.unsqueeze(-1), rank)
+        else:  # nothing to project on, and no rounding by it
+            basis = torch.eye(D, dtype=d.dtype, device=d.device).expand(*p.shape, D)
         far = far_keys(k_slots, kept, a_far)
         out = out + dipole(
             d, p, k.view(rows, -1, D), v.view(rows, -1, Dv), far, a_far, k_tilted, v_tilted, basis, s

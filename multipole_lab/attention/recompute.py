@@ -59,10 +59,11 @@ def recomputed(name: str, formula: Formula, size: Callable[..., int]) -> Callabl
         parts = []
         for tq, tk, tv, rest in tiles:
             *fixed, tile_dout, tile_dlse = rest
-            with torch.enable_grad():
+            # A backward called inside an autocast region must recompute what the forward computed outside it.
+            with torch.enable_grad(), torch.autocast(q.device.type, enabled=False):
                 inputs = [x.detach().requires_grad_() for x in (tq, tk, tv)]
                 results = formula(*inputs, fixed, ctx.settings)
-            parts.append(torch.autograd.grad(results, inputs, (tile_dout, tile_dlse.squeeze(-1))))
+                parts.append(torch.autograd.grad(results, inputs, (tile_dout, tile_dlse.squeeze(-1))))
         grads = [
             torch.cat(part).view(x.shape) for part, x in zip(zip(*parts, strict=True), (q, k, v), strict=True)
         ]

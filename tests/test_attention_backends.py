@@ -1,0 +1,112 @@
+"""One list of semantics for both backends: the Triton kernels (interpreted on a CPU) against torch, in float32."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+import multipole_lab as ml
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.skipif(
+    DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1", reason="no GPU and no interpreter"
+)
+BACKENDS = ["torch", "triton"]
+
+# name: method, queries, keys, causal, kept keys of the first batch entry
+SEMANTICS = {
+    "full": (ml.MuSe(clusters=4), 30, 50, False, None),
+    "full, near": (ml.MuSe(clusters=4, near=2), 40, 50, False, None),
+    "full, padded": (ml.MuSe(clusters=4, near=1, sinks=2), 40, 50, False, slice(0, 33)),
+    "full, left-padded": (ml.MuSe(clusters=4, iterations=2), 20, 50, False, slice(21, 50)),
+    "full, near all": (ml.MuSe(clusters=4, near=4), 20, 30, False, None),
+    "full, dipole": (ml.MuSe(clusters=4, near=1, order="dipole", dipole_rank=None), 30, 40, False, None),
+    "full, dipole rank 3": (ml.MuSe(clusters=4, order="dipole", dipole_rank=3), 40, 50, False, None),
+    "full, spatial": (ml.MuSe(clusters=4, partition="spatial"), 20, 30, False, None),
+    "causal": (ml.MuSe(clusters=4, leaf=10), 40, 40, True, None),
+    "causal, near, sinks": (ml.MuSe(clusters=3, near=2, sinks=3, leaf=16), 25, 44, True, None),
+    "causal, near all": (ml.MuSe(clusters=3, near=3, leaf=10), 15, 30, True, None),
+    "causal, dipole": (ml.MuSe(clusters=3, order="dipole", dipole_rank=None, leaf=20), 40, 40, True, None),
+    "causal, padded": (ml.MuSe(clusters=3, leaf=16, near=1), 20, 40, True, slice(0, 37)),
+    "causal, left-padded": (ml.MuSe(clusters=3, leaf=10), 30, 30, True, slice(18, 30)),
+    "causal, balanced": (ml.MuSe(clusters=4, partition="balanced", leaf=16), 30, 30, True, None),
+}
+
+
+def qkv(Nq, Nk, heads=(2, 1), B=1, D=16, Dv=24, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    shapes = (B, heads[0], Nq, D), (B, heads[1], Nk, D), (B, heads[1], Nk, Dv)
+    return [torch.randn(shape, generator=g).to(DEVICE) for shape in shapes]
+
+
+def run(method, q, k, v, causal, mask, grads=True):
+    """out, lse and, for fixed random gradients of both, the three gradients; the lse of blind queries as 0."""
+    inputs = [x.detach().clone().requires_grad_(grads) for x in (q, k, v)]
+    out, lse = method(*inputs, causal=causal, mask=mask, return_lse=True)
+    lse = lse.masked_fill(lse == -torch.inf, 0)
+    result = {"out": out.detach(), "lse": lse.detach()}
+    if grads:
+        g = torch.Generator().manual_seed(1)
+        upstream = [torch.randn(x.shape, generator=g).to(x) for x in (out, lse)]
+        found = torch.autograd.grad((out, lse), inputs, upstream)
+        result |= dict(zip(("dq", "dk", "dv"), found, strict=True))
+    return result
+
+
+@pytest.mark.parametrize(("method", "queries", "keys", "causal", "kept"), SEMANTICS.values(), ids=SEMANTICS)
+def test_triton_equals_torch(method, queries, keys, causal, kept):
+    q, k, v = qkv(queries, keys)
+    mask = None
+    if kept is not None:
+        mask = torch.zeros(1, keys, dtype=torch.bool, device=DEVICE)
+        mask[0, kept] = True
+    # A dipole of reduced rank: the kernels' backward takes the directions as constants, torch's does not.
+    grads = method.order == "monopole" or method.dipole_rank is None
+    expected, got = (
+        run(replace(method, backend=backend), q, k, v, causal, mask, grads) for backend in BACKENDS
+    )
+    for name, want in expected.items():
+        error = ((got[name] - want).norm() / want.norm()).item()
+        assert error <= 1e-5, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_near_all_is_exact(backend, causal):
+    q, k, v = qkv(29, 40, heads=(4, 2))
+    method = ml.MuSe(clusters=3, near=3, leaf=16, backend=backend)
+    got = method(q, k, v, causal=causal, return_lse=True)
+    expected = ml.Exact()(*(x.double() for x in (q, k, v)), causal=causal, return_lse=True)
+    for x, y in zip(got, expected, strict=True):
+        torch.testing.assert_close(x.double(), y, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+@pytest.mark.parametrize("order", ["monopole", "dipole"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_entry_of_padding_alone_gives_zeros(backend, order, causal):
+    q, k, v = qkv(24, 24, heads=(1, 1), B=2)
+    mask = torch.ones(2, 24, dtype=torch.bool, device=DEVICE)
+    mask[1] = False
+    method = ml.MuSe(clusters=3, near=1, order=order, dipole_rank=None, leaf=12, backend=backend)
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    out, lse = method(*inputs, causal=causal, mask=mask, return_lse=True)
+    assert (out[1] == 0).all()
+    assert (lse[1] == -torch.inf).all()
+    assert out.isfinite().all()
+    assert lse[0].isfinite().all()
+    for name, grad in zip("qkv", torch.autograd.grad(out.square().sum(), inputs), strict=True):
+        assert grad.isfinite().all(), f"d{name}"
+        assert (grad[1] == 0).all(), f"d{name}"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_half_precision_stays_near_single(backend):
+    q, k, v = (x.half() for x in qkv(40, 50))
+    method = ml.MuSe(clusters=4, near=1, backend=backend)
+    out, lse = method(q, k, v, return_lse=True)
+    assert out.dtype == torch.float16
+    assert lse.dtype == torch.float32
+    single = replace(method, backend="torch")(*(x.float() for x in (q, k, v)))
+    assert ml.relative_squared_error(out, single) < 1e-6
