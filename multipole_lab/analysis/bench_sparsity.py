@@ -33,12 +33,13 @@ def run(args: argparse.Namespace) -> int:
         for layer in sample.layers:
             q, k, v = (x[:, :, : args.n] for x in (sample[layer].q, sample[layer].k, sample[layer].v))
             exact = Exact()(q, k, v, causal=args.causal, scale=sample.scale)
-            # Equal sizes (cap=1) make near clusters the same number of tokens for all three.
+            # With a near field, equal sizes (cap=1) make it the same number of tokens for all three.
+            cap = 1.0 if near else 1.5
             methods = {
-                "MuSe": MuSe(clusters=args.clusters, near=near, cap=1.0),
+                "MuSe": MuSe(clusters=args.clusters, near=near, cap=cap),
                 "spatial": MuSe(clusters=args.clusters, near=near, partition="spatial"),
                 "Centroid": Centroid(
-                    clusters=args.clusters, budget=near * (q.shape[2] // args.clusters), cap=1.0
+                    clusters=args.clusters, budget=near * (q.shape[2] // args.clusters), cap=cap
                 ),
             }
             row = {
