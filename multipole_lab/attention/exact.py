@@ -45,6 +45,8 @@ def exact_partial(
         from multipole_lab.kernels.leaf import leaf
 
         return leaf(q, k, v, scale, causal, mask)
+    if causal and scale <= 0:  # the fused kernel scales the -inf of its causal mask: to NaN, or to inf
+        q, scale = (-q, -scale) if scale < 0 else (0 * q, 1.0)
     group = q.shape[1] // k.shape[1]
     if group > 1:
         k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
