@@ -18,7 +18,7 @@ from multipole_lab.clustering.clusters import statistics_dtype
 Formula = Callable[[Tensor, Tensor, Tensor, list[Tensor], list[float]], tuple[Tensor, Tensor]]
 
 # The largest temporary of a tile, in numbers.
-TILE = 1 << 20
+TILE = 1 << 19
 
 
 def recomputed(name: str, formula: Formula, size: Callable[..., int]) -> Callable[..., tuple[Tensor, Tensor]]:
