@@ -35,7 +35,8 @@ class MuSe(Method):
 
     Parameters
     ----------
-    clusters : C, for the queries and for the keys; at most the number of keys. In causal attention of every block.
+    clusters : C, for the queries and for the keys, at most the number of keys; in causal attention of every block,
+        where a block of fewer keys has as many clusters as keys.
         "auto" grows C with the square root of the block (see ``Partition.count``).
     cap : largest ratio of a cluster's size to the mean, at least 1 (k-means only).
     iterations : Lloyd iterations (k-means only).
