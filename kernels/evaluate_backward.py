@@ -179,6 +179,25 @@ def query_grad_kernel(
         o_m, o_n, o_d, o_dv = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BD), tl.arange(0, BDV)
         m_m, m_d, m_dv = i_start + o_m < i_end, o_d < D, o_dv < DV
         b_n = tl.load(q_order + i_head * NQ + i_start + o_m, mask=m_m, other=0)
+        b_dq = tl.zeros([BM, BD], dtype=tl.float32)
+        if DIPOLE:  # first, while no registers hold q, d and do
+            b_share = tl.load(share + i_head * NQ + b_n, mask=m_m, other=0.0)
+            o_r = tl.arange(0, BR)
+            b_dt = tl.zeros([BM, BR], dtype=tl.float32)
+            for i_v in range(0, DV, 16):  # in short steps, as in `evaluate`
+                o_k = i_v + tl.arange(0, 16)
+                p_x = dout + i_b * stride_ob + i_h * stride_oh + b_n[:, None] * stride_on + o_k[None, :]
+                b_x = tl.load(p_x, mask=m_m[:, None] & (o_k[None, :] < DV), other=0.0)  # [BM, 16]
+                p_z = moment + (i_row * R + o_r)[None, :] * DV + o_k[:, None]
+                b_z = tl.load(p_z, mask=(o_r[None, :] < R) & (o_k[:, None] < DV), other=0.0)  # [16, BR]
+                b_dt = tl.dot(b_x, b_z.to(b_x.dtype), b_dt, input_precision=PRECISION)
+            b_dt = b_dt * b_share[:, None]
+            if FULL:
+                b_dq += b_dt
+            else:
+                p_u = basis + i_row * D * R + o_d[None, :] * R + o_r[:, None]
+                b_u = tl.load(p_u, mask=m_d[None, :] & (o_r[:, None] < R), other=0.0)  # [BR, BD]
+                b_dq = tl.dot(b_dt.to(b_u.dtype), b_u, b_dq, input_precision=PRECISION)
         p_q = q + i_b * stride_qb + i_h * stride_qh + b_n[:, None] * stride_qn + o_d[None, :]
         b_q = tl.load(p_q, mask=m_m[:, None] & m_d[None, :], other=0.0)  # [BM, BD]
         b_p = tl.load(centroids + i_row * D + o_d, mask=m_d, other=0.0)
@@ -189,7 +208,6 @@ def query_grad_kernel(
         b_lse = tl.where(b_lse > float("-inf"), b_lse, float("inf"))
         b_far = tl.load(delta_far + i_head * NQ + b_n, mask=m_m, other=0.0)
         b_delta = tl.load(delta + i_head * NQ + b_n, mask=m_m, other=0.0)
-        b_dq = tl.zeros([BM, BD], dtype=tl.float32)
         for i in range(0, CK, BN):
             m_n = i + o_n < CK
             o_j = i_row * CK + i + o_n
@@ -223,24 +241,6 @@ def query_grad_kernel(
                     b_ds = tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION) - b_delta[:, None]
                     b_ds = tl.exp(b_s - b_lse[:, None]) * b_ds
                     b_dq = tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION)
-        if DIPOLE:
-            b_share = tl.load(share + i_head * NQ + b_n, mask=m_m, other=0.0)
-            o_r = tl.arange(0, BR)
-            b_dt = tl.zeros([BM, BR], dtype=tl.float32)
-            for i_v in range(0, DV, 16):  # in short steps, as in `evaluate`
-                o_k = i_v + tl.arange(0, 16)
-                p_x = dout + i_b * stride_ob + i_h * stride_oh + b_n[:, None] * stride_on + o_k[None, :]
-                b_x = tl.load(p_x, mask=m_m[:, None] & (o_k[None, :] < DV), other=0.0)  # [BM, 16]
-                p_z = moment + (i_row * R + o_r)[None, :] * DV + o_k[:, None]
-                b_z = tl.load(p_z, mask=(o_r[None, :] < R) & (o_k[:, None] < DV), other=0.0)  # [16, BR]
-                b_dt = tl.dot(b_x, b_z.to(b_x.dtype), b_dt, input_precision=PRECISION)
-            b_dt = b_dt * b_share[:, None]
-            if FULL:
-                b_dq += b_dt
-            else:
-                p_u = basis + i_row * D * R + o_d[None, :] * R + o_r[:, None]
-                b_u = tl.load(p_u, mask=m_d[None, :] & (o_r[:, None] < R), other=0.0)  # [BR, BD]
-                b_dq = tl.dot(b_dt.to(b_u.dtype), b_u, b_dq, input_precision=PRECISION)
         b_dp = tl.load(d_centroids + i_row * D + o_d, mask=m_d, other=0.0)
         p_offset = q_offsets + i_head * (CQ + 1) + i_c
         b_size = (tl.load(p_offset + 1) - tl.load(p_offset)).to(tl.float32)
