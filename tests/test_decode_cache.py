@@ -15,6 +15,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from multipole_lab.analysis.threads import one_thread
 from multipole_lab.decoding import MultipoleCache
 from multipole_lab.decoding.baselines import Clustered, Dense, Pages, TopKeys, WindowSinks
 from multipole_lab.decoding.layer import ClusteredLayer
@@ -36,10 +37,8 @@ CONFIGS = [LlamaConfig, Qwen2Config, Qwen3Config, MistralConfig, Gemma2Config, G
 @pytest.fixture(autouse=True)
 def _quick():
     """Tiny models are slower on two threads than on one, and much slower beside other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 def model_of(config_class, **more):

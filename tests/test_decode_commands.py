@@ -8,16 +8,15 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from multipole_lab import cli
+from multipole_lab.analysis.threads import one_thread
 from multipole_lab.decoding import MultipoleCache, bench_decode
 from multipole_lab.evaluation import generate
 
 
 @pytest.fixture(autouse=True)
 def _quick():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 def run_bench(*words):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from multipole_lab.analysis.threads import one_thread
 from multipole_lab.decoding.block import sort_by
 from multipole_lab.decoding.hierarchy import Hierarchy
 from multipole_lab.decoding.rope import Rotation
@@ -19,10 +20,8 @@ SMALL = {"block": 256, "interval": 32, "recent": 32, "sinks": 4}
 def _quick_and_repeatable():
     """Small products are slower on two threads than on one, and much slower beside other work."""
     torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 def keys_and_values(n, dtype=torch.float32):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
 
 from multipole_lab.analysis.errors import per_head_error
+from multipole_lab.analysis.references import reference
 from multipole_lab.analysis.timing import interleaved
 from multipole_lab.attention import Exact, Method
 
@@ -82,14 +82,6 @@ def compare(
                 }
             )
     return pandas.DataFrame(rows)
-
-
-def reference(q, k, v, causal: bool, scale: float | None = None):
-    """Torch's own exact attention, which every time is compared with; the causal diagonal ends at the last key."""
-    gqa = q.shape[1] != k.shape[1]
-    if causal and q.shape[2] != k.shape[2]:
-        raise ValueError("the timed reference takes causal attention of equal lengths only")
-    return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=gqa)
 
 
 def peak_memory(call, device: torch.device) -> float:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from multipole_lab.analysis.comparing import reference
 from multipole_lab.analysis.errors import relative_squared_error
 from multipole_lab.analysis.heads import first_tokens
+from multipole_lab.analysis.references import reference
 from multipole_lab.analysis.timing import interleaved
 
 

@@ -32,7 +32,7 @@ def use_triton(backend: str, q: Tensor, v: Tensor) -> bool:
         return True
     if backend == "torch" or not q.is_cuda:
         return False
-    sizes = (q.shape[-1], v.shape[-1])
-    dtypes = (torch.float16, torch.bfloat16, torch.float32)
-    new_enough = torch.cuda.get_device_capability(q.device) >= (7, 5)
-    return new_enough and q.dtype in dtypes and all(16 <= size <= 256 for size in sizes)
+    from multipole_lab.kernels.launch import DTYPES, MAX_HEAD, MIN_CAPABILITY, MIN_HEAD
+
+    new_enough = torch.cuda.get_device_capability(q.device) >= MIN_CAPABILITY
+    return new_enough and q.dtype in DTYPES and all(MIN_HEAD <= x.shape[-1] <= MAX_HEAD for x in (q, v))

@@ -12,7 +12,7 @@ from multipole_lab.attention.backend import check_backend, use_triton
 from multipole_lab.attention.causal import causal_attention, with_sinks
 from multipole_lab.attention.checks import finite
 from multipole_lab.attention.exact import exact_causal, exact_partial
-from multipole_lab.attention.expansion import NEVER, softmax_lse
+from multipole_lab.attention.expansion import NEVER, softmax_seen
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.attention.partition import Partition
@@ -141,8 +141,7 @@ def centroid_formula(
                 )
             near = gathered(part, k.reshape(rows, Nk, -1), v.reshape(rows, Nk, -1), members, taken, s)
             a = a.masked_fill(chosen, NEVER)
-        weights, lse = softmax_lse(a, -1)
-        lse = torch.where(lse < NEVER / 2, -torch.inf, lse)
+        weights, lse = softmax_seen(a)
         far = torch.bmm(weights, v_mean), lse
         out, lse = far if near is None else merge([far, near])
         outs.append(out)
@@ -193,6 +192,5 @@ def gathered(q: Tensor, k: Tensor, v: Tensor, members: Tensor, taken: Tensor, s:
     keys = k.reshape(R * N, -1).index_select(0, index).view(R, n, budget, -1).to(q.dtype)
     values = v.reshape(R * N, -1).index_select(0, index).view(R, n, budget, -1).to(q.dtype)
     logits = s * (keys @ q.unsqueeze(-1)).squeeze(-1)
-    weights, lse = softmax_lse(torch.where(taken, logits, NEVER), -1)
-    lse = torch.where(lse < NEVER / 2, -torch.inf, lse)
+    weights, lse = softmax_seen(torch.where(taken, logits, NEVER))
     return (weights.unsqueeze(-2) @ values).squeeze(-2), lse

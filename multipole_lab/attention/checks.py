@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from multipole_lab.clustering.checks import check_mask, check_vectors
+from multipole_lab.clustering.clusters import statistics_dtype
 
 
 def check_qkv(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> None:
@@ -101,5 +102,4 @@ def finite(*tensors: Tensor) -> bool:
     """
     if torch.compiler.is_compiling():
         return True
-    dtypes = [torch.float64 if x.dtype == torch.float64 else torch.float32 for x in tensors]
-    return all(bool(x.detach().sum(dtype=d).isfinite()) for x, d in zip(tensors, dtypes, strict=True))
+    return all(bool(x.detach().sum(dtype=statistics_dtype(x.dtype)).isfinite()) for x in tensors)

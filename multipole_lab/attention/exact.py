@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from multipole_lab.attention.backend import use_triton
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.partials import Partial, merge
+from multipole_lab.clustering.clusters import statistics_dtype
 
 aten = torch.ops.aten
 
@@ -94,8 +95,8 @@ def fused_attention(
 
 @fused_attention.register_fake
 def _(q, k, v, bias, causal, scale):
-    lse_dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return q.new_empty(*q.shape[:-1], v.shape[-1]), q.new_empty(q.shape[:-1], dtype=lse_dtype)
+    lse = q.new_empty(q.shape[:-1], dtype=statistics_dtype(q.dtype))
+    return q.new_empty(*q.shape[:-1], v.shape[-1]), lse
 
 
 @torch.library.custom_op("multipole_lab::fused_attention_backward", mutates_args=())
@@ -153,7 +154,7 @@ def plain_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, scale: float
 ) -> Partial:
     """The same by the formula, for devices without a fused kernel that returns the log-sum-exp."""
-    q, k, v_ = (x if x.dtype == torch.float64 else x.float() for x in (q, k, v))
+    q, k, v_ = (x.to(statistics_dtype(x.dtype)) for x in (q, k, v))
     logits = scale * q @ k.mT
     if bias is not None:
         logits = logits + bias

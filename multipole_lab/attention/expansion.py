@@ -36,6 +36,12 @@ class SoftmaxLse(torch.autograd.Function):
 softmax_lse = SoftmaxLse.apply
 
 
+def softmax_seen(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """``softmax_lse`` over the last dimension, with a log-sum-exp of -inf where every logit is NEVER."""
+    weights, lse = softmax_lse(logits, -1)
+    return weights, torch.where(lse < NEVER / 2, -torch.inf, lse)
+
+
 def summarise(
     p: Float[Tensor, "R I D"],
     k: Float[Tensor, "R J Mk D"],
@@ -74,9 +80,8 @@ def far_field(
     keys = k_tilted.reshape(R * I, J, D)
     offset = a.reshape(R * I, 1, J) - s * torch.bmm(p.reshape(R * I, 1, D), keys.mT)
     offset = offset.clamp(min=NEVER)
-    weights, lse = softmax_lse(torch.baddbmm(offset, q.reshape(R * I, M, D), keys.mT, alpha=s), -1)
+    weights, lse = softmax_seen(torch.baddbmm(offset, q.reshape(R * I, M, D), keys.mT, alpha=s))
     out = torch.bmm(weights, v_tilted.reshape(R * I, J, -1))
-    lse = torch.where(lse < NEVER / 2, -torch.inf, lse)
     return out.view(R, I, M, -1), lse.view(R, I, M)
 
 

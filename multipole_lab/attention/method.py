@@ -52,9 +52,8 @@ class Method:
             empty tensors, a mask that depends on the query, a scale that is no finite number.
         """
         device = q.device.type if isinstance(q, Tensor) else "cpu"
-        if torch.is_autocast_enabled(
-            device
-        ):  # as torch's own attention does: one low-precision dtype for all
+        if torch.is_autocast_enabled(device):
+            # As torch's own attention does: one low-precision dtype for all three.
             q, k, v = (_autocast(x, torch.get_autocast_dtype(device)) for x in (q, k, v))
         check_qkv(q, k, v, causal)
         padding = key_mask(mask, lengths, k.shape[0], k.shape[2], k.device)

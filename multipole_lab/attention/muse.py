@@ -89,6 +89,10 @@ class MuSe(Method):
     def _partition(self) -> Partition:
         return Partition(self.partition, self.clusters, self.cap, self.iterations, self.seed, self.near)
 
+    def _rank(self, head_size: int) -> int:
+        """Directions that the dipole is kept along; 0 for none."""
+        return 0 if self.order == "monopole" else min(self.dipole_rank or head_size, head_size)
+
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         self._partition.check_fits(k.shape[2])
         triton = use_triton(self.backend, q, v)
@@ -126,10 +130,7 @@ class MuSe(Method):
             k_slots.slot,
             kept,
         ]
-        rank = 0
-        if self.order == "dipole":
-            rank = min(self.dipole_rank or q.shape[-1], q.shape[-1])
-        return _muse(q, k, v, constants, [scale, float(self.near), float(rank)])
+        return _muse(q, k, v, constants, [scale, float(self.near), float(self._rank(q.shape[-1]))])
 
     def _kernels(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         """The same by the Triton kernels, without a look of the host at the data.
@@ -141,8 +142,9 @@ class MuSe(Method):
         partition = self._partition
         q_clusters, k_clusters = partition.on_device(q), partition.on_device(k, mask)
         basis = None
-        if self.order == "dipole" and self.dipole_rank is not None and self.dipole_rank < q.shape[-1]:
-            basis = _directions(q, q_clusters, partition.size(q.shape[2]), self.dipole_rank)
+        rank = self._rank(q.shape[-1])
+        if 0 < rank < q.shape[-1]:
+            basis = _directions(q, q_clusters, partition.size(q.shape[2]), rank)
         return muse(
             q, k, v, q_clusters.centroids, q_clusters.order, q_clusters.offsets, k_clusters.order,
             k_clusters.offsets, scale, min(self.near, k_clusters.size), self.order, basis,

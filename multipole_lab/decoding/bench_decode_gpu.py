@@ -16,22 +16,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from multipole_lab.analysis.references import BACKENDS
 from multipole_lab.analysis.timing import interleaved, machine
 from multipole_lab.decoding.bench_decode import synthetic
 from multipole_lab.decoding.hierarchy import Hierarchy
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.step import Level, State
-
-BACKENDS = {
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
-}
-
 
 SUMMARY = "the decode kernels in CUDA graphs, against the best dense decoding of this GPU"
 
