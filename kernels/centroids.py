@@ -28,6 +28,7 @@ def _mean_kernel(
     D: tl.constexpr,
     BD: tl.constexpr,
     BM: tl.constexpr,
+    RAW: tl.constexpr,
 ):
     i_row, i_c = (tl.program_id(0) // C).to(tl.int64), tl.program_id(0) % C
     i_b, i_h = i_row // H, i_row % H
@@ -45,33 +46,20 @@ def _mean_kernel(
             mask=m_m[:, None] & (o_d[None, :] < D),
             other=0.0,
         )
-        b_sum += finite(b_x).to(tl.float32)
+        if not RAW:
+            b_x = finite(b_x)
+        b_sum += b_x.to(tl.float32)
     b_mean = tl.sum(b_sum, axis=0) / tl.maximum(i_end - i_start, 1).to(tl.float32)  # [BD]
     tl.store(means + (i_row * C + i_c) * D + o_d, b_mean, mask=o_d < D)
 
 
 @triton.jit
-def _restart_kernel(
-    x,
-    labels,
-    distances,
-    counts,
-    centroids,
-    stride_xb,
-    stride_xh,
-    stride_xn,
-    H,
-    N,
-    C,
-    D: tl.constexpr,
-    BD: tl.constexpr,
-    BN: tl.constexpr,
-):
-    i_row = tl.program_id(0).to(tl.int64)
+def restart_row(
+    p_x, p_label, p_distance, p_count, p_centroid, stride_xn,
+    N, C, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """Move the e-th empty cluster of one head to its e-th farthest vector."""
     o_n, o_d = tl.arange(0, BN), tl.arange(0, BD)
-    p_x = x + (i_row // H) * stride_xb + (i_row % H) * stride_xh
-    p_centroid, p_count = centroids + i_row * C * D, counts + i_row * C
-    p_label, p_distance = labels + i_row * N, distances + i_row * N
     for i_c in range(0, C):
         if tl.load(p_count + i_c) == 0:
             tl.debug_barrier()
@@ -96,11 +84,29 @@ def _restart_kernel(
             tl.debug_barrier()
 
 
-def cluster_means(x: Tensor, order: Tensor, offsets: Tensor, tile: Tile | None = None) -> Tensor:
+@triton.jit
+def _restart_kernel(
+    x, labels, distances, counts, centroids, stride_xb, stride_xh, stride_xn,
+    H, N, C, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BINS: tl.constexpr,
+):  # fmt: skip
+    i_row = tl.program_id(0).to(tl.int64)
+    o_c = tl.arange(0, BINS)
+    b_count = tl.load(counts + i_row * C + o_c, mask=o_c < C, other=1)
+    if tl.sum((b_count == 0).to(tl.int32)) > 0:
+        p_x = x + (i_row // H) * stride_xb + (i_row % H) * stride_xh
+        restart_row(
+            p_x, labels + i_row * N, distances + i_row * N, counts + i_row * C, centroids + i_row * C * D,
+            stride_xn, N, C, D, BD, BN,
+        )  # fmt: skip
+
+
+def cluster_means(
+    x: Tensor, order: Tensor, offsets: Tensor, tile: Tile | None = None, raw: bool = False
+) -> Tensor:
     """The mean of every cluster's members, summed in fp32 in ascending position; zero for an empty cluster.
 
     c_j = sum_{n in j} x_n / n_j, with x [B, H, N, D], order [B, H, N], offsets [B, H, C + 1]; returns
-    [B, H, C, D] fp32.
+    [B, H, C, D] fp32. Numbers that are not finite count as zero, or with `raw` as what they are.
 
     Bytes: x once, 8 B H N of order, 4 B H C D written. Operations: B H N D.
     """
@@ -125,6 +131,7 @@ def cluster_means(x: Tensor, order: Tensor, offsets: Tensor, tile: Tile | None =
         D,
         BD=BD,
         BM=tile.rows,
+        RAW=raw,
         tile=tile,
     )
     return means
@@ -158,6 +165,7 @@ def restart_empty(
         D,
         BD=BD,
         BN=tile.cols,
+        BINS=power_of_two(C),
         tile=tile,
     )
 

@@ -177,6 +177,7 @@ def evaluate(
     moment: Tensor | None = None,
     tile: Tile | None = None,
     precision: str | None = None,
+    padded: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Attend with every query q = p_i + d of query cluster i.
 
@@ -190,6 +191,7 @@ def evaluate(
     centroids : [B, Hq, Cq, D] in the dtype of q. q_order, q_offsets, k_order, k_offsets : both clusterings.
     near, far : from `select_near`. mean_k, mean_v : from `summarise`.
     basis, moment : U [B, Hq, Cq, D, r] (None: the identity) and the result of `dipole`; no moment, no dipole.
+    padded : whether some queries may be in no cluster; False saves a pass over the results.
 
     Returns
     -------
@@ -213,10 +215,14 @@ def evaluate(
         tile,
     )
     tiles = member_tiles(Nq, Cq, tile.rows)
-    # Padded queries are in no tile, so they need a value here.
-    out = torch.zeros(B, Hq, Nq, Dv, dtype=q.dtype, device=q.device)
-    lse = torch.full((B, Hq, Nq), float("-inf"), dtype=torch.float32, device=q.device)
-    share = None if moment is None else torch.zeros_like(lse)
+    out = torch.empty(B, Hq, Nq, Dv, dtype=q.dtype, device=q.device)
+    lse = torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
+    share = None if moment is None else torch.empty_like(lse)
+    if padded:  # they are in no tile, so they need a value here
+        out.zero_()
+        lse.fill_(float("-inf"))
+        if share is not None:
+            share.zero_()
     launch(
         _evaluate_kernel,
         (B * Hq * tiles,),

@@ -11,11 +11,14 @@ from .assign import assign
 from .capped import capped_rounds
 from .centroids import cluster_means, restart_empty
 from .launch import check_tensors
+from .lloyd import fits, lloyd
 from .sort import sort_by_label
 
 
 def lloyd_iteration(x: Tensor, centroids: Tensor, valid: Tensor | None = None) -> Tensor:
     """Assign every vector to its nearest centroid; return the means, empty clusters restarted."""
+    if fits(x, centroids.shape[2]):
+        return lloyd(x, centroids, valid)[1]
     labels, distances = assign(x, centroids, valid)
     order, offsets, counts = sort_by_label(labels, centroids.shape[2])
     means = cluster_means(x, order, offsets)
@@ -54,12 +57,15 @@ def kmeans(
     -------
     labels, centroids, counts, order, offsets: the fields of `Clusters` in their order.
 
-    Launches: 6 an iteration, 5 at the end and 5 more under a cap.
+    Launches: 2 an iteration and 4 at the end where `lloyd.fits`; otherwise 6 and 5; 5 more under a cap.
     Bytes and operations: the sums of `assign`, `sort_by_label`, `cluster_means` and `capped_rounds`.
     """
     check_tensors("kmeans", x=x)
     for _ in range(iterations):
         centroids = lloyd_iteration(x, centroids, valid)
+    if cap is None and fits(x, centroids.shape[2]):
+        labels, means, counts, order, offsets = lloyd(x, centroids, valid, restart=False, sort=True)
+        return labels, means, counts, order, offsets
     labels = assign(x, centroids, valid)[0] if cap is None else capped_assign(x, centroids, cap, valid)
     order, offsets, counts = sort_by_label(labels, centroids.shape[2])
     return labels, cluster_means(x, order, offsets), counts, order, offsets

@@ -30,6 +30,7 @@ def muse(
     order: str = "monopole",
     basis: Tensor | None = None,
     precision: str | None = None,
+    padded: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Full attention of clustered queries to clustered keys; differentiable in q, k and v.
 
@@ -47,6 +48,7 @@ def muse(
     near : how many key clusters every query cluster sums exactly; all of them is exact attention.
     order : "monopole" or "dipole". basis : U [B, Hq, Cq, D, r], the directions of the dipole; None for all D.
     precision : of fp32 products, "ieee" or "tf32x3"; None takes tf32x3 where tensor cores have it.
+    padded : whether some queries may be in no cluster; False saves a pass over the results.
 
     Returns
     -------
@@ -64,17 +66,46 @@ def muse(
     precision = precision or fp32_precision(q)
     sorted_queries, sorted_keys = (q_order, q_offsets), (k_order, k_offsets)
     return _MuSe.apply(
-        q, k, v, centroids, *sorted_queries, *sorted_keys, scale, near, order == "dipole", basis, precision
+        q,
+        k,
+        v,
+        centroids,
+        *sorted_queries,
+        *sorted_keys,
+        scale,
+        near,
+        order == "dipole",
+        basis,
+        precision,
+        padded,
     )
 
 
 class _MuSe(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, q, k, v, centroids, q_order, q_offsets, k_order, k_offsets, scale, near, turn, basis, precision
+        ctx,
+        q,
+        k,
+        v,
+        centroids,
+        q_order,
+        q_offsets,
+        k_order,
+        k_offsets,
+        scale,
+        near,
+        turn,
+        basis,
+        precision,
+        padded,
     ):
         mass, mean_k, mean_v = summarise(centroids, k, v, k_order, k_offsets, scale, precision=precision)
-        chosen, far, far_mass = select_near(mass, near)
+        # Without a near field every cluster is far, and only a dipole or the backward asks for the far mass.
+        if near or turn:
+            chosen, far, far_mass = select_near(mass, near)
+        else:
+            chosen, far, far_mass = mass.new_empty(0, dtype=torch.int32), mass, None
         moment = None
         if turn:
             moment = dipole(
@@ -83,7 +114,7 @@ class _MuSe(torch.autograd.Function):
         sorts = (q_order, q_offsets, k_order, k_offsets)
         summaries = (chosen, far, mean_k, mean_v)
         out, lse, share = evaluate(
-            q, k, v, centroids, *sorts, *summaries, scale, basis, moment, precision=precision
+            q, k, v, centroids, *sorts, *summaries, scale, basis, moment, precision=precision, padded=padded
         )
         ctx.save_for_backward(q, k, v, centroids, *sorts, out, lse, share, basis, moment)
         ctx.scale, ctx.near, ctx.precision = scale, near, precision
@@ -93,7 +124,7 @@ class _MuSe(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dout, dlse):
         if dout is None and dlse is None:
-            return (None,) * 13
+            return (None,) * 14
         q, k, v, centroids, *sorts, out, lse, share, basis, moment = ctx.saved_tensors
         dout = torch.zeros_like(out) if dout is None else dout
         k_sort = sorts[2:]
@@ -104,7 +135,7 @@ class _MuSe(torch.autograd.Function):
             q, k, v, centroids, *sorts, *summaries, out, lse, dout, dlse, ctx.scale, basis, moment, share,
             precision=ctx.precision,
         )  # fmt: skip
-        return dq, dk, dv, *(None,) * 10
+        return dq, dk, dv, *(None,) * 11
 
 
 def _example(p: Problem, order: str) -> None:

@@ -28,7 +28,7 @@ def _count_kernel(labels, chunk_counts, N, C, CHUNKS, BINS: tl.constexpr, BN: tl
 
 
 @triton.jit
-def _scan_kernel(chunk_counts, counts, offsets, C, CHUNKS, BINS: tl.constexpr, BM: tl.constexpr):
+def _scan_kernel(chunk_counts, offsets, C, CHUNKS, BINS: tl.constexpr, BM: tl.constexpr):
     i_row = tl.program_id(0).to(tl.int64)
     o_c = tl.arange(0, BINS)
     b_total = tl.zeros([BINS], dtype=tl.int32)
@@ -42,7 +42,6 @@ def _scan_kernel(chunk_counts, counts, offsets, C, CHUNKS, BINS: tl.constexpr, B
         b_total += tl.sum(b_count, axis=0)
     b_offset = tl.cumsum(b_total, axis=0) - b_total  # [BINS]
     tl.store(offsets + i_row * (C + 1) + o_c, b_offset.to(tl.int64), mask=o_c <= C)
-    tl.store(counts + i_row * C + o_c, b_total.to(tl.int64), mask=o_c < C)
 
 
 @triton.jit
@@ -82,40 +81,44 @@ def sort_by_label(labels: Tensor, clusters: int, tile: Tile | None = None) -> tu
     labels = labels.contiguous()
     tile = choose("sort", shared_memory_kb(labels), 16, 4, tile)
     chunks = triton.cdiv(N, tile.rows)
-    bins = power_of_two(clusters + 1)
-    order = torch.empty_like(labels)
-    offsets = labels.new_empty(B, H, clusters + 1)
-    counts = labels.new_empty(B, H, clusters)
     chunk_counts = torch.empty(B * H, chunks, clusters + 1, dtype=torch.int32, device=labels.device)
-    grid = (B * H * chunks,)
-    launch(_count_kernel, grid, labels, chunk_counts, N, clusters, chunks, BINS=bins, BN=tile.rows, tile=tile)
+    launch(
+        _count_kernel, (B * H * chunks,), labels, chunk_counts, N, clusters, chunks,
+        BINS=power_of_two(clusters + 1), BN=tile.rows, tile=tile,
+    )  # fmt: skip
+    offsets = offsets_of_chunks(chunk_counts, B, H, clusters, tile)
+    return scatter(labels, chunk_counts, offsets, tile.rows, tile), offsets, offsets.diff(dim=-1)
+
+
+def offsets_of_chunks(
+    chunk_counts: Tensor, B: int, H: int, clusters: int, tile: Tile | None = None
+) -> Tensor:
+    """Scan the counts of every chunk, [B * H, chunks, C + 1] int32 with the padding last, in place.
+
+    Returns offsets [B, H, C + 1] int64; the counts become the numbers of members in earlier chunks.
+    """
+    bins = power_of_two(clusters + 1)
+    tile = choose("sort", shared_memory_kb(chunk_counts), 16, 4, tile)
+    chunks = chunk_counts.numel() // (B * H * (clusters + 1))
+    offsets = torch.empty(B, H, clusters + 1, dtype=torch.int64, device=chunk_counts.device)
     scanned = max(2, min(power_of_two(chunks, least=2), tile.cols // bins))
     launch(
-        _scan_kernel,
-        (B * H,),
-        chunk_counts,
-        counts,
-        offsets,
-        clusters,
-        chunks,
-        BINS=bins,
-        BM=scanned,
-        tile=tile,
-    )
+        _scan_kernel, (B * H,), chunk_counts, offsets, clusters, chunks, BINS=bins, BM=scanned, tile=tile,
+    )  # fmt: skip
+    return offsets
+
+
+def scatter(labels: Tensor, before: Tensor, offsets: Tensor, rows: int, tile: Tile | None = None) -> Tensor:
+    """The order [B, H, N] of labels counted in chunks of `rows`, from what `offsets_of_chunks` made of the counts."""
+    B, H, N = labels.shape
+    tile = choose("sort", shared_memory_kb(labels), 16, 4, tile)
+    chunks = triton.cdiv(N, rows)
+    order = torch.empty_like(labels)
     launch(
-        _scatter_kernel,
-        grid,
-        labels,
-        chunk_counts,
-        offsets,
-        order,
-        N,
-        clusters,
-        chunks,
-        BN=tile.rows,
-        tile=tile,
-    )
-    return order, offsets, counts
+        _scatter_kernel, (B * H * chunks,), labels, before, offsets, order, N, offsets.shape[-1] - 1, chunks,
+        BN=rows, tile=tile,
+    )  # fmt: skip
+    return order
 
 
 def _example(p: Problem) -> None:

@@ -224,9 +224,8 @@ def test_a_cap_that_is_no_number(make, cap):
         make(cap=cap)
 
 
-def test_muse_needs_a_cap_and_the_others_do_not():
-    with pytest.raises(ValueError, match=r"cap is None; a number of at least 1 is needed"):
-        ml.MuSe(cap=None)
+def test_a_cap_is_no_need():
+    assert ml.MuSe(clusters=2, cap=None)(Q, K, V).shape == (2, 4, 6, 5)
     assert ml.Centroid(clusters=2, cap=None)(Q, K, V).shape == (2, 4, 6, 5)
     assert kmeans_of(cap=None).size == 3
 

@@ -18,7 +18,7 @@ from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.attention.partition import Partition
 from multipole_lab.attention.recompute import recomputed
 from multipole_lab.clustering.checks import check_count
-from multipole_lab.clustering.clusters import member_sum, statistics_dtype
+from multipole_lab.clustering.clusters import member_mean
 
 # Numbers gathered or multiplied out at a time, so that memory stays linear in the sequence.
 TILE = 1 << 23
@@ -39,7 +39,8 @@ class Centroid(Method):
     recent : trailing keys that are always exact. In causal attention of many queries the exact leaf takes this
         part; ``recent`` then applies to the keys before the first query.
     cap, iterations, partition, seed, leaf : as for ``MuSe``; ``cap=None`` does not limit cluster sizes.
-    backend : "auto", "torch" or "triton", for the exact part; the centroids are torch's in each.
+    backend : "auto", "torch" or "triton". The choice of each query's clusters and the sum over their members are
+        torch's in each; clustering, centroids, their attention and the exact rest are kernels.
 
     Raises
     ------
@@ -74,16 +75,14 @@ class Centroid(Method):
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         self._partition.check_fits(k.shape[2])
-        use_triton(self.backend, q, v)  # refuses what the kernels cannot run
-        if not finite(q, k, v):
+        if not use_triton(self.backend, q, v) and not finite(q, k, v):
             return exact_partial(q, k, v, scale, mask=mask)
         return with_sinks(
             self._with_recent, q, k, v, scale, mask, self.sinks, causal=False, backend=self.backend
         )
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        use_triton(self.backend, q, v)
-        if not finite(q, k, v):
+        if not use_triton(self.backend, q, v) and not finite(q, k, v):
             return exact_causal(q, k, v, scale, mask)
 
         def blocks(q, k, v, scale, mask):
@@ -106,9 +105,11 @@ class Centroid(Method):
         return merge([clustered, last])
 
     def _clustered(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        clusters = self._partition.clusters_of(k, mask)
+        triton = use_triton(self.backend, q, v)
+        partition = self._partition
+        clusters = partition.on_device(k, mask) if triton else partition.clusters_of(k, mask)
         constants = [clusters.labels, clusters.counts, clusters.order, clusters.offsets]
-        return _centroid(q, k, v, constants, [scale, float(self.budget)])
+        return _centroid(q, k, v, constants, [scale, float(self.budget), float(triton)])
 
 
 def centroid_formula(
@@ -116,42 +117,67 @@ def centroid_formula(
 ) -> Partial:
     """The plain formula, given the assignments; the choice of clusters is a constant, as they are."""
     labels, counts, order, offsets = constants
-    s, budget = settings[0], int(settings[1])
+    s, budget, kernels = settings[0], int(settings[1]), bool(settings[2])
     B, Hq, Nq, D = q.shape
     Hk, Nk = k.shape[1:3]
     J = counts.shape[-1]
-    dtype = statistics_dtype(q.dtype)
     rows = B * Hk
-    size = counts.view(rows, J)
-    k_mean = member_sum(k.reshape(rows, Nk, -1), labels.view(rows, Nk), J) / size.clamp(min=1).unsqueeze(-1)
-    v_mean = member_sum(v.reshape(rows, Nk, -1), labels.view(rows, Nk), J) / size.clamp(min=1).unsqueeze(-1)
-    log_size = torch.where(size > 0, size.clamp(min=1).to(dtype).log(), NEVER).unsqueeze(1)  # [R, 1, J]
+    size, order, offsets = counts.view(rows, J), order.view(rows, Nk), offsets.view(rows, J + 1)
+    k, v, labels = k.reshape(rows, Nk, -1), v.reshape(rows, Nk, -1), labels.view(rows, Nk)
+    if kernels:
+        from multipole_lab.kernels.replace import member_means
+
+        k_mean, v_mean = (member_means(x, labels, size, order, offsets) for x in (k, v))
+    else:
+        k_mean, v_mean = (member_mean(x, labels, size) for x in (k, v))
+    far = _far_kernels if kernels else _far
     qs = q.reshape(rows, -1, D)  # all queries of a group, [R, G Nq, D]
     queries = qs.shape[1]
     step = max(1, TILE // (rows * max(J, budget * D)))
-    outs, lses = [], []
+    if kernels and budget == 0:
+        step = queries
+    partials = []
     for first in range(0, queries, step):
-        part = qs[:, first : first + step].to(dtype)
-        a = torch.baddbmm(log_size, part, k_mean.mT, alpha=s)  # [R, n, J]
-        near = None
-        if budget:
-            with torch.no_grad():
-                members, taken, chosen = choose(
-                    a, size, order.view(rows, Nk), offsets.view(rows, J + 1), budget
-                )
-            near = gathered(part, k.reshape(rows, Nk, -1), v.reshape(rows, Nk, -1), members, taken, s)
-            a = a.masked_fill(chosen, NEVER)
-        weights, lse = softmax_seen(a)
-        far = torch.bmm(weights, v_mean), lse
-        out, lse = far if near is None else merge([far, near])
-        outs.append(out)
-        lses.append(lse)
-    out, lse = torch.cat(outs, 1), torch.cat(lses, 1)
+        part = qs[:, first : first + step]
+        if budget == 0:
+            partials.append(far(part, k_mean, v_mean, size, s, None))
+            continue
+        wide = part.to(k_mean.dtype)
+        with torch.no_grad():
+            members, taken, chosen = choose(masses(wide, k_mean, size, s), size, order, offsets, budget)
+        near = gathered(wide, k, v, members, taken, s)
+        partials.append(merge([far(part, k_mean, v_mean, size, s, chosen), near]))
+    out, lse = (torch.cat(parts, 1) for parts in zip(*partials, strict=True))
     return out.view(B, Hq, Nq, -1).to(q.dtype), lse.view(B, Hq, Nq)
+
+
+def masses(q: Tensor, k_mean: Tensor, size: Tensor, s: float) -> Tensor:
+    """``a_j(q) = log n_j + s q.k_j``, [R, n, J]; NEVER for an empty cluster."""
+    log_size = torch.where(size > 0, size.clamp(min=1).to(q.dtype).log(), NEVER).unsqueeze(1)  # [R, 1, J]
+    return torch.baddbmm(log_size, q, k_mean.mT, alpha=s)
+
+
+def _far(q: Tensor, k_mean: Tensor, v_mean: Tensor, size: Tensor, s: float, chosen: Tensor | None) -> Partial:
+    """Attention of every query over the centroids of the clusters that it did not choose."""
+    a = masses(q.to(k_mean.dtype), k_mean, size, s)
+    weights, lse = softmax_seen(a if chosen is None else a.masked_fill(chosen, NEVER))
+    return torch.bmm(weights, v_mean), lse
+
+
+def _far_kernels(
+    q: Tensor, k_mean: Tensor, v_mean: Tensor, size: Tensor, s: float, chosen: Tensor | None
+) -> Partial:
+    """The same by the kernels, in the dtype of q."""
+    from multipole_lab.kernels.replace import centroid_field
+
+    means = k_mean.to(q.dtype), v_mean.to(q.dtype)
+    return centroid_field(q, *means, size, s, None if chosen is None else ~chosen)
 
 
 def _largest(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], settings: list[float]) -> int:
     """Numbers in the largest temporary of one row: masses, or the gathered keys; the formula tiles its queries."""
+    if settings[2]:
+        return 0  # kernels take all rows in one launch
     return min(TILE, q.shape[1] * q.shape[2] * max(constants[1].shape[-1], int(settings[1]) * k.shape[-1]))
 
 

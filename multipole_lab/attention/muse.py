@@ -38,7 +38,8 @@ class MuSe(Method):
     clusters : C, for the queries and for the keys, at most the number of keys; in causal attention of every block,
         where a block of fewer keys has as many clusters as keys.
         "auto" grows C with the square root of the block (see ``Partition.count``).
-    cap : largest ratio of a cluster's size to the mean, at least 1 (k-means only).
+    cap : largest ratio of a cluster's size to the mean, at least 1 (k-means only). None for no cap: faster with the
+        kernels, whose memory does not depend on it; in torch memory then grows with the largest cluster.
     iterations : Lloyd iterations (k-means only).
     order : "monopole", or "dipole" to correct the value centroid by ``s M (q - p)``.
     dipole_rank : the dipole is kept along that many principal directions of each query cluster; None for all.
@@ -59,7 +60,7 @@ class MuSe(Method):
     """
 
     clusters: int | Literal["auto"] = 64
-    cap: float = 1.5
+    cap: float | None = 1.5
     iterations: int = 1
     order: Literal["monopole", "dipole"] = "monopole"
     dipole_rank: int | None = 8
@@ -73,10 +74,6 @@ class MuSe(Method):
     def __post_init__(self) -> None:
         check_count("near", self.near, 0)
         _ = self._partition  # checks its own fields
-        if self.cap is None:
-            raise ValueError(
-                "cap is None; a number of at least 1 is needed, for memory grows with the largest cluster"
-            )
         if self.order not in ORDERS:
             raise ValueError(f"order is {self.order!r}; allowed are {', '.join(map(repr, ORDERS))}")
         if self.dipole_rank is not None:
@@ -144,10 +141,15 @@ class MuSe(Method):
         basis = None
         rank = self._rank(q.shape[-1])
         if 0 < rank < q.shape[-1]:
+            if self.cap is None:
+                raise ValueError(
+                    f"cap is None with dipole_rank {rank}: the principal directions are found in slots, which need a "
+                    "cap; give one, or dipole_rank=None for all directions"
+                )
             basis = _directions(q, q_clusters, partition.size(q.shape[2]), rank)
         return muse(
             q, k, v, q_clusters.centroids, q_clusters.order, q_clusters.offsets, k_clusters.order,
-            k_clusters.offsets, scale, min(self.near, k_clusters.size), self.order, basis,
+            k_clusters.offsets, scale, min(self.near, k_clusters.size), self.order, basis, padded=False,
         )  # fmt: skip
 
 

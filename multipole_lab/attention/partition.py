@@ -13,7 +13,7 @@ from multipole_lab.clustering.balanced import balanced_labels
 from multipole_lab.clustering.capped import capacity
 from multipole_lab.clustering.checks import check_cap, check_count, check_seed
 from multipole_lab.clustering.clusters import Clusters
-from multipole_lab.clustering.kmeans import kmeans_labels
+from multipole_lab.clustering.kmeans import count_members, kmeans_labels
 from multipole_lab.clustering.seeding import seed_centroids
 from multipole_lab.clustering.spatial import spatial_labels
 
@@ -88,9 +88,12 @@ class Partition:
         return Clusters(labels, cluster_means(x, order, offsets), counts, order, offsets)
 
     def slots(self, x: Tensor, mask: Tensor | None = None) -> Slots:
-        """The partition of x [B, H, N, D] laid out in slots."""
-        N = x.shape[2]
-        return Slots.of(self.labels(x, mask), self.made(N), self.size(N))
+        """The partition of x [B, H, N, D] laid out in slots: as many as the largest cluster has, without a cap."""
+        N, labels = x.shape[2], self.labels(x, mask)
+        size = self.size(N)
+        if self.kind == "kmeans" and self.cap is None:
+            size = max(1, int(count_members(labels.flatten(0, 1), self.made(N)).max()))
+        return Slots.of(labels, self.made(N), size)
 
     def made(self, vectors: int) -> int:
         """How many clusters that many vectors really get: equal blocks may need fewer than asked for."""

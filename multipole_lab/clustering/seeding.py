@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 INITS = ("random", "strided", "k-means++")
@@ -28,16 +30,23 @@ def seed_centroids(
     generator = torch.Generator().manual_seed(seed)
     if init == "k-means++":
         return _plus_plus(x, clusters, generator, valid)
-    if init == "strided":
-        queue, place = torch.arange(N), torch.arange(clusters) * N // clusters
-    else:
-        queue, place = torch.randperm(N, generator=generator), torch.arange(clusters)
-    queue, place = queue.to(x.device), place.to(x.device)
     if valid is None:
-        index = queue[place].sort().values.expand(R, clusters)
-    else:
-        index = _among_valid(queue, valid, clusters, strided=init == "strided")
+        return x.index_select(1, _start(N, clusters, init, seed, x.device))
+    queue = torch.arange(N) if init == "strided" else torch.randperm(N, generator=generator)
+    index = _among_valid(queue.to(x.device), valid, clusters, strided=init == "strided")
     return x.gather(1, index.unsqueeze(-1).expand(R, clusters, D))
+
+
+@lru_cache(maxsize=256)
+def _start(vectors: int, clusters: int, init: str, seed: int, device: torch.device) -> Int[Tensor, " C"]:
+    """Where the seeds stand. Kept, for it depends on sizes alone: a device then never waits for the host's draw."""
+    if init == "strided":
+        places = torch.arange(clusters) * vectors // clusters
+    else:
+        places = (
+            torch.randperm(vectors, generator=torch.Generator().manual_seed(seed))[:clusters].sort().values
+        )
+    return places.to(device)
 
 
 def _among_valid(queue, valid, clusters, strided):

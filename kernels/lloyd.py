@@ -1,0 +1,178 @@
+"""One pass of k-means in two launches: nearest centroids and the sums of their members together, then the means.
+
+A program labels a run of tiles and adds each tile to the sums of its clusters by a product with ones and zeros; the
+parts of all programs are added in a fixed order, so that the result does not depend on which program came first.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .assign import finite, nearest
+from .centroids import restart_row
+from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, shared_memory_kb
+from .registry import Problem, register
+from .sort import offsets_of_chunks, scatter
+from .tiles import Tile, choose
+
+# The sums of one program stay in registers: at most so many numbers.
+LARGEST = 8192
+# About two programs for each multiprocessor of a large device.
+PROGRAMS = 256
+
+
+@triton.jit
+def _lloyd_kernel(
+    x, centroids, valid, labels, distances, sums, members, chunk_counts, stride_xb, stride_xh, stride_xn,
+    H, N, C, D: tl.constexpr, PARTS, SPAN, CHUNKS,
+    BD: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    i_row, i_part = (tl.program_id(0) // PARTS).to(tl.int64), tl.program_id(0) % PARTS
+    i_b, i_h = i_row // H, i_row % H
+    o_m, o_d, o_bin = tl.arange(0, BM), tl.arange(0, BD), tl.arange(0, BINS)
+    p_x = x + i_b * stride_xb + i_h * stride_xh
+    b_sum = tl.zeros([BINS, BD], dtype=tl.float32)
+    b_members = tl.zeros([BINS], dtype=tl.int32)
+    for i_tile in range(i_part * SPAN, tl.minimum((i_part + 1) * SPAN, CHUNKS)):
+        o_n = i_tile * BM + o_m
+        m_n = o_n < N
+        p_tile = p_x + o_n.to(tl.int64)[:, None] * stride_xn + o_d[None, :]
+        b_x = finite(tl.load(p_tile, mask=m_n[:, None] & (o_d[None, :] < D), other=0.0))  # [BM, BD]
+        b_label, b_best = nearest(b_x, centroids + i_row * C * D, centroids, C, D, BD, BC, False, PRECISION)
+        b_wide = b_x.to(tl.float32)
+        b_best += tl.sum(b_wide * b_wide, axis=1)
+        m_valid = m_n
+        if MASKED:
+            m_valid = m_n & (tl.load(valid + i_b * N + o_n, mask=m_n, other=0) != 0)
+            b_best = tl.where(m_valid, b_best, float("-inf"))
+        b_label = tl.where(m_valid, b_label, -1)
+        tl.store(labels + i_row * N + o_n, b_label.to(tl.int64), mask=m_n)
+        tl.store(distances + i_row * N + o_n, b_best, mask=m_n)
+        m_member = o_bin[:, None] == b_label[None, :]  # [BINS, BM]
+        b_sum = tl.dot(m_member.to(b_x.dtype), b_x, b_sum, input_precision=PRECISION)
+        b_count = tl.sum(m_member.to(tl.int32), axis=1)
+        b_members += b_count
+        p_count = chunk_counts + (i_row * CHUNKS + i_tile) * (C + 1)
+        tl.store(p_count + o_bin, b_count, mask=o_bin < C)
+        tl.store(p_count + C, tl.sum((m_n & (b_label < 0)).to(tl.int32)))
+    o_part = (i_row * PARTS + i_part) * BINS + o_bin
+    tl.store(sums + o_part[:, None] * BD + o_d[None, :], b_sum)
+    tl.store(members + o_part, b_members)
+
+
+@triton.jit
+def _means_kernel(
+    x, sums, members, labels, distances, counts, means, stride_xb, stride_xh, stride_xn,
+    H, N, C, D: tl.constexpr, PARTS,
+    BD: tl.constexpr, BINS: tl.constexpr, BN: tl.constexpr, RESTART: tl.constexpr,
+):  # fmt: skip
+    i_row = tl.program_id(0).to(tl.int64)
+    o_d, o_bin = tl.arange(0, BD), tl.arange(0, BINS)
+    b_sum = tl.zeros([BINS, BD], dtype=tl.float32)
+    b_count = tl.zeros([BINS], dtype=tl.int32)
+    for i_part in range(0, PARTS):
+        o_part = (i_row * PARTS + i_part) * BINS + o_bin
+        b_sum += tl.load(sums + o_part[:, None] * BD + o_d[None, :])
+        b_count += tl.load(members + o_part)
+    b_mean = b_sum / tl.maximum(b_count, 1).to(tl.float32)[:, None]
+    p_mean = means + (i_row * C + o_bin[:, None]) * D + o_d[None, :]
+    tl.store(p_mean, b_mean, mask=(o_bin[:, None] < C) & (o_d[None, :] < D))
+    tl.store(counts + i_row * C + o_bin, b_count.to(tl.int64), mask=o_bin < C)
+    if RESTART:
+        if tl.sum(((b_count == 0) & (o_bin < C)).to(tl.int32)) > 0:
+            tl.debug_barrier()
+            p_x = x + (i_row // H) * stride_xb + (i_row % H) * stride_xh
+            restart_row(
+                p_x, labels + i_row * N, distances + i_row * N, counts + i_row * C, means + i_row * C * D,
+                stride_xn, N, C, D, BD, BN,
+            )  # fmt: skip
+
+
+def fits(x: Tensor, clusters: int) -> bool:
+    """Whether a pass over these vectors can keep the sums of all clusters in registers."""
+    size = power_of_two(clusters) * power_of_two(x.shape[-1])
+    return size * x.element_size() // 2 <= LARGEST and shared_memory_kb(x) >= 99
+
+
+def lloyd(
+    x: Tensor,
+    centroids: Tensor,
+    valid: Tensor | None = None,
+    restart: bool = True,
+    sort: bool = False,
+    tile: Tile | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Label every vector with its nearest centroid and return the means of what each got.
+
+    labels[n] = argmin_j |x_n - c_j|^2, ties to the lower index; c'_j = mean of the x_n with labels[n] = j, and with
+    ``restart`` the e-th empty cluster moves to the e-th farthest vector. Non-finite numbers count as zero.
+
+    Parameters
+    ----------
+    x : [B, H, N, D] fp16, bf16 or fp32; the last dimension contiguous, other strides free. `fits` says whether C and D
+        are small enough.
+    centroids : [B, H, C, D] fp32. valid : [B, N] bool, False for padding, which gets label -1.
+    sort : also return the order of the vectors by label.
+
+    Returns
+    -------
+    labels [B, H, N], means [B, H, C, D] fp32, counts [B, H, C], and with ``sort`` order [B, H, N] and offsets
+    [B, H, C + 1], both None without; integers are int64.
+
+    Launches: 2, and 2 more to sort. Bytes: x once, 12 B H N written, C D fp32 sums for every program.
+    Operations: 4 B H N C D (6 in half precision, where a centroid is the sum of two halves).
+    """
+    check_tensors("lloyd", x=x)
+    B, H, N, D = x.shape
+    C = centroids.shape[2]
+    x, centroids = row_strided(x), centroids.float().contiguous()
+    BD, BINS = power_of_two(D), power_of_two(C)
+    tile = choose("lloyd", shared_memory_kb(x), BD, x.element_size(), tile)
+    chunks = triton.cdiv(N, tile.rows)
+    span = triton.cdiv(chunks, max(1, PROGRAMS // (B * H)))
+    parts = triton.cdiv(chunks, span)
+
+    def empty(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=x.device)
+
+    labels, distances = empty(B, H, N), empty(B, H, N, dtype=torch.float32)
+    sums = empty(B * H * parts, BINS, BD, dtype=torch.float32)
+    members, chunk_counts = (empty(B * H, n, dtype=torch.int32) for n in (parts * BINS, chunks * (C + 1)))
+    launch(
+        _lloyd_kernel, (B * H * parts,),
+        x, centroids, x if valid is None else valid.contiguous(), labels, distances, sums, members, chunk_counts,
+        *x.stride()[:3], H, N, C, D, parts, span, chunks,
+        BD=BD, BINS=BINS, BM=tile.rows, BC=tile.cols, MASKED=valid is not None, PRECISION=fp32_precision(x),
+        tile=tile,
+    )  # fmt: skip
+    means, counts = empty(B, H, C, D, dtype=torch.float32), empty(B, H, C)
+    mean_tile = choose("means", shared_memory_kb(x), BD, x.element_size())
+    launch(
+        _means_kernel, (B * H,),
+        x, sums, members, labels, distances, counts, means, *x.stride()[:3], H, N, C, D, parts,
+        BD=BD, BINS=BINS, BN=mean_tile.cols, RESTART=restart, tile=mean_tile,
+    )  # fmt: skip
+    if not sort:
+        return labels, means, counts, None, None
+    offsets = offsets_of_chunks(chunk_counts, B, H, C)
+    order = scatter(labels, chunk_counts, offsets, tile.rows)
+    return labels, means, counts, order, offsets
+
+
+def _example(p: Problem) -> None:
+    x = p.empty(p.batch, p.kv_heads, p.keys, p.head)
+    if fits(x, p.clusters):
+        lloyd(x, p.empty(p.batch, p.kv_heads, p.clusters, p.head, dtype=torch.float32), sort=True)
+
+
+def _cost(p: Problem) -> tuple[float, float]:
+    vectors = p.batch * p.kv_heads * p.keys
+    moved = vectors * (p.head * p.width + 12) + 8 * PROGRAMS * p.clusters * p.head
+    return moved, (4 if p.width == 4 else 6) * vectors * p.clusters * p.head
+
+
+register("lloyd", _example, _cost)
