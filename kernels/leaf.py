@@ -11,15 +11,16 @@ from .launch import check_tensors, fp32_precision, launch, power_of_two, row_str
 from .leaf_backward import leaf_backward
 from .registry import Problem, register
 from .tiles import Tile, choose
+from .visible import mask_kind, visible
 
 
 @triton.jit
 def _leaf_kernel(
-    q, k, v, valid, out, lse, scale,
+    q, k, v, valid, bias, out, lse, scale,
     stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     HQ, G, NQ, NK, D: tl.constexpr, DV: tl.constexpr, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, MASKED: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BM queries of one head; the last tiles, which have the most keys, start first
     i_head = (tl.program_id(0) // TILES).to(tl.int64)
@@ -48,11 +49,9 @@ def _leaf_kernel(
             p_v + b_n[:, None] * stride_vn + o_dv[None, :], mask=m_n[:, None] & m_dv[None, :], other=0.0
         )
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale  # [BM, BN]
-        if MASKED:
-            m_n = m_n & (tl.load(valid + i_b * NK + b_n, mask=m_n, other=0) != 0)
-        m_s = m_n[None, :] & m_m[:, None]
-        if CAUSAL:
-            m_s = m_s & (b_n[None, :] <= o_m[:, None] + (NK - NQ))
+        if BIASED:
+            b_s += tl.load(bias + i_b * NK + b_n, mask=m_n, other=0.0)[None, :]
+        m_s = visible(valid, i_b, o_m[:, None], b_n[None, :], NQ, NK, CAUSAL, MASKED)
         b_s = tl.where(m_s, b_s, float("-inf"))
         b_new = tl.maximum(b_max, tl.max(b_s, axis=1))
         b_shift = tl.where(b_new > float("-inf"), b_new, 0.0)
@@ -75,18 +74,20 @@ def leaf(
     scale: float,
     causal: bool = True,
     valid: Tensor | None = None,
+    bias: Tensor | None = None,
     tile: Tile | None = None,
     precision: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Exact attention in one online softmax; differentiable in q, k and v.
 
-    out_m = sum_n softmax_n(s q_m.k_n) v_n and lse_m = log sum_n exp(s q_m.k_n), over all n, or, causal, over
-    n <= m + Nk - Nq: the queries are the last Nq positions.
+    out_m = sum_n softmax_n(s q_m.k_n + b_n) v_n and lse_m = log sum_n exp(s q_m.k_n + b_n), over all n, or,
+    causal, over n <= m + Nk - Nq: the queries are the last Nq positions.
 
     Parameters
     ----------
     q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv]; any strides, the last dimension contiguous.
-    valid : [B, Nk] bool, False for keys to leave out.
+    valid : [B, Nk], or [B, Nq, Nk] for every query its own; bool, False for keys to leave out.
+    bias : b [B, Nk] fp32, a constant of the backward; -inf leaves a key out. None for zero.
 
     Returns
     -------
@@ -98,15 +99,16 @@ def leaf(
     check_tensors("leaf", q=q, k=k, v=v)
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"q has {q.shape[1]} heads, which is no multiple of the {k.shape[1]} heads of k")
-    return _Leaf.apply(q, k, v, scale, causal, valid, tile, precision or fp32_precision(q))
+    return _Leaf.apply(q, k, v, scale, causal, valid, bias, tile, precision or fp32_precision(q))
 
 
 class _Leaf(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, scale, causal, valid, tile, precision):
+    def forward(ctx, q, k, v, scale, causal, valid, bias, tile, precision):
         B, Hq, Nq, D = q.shape
         Hk, Nk, Dv = k.shape[1], k.shape[2], v.shape[-1]
         q, k, v = row_strided(q), row_strided(k), row_strided(v)
+        valid, bias = (None if x is None else x.contiguous() for x in (valid, bias))
         BD, BDV = power_of_two(D), power_of_two(Dv)
         tile = choose("leaf", shared_memory_kb(q), max(BD, BDV), q.element_size(), tile)
         tiles = triton.cdiv(Nq, tile.rows)
@@ -114,12 +116,12 @@ class _Leaf(torch.autograd.Function):
         lse = torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
         launch(
             _leaf_kernel, (B * Hq * tiles,),
-            q, k, v, q if valid is None else valid.contiguous(), out, lse, scale,
+            q, k, v, q if valid is None else valid, q if bias is None else bias, out, lse, scale,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], Hq, Hq // Hk, Nq, Nk, D, Dv, tiles,
             BD=BD, BDV=BDV, BM=tile.rows, BN=tile.cols,
-            CAUSAL=causal, MASKED=valid is not None, PRECISION=precision, tile=tile,
+            CAUSAL=causal, MASKED=mask_kind(valid), BIASED=bias is not None, PRECISION=precision, tile=tile,
         )  # fmt: skip
-        ctx.save_for_backward(q, k, v, valid, out, lse)
+        ctx.save_for_backward(q, k, v, valid, bias, out, lse)
         ctx.scale, ctx.causal, ctx.precision = scale, causal, precision
         ctx.set_materialize_grads(False)
         return out, lse
@@ -127,11 +129,13 @@ class _Leaf(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dout, dlse):
         if dout is None and dlse is None:
-            return (None,) * 8
-        q, k, v, valid, out, lse = ctx.saved_tensors
+            return (None,) * 9
+        q, k, v, valid, bias, out, lse = ctx.saved_tensors
         dout = torch.zeros_like(out) if dout is None else dout
-        grads = leaf_backward(q, k, v, valid, out, lse, dout, dlse, ctx.scale, ctx.causal, ctx.precision)
-        return *grads, *(None,) * 5
+        grads = leaf_backward(
+            q, k, v, valid, bias, out, lse, dout, dlse, ctx.scale, ctx.causal, ctx.precision
+        )
+        return *grads, *(None,) * 6
 
 
 def _example(p: Problem) -> None:

@@ -9,16 +9,18 @@ from torch import Tensor
 
 from .launch import launch, power_of_two, row_strided, shared_memory_kb
 from .tiles import choose
+from .visible import mask_kind, visible
 
 
 @triton.jit
 def _query_kernel(
-    q, k, v, valid, out, lse, dout, dlse, delta, dq, scale,
+    q, k, v, valid, bias, out, lse, dout, dlse, delta, dq, scale,
     stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_ob, stride_oh, stride_on,
     HQ, G, NQ, NK, D: tl.constexpr, DV: tl.constexpr, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr, DLSE: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, MASKED: tl.constexpr, BIASED: tl.constexpr, DLSE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     i_head = (tl.program_id(0) // TILES).to(tl.int64)
     i_m = (TILES - 1 - tl.program_id(0) % TILES) * BM
@@ -53,12 +55,10 @@ def _query_kernel(
         b_v = tl.load(
             p_v + b_n[:, None] * stride_vn + o_dv[None, :], mask=m_n[:, None] & m_dv[None, :], other=0.0
         )
-        if MASKED:
-            m_n = m_n & (tl.load(valid + i_b * NK + b_n, mask=m_n, other=0) != 0)
-        m_s = m_n[None, :] & m_m[:, None]
-        if CAUSAL:
-            m_s = m_s & (b_n[None, :] <= o_m[:, None] + (NK - NQ))
+        m_s = visible(valid, i_b, o_m[:, None], b_n[None, :], NQ, NK, CAUSAL, MASKED)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale
+        if BIASED:
+            b_s += tl.load(bias + i_b * NK + b_n, mask=m_n, other=0.0)[None, :]
         b_w = tl.where(m_s, tl.exp(b_s - b_lse[:, None]), 0.0)  # [BM, BN]
         b_ds = b_w * (tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION) - b_delta[:, None])
         b_dq = tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION)
@@ -68,12 +68,12 @@ def _query_kernel(
 
 @triton.jit
 def _key_kernel(
-    q, k, v, valid, lse, dout, delta, dk, dv, scale,
+    q, k, v, valid, bias, lse, dout, delta, dk, dv, scale,
     stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_ob, stride_oh, stride_on,
     HK, G, NQ, NK, D: tl.constexpr, DV: tl.constexpr, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, MASKED: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BM keys of one key head, over the queries of all heads of its group
     i_head = (tl.program_id(0) // TILES).to(tl.int64)
@@ -87,8 +87,9 @@ def _key_kernel(
     p_v = v + i_b * stride_vb + i_h * stride_vh + o_row * stride_vn + o_dv[None, :]
     b_k = tl.load(p_k, mask=m_md, other=0.0)  # [BM, BD]
     b_v = tl.load(p_v, mask=m_mv, other=0.0)  # [BM, BDV]
-    if MASKED:
-        m_m = m_m & (tl.load(valid + i_b * NK + o_m, mask=m_m, other=0) != 0)
+    b_bias = tl.zeros([BM], dtype=tl.float32)
+    if BIASED:
+        b_bias = tl.load(bias + i_b * NK + o_m, mask=m_m, other=0.0)
     b_dk = tl.zeros([BM, BD], dtype=tl.float32)
     b_dv = tl.zeros([BM, BDV], dtype=tl.float32)
     i_first = 0
@@ -108,11 +109,12 @@ def _key_kernel(
                 p_do + b_n[:, None] * stride_on + o_dv[None, :], mask=m_n[:, None] & m_dv[None, :], other=0.0
             )
             b_lse = tl.load(lse + i_hq * NQ + b_n, mask=m_n, other=float("inf"))
+            b_lse = tl.where(b_lse > float("-inf"), b_lse, float("inf"))
             b_delta = tl.load(delta + i_hq * NQ + b_n, mask=m_n, other=0.0)
-            m_s = m_m[:, None] & m_n[None, :]
-            if CAUSAL:
-                m_s = m_s & (o_m[:, None] <= b_n[None, :] + (NK - NQ))
+            m_s = visible(valid, i_b, b_n[None, :], o_m[:, None], NQ, NK, CAUSAL, MASKED)
             b_s = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * scale  # [BM, BN]
+            if BIASED:
+                b_s += b_bias[:, None]
             b_w = tl.where(m_s, tl.exp(b_s - b_lse[None, :]), 0.0)
             b_ds = b_w * (tl.dot(b_v, tl.trans(b_do), input_precision=PRECISION) - b_delta[None, :])
             b_dk = tl.dot(b_ds.to(b_q.dtype), b_q, b_dk, input_precision=PRECISION)
@@ -123,12 +125,12 @@ def _key_kernel(
 
 
 def leaf_backward(
-    q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, out: Tensor, lse: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, bias: Tensor | None, out: Tensor, lse: Tensor,
     dout: Tensor, dlse: Tensor | None, scale: float, causal: bool, precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v, shapes as in `leaf`.
 
-    P = exp(s q.k - lse), ds = P (do.v - delta), delta = do.out - dlse;  dq = s sum_n ds k_n,
+    P = exp(s q.k + b - lse), ds = P (do.v - delta), delta = do.out - dlse;  dq = s sum_n ds k_n,
     dk = s sum_m ds q_m,  dv = sum_m P do_m.
 
     Bytes: every tensor once, and K, V (then q, dout) once for every tile of the other side (L2).
@@ -143,14 +145,17 @@ def leaf_backward(
     dv = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     delta = torch.empty_like(lse)
     strides = (*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *dout.stride()[:3])
-    constants = {"BD": BD, "BDV": BDV, "CAUSAL": causal, "MASKED": valid is not None, "PRECISION": precision}
+    constants = {
+        "BD": BD, "BDV": BDV, "CAUSAL": causal, "MASKED": mask_kind(valid), "BIASED": bias is not None,
+        "PRECISION": precision,
+    }  # fmt: skip
     head, width, shared = max(BD, BDV), q.element_size(), shared_memory_kb(q)
-    mask = q if valid is None else valid.contiguous()
+    valid, bias = q if valid is None else valid, q if bias is None else bias
     tile = choose("leaf_query_grad", shared, head, width)
     tiles = triton.cdiv(Nq, tile.rows)
     launch(
         _query_kernel, (B * Hq * tiles,),
-        q, k, v, mask, out, lse, dout, delta if dlse is None else dlse.contiguous(), delta, dq, scale,
+        q, k, v, valid, bias, out, lse, dout, delta if dlse is None else dlse.contiguous(), delta, dq, scale,
         *strides, Hq, Hq // Hk, Nq, Nk, D, Dv, tiles,
         BM=tile.rows, BN=tile.cols, DLSE=dlse is not None, **constants, tile=tile,
     )  # fmt: skip
@@ -158,7 +163,7 @@ def leaf_backward(
     tiles = triton.cdiv(Nk, tile.rows)
     launch(
         _key_kernel, (B * Hk * tiles,),
-        q, k, v, mask, lse, dout, delta, dk, dv, scale, *strides, Hk, Hq // Hk, Nq, Nk, D, Dv, tiles,
+        q, k, v, valid, bias, lse, dout, delta, dk, dv, scale, *strides, Hk, Hq // Hk, Nq, Nk, D, Dv, tiles,
         BM=tile.rows, BN=tile.cols, **constants, tile=tile,
     )  # fmt: skip
     return dq, dk, dv

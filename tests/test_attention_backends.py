@@ -31,6 +31,18 @@ SEMANTICS = {
     "causal, padded": (ml.MuSe(clusters=3, leaf=16, near=1), 20, 40, True, slice(0, 37)),
     "causal, left-padded": (ml.MuSe(clusters=3, leaf=10), 30, 30, True, slice(18, 30)),
     "causal, balanced": (ml.MuSe(clusters=4, partition="balanced", leaf=16), 30, 30, True, None),
+    "centroid": (ml.Centroid(clusters=5), 30, 50, False, None),
+    "centroid, budget": (ml.Centroid(clusters=8, budget=20, sinks=2, recent=5), 30, 50, False, None),
+    "centroid, padded": (ml.Centroid(clusters=4, budget=9, cap=None), 20, 40, False, slice(0, 33)),
+    "centroid, left-padded": (ml.Centroid(clusters=4), 20, 40, False, slice(21, 40)),
+    "centroid, causal": (ml.Centroid(clusters=4, leaf=10, sinks=1), 30, 40, True, None),
+    "centroid, causal budget": (
+        ml.Centroid(clusters=4, budget=9, leaf=16, partition="spatial"),
+        30,
+        30,
+        True,
+        None,
+    ),
 }
 
 
@@ -62,7 +74,7 @@ def test_triton_equals_torch(method, queries, keys, causal, kept):
         mask = torch.zeros(1, keys, dtype=torch.bool, device=DEVICE)
         mask[0, kept] = True
     # A dipole of reduced rank: the kernels' backward takes the directions as constants, torch's does not.
-    grads = method.order == "monopole" or method.dipole_rank is None
+    grads = not isinstance(method, ml.MuSe) or method.order == "monopole" or method.dipole_rank is None
     expected, got = (
         run(replace(method, backend=backend), q, k, v, causal, mask, grads) for backend in BACKENDS
     )
@@ -71,25 +83,40 @@ def test_triton_equals_torch(method, queries, keys, causal, kept):
         assert error <= 1e-5, f"{name}: relative error {error:.1e}"
 
 
+EXACT = {
+    "muse": ml.MuSe(clusters=3, near=3, leaf=16),
+    "centroid": ml.Centroid(clusters=3, budget=40, leaf=16),
+}
+
+
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+@pytest.mark.parametrize("method", EXACT.values(), ids=EXACT)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_near_all_is_exact(backend, causal):
+def test_near_all_is_exact(backend, method, causal):
     q, k, v = qkv(29, 40, heads=(4, 2))
-    method = ml.MuSe(clusters=3, near=3, leaf=16, backend=backend)
+    method = replace(method, backend=backend)
     got = method(q, k, v, causal=causal, return_lse=True)
     expected = ml.Exact()(*(x.double() for x in (q, k, v)), causal=causal, return_lse=True)
     for x, y in zip(got, expected, strict=True):
         torch.testing.assert_close(x.double(), y, rtol=1e-5, atol=1e-5)
 
 
+PADDED = {
+    "monopole": ml.MuSe(clusters=3, near=1, leaf=12),
+    "dipole": ml.MuSe(clusters=3, near=1, order="dipole", dipole_rank=None, leaf=12),
+    "centroid": ml.Centroid(clusters=3, leaf=12),
+    "centroid, budget": ml.Centroid(clusters=3, budget=9, leaf=12),
+}
+
+
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
-@pytest.mark.parametrize("order", ["monopole", "dipole"])
+@pytest.mark.parametrize("method", PADDED.values(), ids=PADDED)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_entry_of_padding_alone_gives_zeros(backend, order, causal):
+def test_an_entry_of_padding_alone_gives_zeros(backend, method, causal):
     q, k, v = qkv(24, 24, heads=(1, 1), B=2)
     mask = torch.ones(2, 24, dtype=torch.bool, device=DEVICE)
     mask[1] = False
-    method = ml.MuSe(clusters=3, near=1, order=order, dipole_rank=None, leaf=12, backend=backend)
+    method = replace(method, backend=backend)
     inputs = [x.requires_grad_() for x in (q, k, v)]
     out, lse = method(*inputs, causal=causal, mask=mask, return_lse=True)
     assert (out[1] == 0).all()
@@ -101,12 +128,24 @@ def test_an_entry_of_padding_alone_gives_zeros(backend, order, causal):
         assert (grad[1] == 0).all(), f"d{name}"
 
 
+@pytest.mark.parametrize(
+    "method", [ml.MuSe(clusters=4, near=1), ml.Centroid(clusters=4, budget=9)], ids=["muse", "centroid"]
+)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_half_precision_stays_near_single(backend):
+def test_half_precision_stays_near_single(backend, method):
     q, k, v = (x.half() for x in qkv(40, 50))
-    method = ml.MuSe(clusters=4, near=1, backend=backend)
+    method = replace(method, backend=backend)
     out, lse = method(q, k, v, return_lse=True)
     assert out.dtype == torch.float16
     assert lse.dtype == torch.float32
     single = replace(method, backend="torch")(*(x.float() for x in (q, k, v)))
     assert ml.relative_squared_error(out, single) < 1e-6
+
+
+@pytest.mark.parametrize("method", [ml.Centroid(clusters=4, budget=b) for b in (0, 9)], ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_in_a_key_reaches_the_result(backend, method):
+    q, k, v = qkv(20, 40)
+    k[0, 0, 7, 3] = torch.nan
+    out = replace(method, backend=backend)(q, k, v)
+    assert out.isnan().all()

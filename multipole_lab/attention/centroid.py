@@ -171,7 +171,8 @@ def _far_kernels(
     from multipole_lab.kernels.replace import centroid_field
 
     means = k_mean.to(q.dtype), v_mean.to(q.dtype)
-    return centroid_field(q, *means, size, s, None if chosen is None else ~chosen)
+    out, lse = centroid_field(q, *means, size, s, None if chosen is None else ~chosen)
+    return out.to(k_mean.dtype), lse
 
 
 def _largest(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], settings: list[float]) -> int:
