@@ -46,9 +46,10 @@ MOVES = {
                   "seed": 2, "order": "dipole", "field": "output"},
     "error": {"layer": 3, "head": 3, "context": 256, "clusters": 16, "cap": 1.0, "iterations": 3, "seed": 4,
               "near": 2, "method": "centroid", "order": "dipole"},
+    "front": {"layer": 1, "context": 256, "budget": 200, "attention": "causal"},
     "speed": {"layer": 1, "clusters": 16, "iterations": 0, "near": 1},
 }  # fmt: skip
-QUICK = [name for name in MOVES if name != "speed"]
+QUICK = [name for name in MOVES if name not in ("front", "speed")]  # those measure
 
 
 @pytest.mark.parametrize("name", MOVES)
@@ -147,6 +148,18 @@ def test_the_speed_panel_measures_every_length_on_this_machine(sample):
     assert all(ms > 0 for ms in table["exact_ms"] + table["approx_ms"])
     assert "At 512 tokens" in titled(panel)
     assert panel.machine in titled(panel)
+
+
+def test_the_front_panel_measures_once_and_moves_its_budget_at_once(sample):
+    panel = panels.front(sample)
+    panel.set(context=256)
+    table = panel.table()
+    assert len(table["method"]) == len(set(table["method"])) > 10
+    panel.controls["budget"].value = 200
+    assert "200% of exact attention's time" in titled(panel)
+    assert panel.table() == table
+    panel.controls["layer"].value = 3
+    assert panel.table()["rse"] != table["rse"]
 
 
 def test_a_head_reads_its_key_head(sample):

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 TEXT = "#7a7a7a"
 GRID = "rgba(128, 128, 128, 0.25)"
 RULE = "rgba(128, 128, 128, 0.6)"
+SHADE = "rgba(128, 128, 128, 0.13)"
 CLEAR = "rgba(0, 0, 0, 0)"
 
 # Okabe and Ito's set, less black and yellow: each of these is visible on white and on black.

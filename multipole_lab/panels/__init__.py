@@ -3,6 +3,7 @@
 from .clusters import clusters
 from .error import error
 from .expansion import expansion
+from .front import front
 from .speed import speed
 
-__all__ = ["clusters", "error", "expansion", "speed"]
+__all__ = ["clusters", "error", "expansion", "front", "speed"]

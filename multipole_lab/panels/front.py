@@ -1,0 +1,86 @@
+"""The front panel: every method and setting on one picture of error against time, with a budget to move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import ipywidgets as widgets
+import numpy as np
+
+from multipole_lab.analysis.candidates import FAMILIES, candidates, measure
+from multipole_lab.analysis.timing import machine
+from multipole_lab.figures import front as draw
+
+from . import controls
+from .base import Panel, Picture
+
+
+class FrontPanel(Panel):
+    """Error against time for some twenty settings, measured here and now; moving the budget measures nothing."""
+
+    def __init__(self, sample) -> None:
+        self.sample, self.machine = controls.check_sample(sample), machine()
+        self._measured: dict[tuple, dict[int, object]] = {}
+        keys = {"full": "Every query sees every key", "causal": "Every query sees the keys up to its own"}
+        moves = {
+            "layer": controls.layer(sample),
+            "context": controls.context(sample),
+            "budget": controls.integer(
+                "budget", "The time a call may take, in percent of exact attention's", 5, 200, 50
+            ),
+            "attention": controls.choice("attention", keys, "full"),
+        }
+        super().__init__("front", moves)
+
+    def compute(self, layer, context, budget, attention) -> Iterator[Picture | None]:
+        """Measure what is not known yet of this layer and length, one candidate after the other."""
+        causal = attention == "causal"
+        tried = candidates(context, causal)
+        known = self._measured.setdefault((layer, context, attention), {})
+        yield self._draw(tried, known, budget)
+        missing = [i for i in range(len(tried)) if i not in known]
+        chosen = [tried[i] for i in missing]
+        if not missing:
+            return
+        for cost in measure(self.sample[layer], context, chosen, causal, self.sample.scale):
+            if cost is None:
+                yield None
+                continue
+            known[missing[cost.index]] = cost
+            yield self._draw(tried, known, budget)
+
+    def _draw(self, tried, known, budget) -> Picture:
+        """Draw what has been measured so far, on one scale of time: exact attention's median over all turns.
+
+        A candidate's time counts as a share of exact attention's in the same turns, so that a machine that was
+        busy for some of them moves no mark against the others.
+        """
+        ms, rse = np.full((2, len(tried)), np.nan)
+        exact = float(np.median([cost.exact_ms for cost in known.values()])) if known else np.nan
+        for i, cost in known.items():
+            ms[i], rse[i] = cost.ms / cost.exact_ms * exact, cost.rse
+        families, settings = [one.family for one in tried], [one.setting for one in tried]
+        done = len(known) / len(tried)
+        limit = exact * budget / 100
+        figure = draw(
+            ms, rse, families, settings, exact, limit, self.machine, names=FAMILIES, measuring=done < 1
+        )
+        table = {"method": [str(one.method) for one in tried], "ms": ms, "rse": rse}
+        return Picture(figure, {**table, "exact_ms": np.full(len(tried), exact)}, done)
+
+    def _buttons(self) -> list[widgets.Button]:
+        """Add a button that measures once more."""
+        again = widgets.Button(description="Measure again", tooltip="Time the same settings once more")
+        again.on_click(self._again)
+        return [again, *super()._buttons()]
+
+    def _again(self, _button) -> None:
+        """Forget what was measured for the present state."""
+        state = self.state()
+        self._measured.pop((state["layer"], state["context"], state["attention"]), None)
+        self._moved(None)
+
+
+def front(sample) -> FrontPanel:
+    """Weigh error against time over many settings. ``sample`` is from ``ml.load_sample`` or ``ml.capture``."""
+    return FrontPanel(sample)
