@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from multipole_lab.attention.checks import check_qkv, check_scale, key_mask, without_padding
 from multipole_lab.attention.partials import Partial
@@ -64,6 +65,25 @@ class Method:
             attend = self._causal if causal else self._full
             out, lse = attend(q, k, v, scale, padding)
         return (out, lse) if return_lse else out
+
+    def on(self, model: nn.Module, layers: object = None) -> AbstractContextManager:
+        """Run a transformers model with this method as its attention: ``with method.on(model): model(...)``.
+
+        Parameters
+        ----------
+        model : a decoder or an encoder of transformers 5. On exit, also after an error, it is as it was.
+        layers : None for all layers, an integer or several for some, or ``{layer: method}`` to give layers methods of
+            their own. All others stay exact.
+
+        Returns
+        -------
+        A context manager that yields a ``multipole_lab.models.DropIn``: it counts what was approximated and what
+        stayed exact, and says in full what is honoured and what is refused.
+        """
+        # Attention knows no transformers: what does stands above it and is imported when asked for.
+        from multipole_lab.models.drop_in import attention_on
+
+        return attention_on(model, self, layers)
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         """Every query over every key that the mask keeps."""

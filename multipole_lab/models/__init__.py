@@ -9,11 +9,14 @@ import importlib
 
 # No module may bear the name of something it exports: once imported, it would stand in that thing's place.
 _WHERE = {
+    "DropIn": "drop_in",
     "FetchError": "download",
     "LayerSample": "sample",
     "Sample": "sample",
-    "attention_implementation": "capturing",
+    "attention_implementation": "interface",
+    "attention_on": "drop_in",
     "capture": "capturing",
+    "configure_attention": "drop_in_names",
     "is_cached": "loading",
     "load_model": "loading",
     "load_sample": "sample",

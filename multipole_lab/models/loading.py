@@ -17,7 +17,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from multipole_lab.models import fetch
+from multipole_lab.models import (
+    drop_in_names,  # noqa: F401  the names that set_attn_implementation takes
+    fetch,
+)
 from multipole_lab.models.fetch import FetchError
 from multipole_lab.models.registry import KNOWN, Known
 

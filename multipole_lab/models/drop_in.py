@@ -1,0 +1,276 @@
+"""Attention methods inside any transformers model: ``with method.on(model): ...``.
+
+The model's attention layers keep all that is theirs (projections, norms, rotation, cache) and call the method instead
+of softmax attention. For a model that keeps its method, see ``drop_in_names``.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from multipole_lab.attention import Method, MuSe
+from multipole_lab.models.interface import (
+    Hook,
+    Output,
+    check_layers,
+    hooked,
+    inner_model,
+    layer_numbers,
+)
+from multipole_lab.models.masks import LazyMask, Structure, structure_of
+
+Layers = int | Iterable[int] | Mapping[int, Method] | None
+
+
+@contextmanager
+def attention_on(model: nn.Module, method: Method, layers: Layers = None) -> Iterator[DropIn]:
+    """Run a model with ``method`` as its attention; what ``method.on(model, layers)`` does.
+
+    Parameters
+    ----------
+    model : a decoder or an encoder of transformers 5, also inside ``torch.compile`` or PEFT. Of a model made of
+        several parts the text model is meant.
+    method : what the layers compute instead of softmax attention.
+    layers : None for all layers; an integer or several for some; ``{layer: method}`` to give layers methods of their
+        own, in place of ``method``. All others stay as they were.
+
+    Yields
+    ------
+    DropIn : counts the calls of each layer, ``approximated`` and ``exact``, the latter with the reason.
+
+    Raises
+    ------
+    TypeError, ValueError
+        On entry: what is no transformers model or has an encoder and a decoder; layers it lacks; a model that does
+        not go through transformers' attention interface.
+        While the model runs: what the method cannot honour, by name (see ``DropIn``).
+    RuntimeError
+        When another thread is running this model with a replaced attention.
+    """
+    from multipole_lab.models import drop_in_names  # noqa: F401  whoever drops in may also want the names
+
+    drop_in = DropIn.of(model, method, layers)
+    with hooked(drop_in.model, drop_in.attend):
+        yield drop_in
+
+
+@dataclass(eq=False)
+class DropIn:
+    """What layers of a model compute instead of softmax attention.
+
+    Honoured: causal and full attention; key padding on any side; packed texts (``position_ids`` that begin again, with
+    ``use_cache=False``, as transformers wants it): each text by itself; caches; learned sinks (gpt-oss); training,
+    also with gradient checkpointing (run ``backward`` inside the ``with``: the layers are computed again there).
+
+    Exact as before, and counted in ``exact``: layers that are not named; sliding windows and chunks shorter than the
+    text; single queries under ``MuSe``, whose expansion point they would be (decode with ``MultipoleCache``);
+    keys no more than a method's clusters.
+
+    Refused with a ValueError: soft-capped logits, position biases, dropout of attention weights, attention weights as
+    an output, paged caches, masks that depend on the query in other ways; a layer that was named but attends a
+    sliding window.
+
+    Attributes
+    ----------
+    methods : the method of each layer.
+    approximated : calls of each layer that its method computed.
+    exact : calls of each layer, by (layer, reason), that stayed exact although it has a method.
+    """
+
+    model: PreTrainedModel = field(repr=False)
+    methods: Mapping[int, Method]
+    named: bool = False
+    approximated: Counter[int] = field(default_factory=Counter)
+    exact: Counter[tuple[int, str]] = field(default_factory=Counter)
+    _numbers: dict[nn.Module, int] = field(default_factory=dict, repr=False)
+    _seen: tuple | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, model: nn.Module, method: Method, layers: Layers) -> DropIn:
+        """Checked on creation; see ``attention_on``."""
+        model = inner_model(model)
+        if isinstance(layers, Mapping):
+            for layer, own in layers.items():
+                _check_method(own, f"layers[{layer!r}]")
+            check_layers(model, layers)
+            methods = dict(layers)
+        else:
+            _check_method(method, "method")
+            every = range(model.config.get_text_config().num_hidden_layers)
+            methods = dict.fromkeys(every if layers is None else check_layers(model, layers), method)
+        numbers = layer_numbers(model)
+        if missing := sorted(set(methods) - set(numbers.values())):
+            raise ValueError(f"{type(model).__name__} has no modules that show which are layers {missing}")
+        return cls(model, methods, layers is not None, _numbers=numbers)
+
+    def attend(
+        self,
+        former: Hook,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **kwargs: object,
+    ) -> Output:
+        """What transformers calls: query [B, Hq, Nq, D], key and value [B, Hk, Nk, .]; returns [B, Nq, Hq, Dv]."""
+        layer = self._numbers.get(module)
+        method = self.methods.get(layer)
+        if method is None:
+            return former(module, query, key, value, attention_mask, **kwargs)
+        structure = self._structure(module, query, key, attention_mask, kwargs)
+        reason = _stays_exact(method, query, key, structure)
+        if structure.local and self.named:
+            raise ValueError(
+                f"{_where(layer, module)} has a {reason}, which stays exact: leave it out of layers"
+            )
+        if reason:
+            self.exact[layer, reason] += 1
+            return former(module, query, key, value, attention_mask, **kwargs)
+        check_honoured(method, _where(layer, module), structure, kwargs)
+        self.approximated[layer] += 1
+        out = apply(method, query, key, value, structure, kwargs.get("scaling"), kwargs.get("s_aux"))
+        return out.transpose(1, 2).contiguous(), None
+
+    def _structure(
+        self, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: Mapping
+    ) -> Structure:
+        """The mask's structure; one that the user wrote out is looked through once for all layers."""
+        sizes = query.shape[2], key.shape[2]
+        plain = mask is not None and not isinstance(mask, LazyMask)
+        if plain and self._seen and self._seen[0]() is mask and self._seen[1:3] == (mask._version, sizes):
+            return self._seen[3]
+
+        def causal() -> bool:
+            given = kwargs.get("is_causal")
+            return bool(getattr(module, "is_causal", True) if given is None else given)
+
+        structure = structure_of(mask, *sizes, causal)
+        if plain:
+            self._seen = weakref.ref(mask), mask._version, sizes, structure
+        return structure
+
+
+def apply(
+    method: Method,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    structure: Structure,
+    scale: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """A method under a mask: [B, Hq, Nq, Dv].
+
+    ``sinks`` [Hq] are learned logits of a key without a value, as in gpt-oss: they join the softmax's denominator,
+    ``out = exp(lse - logaddexp(lse, sink)) out``.
+    """
+    if structure.cuts is not None:
+        return _packed(method, q, k, v, structure, scale, sinks)
+    k, v = k[:, :, : structure.keys], v[:, :, : structure.keys]
+    arguments = {"causal": structure.causal, "scale": scale, "mask": structure.keep}
+    if sinks is None:
+        return method(q, k, v, **arguments)
+    out, lse = method(q, k, v, **arguments, return_lse=True)
+    share = (lse - sinks.to(lse.dtype).view(1, -1, 1)).sigmoid()
+    return (out * share.unsqueeze(-1)).to(out.dtype)
+
+
+def _packed(
+    method: Method,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    structure: Structure,
+    scale: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Every packed text by itself; texts that begin at the same places in the whole batch go together."""
+    cuts = structure.cuts
+    if all(row == cuts[0] for row in cuts):
+        parts = []
+        for first, last in zip(cuts[0], cuts[0][1:], strict=False):
+            part = (x[:, :, first:last] for x in (q, k, v))
+            keep = None if structure.keep is None else structure.keep[:, first:last]
+            one = replace(structure, keys=last - first, keep=keep, cuts=None)
+            parts.append(apply(_fitting(method, last - first, structure.causal), *part, one, scale, sinks))
+        return torch.cat(parts, 2)
+    rows = []
+    for i, row in enumerate(cuts):
+        keep = None if structure.keep is None else structure.keep[i : i + 1]
+        part = (x[i : i + 1] for x in (q, k, v))
+        rows.append(_packed(method, *part, replace(structure, keep=keep, cuts=[row]), scale, sinks))
+    return torch.cat(rows)
+
+
+def _fitting(method: Method, keys: int, causal: bool) -> Method:
+    """The method with no more clusters than there are keys."""
+    if not causal and _too_few(method, keys):
+        return replace(method, clusters=keys)
+    return method
+
+
+def _too_few(method: Method, keys: int) -> bool:
+    clusters = getattr(method, "clusters", None)
+    return isinstance(clusters, int) and keys <= clusters
+
+
+def _stays_exact(method: Method, query: Tensor, key: Tensor, structure: Structure) -> str | None:
+    """Why this call is left to exact attention, or None."""
+    from multipole_lab.decoding.handle import Handle
+
+    if structure.local:
+        return f"sliding window or chunk of {structure.local} tokens"
+    if isinstance(key, Handle):
+        return "MultipoleCache attends for single tokens"
+    if query.shape[2] == 1 and isinstance(method, MuSe):
+        return "a single query is its own expansion point"
+    if structure.cuts is None and not structure.causal and _too_few(method, structure.keys):
+        return "no more keys than clusters"
+    return None
+
+
+def check_honoured(method: Method, where: str, structure: Structure, kwargs: Mapping[str, object]) -> None:
+    """Refuse by name what a model wants of its attention and no expansion of softmax attention gives."""
+    name = type(method).__name__
+    if kwargs.get("softcap") is not None:
+        raise ValueError(f"{where} caps its logits (softcap={kwargs['softcap']}), which {name} cannot do")
+    if kwargs.get("position_bias") is not None:
+        raise ValueError(f"{where} adds a position bias to its logits, which {name} cannot do")
+    if kwargs.get("cache") is not None:
+        raise ValueError(f"{where} reads a paged cache, which {name} cannot do")
+    if kwargs.get("output_attentions"):
+        raise ValueError(f"output_attentions is set, but {name} makes no attention weights; leave it False")
+    dropout = kwargs.get("dropout") or 0.0
+    if dropout > 0:
+        raise ValueError(
+            f"{where} drops attention weights in training (dropout {dropout:g}), and {name} makes none to drop; "
+            "load the model with an attention dropout of 0 (attention_dropout=0.0, in BERT "
+            "attention_probs_dropout_prob=0.0), or call model.eval()"
+        )
+    packed = kwargs.get("cu_seq_lens_q")
+    if packed is not None:
+        cuts = structure.cuts or []
+        # FlashAttention counts through the batch: one row of packed texts, or rows one behind the other.
+        if packed.flatten().tolist() not in cuts:
+            raise ValueError(
+                "cu_seq_lens_q packs texts that position_ids do not show; give position_ids that begin again "
+                "at every text, and use_cache=False"
+            )
+
+
+def _check_method(method: object, what: str) -> None:
+    if not isinstance(method, Method):
+        raise TypeError(f"{what} is {method!r}; an attention method such as ml.MuSe() is needed")
+
+
+def _where(layer: int | None, module: nn.Module) -> str:
+    return f"layer {layer} ({type(module).__name__})"
