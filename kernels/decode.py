@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .decode_attend import Far, decode_attend
-from .decode_lookup import Exact, decode_lookup, decode_lookup_listed
+from .decode_logits import Exact
+from .decode_lookup import decode_lookup, decode_lookup_listed
 from .decode_merge import decode_merge
 from .decode_select import MAX_MEMBERS, decode_select
 from .decode_work import Work

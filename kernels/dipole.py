@@ -29,38 +29,11 @@ def load_direction(basis, o_col, m_c, D: tl.constexpr, R: tl.constexpr, BD: tl.c
 
 @triton.jit
 def _dipole_kernel(
-    k,
-    v,
-    centroids,
-    basis,
-    order,
-    offsets,
-    far,
-    far_mass,
-    mean_k,
-    moment,
-    scale,
-    stride_kb,
-    stride_kh,
-    stride_kn,
-    stride_vb,
-    stride_vh,
-    stride_vn,
-    HK,
-    NK,
-    CK,
-    COLS,
-    R: tl.constexpr,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    TILES,
-    BD: tl.constexpr,
-    BDV: tl.constexpr,
-    BC: tl.constexpr,
-    BM: tl.constexpr,
-    FULL: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    k, v, centroids, basis, order, offsets, far, far_mass, mean_k, moment, scale, stride_kb, stride_kh,
+    stride_kn, stride_vb, stride_vh, stride_vn, HK, NK, CK, COLS, R: tl.constexpr, D: tl.constexpr,
+    DV: tl.constexpr, TILES, BD: tl.constexpr, BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
+    FULL: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     # one program: BC columns, each one direction of one query cluster, over all keys of the head
     i_tile, i_head = tl.program_id(0) % TILES, (tl.program_id(0) // TILES).to(tl.int64)
     o_c, o_d, o_dv, o_m = (
@@ -145,37 +118,12 @@ def dipole(
     tiles = triton.cdiv(columns, tile.rows)
     moment = torch.empty(B, Hq, Cq, R, Dv, dtype=torch.float32, device=k.device)
     launch(
-        _dipole_kernel,
-        (B * Hk * tiles,),
-        k,
-        v,
-        centroids,
-        centroids if basis is None else basis.contiguous(),
-        order.contiguous(),
-        offsets.contiguous(),
-        far,
-        far_mass,
-        mean_k,
-        moment,
-        scale,
-        *k.stride()[:3],
-        *v.stride()[:3],
-        Hk,
-        Nk,
-        Ck,
-        columns,
-        R,
-        D,
-        Dv,
-        tiles,
-        BD=BD,
-        BDV=BDV,
-        BC=tile.rows,
-        BM=tile.cols,
-        FULL=basis is None,
-        PRECISION=precision or fp32_precision(k),
-        tile=tile,
-    )
+        _dipole_kernel, (B * Hk * tiles,), k, v, centroids,
+        centroids if basis is None else basis.contiguous(), order.contiguous(), offsets.contiguous(), far,
+        far_mass, mean_k, moment, scale, *k.stride()[:3], *v.stride()[:3], Hk, Nk, Ck, columns, R, D, Dv,
+        tiles, BD=BD, BDV=BDV, BC=tile.rows, BM=tile.cols, FULL=basis is None,
+        PRECISION=precision or fp32_precision(k), tile=tile,
+    )  # fmt: skip
     return moment
 
 

@@ -9,60 +9,19 @@ from torch import Tensor
 
 from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, shared_memory_kb
 from .lookup import find_tile, member_tiles
+from .online import softmax_step
 from .registry import Problem, register
 from .tiles import Tile, choose
 
 
 @triton.jit
 def _evaluate_kernel(
-    q,
-    k,
-    v,
-    centroids,
-    q_order,
-    q_offsets,
-    k_order,
-    k_offsets,
-    near,
-    far,
-    mean_k,
-    mean_v,
-    basis,
-    moment,
-    out,
-    lse,
-    share,
-    scale,
-    stride_qb,
-    stride_qh,
-    stride_qn,
-    stride_kb,
-    stride_kh,
-    stride_kn,
-    stride_vb,
-    stride_vh,
-    stride_vn,
-    HQ,
-    G,
-    NQ,
-    NK,
-    CQ,
-    CK,
-    NEAR,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    R: tl.constexpr,
-    TILES,
-    BD: tl.constexpr,
-    BDV: tl.constexpr,
-    BR: tl.constexpr,
-    BINS: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    DIPOLE: tl.constexpr,
-    FULL: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    q, k, v, centroids, q_order, q_offsets, k_order, k_offsets, near, far, mean_k, mean_v, basis, moment, out,
+    lse, share, scale, stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh,
+    stride_vn, stride_ob, stride_oh, stride_on, stride_lb, stride_lh, HQ, G, NQ, NK, CQ, CK, NEAR, D: tl.constexpr, DV: tl.constexpr, R: tl.constexpr, TILES,
+    BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, DIPOLE: tl.constexpr, FULL: tl.constexpr, MERGE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     # one program: up to BM queries of one query cluster
     i_head = (tl.program_id(0) // TILES).to(tl.int64)
     i_c, i_start, i_end = find_tile(q_offsets + i_head * (CQ + 1), tl.program_id(0) % TILES, CQ, BM, BINS)
@@ -94,13 +53,7 @@ def _evaluate_kernel(
                 mean_v + o_j[:, None] * DV + o_dv[None, :], mask=m_n[:, None] & m_dv[None, :], other=0.0
             )
             b_s = b_a[None, :] + scale * tl.dot(b_d, tl.trans(b_k), input_precision=PRECISION)  # [BM, BN]
-            b_new = tl.maximum(b_max, tl.max(b_s, axis=1))
-            b_shift = tl.where(b_new > float("-inf"), b_new, 0.0)
-            b_w = tl.exp(b_s - b_shift[:, None])
-            b_keep = tl.exp(b_max - b_shift)
-            b_max = b_new
-            b_sum = b_sum * b_keep + tl.sum(b_w, axis=1)
-            b_out = tl.dot(b_w.to(b_v.dtype), b_v, b_out * b_keep[:, None], input_precision=PRECISION)
+            b_out, b_max, b_sum = softmax_step(b_out, b_max, b_sum, b_s, b_v, PRECISION)
         b_far_max, b_far_sum = b_max, b_sum
         for i_near in range(0, NEAR):  # near: one term a key
             i_j = tl.load(near + i_row * NEAR + i_near)
@@ -122,13 +75,7 @@ def _evaluate_kernel(
                     )
                     b_s = scale * tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
                     b_s = tl.where(m_n[None, :], b_s, float("-inf"))
-                    b_new = tl.maximum(b_max, tl.max(b_s, axis=1))
-                    b_shift = tl.where(b_new > float("-inf"), b_new, 0.0)
-                    b_w = tl.exp(b_s - b_shift[:, None])
-                    b_keep = tl.exp(b_max - b_shift)
-                    b_max = b_new
-                    b_sum = b_sum * b_keep + tl.sum(b_w, axis=1)
-                    b_out = tl.dot(b_w.to(b_v.dtype), b_v, b_out * b_keep[:, None], input_precision=PRECISION)
+                    b_out, b_max, b_sum = softmax_step(b_out, b_max, b_sum, b_s, b_v, PRECISION)
         if DIPOLE:
             o_r = tl.arange(0, BR)
             m_r = o_r < R
@@ -151,12 +98,21 @@ def _evaluate_kernel(
             p_moment = moment + (i_row * R + o_r)[:, None] * DV + o_dv[None, :]
             b_moment = tl.load(p_moment, mask=m_r[:, None] & m_dv[None, :], other=0.0)  # [BR, BDV]
             b_out = tl.dot(b_t, b_moment.to(b_t.dtype), b_out, input_precision=PRECISION)
+        p_out = out + i_b * stride_ob + i_h * stride_oh + b_n[:, None] * stride_on + o_dv[None, :]
+        p_lse = lse + i_b * stride_lb + i_h * stride_lh + b_n
+        if MERGE:  # with the partial that is there
+            b_there = tl.load(p_lse, mask=m_m, other=float("-inf"))
+            b_old = tl.load(p_out, mask=m_m[:, None] & m_dv[None, :], other=0.0).to(tl.float32)
+            b_new = tl.maximum(b_max, b_there)
+            b_shift = tl.where(b_new > float("-inf"), b_new, 0.0)
+            b_keep, b_share = tl.exp(b_max - b_shift), tl.exp(b_there - b_shift)
+            b_out = b_out * b_keep[:, None] + b_old * b_share[:, None]
+            b_sum = b_sum * b_keep + b_share
+            b_max = b_new
         b_safe = tl.where(b_sum == 0, 1.0, b_sum)
         b_lse = tl.where(b_sum == 0, float("-inf"), b_max + tl.log(b_safe))
-        o_out = i_head * NQ + b_n
-        p_out = out + o_out[:, None] * DV + o_dv[None, :]
         tl.store(p_out, (b_out / b_safe[:, None]).to(b_q.dtype), mask=m_m[:, None] & m_dv[None, :])
-        tl.store(lse + o_out, b_lse, mask=m_m)
+        tl.store(p_lse, b_lse, mask=m_m)
 
 
 def evaluate(
@@ -178,6 +134,7 @@ def evaluate(
     tile: Tile | None = None,
     precision: str | None = None,
     padded: bool = True,
+    into: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Attend with every query q = p_i + d of query cluster i.
 
@@ -192,6 +149,7 @@ def evaluate(
     near, far : from `select_near`. mean_k, mean_v : from `summarise`.
     basis, moment : U [B, Hq, Cq, D, r] (None: the identity) and the result of `dipole`; no moment, no dipole.
     padded : whether some queries may be in no cluster; False saves a pass over the results.
+    into : a partial (out, lse) of these queries over other keys, of any strides, that the result is merged into.
 
     Returns
     -------
@@ -215,60 +173,27 @@ def evaluate(
         tile,
     )
     tiles = member_tiles(Nq, Cq, tile.rows)
-    out = torch.empty(B, Hq, Nq, Dv, dtype=q.dtype, device=q.device)
-    lse = torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
-    share = None if moment is None else torch.empty_like(lse)
-    if padded:  # they are in no tile, so they need a value here
-        out.zero_()
-        lse.fill_(float("-inf"))
-        if share is not None:
-            share.zero_()
+    share = None if moment is None else torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
+    if into is not None:
+        out, lse = into
+    else:
+        out = torch.empty(B, Hq, Nq, Dv, dtype=q.dtype, device=q.device)
+        lse = torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
+        if padded:  # they are in no tile, so they need a value here
+            out.zero_()
+            lse.fill_(float("-inf"))
+    if padded and share is not None:
+        share.zero_()
     launch(
-        _evaluate_kernel,
-        (B * Hq * tiles,),
-        q,
-        k,
-        v,
-        centroids.contiguous(),
-        q_order.contiguous(),
-        q_offsets.contiguous(),
-        k_order.contiguous(),
-        k_offsets.contiguous(),
-        near,
-        far,
-        mean_k,
-        mean_v,
-        q if basis is None else basis.contiguous(),
-        lse if moment is None else moment,
-        out,
-        lse,
-        lse if share is None else share,
-        scale,
-        *q.stride()[:3],
-        *k.stride()[:3],
-        *v.stride()[:3],
-        Hq,
-        Hq // Hk,
-        Nq,
-        Nk,
-        Cq,
-        Ck,
-        near.shape[-1],
-        D,
-        Dv,
-        R,
-        tiles,
-        BD=BD,
-        BDV=BDV,
-        BR=power_of_two(R),
-        BINS=power_of_two(Cq),
-        BM=tile.rows,
-        BN=tile.cols,
-        DIPOLE=moment is not None,
-        FULL=basis is None,
-        PRECISION=precision or fp32_precision(k),
-        tile=tile,
-    )
+        _evaluate_kernel, (B * Hq * tiles,), q, k, v, centroids.contiguous(), q_order.contiguous(),
+        q_offsets.contiguous(), k_order.contiguous(), k_offsets.contiguous(), near, far, mean_k, mean_v,
+        q if basis is None else basis.contiguous(), lse if moment is None else moment, out, lse,
+        lse if share is None else share, scale, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
+        *out.stride()[:3], *lse.stride()[:2], Hq,
+        Hq // Hk, Nq, Nk, Cq, Ck, near.shape[-1], D, Dv, R, tiles, BD=BD, BDV=BDV, BR=power_of_two(R),
+        BINS=power_of_two(Cq), BM=tile.rows, BN=tile.cols, DIPOLE=moment is not None, FULL=basis is None, MERGE=into is not None,
+        PRECISION=precision or fp32_precision(k), tile=tile,
+    )  # fmt: skip
     return out, lse, share
 
 

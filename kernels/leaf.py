@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, shared_memory_kb
 from .leaf_backward import leaf_backward
+from .online import softmax_step
 from .registry import Problem, register
 from .tiles import Tile, choose
 from .visible import mask_kind, visible
@@ -18,7 +19,7 @@ from .visible import mask_kind, visible
 def _leaf_kernel(
     q, k, v, valid, bias, out, lse, scale,
     stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
-    HQ, G, NQ, NK, D: tl.constexpr, DV: tl.constexpr, TILES,
+    stride_ob, stride_oh, stride_on, stride_lb, stride_lh, HQ, G, NQ, NK, D: tl.constexpr, DV: tl.constexpr, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -53,18 +54,13 @@ def _leaf_kernel(
             b_s += tl.load(bias + i_b * NK + b_n, mask=m_n, other=0.0)[None, :]
         m_s = visible(valid, i_b, o_m[:, None], b_n[None, :], NQ, NK, CAUSAL, MASKED)
         b_s = tl.where(m_s, b_s, float("-inf"))
-        b_new = tl.maximum(b_max, tl.max(b_s, axis=1))
-        b_shift = tl.where(b_new > float("-inf"), b_new, 0.0)
-        b_w = tl.exp(b_s - b_shift[:, None])
-        b_keep = tl.exp(b_max - b_shift)
-        b_max = b_new
-        b_sum = b_sum * b_keep + tl.sum(b_w, axis=1)
-        b_out = tl.dot(b_w.to(b_v.dtype), b_v, b_out * b_keep[:, None], input_precision=PRECISION)
+        b_out, b_max, b_sum = softmax_step(b_out, b_max, b_sum, b_s, b_v, PRECISION)
     b_safe = tl.where(b_sum == 0, 1.0, b_sum)
-    o_out = i_head * NQ + o_m
-    p_out = out + o_out[:, None] * DV + o_dv[None, :]
+    b_m = o_m.to(tl.int64)
+    p_out = out + i_b * stride_ob + i_h * stride_oh + b_m[:, None] * stride_on + o_dv[None, :]
     tl.store(p_out, (b_out / b_safe[:, None]).to(b_q.dtype), mask=m_m[:, None] & m_dv[None, :])
-    tl.store(lse + o_out, tl.where(b_sum == 0, float("-inf"), b_max + tl.log(b_safe)), mask=m_m)
+    p_lse = lse + i_b * stride_lb + i_h * stride_lh + b_m
+    tl.store(p_lse, tl.where(b_sum == 0, float("-inf"), b_max + tl.log(b_safe)), mask=m_m)
 
 
 def leaf(
@@ -102,25 +98,34 @@ def leaf(
     return _Leaf.apply(q, k, v, scale, causal, valid, bias, tile, precision or fp32_precision(q))
 
 
+def leaf_into(
+    out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = True,
+    valid: Tensor | None = None, bias: Tensor | None = None, tile: Tile | None = None, precision: str | None = None,
+) -> None:  # fmt: skip
+    """The forward of `leaf`, written to out and lse of any strides with the last dimension contiguous."""
+    B, Hq, Nq, D = q.shape
+    Hk, Nk, Dv = k.shape[1], k.shape[2], v.shape[-1]
+    BD, BDV = power_of_two(D), power_of_two(Dv)
+    tile = choose("leaf", shared_memory_kb(q), max(BD, BDV), q.element_size(), tile)
+    tiles = triton.cdiv(Nq, tile.rows)
+    launch(
+        _leaf_kernel, (B * Hq * tiles,),
+        q, k, v, q if valid is None else valid, q if bias is None else bias, out, lse, scale,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *lse.stride()[:2],
+        Hq, Hq // Hk, Nq, Nk, D, Dv, tiles, BD=BD, BDV=BDV, BM=tile.rows, BN=tile.cols,
+        CAUSAL=causal, MASKED=mask_kind(valid), BIASED=bias is not None,
+        PRECISION=precision or fp32_precision(q), tile=tile,
+    )  # fmt: skip
+
+
 class _Leaf(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, scale, causal, valid, bias, tile, precision):
-        B, Hq, Nq, D = q.shape
-        Hk, Nk, Dv = k.shape[1], k.shape[2], v.shape[-1]
         q, k, v = row_strided(q), row_strided(k), row_strided(v)
         valid, bias = (None if x is None else x.contiguous() for x in (valid, bias))
-        BD, BDV = power_of_two(D), power_of_two(Dv)
-        tile = choose("leaf", shared_memory_kb(q), max(BD, BDV), q.element_size(), tile)
-        tiles = triton.cdiv(Nq, tile.rows)
-        out = torch.empty(B, Hq, Nq, Dv, dtype=q.dtype, device=q.device)
-        lse = torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
-        launch(
-            _leaf_kernel, (B * Hq * tiles,),
-            q, k, v, q if valid is None else valid, q if bias is None else bias, out, lse, scale,
-            *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], Hq, Hq // Hk, Nq, Nk, D, Dv, tiles,
-            BD=BD, BDV=BDV, BM=tile.rows, BN=tile.cols,
-            CAUSAL=causal, MASKED=mask_kind(valid), BIASED=bias is not None, PRECISION=precision, tile=tile,
-        )  # fmt: skip
+        out = torch.empty(*q.shape[:3], v.shape[-1], dtype=q.dtype, device=q.device)
+        lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+        leaf_into(out, lse, q, k, v, scale, causal, valid, bias, tile, precision)
         ctx.save_for_backward(q, k, v, valid, bias, out, lse)
         ctx.scale, ctx.causal, ctx.precision = scale, causal, precision
         ctx.set_materialize_grads(False)

@@ -6,15 +6,12 @@ import torch
 import triton
 from torch import Tensor
 
-from .evaluate_backward import delta_kernel, moment_grad_kernel, query_grad_kernel, summary_grad_kernel
+from .evaluate_backward import delta_kernel, moment_grad_kernel, summary_grad_kernel
+from .key_grad import key_grad_kernel
 from .launch import launch, power_of_two, row_strided, shared_memory_kb
 from .lookup import member_tiles
-from .summarise_backward import (
-    centroid_grad_kernel,
-    key_grad_kernel,
-    moment_centroid_grad_kernel,
-    tilt_kernel,
-)
+from .query_grad import query_grad_kernel
+from .summarise_backward import centroid_grad_kernel, moment_centroid_grad_kernel, tilt_kernel
 from .tiles import Tile, choose
 
 # Key clusters that one program of the centroid gradient walks over; the programs' parts are summed.
@@ -27,7 +24,7 @@ def muse_backward(
     mass: Tensor, near: Tensor, far: Tensor, far_mass: Tensor, mean_k: Tensor, mean_v: Tensor,
     out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None,
     scale: float, basis: Tensor | None, moment: Tensor | None, share: Tensor | None,
-    precision: str,
+    precision: str, delta: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v from those of out and lse.
 
@@ -39,7 +36,8 @@ def muse_backward(
     The dipole Z_i = M_i U_i adds, with w = exp(s p_i.k_n - L_i), y = u.(k_n - k~), e = dZ.(v_n - v~):
     dk_n += w e u + s w y e p_i, dv_n += w y dZ, dp_i += s w y e k_n, da_ij -= pi_ij <Z, dZ>.
 
-    Shapes as in `muse`, `summarise`, `select_near`, `evaluate` and `dipole`; dlse may be None.
+    Shapes as in `muse`, `summarise`, `select_near`, `evaluate` and `dipole`; dlse may be None. Where these keys are
+    only some of a query's, lse is that of all and delta [B, Hq, Nq] is given; out and dlse are not read then.
 
     Bytes: q, k, v, out, dout and the gradients once; summaries and their gradients (fp32) three times.
     Operations: Hq Nq C 14 D for queries and Hq Nk C 30 D for keys (D = Dv), near pairs 14 D each.
@@ -69,19 +67,22 @@ def muse_backward(
     def pick(kernel: str) -> Tile:
         return choose(kernel, shared, max(BD, BDV), width)
 
-    tile = pick("delta")
-    tiles = member_tiles(Nq, Cq, tile.rows)
-    delta = fp32(B, Hq, Nq)
-    delta_far = fp32(B, Hq, Nq) if turn else delta
-    z = moment if turn else delta
-    launch(
-        delta_kernel, (B * Hq * tiles,),
-        q, centroids, basis, z, q_order, q_offsets, out, lse, dout,
-        delta if dlse is None else dlse.contiguous(), delta, delta_far, scale, *q_strides, *o_strides,
-        Hq, Nq, Cq, D, Dv, R, tiles,
-        **sizes, BR=BR, BINS=power_of_two(Cq), BM=tile.rows,
-        DIPOLE=turn, FULL=full, DLSE=dlse is not None, PRECISION=precision, tile=tile,
-    )  # fmt: skip
+    z = moment if turn else q
+    if delta is None:
+        delta = fp32(B, Hq, Nq)
+        delta_far = fp32(B, Hq, Nq) if turn else delta
+        tile = pick("delta")
+        tiles = member_tiles(Nq, Cq, tile.rows)
+        launch(
+            delta_kernel, (B * Hq * tiles,),
+            q, centroids, basis, z, q_order, q_offsets, out, lse, dout,
+            delta if dlse is None else dlse.contiguous(), delta, delta_far, scale, *q_strides, *o_strides,
+            Hq, Nq, Cq, D, Dv, R, tiles,
+            **sizes, BR=BR, BINS=power_of_two(Cq), BM=tile.rows,
+            DIPOLE=turn, FULL=full, DLSE=dlse is not None, PRECISION=precision, tile=tile,
+        )  # fmt: skip
+    else:
+        delta_far = delta
     d_mass, d_mean_k, d_mean_v = fp32(B, Hq, Cq, Ck), fp32(B, Hq, Cq, Ck, D), fp32(B, Hq, Cq, Ck, Dv)
     tile = pick("summary_grad")
     key_tiles = triton.cdiv(Ck, tile.rows)

@@ -14,34 +14,10 @@ from .tiles import Tile, choose
 
 @triton.jit
 def _summarise_kernel(
-    k,
-    v,
-    centroids,
-    order,
-    offsets,
-    mass,
-    mean_k,
-    mean_v,
-    scale,
-    stride_kb,
-    stride_kh,
-    stride_kn,
-    stride_vb,
-    stride_vh,
-    stride_vn,
-    HK,
-    NK,
-    CK,
-    ROWS,
-    D: tl.constexpr,
-    DV: tl.constexpr,
-    TILES,
-    BD: tl.constexpr,
-    BDV: tl.constexpr,
-    BC: tl.constexpr,
-    BM: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    k, v, centroids, order, offsets, mass, mean_k, mean_v, scale, stride_kb, stride_kh, stride_kn, stride_vb,
+    stride_vh, stride_vn, HK, NK, CK, ROWS, D: tl.constexpr, DV: tl.constexpr, TILES, BD: tl.constexpr,
+    BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     # one program: BC query centroids (of all heads of the group) and one key cluster
     i_tile = tl.program_id(0) % TILES
     i_j = (tl.program_id(0) // TILES) % CK
@@ -140,33 +116,10 @@ def summarise(
     mean_k = torch.empty(B, Hq, Cq, Ck, D, dtype=k.dtype, device=k.device)
     mean_v = torch.empty(B, Hq, Cq, Ck, Dv, dtype=k.dtype, device=k.device)
     launch(
-        _summarise_kernel,
-        (B * Hk * Ck * tiles,),
-        k,
-        v,
-        centroids,
-        order.contiguous(),
-        offsets.contiguous(),
-        mass,
-        mean_k,
-        mean_v,
-        scale,
-        *k.stride()[:3],
-        *v.stride()[:3],
-        Hk,
-        Nk,
-        Ck,
-        rows,
-        D,
-        Dv,
-        tiles,
-        BD=BD,
-        BDV=BDV,
-        BC=tile.rows,
-        BM=tile.cols,
-        PRECISION=precision or fp32_precision(k),
-        tile=tile,
-    )
+        _summarise_kernel, (B * Hk * Ck * tiles,), k, v, centroids, order.contiguous(), offsets.contiguous(),
+        mass, mean_k, mean_v, scale, *k.stride()[:3], *v.stride()[:3], Hk, Nk, Ck, rows, D, Dv, tiles, BD=BD,
+        BDV=BDV, BC=tile.rows, BM=tile.cols, PRECISION=precision or fp32_precision(k), tile=tile,
+    )  # fmt: skip
     return mass, mean_k, mean_v
 
 
