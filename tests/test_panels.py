@@ -40,6 +40,8 @@ def make(name, sample):
 
 
 MOVES = {
+    "blocks": {"layer": 3, "head": 3, "context": 256, "leaf": 64, "clusters": 8, "near": 2, "order": "dipole",
+               "colour": "error"},
     "clusters": {"layer": 3, "head": 3, "context": 256, "clusters": 32, "cap": 1.0, "iterations": 3,
                  "seed": 4, "spotlight": 1, "view": "3-D"},
     "expansion": {"p_x": -1.0, "p_y": 2.0, "query_x": 0.0, "query_y": -1.0, "clusters": 3, "spread": 0.3,
@@ -160,6 +162,16 @@ def test_the_front_panel_measures_once_and_moves_its_budget_at_once(sample):
     assert panel.table() == table
     panel.controls["layer"].value = 3
     assert panel.table()["rse"] != table["rse"]
+
+
+def test_the_blocks_panel_refuses_leaves_too_small_to_see(sample):
+    panel = panels.blocks(sample)
+    panel.most_leaves = 8
+    panel.set(context=512, leaf=32)
+    assert "leaf: 32 cuts 512 tokens into more than 8 leaves" in panel.message
+    panel.set(leaf=64)
+    assert panel.message == ""
+    assert sorted(set(panel.table()["size"])) == [64, 128, 256]
 
 
 def test_a_head_reads_its_key_head(sample):

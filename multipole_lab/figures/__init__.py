@@ -1,9 +1,10 @@
 """Pictures of multipole attention: pure functions, numpy arrays in, a plotly ``go.Figure`` out."""
 
+from .blocks import blocks
 from .clusters import clusters
 from .error import error
 from .expansion import expansion
 from .front import front
 from .speed import speed
 
-__all__ = ["clusters", "error", "expansion", "front", "speed"]
+__all__ = ["blocks", "clusters", "error", "expansion", "front", "speed"]

@@ -1,9 +1,10 @@
 """Panels: sliders around the figures, on real queries and keys. Each function returns a widget to display."""
 
+from .blocks import blocks
 from .clusters import clusters
 from .error import error
 from .expansion import expansion
 from .front import front
 from .speed import speed
 
-__all__ = ["clusters", "error", "expansion", "front", "speed"]
+__all__ = ["blocks", "clusters", "error", "expansion", "front", "speed"]

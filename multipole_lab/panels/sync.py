@@ -55,5 +55,8 @@ def _changes(old: dict, new: dict, prefix: str = "") -> dict[str, Any]:
 def _same(a: Any, b: Any) -> bool:
     """Compare two property values; arrays and lists entry by entry."""
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return a is not None and b is not None and np.array_equal(a, b)
+        if a is None or b is None:
+            return False
+        gaps = all(np.asarray(x).dtype.kind == "f" for x in (a, b))  # NaN is a gap, and a gap is like another
+        return np.array_equal(a, b, equal_nan=gaps)
     return a == b or (a in (None, {}) and b in (None, {}))  # plotly leaves {} where a dict was cleared

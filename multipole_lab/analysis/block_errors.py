@@ -1,0 +1,75 @@
+"""Which causal block an error comes from: every block approximated alone, all others exact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from multipole_lab.attention import Exact, MuSe
+from multipole_lab.attention.causal import block_sizes
+
+
+@dataclass(frozen=True)
+class BlockLevel:
+    """All full blocks of one level of the causal recursion.
+
+    Attributes
+    ----------
+    size : queries and keys of a block. Block i has the queries from (2 i + 1) size and the keys from 2 i size.
+    error : [pairs]. Relative squared error of the whole head when this block alone is approximated.
+    mass : [pairs]. Mean share of the softmax mass that the block's queries find in it; NaN for one beyond the end.
+    """
+
+    size: int
+    error: Float[np.ndarray, " pairs"]
+    mass: Float[np.ndarray, " pairs"]
+
+
+@torch.inference_mode()
+def block_errors(
+    q: Float[Tensor, "1 1 N D"],
+    k: Float[Tensor, "1 1 N D"],
+    v: Float[Tensor, "1 1 N Dv"],
+    method: MuSe,
+    scale: float | None = None,
+) -> list[BlockLevel]:
+    """Return the levels above the exact leaf (of ``method.leaf``), smallest blocks first.
+
+    With the exact partial ``(o_b, l_b)`` of a block, its approximation ``(o~_b, l~_b)``, and the head's exact
+    ``(o, l)``: ``w = exp(l_b - l)``, ``w~ = exp(l~_b - l)``, and the output with that block alone approximated is
+    ``(o - w o_b + w~ o~_b) / (1 - w + w~)``. MuSe (2509.10406), section 4.
+    """
+    N, exact = q.shape[2], Exact()
+    out, lse = exact(q, k, v, causal=True, scale=scale, return_lse=True)
+    size, count = block_sizes(N, method.leaf)
+    extra = (size << count) - N
+    q, k, v, out = (pad(x, (0, 0, 0, extra)) for x in (q, k, v, out))
+    lse = pad(lse, (0, extra))
+    energy = out.double().square().sum()
+    levels = []
+    for _ in range(count):
+        right = [_side(x, size, 1) for x in (q, out, lse.unsqueeze(-1))]
+        left = [_side(x, size, 0) for x in (k, v)]
+        o, l = right[1:]
+        clusters = method.clusters if method.clusters == "auto" else min(method.clusters, size)
+        fitting = replace(method, clusters=clusters, near=min(method.near, size))
+        o_b, l_b = exact(right[0], *left, scale=scale, return_lse=True)
+        o_a, l_a = fitting(right[0], *left, scale=scale, return_lse=True)
+        w, w_a = (x.unsqueeze(-1).sub(l).exp() for x in (l_b, l_a))
+        wrong = (o - w * o_b + w_a * o_a) / (1 - w + w_a).clamp(min=1e-30) - o
+        real = _side(torch.arange(N + extra).view(1, 1, -1, 1) < N, size, 1)  # fill counts for nothing
+        error = torch.where(real, wrong.double(), 0.0).square().sum((1, 2, 3)) / energy
+        mass = torch.where(real, w, 0.0).sum((1, 2, 3)) / real.sum((1, 2, 3))
+        levels.append(BlockLevel(size, error.numpy(), mass.numpy()))
+        size *= 2
+    return levels
+
+
+def _side(x: Tensor, size: int, side: int) -> Tensor:
+    """The left (0) or right (1) block of every pair as batch entries: [1, 1, N, D] as [pairs, 1, size, D]."""
+    return x.view(-1, 2, 1, size, x.shape[-1])[:, side]
