@@ -1,6 +1,8 @@
 """The clustered KV cache and the decode step."""
 
 from multipole_lab.decoding.cache import MultipoleCache
-from multipole_lab.decoding.step import Level, State, decode_step
+from multipole_lab.decoding.state import Level, State
+from multipole_lab.decoding.step import decode_step
+from multipole_lab.decoding.trace import Trace, TracedStep, labels
 
-__all__ = ["Level", "MultipoleCache", "State", "decode_step"]
+__all__ = ["Level", "MultipoleCache", "State", "Trace", "TracedStep", "decode_step", "labels"]

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from multipole_lab.attention.exact import exact_partial
+from multipole_lab.decoding.choice import gather_rows
 from multipole_lab.decoding.layer import ClusteredLayer
 from multipole_lab.decoding.rope import Rotation
 from multipole_lab.decoding.settings import Settings
-from multipole_lab.decoding.step import gather_rows
 from multipole_lab.decoding.storage import Growing
 
 

@@ -16,7 +16,7 @@ from multipole_lab.clustering.kmeans import count_members, lloyd_step
 
 
 class Part(NamedTuple):
-    """One level of one block, R = B * Hk rows: as ``step.Level``, but ``first`` counts from its start.
+    """One level of one block, R = B * Hk rows: as ``state.Level``, but ``first`` counts from its start.
 
     ``spread`` is the variance of the keys under a cluster, the mean over coordinates.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
 
-from multipole_lab.decoding.layer import ClusteredLayer
+from multipole_lab.decoding.layer import ClusteredLayer, Shared
 from multipole_lab.decoding.rope import rotation_of
 from multipole_lab.decoding.settings import Settings
+from multipole_lab.decoding.trace import Trace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -43,6 +44,8 @@ class MultipoleCache(Cache):
     iterations : Lloyd iterations of a new block; each join adds one.
     spread : share of the second-order term in a cluster's estimated mass, in [0, 1]; 0 leaves it out. Keys are
         no Gaussians, and 0.8 is about where errors were smallest.
+    watch : steps before each join whose queries say how much each coordinate of a key matters (``metric.py``); 0
+        clusters by the plain distance, at twice the error on real keys.
     cap : the largest cluster over the mean one, None for no limit.
     replacement : whether clusters that are not summed exactly count through their centroids.
     rope : "rotated" clusters keys as they are cached; "windowed" clusters them with RoPE undone and looks
@@ -86,21 +89,23 @@ class MultipoleCache(Cache):
             if config is None:
                 raise ValueError("rope='windowed' needs config=model.config, to undo the model's rotation")
             rotation = rotation_of(config)
-        make = partial(ClusteredLayer, self.settings, rotation)
+        self._shared = Shared()
+        make = partial(ClusteredLayer, self.settings, rotation, self._shared)
         windows = _windows(config)
         if any(windows):
             layers = [DynamicSlidingWindowLayer(sliding_window=w) if w else make() for w in windows]
             super().__init__(layers=layers)
         else:
             super().__init__(layer_class_to_replicate=make)
+        self._shared.layers = self.layers
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """Bytes held: keys, values, centroids (with values, counts and offsets), index; and their total.
+        """Bytes held: keys, values, centroids (with values, counts and offsets), index, scratch; and their total.
 
-        Spare room of the buffers is included.
+        Spare room of the buffers is included; scratch are the buffers of a step, which all layers share.
         """
-        parts = {"keys": 0, "values": 0, "centroids": 0, "index": 0}
+        parts = {"keys": 0, "values": 0, "centroids": 0, "index": 0, "scratch": self._shared.nbytes}
         for layer in self.layers:
             if isinstance(layer, ClusteredLayer):
                 for name, buffer in layer.hierarchy.buffers().items():
@@ -122,6 +127,25 @@ class MultipoleCache(Cache):
 
         with attention_implementation(model, NAME):
             yield self
+
+    @contextmanager
+    def trace(self, layers: Collection[int] | None = None) -> Iterator[Trace]:
+        """Record what every decoding step looks at and reads, until the context ends.
+
+        ``with cache.trace(layers=[15]) as trace: model.generate(...)`` fills ``trace.steps`` with a ``TracedStep``
+        per new token and layer: which clusters were looked at and opened, with what estimated mass, and which
+        keys of the text were exact. Recorded steps run in torch. A step takes about
+        ``B Hk (8 budget + 10 clusters)`` bytes; a prompt and further turns are exact and leave no step.
+
+        Parameters
+        ----------
+        layers : the layers to record; None for all.
+        """
+        before, self._shared.trace = self._shared.trace, Trace(layers)
+        try:
+            yield self._shared.trace
+        finally:
+            self._shared.trace = before
 
     def save(self, path: str | Path) -> Path:
         """Write everything to a safetensors file; ``MultipoleCache.load`` continues from it."""

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from multipole_lab.decoding.block import cluster_block, take
 from multipole_lab.decoding.levels import Block, LevelStore, seeds_of, write_part
+from multipole_lab.decoding.metric import QueryMetric
 from multipole_lab.decoding.rope import Rotation
 from multipole_lab.decoding.settings import Settings
-from multipole_lab.decoding.step import Level, State
+from multipole_lab.decoding.state import Level, State
 from multipole_lab.decoding.storage import Growing
 
 
@@ -44,6 +45,7 @@ class Hierarchy:
         self.position: Growing | None = None  # [B, Hk, clustered end]: place in the text of every stored key
         self.valid: Bool[Tensor, "B N"] | None = None  # in the text's order; None while nothing is padding
         self.blocks: list[Block] = []
+        self.metric = QueryMetric()
         self.sinks = 0
         self.settled = (
             0  # from here on, what is stored before a block's end is what stands before it in the text
@@ -69,12 +71,20 @@ class Hierarchy:
         if self.valid is not None:  # counts until a mask says otherwise
             self.valid = torch.nn.functional.pad(self.valid, (0, k.shape[2]), value=True)
 
+    def waiting(self) -> int:
+        """Keys that have left the recent window and are in no cluster yet."""
+        sinks = self.sinks if self.blocks else self.settings.sinks
+        return self.length - max(self.clustered, sinks) - self.settings.recent
+
     def due(self) -> bool:
         """Whether enough keys have left the recent window to join."""
+        return self.waiting() >= self.settings.interval
+
+    def watch(self, q: Float[Tensor, "B Hq 1 D"]) -> None:
+        """Take note of a query, in the frame of the centroids, if it is one of the last before a join."""
         s = self.settings
-        sinks = self.sinks if self.blocks else s.sinks
-        waiting = self.length - max(self.clustered, sinks) - s.recent
-        return waiting >= s.interval
+        if s.watch and self.waiting() > s.interval - s.watch:
+            self.metric.watch(q, self.keys.buffer.shape[1])
 
     def join(self) -> None:
         """Cluster every key between the sinks and the recent window."""
@@ -140,6 +150,7 @@ class Hierarchy:
             return
         for part in self.buffers().values():
             part.select(index)
+        self.metric.select(index)
         if self.valid is not None:
             self.valid = self.valid.index_select(0, index.to(self.valid.device))
 
@@ -220,6 +231,9 @@ class Hierarchy:
         x, v_rows = x.flatten(0, 1), v.flatten(0, 1)
         fine = math.ceil(size * s.fraction)
         old = self.levels[0].keys.view()[:, :, block.clusters[0] :].flatten(0, 1)
+        weights = self.metric.weights()
+        if weights is not None:
+            x, old = x * weights, old * weights
         seeds = seeds_of(x, old, fine, block.end - block.start, valid, s.seed + end)
         fresh = block.start == block.end  # what was clustered before starts close to where it ends
         order, parts = cluster_block(
@@ -233,5 +247,7 @@ class Hierarchy:
         for level, part, first, base in zip(
             self.levels, parts, block.clusters, (block.start, block.clusters[0]), strict=False
         ):
+            if weights is not None:
+                part = part._replace(keys=part.keys / weights)
             write_part(level, part, first, base, (B, Hk), s.spread)
         self.blocks[-1] = Block(block.start, end, block.clusters)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -12,6 +14,40 @@ from multipole_lab.decoding.hierarchy import Hierarchy
 from multipole_lab.decoding.kernel import knows_spread, step_function
 from multipole_lab.decoding.rope import Rotation
 from multipole_lab.decoding.settings import Settings
+from multipole_lab.decoding.trace import Seen, Trace, traced
+from multipole_lab.kernels.decode_work import Work
+
+
+@dataclass
+class Shared:
+    """What the layers of one cache share, for they take their steps one after the other.
+
+    Attributes
+    ----------
+    works : buffers of a step, one set a device.
+    trace : where steps are recorded, while they are.
+    layers : all layers of the cache, for their numbers.
+    """
+
+    works: dict[torch.device, Work] = field(default_factory=dict)
+    trace: Trace | None = None
+    layers: list = field(default_factory=list)
+
+    def work(self, device: torch.device) -> Work:
+        """The buffers on one device."""
+        return self.works.setdefault(device, Work())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(work.nbytes for work in self.works.values())
+
+    def traces(self, layer: ClusteredLayer) -> int | None:
+        """The number of a layer whose steps are recorded; None for others."""
+        if self.trace is None:
+            return None
+        number = next((i for i, one in enumerate(self.layers) if one is layer), 0)
+        return number if self.trace.wants(number) else None
 
 
 class ClusteredLayer(CacheLayerMixin):
@@ -25,16 +61,20 @@ class ClusteredLayer(CacheLayerMixin):
     ----------
     settings : see ``MultipoleCache``.
     rotation : for ``settings.rope == "windowed"``.
+    shared : what it has in common with the other layers of its cache.
     """
 
     is_croppable = True
     is_sliding = False
     is_compileable = False
 
-    def __init__(self, settings: Settings, rotation: Rotation | None = None) -> None:
+    def __init__(
+        self, settings: Settings, rotation: Rotation | None = None, shared: Shared | None = None
+    ) -> None:
         # The base class would set ``keys`` and ``values``, which are computed here.
         self.settings = settings
         self.hierarchy = Hierarchy(settings, rotation)
+        self.shared = Shared(layers=[self]) if shared is None else shared
         self.dense_steps = 0
 
     @property
@@ -104,31 +144,37 @@ class ClusteredLayer(CacheLayerMixin):
         if not (unpadded if mask is None else self._learn(mask)):
             self.dense_steps += 1
             return None
-        if h.due():
-            h.join()
         B, D = query.shape[0], query.shape[-1]
-        q = query.reshape(B, -1, 1, D)
-        budget = s.tokens(h.length)
-        fine = h.levels[0].keys.length if h.levels else 0
-        probe = None
+        q, probe = query.reshape(B, -1, 1, D), None
         if h.rotation is not None:
             # As if every centroid stood rope_offset tokens before the query.
             place = torch.tensor([s.rope_offset - (h.length - 1)], device=q.device)
             probe = h.rotation.turn(q, place)
-        step, state = step_function(s.backend, q, h.values.buffer), h.state()
+        h.watch(q if probe is None else probe)
+        if h.due():
+            h.join()
+        number = self.shared.traces(self)
+        step, state = step_function(s.backend if number is None else "torch", q, h.values.buffer), h.state()
         if not knows_spread(step):
             state = state._replace(spreads=())
+        budget = s.tokens(h.length)
+        seen = {} if number is None else {"seen": Seen()}
         out, _ = step(
             q,
             state,
             scale=D**-0.5 if scale is None else scale,
             budget=min(budget, h.clustered),
-            lookups=s.looked_at(fine, budget),
+            lookups=s.looked_at(h.levels[0].keys.length if h.levels else 0, budget),
             replacement=s.replacement,
             top_p=None if s.top_p == 1 else s.top_p,
             softcap=softcap,
             lookup_q=probe,
+            work=self.shared.work(q.device),
+            **seen,
         )
+        if seen:
+            group = q.shape[1] // h.keys.buffer.shape[1]
+            self.shared.trace.steps.append(traced(number, h, seen["seen"], group))
         return out.view(*query.shape[:-1], -1)
 
     def _learn(self, mask: Tensor) -> bool:

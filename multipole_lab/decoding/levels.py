@@ -23,7 +23,7 @@ class Block(NamedTuple):
 
 @dataclass
 class LevelStore:
-    """The growing buffers of one level; fields as in ``step.Level``."""
+    """The growing buffers of one level; fields as in ``state.Level``."""
 
     keys: Growing
     values: Growing
@@ -33,7 +33,7 @@ class LevelStore:
     spread: Growing
 
     def parts(self) -> tuple[Growing, ...]:
-        """All buffers: in the order of ``step.Level``, then the spread."""
+        """All buffers: in the order of ``state.Level``, then the spread."""
         return self.keys, self.values, self.tokens, self.first, self.members, self.spread
 
 

@@ -37,7 +37,9 @@ def save(cache: MultipoleCache, path: str | Path) -> Path:
             tensors[f"layer.{i}.{name}"] = buffer.view().contiguous()
         if h.valid is not None:
             tensors[f"layer.{i}.valid"] = h.valid
-        layers.append({"blocks": h.blocks, "sinks": h.sinks, "settled": h.settled})
+        if h.metric.moment is not None:
+            tensors[f"layer.{i}.moment"] = h.metric.moment
+        layers.append({"blocks": h.blocks, "sinks": h.sinks, "settled": h.settled, "queries": h.metric.seen})
     record = {"format": FORMAT, "settings": dataclasses.asdict(cache.settings), "layers": layers}
     path = Path(path)
     save_file(tensors, path, metadata={"multipole_lab": json.dumps(record)})
@@ -79,5 +81,6 @@ def _fill(h: Hierarchy, tensors: dict[str, torch.Tensor], about: dict) -> None:
             if name not in ("keys", "values"):
                 buffer.append(tensors[name])
     h.valid = tensors.get("valid")
+    h.metric.moment, h.metric.seen = tensors.get("moment"), about.get("queries", 0)
     h.blocks = [Block(start, end, tuple(clusters)) for start, end, clusters in about["blocks"]]
     h.sinks, h.settled = about["sinks"], about["settled"]

@@ -36,6 +36,7 @@ class Settings:
     cap: float | None = 4.0
     replacement: bool = True
     spread: float = 0.8
+    watch: int = 16
     rope: Literal["rotated", "windowed"] = "rotated"
     rope_offset: int = 2048
     seed: int = 0
@@ -57,7 +58,7 @@ class Settings:
             raise ValueError(f"levels is {self.levels!r}; 1 or 2 is allowed")
         for name, least in {
             "branch": 2, "sinks": 0, "recent": 1, "interval": 1, "block": 16, "iterations": 0,
-            "rope_offset": 0, "seed": 0,
+            "rope_offset": 0, "watch": 0, "seed": 0,
         }.items():  # fmt: skip
             check_count(name, getattr(self, name), least)
         check_cap(self.cap)

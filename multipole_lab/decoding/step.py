@@ -1,25 +1,7 @@
 """One decoding step over a clustered cache: plain tensors in, ``(out, lse)`` out.
 
-The contract (what a kernel may replace)
-----------------------------------------
-R = B * Hk rows, one key/value head each; G = Hq / Hk query heads share a row, and with it one selection.
-
-Storage. ``State.keys [B, Hk, capacity, D]`` and ``State.values [B, Hk, capacity, Dv]`` are contiguous
-buffers, of which the first ``length`` positions are in use::
-
-    0 .. sinks | sinks .. clustered                         | clustered .. length
-    sinks      | blocks; in a block, keys sorted by cluster | tail: the recent window and what has not
-    (exact)    | and padding (no cluster) behind them       | joined yet, in the order of the text (exact)
-
-Levels. ``State.levels[0]`` are the clusters of keys, ``levels[1]`` (if there) the clusters of those clusters.
-The first ``size`` entries of a level are in use; its buffers are contiguous and may be longer.
-
-- ``keys``, ``values``: the means of all keys and values under a cluster, in the cache's dtype;
-- ``tokens`` int32: how many keys those are (0 for an empty cluster: it has no mass and no members);
-- ``first``, ``members`` int32: its members are ``first .. first + members`` of the level below, for level 0
-  of the storage. So members are contiguous at every level, and for level 0 ``members == tokens``.
-
-The step, for the queries q_g of one row (s the scale; the same parts as functions below):
+The cache is a ``State``, whose layout ``state.py`` describes; G = Hq / Hk query heads share a row, and with it
+one selection. For the queries q_g of one row (s the scale; the same parts as functions below):
 
 1. ``masses``: ``a_gj = log tokens_j + s q_g.keys_j [+ s^2 |q_g|^2 spread_j]`` over the top level, whole. The
    bracket is the second order of the log mass at the origin for keys that spread alike in all directions: an
@@ -40,43 +22,19 @@ Multipole Attention, arXiv 2506.13059, section 3; DESIGN section 1 at the expans
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from multipole_lab.attention.expansion import NEVER
 from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.clusters import statistics_dtype
+from multipole_lab.decoding.choice import choose, gather_rows, reached
+from multipole_lab.decoding.state import Level, State
+from multipole_lab.decoding.trace import Seen
+from multipole_lab.kernels.decode_work import Work
 
-
-class Level(NamedTuple):
-    """One level of clusters; see the contract above."""
-
-    keys: Float[Tensor, "B Hk room D"]
-    values: Float[Tensor, "B Hk room Dv"]
-    tokens: Int[Tensor, "B Hk room"]
-    first: Int[Tensor, "B Hk room"]
-    members: Int[Tensor, "B Hk room"]
-    size: int
-
-
-class State(NamedTuple):
-    """What one layer's cache holds; see the contract above.
-
-    ``valid`` is None, or says which of the sinks and of the tail count (False for padding). ``spreads`` is empty,
-    or holds for every level half the variance of the keys under each cluster (mean over coordinates, shrunk).
-    """
-
-    keys: Float[Tensor, "B Hk capacity D"]
-    values: Float[Tensor, "B Hk capacity Dv"]
-    levels: tuple[Level, ...]
-    sinks: int
-    clustered: int
-    length: int
-    valid: Bool[Tensor, "B exact"] | None = None
-    spreads: tuple[Float[Tensor, "B Hk room"], ...] = ()
+__all__ = ["Level", "State", "choose", "decode_step", "exact_part", "masses"]
 
 
 def decode_step(
@@ -90,6 +48,8 @@ def decode_step(
     top_p: float | None = None,
     softcap: float | None = None,
     lookup_q: Float[Tensor, "B Hq 1 D"] | None = None,
+    work: Work | None = None,
+    seen: Seen | None = None,
 ) -> Partial:
     """Attention of one new query per head over everything in the cache.
 
@@ -104,6 +64,8 @@ def decode_step(
     top_p : also stop opening clusters once the exact part is estimated to hold this share of the mass.
     softcap : logits become ``softcap * tanh(s q.k / softcap)`` (Gemma 2).
     lookup_q : the query for centroids, where those are in another frame than the keys (``rope.py``).
+    work : buffers kept from step to step, for inference; None for new ones, which costs twice the time.
+    seen : told what was looked at and opened (``trace.py``).
 
     Returns
     -------
@@ -111,40 +73,43 @@ def decode_step(
     """
     B, Hq, _, D = q.shape
     Hk = state.keys.shape[1]
-    R = B * Hk
+    G = Hq // Hk
     dtype = statistics_dtype(q.dtype)
-    rows = q.reshape(R, Hq // Hk, D).to(dtype)
-    probe = rows if lookup_q is None else lookup_q.reshape(R, Hq // Hk, D).to(dtype)
+    rows = q.reshape(B * Hk, G, D).to(dtype)
+    probe = rows if lookup_q is None else lookup_q.reshape(B * Hk, G, D).to(dtype)
     logits, values = exact_part(rows, state, scale, softcap)
 
     if state.levels:
-        fine = _rows(state.levels[0])
-        top = _rows(state.levels[-1])
+        fine, top = state.levels[0].rows(), state.levels[-1].rows()
         spreads = [x.flatten(0, 1) for x in state.spreads] if softcap is None else []
         spread = spreads[-1][:, : top.size] if spreads else None
         a = masses(probe, top.keys[:, : top.size], top.tokens[:, : top.size], scale, softcap, spread)
         norm = torch.cat([a, *logits], -1).logsumexp(-1, keepdim=True)
-        done = _share(torch.cat(logits, -1), norm).sum(-1, keepdim=True) if logits else 0.0
-        limit = None if top_p is None else top_p * (Hq // Hk) - done
+        limit = None
+        if top_p is not None:
+            limit = top_p * G - (_share(torch.cat(logits, -1), norm).sum(-1, keepdim=True) if logits else 0.0)
+        looked = None
         if len(state.levels) == 2:
             room = fine.size if lookups is None else min(lookups, fine.size)
-            share = _share(a, norm)
-            index, taken, opened = choose(share, top.first, top.members, room)
+            looked = choose(_share(a, norm), top.first, top.members, room)
             if replacement:
-                logits.append(a.masked_fill(opened.unsqueeze(1), NEVER))
+                logits.append(a.masked_fill(looked[2].unsqueeze(1), NEVER))
                 values.append(top.values[:, : top.size])
-            fine = _gather(fine, index, taken)
-            spread = spreads[0].gather(-1, index) if spreads else None
+            fine = reached(fine, *looked[:2], work)
+            spread = spreads[0].gather(-1, looked[0]) if spreads else None
             a = masses(probe, fine.keys, fine.tokens, scale, softcap, spread)
-        index, taken, opened = choose(_share(a, norm), fine.first, fine.tokens, budget, limit)
+        share = _share(a, norm)
+        index, taken, opened = choose(share, fine.first, fine.tokens, budget, limit)
+        if seen is not None:
+            seen.note(state, looked, share, index, taken, opened)
         if replacement:
             logits.append(a.masked_fill(opened.unsqueeze(1), NEVER))
             values.append(fine.values[:, : fine.size])
         if index.shape[-1]:
-            keys = gather_rows(state.keys.flatten(0, 1), index)
+            keys = gather_rows(state.keys.flatten(0, 1), index, work, "keys")
             member = _logits(rows, keys, scale, softcap)
             logits.append(member.masked_fill(~taken.unsqueeze(1), NEVER))
-            values.append(gather_rows(state.values.flatten(0, 1), index))
+            values.append(gather_rows(state.values.flatten(0, 1), index, work, "values"))
 
     together = torch.cat(logits, -1)
     lse = together.logsumexp(-1)
@@ -191,44 +156,6 @@ def masses(
     return _logits(q, centroids, scale, softcap) + log_tokens
 
 
-def choose(
-    share: Float[Tensor, "R C"],
-    first: Int[Tensor, "R C"],
-    members: Int[Tensor, "R C"],
-    room: int,
-    limit: Float[Tensor, "R 1"] | None = None,
-) -> tuple[Int[Tensor, "R room"], Bool[Tensor, "R room"], Bool[Tensor, "R C"]]:
-    """The clusters of largest share, in that order, as long as all their members fit into ``room`` places.
-
-    Returns the members' positions in the level below, which places are filled, and the clusters taken. Empty
-    clusters take no room. With ``limit`` it stops as soon as the taken shares reach it.
-    """
-    R, C = share.shape
-    first, members = first[:, :C], members[:, :C]
-    ranked = share.sort(dim=-1, descending=True, stable=True)
-    sizes = members.gather(-1, ranked.indices)
-    ends = sizes.cumsum(-1)
-    fits = ends <= room  # a prefix, for sizes are not negative
-    if limit is not None:
-        fits &= ranked.values.cumsum(-1) - ranked.values < limit
-    opened = torch.zeros_like(fits).scatter(-1, ranked.indices, fits)
-    # Place t belongs to the first ranked cluster that ends behind it.
-    place = torch.arange(room, device=share.device)
-    which = torch.searchsorted(ends, place.expand(R, room).contiguous(), right=True).clamp(max=C - 1)
-    taken = fits.gather(-1, which) & (place < ends[:, -1:])
-    # A place's position is its cluster's first member, plus its rank among them.
-    shift = first.gather(-1, ranked.indices) - (ends - sizes)
-    index = torch.where(taken, shift.gather(-1, which) + place, 0)
-    return index, taken, opened
-
-
-def gather_rows(x: Float[Tensor, "R n D"], index: Int[Tensor, "R m"]) -> Float[Tensor, "R m D"]:
-    """Rows of every row's own matrix; ``x`` contiguous."""
-    R, n, D = x.shape
-    index = index + torch.arange(R, device=x.device).unsqueeze(-1) * n
-    return x.reshape(R * n, D).index_select(0, index.view(-1)).view(R, -1, D)
-
-
 def _logits(q: Tensor, keys: Tensor, scale: float, softcap: float | None) -> Tensor:
     # Keys from the left: a CPU reads them once, row by row.
     logits = torch.bmm(keys.to(q.dtype), (scale * q).mT).mT
@@ -238,14 +165,3 @@ def _logits(q: Tensor, keys: Tensor, scale: float, softcap: float | None) -> Ten
 def _share(a: Tensor, norm: Tensor) -> Tensor:
     """Every cluster's share of the mass, summed over the queries of the group."""
     return (a - norm).exp().sum(1)
-
-
-def _rows(level: Level) -> Level:
-    return Level(*(x.flatten(0, 1) for x in level[:-1]), level.size)
-
-
-def _gather(level: Level, index: Tensor, taken: Tensor) -> Level:
-    """The entries of a level that a lookup reached; unfilled places are empty clusters."""
-    tokens, first = (torch.where(taken, x.gather(-1, index), 0) for x in (level.tokens, level.first))
-    keys, values = gather_rows(level.keys, index), gather_rows(level.values, index)
-    return Level(keys, values, tokens, first, tokens, index.shape[-1])
