@@ -36,6 +36,8 @@ def titled(panel):
 
 
 def make(name, sample):
+    if name == "roofline":
+        return panels.roofline()
     return panels.expansion(steps=15) if name == "expansion" else getattr(panels, name)(sample)
 
 
@@ -49,6 +51,7 @@ MOVES = {
     "error": {"layer": 3, "head": 3, "context": 256, "clusters": 16, "cap": 1.0, "iterations": 3, "seed": 4,
               "near": 2, "method": "centroid", "order": "dipole"},
     "front": {"layer": 1, "context": 256, "budget": 200, "attention": "causal"},
+    "roofline": {"device": "T4", "tokens": 1024, "clusters": 16, "near": 4, "head": 128},
     "speed": {"layer": 1, "clusters": 16, "iterations": 0, "near": 1},
 }  # fmt: skip
 QUICK = [name for name in MOVES if name not in ("front", "speed")]  # those measure
@@ -172,6 +175,13 @@ def test_the_blocks_panel_refuses_leaves_too_small_to_see(sample):
     panel.set(leaf=64)
     assert panel.message == ""
     assert sorted(set(panel.table()["size"])) == [64, 128, 256]
+
+
+def test_the_roofline_panel_measures_this_machine_and_names_it():
+    panel = panels.roofline()
+    panel.set(device="this machine")
+    assert panel.message == ""
+    assert "measured just now" in titled(panel)
 
 
 def test_a_head_reads_its_key_head(sample):

@@ -5,6 +5,7 @@ from .clusters import clusters
 from .error import error
 from .expansion import expansion
 from .front import front
+from .roofline import roofline
 from .speed import speed
 
-__all__ = ["blocks", "clusters", "error", "expansion", "front", "speed"]
+__all__ = ["blocks", "clusters", "error", "expansion", "front", "roofline", "speed"]
