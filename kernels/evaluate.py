@@ -18,7 +18,8 @@ from .tiles import Tile, choose
 def _evaluate_kernel(
     q, k, v, centroids, q_order, q_offsets, k_order, k_offsets, near, far, mean_k, mean_v, basis, moment, out,
     lse, share, scale, stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh,
-    stride_vn, stride_ob, stride_oh, stride_on, stride_lb, stride_lh, HQ, G, NQ, NK, CQ, CK, NEAR, D: tl.constexpr, DV: tl.constexpr, R: tl.constexpr, TILES,
+    stride_vn, stride_ob, stride_oh, stride_on, stride_lb, stride_lh,
+    HQ, G, NQ, NK, CQ, CK, NEAR, D: tl.constexpr, DV: tl.constexpr, R: tl.constexpr, TILES,
     BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, DIPOLE: tl.constexpr, FULL: tl.constexpr, MERGE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -191,8 +192,8 @@ def evaluate(
         lse if share is None else share, scale, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
         *out.stride()[:3], *lse.stride()[:2], Hq,
         Hq // Hk, Nq, Nk, Cq, Ck, near.shape[-1], D, Dv, R, tiles, BD=BD, BDV=BDV, BR=power_of_two(R),
-        BINS=power_of_two(Cq), BM=tile.rows, BN=tile.cols, DIPOLE=moment is not None, FULL=basis is None, MERGE=into is not None,
-        PRECISION=precision or fp32_precision(k), tile=tile,
+        BINS=power_of_two(Cq), BM=tile.rows, BN=tile.cols, DIPOLE=moment is not None, FULL=basis is None,
+        MERGE=into is not None, PRECISION=precision or fp32_precision(k), tile=tile,
     )  # fmt: skip
     return out, lse, share
 

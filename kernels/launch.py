@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -71,16 +72,21 @@ def shared_memory_kb(x: Tensor) -> int:
     """KB of shared memory that one program may use on the device of `x`."""
     if recorder := _RECORDER.get():
         return recorder.target.shared_kb
-    if x.is_cuda:
-        return torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin // 1024
-    return 227
+    return _device(x.device)[0] if x.is_cuda else 227
 
 
 def fp32_precision(x: Tensor) -> str:
     """How products of fp32 tensors are formed: by three tf32 products where tensor cores have them."""
     if recorder := _RECORDER.get():
         return "tf32x3" if recorder.target.capability >= 80 else "ieee"
-    return "tf32x3" if x.is_cuda and torch.cuda.get_device_capability(x.device) >= (8, 0) else "ieee"
+    return "tf32x3" if x.is_cuda and _device(x.device)[1] >= (8, 0) else "ieee"
+
+
+@lru_cache
+def _device(device: torch.device) -> tuple[int, tuple[int, int]]:
+    """KB of shared memory a program, and the compute capability: asked once, for every launch needs them."""
+    properties = torch.cuda.get_device_properties(device)
+    return properties.shared_memory_per_block_optin // 1024, (properties.major, properties.minor)
 
 
 def check_tensors(operation: str, **tensors: Tensor | None) -> None:
@@ -125,7 +131,7 @@ def check_device(operation: str, x: Tensor) -> None:
             "(compute capability 7.5 or later), or TRITON_INTERPRET=1 set before the start of "
             'Python for tensors on the CPU; use backend="torch" here'
         )
-    capability = torch.cuda.get_device_capability(x.device)
+    capability = _device(x.device)[1]
     if capability < MIN_CAPABILITY:
         raise ValueError(
             f"{operation}: {torch.cuda.get_device_name(x.device)} has compute capability "
@@ -152,6 +158,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, tile: Tile, **constan
         return
     if 0 in grid:
         return
-    device = next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+    device = next(a.device for a in args if isinstance(a, Tensor))
+    elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
+    with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
         kernel[grid](*args, **constants, num_warps=tile.warps, num_stages=tile.stages)

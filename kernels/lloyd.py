@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .assign import finite, nearest
-from .centroids import restart_row
+from .assign import FARTHEST, finite
+from .centroids import restart_empty
 from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, shared_memory_kb
 from .registry import Problem, register
 from .sort import offsets_of_chunks, scatter
@@ -20,29 +20,41 @@ from .tiles import Tile, choose
 
 # The sums of one program stay in registers: at most so many numbers.
 LARGEST = 8192
-# About two programs for each multiprocessor of a large device.
-PROGRAMS = 256
+# About four programs for each multiprocessor of a large device.
+PROGRAMS = 512
 
 
 @triton.jit
 def _lloyd_kernel(
     x, centroids, valid, labels, distances, sums, members, chunk_counts, stride_xb, stride_xh, stride_xn,
     H, N, C, D: tl.constexpr, PARTS, SPAN, CHUNKS,
-    BD: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
+    BD: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
     MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i_row, i_part = (tl.program_id(0) // PARTS).to(tl.int64), tl.program_id(0) % PARTS
     i_b, i_h = i_row // H, i_row % H
     o_m, o_d, o_bin = tl.arange(0, BM), tl.arange(0, BD), tl.arange(0, BINS)
     p_x = x + i_b * stride_xb + i_h * stride_xh
+    m_c, m_d = o_bin < C, o_d < D
+    # [BINS, BD] all centroids stay with the program; in half precision as a sum of two, as in `assign`
+    p_c = centroids + (i_row * C + o_bin[:, None]) * D + o_d[None, :]
+    b_c = tl.load(p_c, mask=m_c[:, None] & m_d[None, :], other=0.0)
+    b_norm = tl.where(m_c, tl.sum(b_c * b_c, axis=1), float("inf"))
+    b_high = b_c.to(x.dtype.element_ty)
+    b_low = (b_c - b_high.to(tl.float32)).to(x.dtype.element_ty)
     b_sum = tl.zeros([BINS, BD], dtype=tl.float32)
     b_members = tl.zeros([BINS], dtype=tl.int32)
     for i_tile in range(i_part * SPAN, tl.minimum((i_part + 1) * SPAN, CHUNKS)):
         o_n = i_tile * BM + o_m
         m_n = o_n < N
         p_tile = p_x + o_n.to(tl.int64)[:, None] * stride_xn + o_d[None, :]
-        b_x = finite(tl.load(p_tile, mask=m_n[:, None] & (o_d[None, :] < D), other=0.0))  # [BM, BD]
-        b_label, b_best = nearest(b_x, centroids + i_row * C * D, centroids, C, D, BD, BC, False, PRECISION)
+        b_x = finite(tl.load(p_tile, mask=m_n[:, None] & m_d[None, :], other=0.0))  # [BM, BD]
+        b_dot = tl.dot(b_x, tl.trans(b_high), input_precision=PRECISION)
+        if b_x.dtype != tl.float32:
+            b_dot = tl.dot(b_x, tl.trans(b_low), b_dot)
+        b_distance = b_norm[None, :] - 2.0 * b_dot  # [BM, BINS]
+        b_distance = tl.where(m_c[None, :] & (tl.abs(b_distance) >= FARTHEST), FARTHEST, b_distance)
+        b_best, b_label = tl.min(b_distance, axis=1, return_indices=True)
         b_wide = b_x.to(tl.float32)
         b_best += tl.sum(b_wide * b_wide, axis=1)
         m_valid = m_n
@@ -66,30 +78,27 @@ def _lloyd_kernel(
 
 @triton.jit
 def _means_kernel(
-    x, sums, members, labels, distances, counts, means, stride_xb, stride_xh, stride_xn,
-    H, N, C, D: tl.constexpr, PARTS,
-    BD: tl.constexpr, BINS: tl.constexpr, BN: tl.constexpr, RESTART: tl.constexpr,
+    sums, members, counts, means, C, D: tl.constexpr, PARTS, BLOCKS,
+    BD: tl.constexpr, BINS: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
-    i_row = tl.program_id(0).to(tl.int64)
-    o_d, o_bin = tl.arange(0, BD), tl.arange(0, BINS)
-    b_sum = tl.zeros([BINS, BD], dtype=tl.float32)
-    b_count = tl.zeros([BINS], dtype=tl.int32)
-    for i_part in range(0, PARTS):
-        o_part = (i_row * PARTS + i_part) * BINS + o_bin
-        b_sum += tl.load(sums + o_part[:, None] * BD + o_d[None, :])
-        b_count += tl.load(members + o_part)
-    b_mean = b_sum / tl.maximum(b_count, 1).to(tl.float32)[:, None]
-    p_mean = means + (i_row * C + o_bin[:, None]) * D + o_d[None, :]
-    tl.store(p_mean, b_mean, mask=(o_bin[:, None] < C) & (o_d[None, :] < D))
-    tl.store(counts + i_row * C + o_bin, b_count.to(tl.int64), mask=o_bin < C)
-    if RESTART:
-        if tl.sum(((b_count == 0) & (o_bin < C)).to(tl.int32)) > 0:
-            tl.debug_barrier()
-            p_x = x + (i_row // H) * stride_xb + (i_row % H) * stride_xh
-            restart_row(
-                p_x, labels + i_row * N, distances + i_row * N, counts + i_row * C, means + i_row * C * D,
-                stride_xn, N, C, D, BD, BN,
-            )  # fmt: skip
+    # one program: BC clusters of one head, BP parts at a time
+    i_row, i_block = (tl.program_id(0) // BLOCKS).to(tl.int64), tl.program_id(0) % BLOCKS
+    o_e, o_p = tl.arange(0, BC * BD), tl.arange(0, BP)
+    o_c = i_block * BC + tl.arange(0, BC)
+    b_sum = tl.zeros([BP, BC * BD], dtype=tl.float32)
+    b_count = tl.zeros([BP, BC], dtype=tl.int32)
+    for i in range(0, PARTS, BP):
+        o_part = i_row * PARTS + i + o_p
+        m_part = i + o_p < PARTS
+        p_sum = sums + (o_part[:, None] * BINS + i_block * BC) * BD + o_e[None, :]
+        b_sum += tl.load(p_sum, mask=m_part[:, None], other=0.0)
+        b_count += tl.load(members + o_part[:, None] * BINS + o_c[None, :], mask=m_part[:, None], other=0)
+    b_total = tl.sum(b_count, axis=0)  # [BC]
+    b_mean = tl.reshape(tl.sum(b_sum, axis=0), [BC, BD]) / tl.maximum(b_total, 1).to(tl.float32)[:, None]
+    o_d = tl.arange(0, BD)
+    p_mean = means + (i_row * C + o_c[:, None]) * D + o_d[None, :]
+    tl.store(p_mean, b_mean, mask=(o_c[:, None] < C) & (o_d[None, :] < D))
+    tl.store(counts + i_row * C + o_c, b_total.to(tl.int64), mask=o_c < C)
 
 
 def fits(x: Tensor, clusters: int) -> bool:
@@ -123,8 +132,8 @@ def lloyd(
     labels [B, H, N], means [B, H, C, D] fp32, counts [B, H, C], and with ``sort`` order [B, H, N] and offsets
     [B, H, C + 1], both None without; integers are int64.
 
-    Launches: 2, and 2 more to sort. Bytes: x once, 12 B H N written, C D fp32 sums for every program.
-    Operations: 4 B H N C D (6 in half precision, where a centroid is the sum of two halves).
+    Launches: 2, one more to restart and 2 more to sort. Bytes: x once, 12 B H N written, C D fp32 sums
+    for every program. Operations: 4 B H N C D (6 in half precision, where a centroid is the sum of two halves).
     """
     check_tensors("lloyd", x=x)
     B, H, N, D = x.shape
@@ -146,16 +155,18 @@ def lloyd(
         _lloyd_kernel, (B * H * parts,),
         x, centroids, x if valid is None else valid.contiguous(), labels, distances, sums, members, chunk_counts,
         *x.stride()[:3], H, N, C, D, parts, span, chunks,
-        BD=BD, BINS=BINS, BM=tile.rows, BC=tile.cols, MASKED=valid is not None, PRECISION=fp32_precision(x),
+        BD=BD, BINS=BINS, BM=tile.rows, MASKED=valid is not None, PRECISION=fp32_precision(x),
         tile=tile,
     )  # fmt: skip
     means, counts = empty(B, H, C, D, dtype=torch.float32), empty(B, H, C)
     mean_tile = choose("means", shared_memory_kb(x), BD, x.element_size())
+    blocks = triton.cdiv(C, mean_tile.rows)
     launch(
-        _means_kernel, (B * H,),
-        x, sums, members, labels, distances, counts, means, *x.stride()[:3], H, N, C, D, parts,
-        BD=BD, BINS=BINS, BN=mean_tile.cols, RESTART=restart, tile=mean_tile,
+        _means_kernel, (B * H * blocks,), sums, members, counts, means, C, D, parts, blocks,
+        BD=BD, BINS=BINS, BC=mean_tile.rows, BP=mean_tile.cols, tile=mean_tile,
     )  # fmt: skip
+    if restart:
+        restart_empty(x, labels, distances, counts, means)
     if not sort:
         return labels, means, counts, None, None
     offsets = offsets_of_chunks(chunk_counts, B, H, C)

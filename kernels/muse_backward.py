@@ -67,7 +67,7 @@ def muse_backward(
     def pick(kernel: str) -> Tile:
         return choose(kernel, shared, max(BD, BDV), width)
 
-    z = moment if turn else q
+    z = moment if turn else lse
     if delta is None:
         delta = fp32(B, Hq, Nq)
         delta_far = fp32(B, Hq, Nq) if turn else delta

@@ -7,9 +7,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from multipole_lab.attention.backend import check_backend, use_triton
-from multipole_lab.attention.causal import causal_attention, with_sinks
+from multipole_lab.attention.causal import block_sizes, causal_attention, with_sinks
 from multipole_lab.attention.checks import finite
 from multipole_lab.attention.exact import exact_causal, exact_partial
 from multipole_lab.attention.expansion import NEVER, dipole, far_field, principal_directions, summarise
@@ -105,6 +106,8 @@ class MuSe(Method):
         attend = self._kernels if triton else self._clustered
 
         def blocks(q, k, v, scale, mask):
+            if triton and mask is None and self.order == "monopole" and q.shape[2] == k.shape[2]:
+                return self._causal_kernels(q, k, v, scale)
             return causal_attention(attend, q, k, v, scale, mask, self.leaf, backend=self.backend)
 
         return with_sinks(blocks, q, k, v, scale, mask, self.sinks, causal=True, backend=self.backend)
@@ -151,6 +154,17 @@ class MuSe(Method):
             q, k, v, q_clusters.centroids, q_clusters.order, q_clusters.offsets, k_clusters.order,
             k_clusters.offsets, scale, min(self.near, k_clusters.size), self.order, basis, padded=False,
         )  # fmt: skip
+
+    def _causal_kernels(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Partial:
+        """All causal blocks by the kernels in one pass, every level merged in place."""
+        from multipole_lab.kernels.muse_causal import muse_causal
+
+        N = q.shape[2]
+        block, levels = block_sizes(N, self.leaf)
+        if extra := (block << levels) - N:  # behind all real positions, so that only they see themselves
+            q, k, v = (pad(x, (0, 0, 0, extra)) for x in (q, k, v))
+        out, lse = muse_causal(q, k, v, self._partition.on_device, block, levels, scale, self.near)
+        return out[:, :, :N], lse[:, :, :N]
 
 
 def muse_formula(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], settings: list[float]) -> Partial:

@@ -1,0 +1,128 @@
+"""Causal MuSe in one pass: exact leaves on the diagonal, and every level of blocks above merged into their result.
+
+All partials of a query share one output and one log-sum-exp, in place. The backward needs no more than those: with the
+log-sum-exp over all keys every level's part of the softmax is right as it stands, so each is differentiated alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .evaluate import evaluate
+from .launch import check_tensors, fp32_precision
+from .leaf import leaf_into
+from .leaf_backward import leaf_backward
+from .muse_backward import muse_backward
+from .select import select_near
+from .summarise import summarise
+
+
+def muse_causal(
+    q: Tensor, k: Tensor, v: Tensor, cluster: Callable, block: int, levels: int, scale: float, near: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Causal attention by the block recursion, with a monopole; differentiable in q, k and v.
+
+    (out, lse) = leaf(blocks); then at every level muse(right blocks over their left neighbours) is merged in.
+
+    Parameters
+    ----------
+    q : [B, Hq, N, D], k : [B, Hk, N, D], v : [B, Hk, N, Dv] of one dtype, N = block * 2^levels; without copies where
+        B = 1 or batch and heads have one stride.
+    cluster : makes `Clusters` of [blocks, H, n, D] on the device: for the queries and for the keys of a level.
+    block : the positions of a leaf. levels : how many times blocks are doubled.
+    near : key clusters that every query cluster sums exactly.
+
+    Returns
+    -------
+    out [B, Hq, N, Dv] in the dtype of q, lse [B, Hq, N] fp32.
+
+    Bytes and operations: of `leaf`, and for every level of two clusterings, `summarise` and `evaluate` of N / 2.
+    """
+    check_tensors("muse_causal", q=q, k=k, v=v)
+    if q.shape[2] != block << levels:
+        raise ValueError(f"q has {q.shape[2]} positions; block * 2^levels, {block << levels}, is needed")
+    # Batch entries become heads: groups stay together, and every block is then a view.
+    flat = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
+    out, lse = _Causal.apply(*flat, cluster, block, levels, scale, near, fp32_precision(q))
+    return out.view(*q.shape[:3], -1), lse.view(q.shape[:3])
+
+
+class _Causal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, cluster, block, levels, scale, near, precision):
+        out = torch.empty(*q.shape[:2], v.shape[-1], dtype=q.dtype, device=q.device)
+        lse = torch.empty(*q.shape[:2], 1, dtype=torch.float32, device=q.device)
+        to, to_lse, *inputs = (_blocks(x, block) for x in (out, lse, q, k, v))
+        leaf_into(to, to_lse[..., 0], *inputs, scale, precision=precision)
+        kept = []
+        for level in range(levels):
+            qs, ks, vs, to, to_lse = _sides(block << level, "rllrr", q, k, v, out, lse)
+            of_q, of_k = cluster(qs), cluster(ks)
+            made = of_q.centroids.to(q.dtype), of_q.order, of_q.offsets, of_k.order, of_k.offsets
+            mass, *means = summarise(made[0], ks, vs, *made[3:], scale, precision=precision)
+            chosen, far = (
+                (mass.new_empty(0, dtype=torch.int32), mass) if near == 0 else select_near(mass, near)[:2]
+            )
+            evaluate(
+                qs, ks, vs, *made, chosen, far, *means, scale, precision=precision, into=(to, to_lse[..., 0])
+            )
+            kept += made
+        ctx.save_for_backward(q, k, v, out, lse, *kept)
+        ctx.block, ctx.scale, ctx.near, ctx.precision = block, scale, near, precision
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx, dout, dlse):
+        if dout is None and dlse is None:
+            return (None,) * 9
+        q, k, v, out, lse, *kept = ctx.saved_tensors
+        block, scale, near, precision = ctx.block, ctx.scale, ctx.near, ctx.precision
+        dout = torch.zeros_like(out) if dout is None else dout
+        delta = (dout.float() * out).sum(-1, keepdim=True)
+        if dlse is not None:
+            delta -= dlse
+        *inputs, to, to_lse, do = (_blocks(x, block) for x in (q, k, v, out, lse, dout))
+        dlse = None if dlse is None else _blocks(dlse, block)[..., 0]
+        parts = leaf_backward(
+            *inputs,
+            None,
+            None,
+            to.contiguous(),
+            to_lse[..., 0].contiguous(),
+            do,
+            dlse,
+            scale,
+            True,
+            precision,
+        )
+        grads = [
+            part.transpose(0, 1).float().reshape(x.shape) for part, x in zip(parts, (q, k, v), strict=True)
+        ]
+        for level in range(len(kept) // 5):
+            size, made = block << level, kept[5 * level : 5 * level + 5]
+            qs, ks, vs, do, at_lse, at_delta = _sides(size, "rllrrr", q, k, v, dout, lse, delta)
+            mass, *means = summarise(made[0], ks, vs, *made[3:], scale, precision=precision)
+            parts = muse_backward(
+                qs, ks, vs, *made, mass, *select_near(mass, near), *means, None, at_lse[..., 0].contiguous(), do, None,
+                scale, None, None, None, precision, at_delta[..., 0].contiguous(),
+            )  # fmt: skip
+            for grad, part in zip(_sides(size, "rll", *grads), parts, strict=True):
+                grad += part
+        return *(grad.to(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True)), *(None,) * 6
+
+
+def _blocks(x: Tensor, size: int) -> Tensor:
+    """[H, N, D] as the view [N / size, H, size, D]."""
+    return x.unflatten(1, (-1, size)).transpose(0, 1)
+
+
+def _sides(size: int, sides: str, *tensors: Tensor) -> list[Tensor]:
+    """Of every pair of blocks of each [H, N, D], the left or right one ("l", "r"): views [pairs, H, size, D]."""
+    return [
+        x.unflatten(1, (-1, 2, size))[:, :, "lr".index(side)].transpose(0, 1)
+        for side, x in zip(sides, tensors, strict=True)
+    ]
