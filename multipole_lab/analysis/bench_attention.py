@@ -1,10 +1,11 @@
-"""`multipole-lab bench attention`: MuSe against torch's scaled_dot_product_attention, interleaved in one run."""
+"""`multipole-lab bench attention`: MuSe or Centroid against every exact attention, interleaved in one run."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+
+from multipole_lab.analysis.bench_record import Record, add_json, missing_device
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -12,17 +13,11 @@ DTYPES = ("float32", "float16", "bfloat16")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The benchmark's options."""
     add = parser.add_argument
-    add(
-        "--n",
-        type=int,
-        nargs="+",
-        default=[1024, 2048, 4096, 8192],
-        metavar="N",
-        help="tokens, one row for each",
-    )
+    lengths = [1024, 2048, 4096, 8192]
+    add("--n", type=int, nargs="+", default=lengths, metavar="N", help="tokens, one row for each")
     add("--heads", type=int, default=8, help="query and key/value heads; default: 8")
     add("--dim", type=int, default=64, help="head size of random inputs; default: 64")
-    add("--dtype", choices=DTYPES, default="float32")
+    add("--dtype", choices=DTYPES, help="default: bfloat16 on cuda, float32 elsewhere")
     add("--causal", action="store_true", help="causal attention instead of full")
     add("--backward", action="store_true", help="time forward and backward together")
     add(
@@ -31,90 +26,106 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a captured sample to draw heads from, or 'random'; default: smollm2",
     )
     add("--layer", type=int, default=None, help="layer of the sample; default: its middle one")
+    add("--method", choices=("muse", "centroid"), default="muse", help="default: muse")
     add("--clusters", default="64", help="a number or 'auto'; default: 64")
     add("--cap", type=float, default=1.5)
     add("--iterations", type=int, default=1)
     add("--order", choices=("monopole", "dipole"), default="monopole")
     add("--dipole-rank", type=int, default=None)
     add("--near", type=int, default=0)
+    add("--budget", type=int, default=0, help="centroid: tokens a query sums exactly; default: 0")
     add("--sinks", type=int, default=0)
     add("--leaf", type=int, default=1024)
     add("--partition", choices=("kmeans", "balanced", "spatial"), default="kmeans")
     add("--backend", choices=("auto", "torch", "triton"), default="auto")
     add("--device", default="cpu")
+    add("--graphs", action="store_true", help="on cuda: time CUDA graphs, in which the host takes no part")
     add("--repeats", type=int, default=5, help="timed turns a side; default: 5")
     add("--seed", type=int, default=0)
-    add("--json", action="store_true", help="one JSON object a line instead of a table")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a row for each length."""
-    import torch
-
-    from multipole_lab.analysis.timing import machine
-
+    if problem := missing_device(args.device):
+        print(f"multipole-lab bench attention: {problem}", file=sys.stderr)
+        return 2
+    args.dtype = args.dtype or ("bfloat16" if args.device.startswith("cuda") else "float32")
+    record = Record(args.json, args.device, heads=args.heads, dtype=args.dtype, causal=args.causal)
     try:
-        rows = list(measure(args))
-    except (ValueError, TypeError, RuntimeError) as error:
+        method = method_of(args)
+        record.note(f"{method}; the error is against exact attention in float32")
+        for n in args.n:
+            row = measure(args, method, n)
+            record.add(row, text_of(row))
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
         print(f"multipole-lab bench attention: {error}", file=sys.stderr)
         return 2
-    if args.json:
-        return 0
-    print(f"{machine()}, torch {torch.__version__}, {args.heads} heads, {args.dtype}, {rows[0]['source']}")
-    print(f"{'n':>8} {'exact ms':>10} {'ms':>10} {'speedup':>8} {'rse':>10}")
-    for row in rows:
-        print(
-            f"{row['n']:8d} {row['exact_ms']:10.2f} {row['ms']:10.2f} {row['speedup']:8.2f} {row['rse']:10.2e}"
-        )
     return 0
 
 
-def measure(args: argparse.Namespace):
-    """A dict for each length, printed as JSON where asked as soon as it is there."""
+def method_of(args: argparse.Namespace):
+    """The approximation that is timed."""
+    from multipole_lab.attention import Centroid, MuSe
+
+    shared = {
+        name: getattr(args, name)
+        for name in ("cap", "iterations", "sinks", "leaf", "partition", "seed", "backend")
+    }
+    shared["clusters"] = args.clusters if args.clusters == "auto" else int(args.clusters)
+    if args.method == "centroid":
+        return Centroid(**shared, budget=args.budget)
+    rank = {} if args.dipole_rank is None else {"dipole_rank": args.dipole_rank}
+    return MuSe(**shared, order=args.order, near=args.near, **rank)
+
+
+def measure(args: argparse.Namespace, method, n: int) -> dict:
+    """Milliseconds of every side at one length, the speedup over the fastest exact one, and the error."""
     import torch
 
     from multipole_lab.analysis.errors import relative_squared_error
+    from multipole_lab.analysis.exact_sides import exact_sides
+    from multipole_lab.analysis.graphs import graphed
     from multipole_lab.analysis.inputs import heads_of
-    from multipole_lab.analysis.references import fastest_reference
-    from multipole_lab.analysis.timing import interleaved, machine
-    from multipole_lab.attention import Exact, MuSe
+    from multipole_lab.analysis.rotation import in_turn, rotated
+    from multipole_lab.analysis.timing import interleaved
+    from multipole_lab.attention import Exact
 
-    method = MuSe(
-        clusters=args.clusters if args.clusters == "auto" else int(args.clusters),
-        cap=args.cap, iterations=args.iterations, order=args.order, near=args.near, sinks=args.sinks,
-        leaf=args.leaf, partition=args.partition, seed=args.seed, backend=args.backend,
-        **({} if args.dipole_rank is None else {"dipole_rank": args.dipole_rank}),
-    )  # fmt: skip
-    dtype = getattr(torch, args.dtype)
-    for n in args.n:
-        q, k, v, source = heads_of(args.sample, args.layer, args.heads, n, args.dim, args.seed)
-        q, k, v = (x.to(args.device, dtype) for x in (q, k, v))
-        name, exact = fastest_reference(q, k, v, args.causal)
-        upstream = torch.randn(*q.shape[:-1], v.shape[-1], device=q.device, dtype=dtype)
+    *heads, source = heads_of(args.sample, args.layer, args.heads, n, args.dim, args.seed)
+    q, k, v = (x.to(args.device, getattr(torch, args.dtype)) for x in heads)
+    calls, skipped = exact_sides(q, k, v, args.causal, args.backward)
+    calls["approximate"] = lambda q, k, v: method(q, k, v, causal=args.causal)
+    if args.backward:
+        upstream = torch.randn(*q.shape[:-1], v.shape[-1], device=q.device, dtype=q.dtype)
 
-        def approximate(q=q, k=k, v=v):
-            return method(q, k, v, causal=args.causal)
+        def with_gradients(call):
+            return lambda *x: torch.autograd.grad(call(*x), x, upstream)
 
-        sides = {"exact": exact, "approximate": approximate}
-        if args.backward:
-            for x in (q, k, v):
-                x.requires_grad_()
-            sides = {
-                side: lambda call=call, inputs=(q, k, v), up=upstream: torch.autograd.grad(call(), inputs, up)
-                for side, call in sides.items()
-            }
-        with torch.set_grad_enabled(args.backward):
-            times = interleaved(sides, repeats=args.repeats, device=args.device)
-        with torch.no_grad():
-            error = relative_squared_error(
-                method(q, k, v, causal=args.causal), Exact()(q, k, v, causal=args.causal)
-            ).item()
-        row = {
-            "method": str(method), "n": n, "heads": args.heads, "dim": q.shape[-1], "dtype": args.dtype,
-            "causal": args.causal, "backward": args.backward, "device": machine() if args.device == "cpu" else
-            torch.cuda.get_device_name(), "source": source, "reference": name, "exact_ms": times["exact"],
-            "ms": times["approximate"], "speedup": times["exact"] / times["approximate"], "rse": error,
-        }  # fmt: skip
-        if args.json:
-            print(json.dumps(row), flush=True)
-        yield row
+        calls = {name: with_gradients(call) for name, call in calls.items()}
+    sets = rotated([x.requires_grad_(args.backward) for x in (q, k, v)])
+    sides = {name: in_turn(call, sets) for name, call in calls.items()}
+    with torch.set_grad_enabled(args.backward):
+        if args.graphs and q.is_cuda:
+            sides = {name: graphed(side) for name, side in sides.items()}
+        times = interleaved(sides, args.repeats, warmup=len(sets) if q.is_cuda else 1, device=args.device)
+    with torch.no_grad():
+        exact = Exact()(*(x.float() for x in (q, k, v)), causal=args.causal)
+        error = relative_squared_error(method(q, k, v, causal=args.causal), exact).item()
+    ms = times.pop("approximate")
+    best = min(times, key=times.get)
+    return {
+        "method": str(method), "n": n, "heads": args.heads, "dim": q.shape[-1], "dtype": args.dtype,
+        "causal": args.causal, "backward": args.backward, "graphs": args.graphs, "source": source,
+        "copies": len(sets), "reference": best, "exact_ms": times[best], "ms": ms, "speedup": times[best] / ms,
+        "rse": error, "sides": times, "skipped": skipped,
+    }  # fmt: skip
+
+
+def text_of(row: dict) -> str:
+    """A row as a line, and a line for each side that was left out."""
+    others = "  ".join(f"{name} {ms:.3f}" for name, ms in row["sides"].items())
+    lines = [
+        f"n {row['n']:7d}  {row['ms']:9.3f} ms  x{row['speedup']:.2f} over {row['reference']}  rse {row['rse']:.2e}  "
+        f"exact ms: {others}  ({row['source']})"
+    ]
+    return "\n".join(lines + [f"  {name} left out: {why}" for name, why in row["skipped"].items()])

@@ -1,0 +1,97 @@
+"""What the benchmarks print and keep: rows as text or JSON lines, and a file that a crash does not lose."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+STDOUT = "-"
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json [FILE]``."""
+    parser.add_argument(
+        "--json", nargs="?", const=STDOUT, metavar="FILE",
+        help="one JSON object a line instead of text; with FILE also all rows, with device and versions, in FILE",
+    )  # fmt: skip
+
+
+def missing_device(device: str) -> str | None:
+    """What is missing for ``--device``, or None where it is there."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return None
+    if torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= (7, 5):
+            return None
+        return f"{torch.cuda.get_device_name(device)} has compute capability {capability}; 7.5 or later is needed"
+    return (
+        "--device cuda needs an NVIDIA GPU of compute capability 7.5 or later, its driver and a CUDA build of "
+        f"torch; here is torch {torch.__version__}, which finds no GPU. `multipole-lab doctor` says what to install"
+    )
+
+
+class Record:
+    """Rows of one benchmark: printed as they come, and written to the file after every one.
+
+    Parameters
+    ----------
+    target : None for text, "-" for JSON lines, otherwise the file for the whole record.
+    device : the device that the times are of.
+    facts : what belongs to all rows, a measured roofline for example.
+    """
+
+    def __init__(self, target: str | None, device: str, **facts: object) -> None:
+        self.target, self.rows = target, []
+        self.head = {"device": device_name(device), "command": " ".join(sys.argv), **_versions(), **facts}
+        self.note(
+            ", ".join(f"{key} {value}" for key, value in self.head.items() if not isinstance(value, dict))
+        )
+
+    def note(self, text: str) -> None:
+        """Print text that is no row; to the error stream where the output is JSON."""
+        print(text, file=sys.stderr if self.target == STDOUT else sys.stdout, flush=True)
+
+    def add(self, row: dict, text: str) -> None:
+        """Print a row and keep it."""
+        self.rows.append(row)
+        print(
+            json.dumps({"device": self.head["device"], **row}) if self.target == STDOUT else text, flush=True
+        )
+        if self.target not in (None, STDOUT):
+            path = Path(self.target)
+            part = path.with_name(path.name + ".part")
+            part.write_text(json.dumps({**self.head, "rows": self.rows}, indent=1) + "\n", encoding="utf-8")
+            os.replace(part, path)
+
+
+def device_name(device: str) -> str:
+    """The GPU's name, or the processor and the threads that torch uses."""
+    import torch
+
+    from multipole_lab.analysis.timing import processor
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor()}, {torch.get_num_threads()} threads"
+
+
+def _versions() -> dict:
+    import datetime
+    import platform
+
+    import torch
+
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
+    try:
+        import triton
+
+        versions["triton"] = triton.__version__
+    except ImportError:
+        versions["triton"] = None
+    return {"date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), "versions": versions}
