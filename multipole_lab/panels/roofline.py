@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import ipywidgets as widgets
 import numpy as np
 
-from multipole_lab.analysis.roofline import DEVICES, Device, kernel_work, measure_device, recorded
+from multipole_lab.analysis.kernel_work import DEVICES, Device, kernel_work, measure_device, recorded
 from multipole_lab.figures import roofline as draw
 
 from . import controls
