@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from transformers import PreTrainedModel
+
+from multipole_lab.models.interface import check_layers, inner_model
 
 
 def check_capture(
     model: object, text: object, layers: Iterable[int], max_tokens: int, dtype: torch.dtype
 ) -> list[int]:
     """Refuse what cannot be captured; returns the layers in ascending order."""
-    if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"model is a {type(model).__name__}; a transformers PreTrainedModel is needed")
-    if model.config.is_encoder_decoder:
-        raise ValueError(f"{type(model).__name__} has an encoder and a decoder; capture one of the two")
+    inner_model(model)
     if not isinstance(text, str):
         raise TypeError(f"text is a {type(text).__name__}; a string is needed")
     if not text.strip():
@@ -26,13 +24,4 @@ def check_capture(
         raise ValueError(f"max_tokens is {max_tokens}; at least 1 is needed")
     if dtype not in (torch.float16, torch.bfloat16, torch.float32):
         raise ValueError(f"dtype is {dtype}; float16, bfloat16 or float32 is needed")
-    depth = model.config.get_text_config().num_hidden_layers
-    layers = [layers] if isinstance(layers, int) else list(layers)
-    if not layers:
-        raise ValueError("layers is empty; name at least one")
-    for layer in layers:
-        if isinstance(layer, bool) or not isinstance(layer, int):
-            raise TypeError(f"layers contains {layer!r}; integers are needed")
-        if not 0 <= layer < depth:
-            raise ValueError(f"layers contains {layer}; {type(model).__name__} has layers 0 to {depth - 1}")
-    return sorted(set(layers))
+    return check_layers(model, layers)

@@ -2,7 +2,8 @@
 
 Every model of transformers 5 calls its attention through one table of functions. A function that notes what
 it was given and passes it on is entered there, and the model is told to use it for one forward pass: no model
-class is changed, and any model that goes through the table can be captured.
+class is changed, and any model that goes through the table can be captured. What runs with a method in place of its
+attention, inside ``with method.on(model)``, is captured as it then is.
 """
 
 from __future__ import annotations
@@ -11,38 +12,18 @@ import hashlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import PreTrainedModel
 
 from multipole_lab.models.capture_checks import check_capture
-from multipole_lab.models.interface import attention_implementation
+from multipole_lab.models.interface import Hook, Output, hooked, layer_numbers
+from multipole_lab.models.masks import structure_of
 from multipole_lab.models.provenance import describe_model, versions
 from multipole_lab.models.sample import Sample, safetensors_path, write_record
 from multipole_lab.models.tensor_file import TensorFile
-
-NAME = "multipole_lab_capture"
-
-Note = Callable[[nn.Module, Tensor, Tensor, Tensor, float], None]
-# A context variable and not a plain global: each thread captures for itself.
-_note: ContextVar[Note | None] = ContextVar("multipole_lab_capture", default=None)
-
-
-def _noting_attention(module, query, key, value, attention_mask, **kwargs):
-    """Attention as ``sdpa`` computes it, noted on the way if this thread is capturing."""
-    note = _note.get()
-    if note is not None:
-        note(module, query, key, value, kwargs.get("scaling") or query.shape[-1] ** -0.5)
-    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
-
-
-AttentionInterface.register(NAME, _noting_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)  # without it the model would build no mask at all
 
 
 def capture(
@@ -73,6 +54,7 @@ def capture(
     Returns
     -------
     Sample
+        Its provenance says whether the layers were ``causal``, and the ``sliding_window`` of those that have one.
 
     Raises
     ------
@@ -87,18 +69,31 @@ def capture(
 
     kept: dict[str, Tensor] = {}
     scales: dict[int, float] = {}
+    seen: dict[int, dict] = {}
+    numbers = layer_numbers(model)
 
-    def keep(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
-        layer = getattr(module, "layer_idx", None)
-        if layer not in layers or layer in scales:
-            return
-        scales[layer] = float(scale)
-        for part, tensor in zip("qkv", (query, key, value), strict=True):
-            stored = _narrow(tensor.detach(), dtype, f"{part} of layer {layer}")
-            if file is None:
-                kept[f"layer.{layer}.{part}"] = stored.cpu().contiguous()
-            else:
-                file.add(f"layer.{layer}.{part}", stored)
+    def keep(
+        former: Hook,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: object,
+        **kwargs: object,
+    ) -> Output:
+        layer = numbers.get(module)
+        if layer in layers and layer not in scales:
+            scales[layer] = float(
+                query.shape[-1] ** -0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
+            )
+            seen[layer] = _what_is_seen(module, query, key, mask, kwargs)
+            for part, tensor in zip("qkv", (query, key, value), strict=True):
+                stored = _narrow(tensor.detach(), dtype, f"{part} of layer {layer}")
+                if file is None:
+                    kept[f"layer.{layer}.{part}"] = stored.cpu().contiguous()
+                else:
+                    file.add(f"layer.{layer}.{part}", stored)
+        return former(module, query, key, value, mask, **kwargs)
 
     file = None
     if to is None:
@@ -119,6 +114,8 @@ def capture(
         "dtype": str(model.dtype).removeprefix("torch."),
         "stored_dtype": str(dtype).removeprefix("torch."),
         "after_rope": bool(rope),
+        "causal": all(layer["causal"] for layer in seen.values()),
+        "sliding_window": {str(i): seen[i]["window"] for i in layers if seen[i]["window"] is not None},
         **versions(),
         **(note or {}),
     }
@@ -137,21 +134,27 @@ def capture(
     return sample
 
 
-def _read(model: PreTrainedModel, ids: Tensor, keep: Note) -> None:
+def _read(model: PreTrainedModel, ids: Tensor, keep: Hook) -> None:
     """One forward pass without logits (at 8,192 tokens they would be 1.6 GB) and without a cache."""
     inner = model.base_model
     arguments = {"input_ids": ids[None].to(model.device)}
     if "use_cache" in inspect.signature(inner.forward).parameters:
         arguments["use_cache"] = False
     training = model.training
-    token = _note.set(keep)
     try:
         model.eval()
-        with attention_implementation(model, NAME), torch.no_grad():
+        with hooked(model, keep), torch.no_grad():
             inner(**arguments)
     finally:
-        _note.reset(token)
         model.train(training)
+
+
+def _what_is_seen(module: nn.Module, query: Tensor, key: Tensor, mask: object, kwargs: Mapping) -> dict:
+    """Whether a layer is causal, and its sliding window or chunk in tokens, None without one."""
+    given = kwargs.get("is_causal")
+    causal = bool(getattr(module, "is_causal", True) if given is None else given)
+    structure = structure_of(mask, query.shape[2], key.shape[2], lambda: causal)
+    return {"causal": structure.causal, "window": structure.local or kwargs.get("sliding_window")}
 
 
 def _check_complete(model: PreTrainedModel, layers: list[int], scales: Mapping[int, float]) -> None:

@@ -122,12 +122,13 @@ def register(name: str, function: Callable[..., Output]) -> None:
 def _restore(name: str) -> None:
     """Give each part what it had before ``name``, also where a hook entered later has not ended yet."""
     ended = _live.pop(name)
-    for part in ended.parts:  # from the outside in: setting a part sets what is inside it
-        before = ended.before[id(part.config)]
-        later = _live.get(part.config._attn_implementation)
-        if later is not None and later.before.get(id(part.config)) == name:
-            later.before[id(part.config)] = before
-        elif later is None or part.config._attn_implementation != before:
+    for part in {id(part.config): part for part in ended.parts}.values():
+        identity = id(part.config)
+        before = ended.before[identity]
+        later = [entry for entry in _live.values() if entry.before.get(identity) == name]
+        for entry in later:
+            entry.before[identity] = before
+        if not later:
             part.set_attn_implementation(before)
 
 
@@ -140,7 +141,7 @@ def attend_as(
         function = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         if name != "eager" or function is None:
             raise ValueError(f"{type(module).__name__} has no attention implementation {name!r}")
-    return function(module, query, key, value, mask_for(mask, name), **kwargs)
+    return function(module, query, key, value, mask_for(mask, name, query.dtype), **kwargs)
 
 
 def _ended(module: nn.Module, *_: object, **__: object) -> Output:

@@ -22,6 +22,7 @@ from transformers.masking_utils import (
 
 # Mask entries looked at at a time.
 TILE = 1 << 22
+_WHOLE = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ class MaskRequest:
             keys = min(total, shift + n)
             return Structure(True, keys, self._padding(keys))
         if local is not None and offset + max(n, total - shift) > local:
-            return Structure(False, total, local=local)
+            causal = not bool(self.rows(0, 1)[..., shift + 1 :].any())
+            return Structure(causal, total, local=local)
         return self._by_rows(n, shift, total)
 
     def _by_rows(self, n: int, shift: int, total: int) -> Structure:
@@ -185,23 +187,32 @@ class LazyMask(Tensor):
 
 
 def _in_full(x: object) -> object:
-    if not isinstance(x, LazyMask):
-        return x
-    arguments = x.request.arguments
-    return sdpa_mask(**{**arguments, "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
+    return sdpa_mask(**{**x.request.arguments, **_WHOLE}) if isinstance(x, LazyMask) else x
 
 
-@torch.compiler.disable
-def lazy_mask(**arguments: object) -> LazyMask:
-    """The mask function that is entered in ``AttentionMaskInterface``."""
+def lazy_mask(**arguments: object) -> Tensor:
+    """The mask function that is entered in ``AttentionMaskInterface``.
+
+    Inside ``torch.compile`` the mask is written out: its graphs pass on no tensor that is less than it seems.
+    """
+    if torch.compiler.is_compiling():
+        return sdpa_mask(**{**arguments, **_WHOLE})
+    offset = arguments.get("q_offset")
+    if isinstance(
+        offset, Tensor
+    ):  # a static cache counts on in it, in place, before anybody looks at the mask
+        arguments["q_offset"] = int(offset)
     return LazyMask.of(MaskRequest(arguments))
 
 
-def mask_for(mask: object, implementation: str) -> object:
-    """The mask as an attention function of that name wants it; what is not lazy is passed on as it is."""
-    if not isinstance(mask, LazyMask) or ALL_MASK_ATTENTION_FUNCTIONS.get(implementation) is lazy_mask:
-        return mask
-    return mask.request.made_for(implementation)
+def mask_for(mask: object, implementation: str, dtype: torch.dtype) -> object:
+    """The mask as an attention function of that name wants it: lazy ones are made, others passed on."""
+    if isinstance(mask, LazyMask):
+        passed_on = ALL_MASK_ATTENTION_FUNCTIONS.get(implementation) is lazy_mask
+        return mask if passed_on else mask.request.made_for(implementation)
+    if implementation == "eager" and isinstance(mask, Tensor) and mask.dtype == torch.bool:
+        return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+    return mask
 
 
 def structure_of(mask: Tensor | None, queries: int, keys: int, causal: Callable[[], bool]) -> Structure:
@@ -239,12 +250,16 @@ def _of_tensor(mask: Tensor, queries: int) -> Structure:
     keep, total = seen.any(1), seen.shape[-1]
     if bool((seen == keep[:, None]).all()):
         return Structure(False, total, _unless_all(keep))
-    place = torch.arange(total - queries, total, device=mask.device)
-    past = torch.arange(total, device=mask.device) <= place[:, None]
-    padding = ~keep[:, total - queries :, None]  # what padding itself sees reaches nobody
-    if not bool((padding | (seen == past & keep[:, None])).all()):
-        raise ValueError(_CUSTOM)
-    return Structure(True, total, _unless_all(keep))
+    # The queries are the last positions: of all keys, or of those in use where a static cache has room for more.
+    for keys in (total, int(keep.any(0).nonzero().max()) + 1):
+        if keys < queries:
+            break
+        place = torch.arange(keys - queries, keys, device=mask.device)
+        past = torch.arange(total, device=mask.device) <= place[:, None]
+        padding = ~keep[:, keys - queries : keys, None]  # what padding itself sees reaches nobody
+        if bool((padding | (seen == past & keep[:, None])).all()):
+            return Structure(True, keys, _unless_all(keep[:, :keys]))
+    raise ValueError(_CUSTOM)
 
 
 def _unless_all(keep: Tensor) -> Tensor | None:
