@@ -2,10 +2,11 @@
 
 from .blocks import blocks
 from .clusters import clusters
+from .decode import decode
 from .error import error
 from .expansion import expansion
 from .front import front
 from .roofline import roofline
 from .speed import speed
 
-__all__ = ["blocks", "clusters", "error", "expansion", "front", "roofline", "speed"]
+__all__ = ["blocks", "clusters", "decode", "error", "expansion", "front", "roofline", "speed"]

@@ -1,0 +1,100 @@
+"""The decode panel: a clustered cache read step by step, with the tokens that each step read exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+
+from multipole_lab.analysis.decode_trace import StepRecord, decode_trace
+from multipole_lab.analysis.heads import first_tokens
+from multipole_lab.analysis.threads import one_thread
+from multipole_lab.decoding.settings import Settings
+from multipole_lab.figures import decode as draw
+
+from . import controls
+from .base import Panel, Picture
+
+
+class DecodePanel(Panel):
+    """The last tokens of a text decoded one by one over clusters of the keys before them."""
+
+    steps = 24
+
+    def __init__(self, sample) -> None:
+        self.sample = controls.check_sample(sample)
+        self._traced = lru_cache(maxsize=64)(self._trace)
+        moves = {
+            "layer": controls.layer(sample),
+            "head": controls.head(sample),
+            "context": controls.context(sample, 4096),
+            "budget": controls.powers(
+                "budget", "How many keys of chosen clusters a step sums exactly", 16, 2048, 128
+            ),
+            "share": controls.powers("keys/centre", "How many keys share a centroid, on average", 2, 128, 16),
+            "sinks": controls.integer("sinks", "How many first tokens are always exact", 0, 16, 10),
+            "recent": controls.powers("recent", "How many of the last tokens are always exact", 1, 512, 128),
+            "step": controls.integer("step", "The step that the title tells about", 1, self.steps, 1),
+            "levels": controls.choice(
+                "levels",
+                {"one": "Every centroid is looked at", "two": "Clusters of clusters say which are looked at"},
+                "two",
+            ),
+            "others": controls.choice(
+                "others",
+                {
+                    "centroids": "Clusters that are not opened count through their means",
+                    "dropped": "Clusters that are not opened are left out",
+                },
+                "centroids",
+            ),
+        }
+        super().__init__("decode", moves)
+
+    def compute(self, step, **choices) -> Iterator[Picture]:
+        """Decode the last tokens and draw what was read; another step is only told about."""
+        records = self._traced(**choices)
+        arrays = {
+            name: np.array([getattr(record, field) for record in records])
+            for name, field in (
+                ("positions", "position"), ("sinks", "sinks"), ("tails", "tail"), ("mass", "mass"),
+                ("error", "error"),
+            )
+        }  # fmt: skip
+        figure = draw(
+            **arrays,
+            chosen=[record.chosen for record in records],
+            weights=[record.weight for record in records],
+            tokens=self.sample.tokens,
+            step=step - 1,
+        )
+        table = {
+            "position": arrays["positions"],
+            "token": [self.sample.tokens[i] for i in arrays["positions"]],
+        }
+        table |= {"mass_read_exactly": arrays["mass"], "relative_squared_error": arrays["error"]}
+        table["clusters_opened"] = [record.opened for record in records]
+        table["chosen"] = [" ".join(map(str, record.chosen)) for record in records]
+        yield Picture(figure, table)
+
+    def _trace(self, layer, head, context, budget, share, sinks, recent, levels, others) -> list[StepRecord]:
+        """Decode with the group of queries that the head belongs to, which choose their clusters together."""
+        q, k, v = first_tokens(self.sample[layer], context)
+        group = q.shape[1] // k.shape[1]
+        one = head // group
+        settings = Settings(
+            fraction=1 / share, budget=budget, levels=1 if levels == "one" else 2, sinks=sinks, recent=recent,
+            replacement=others == "centroids",
+        )  # fmt: skip
+        steps = min(self.steps, context - 1)
+        rows = slice(one * group, (one + 1) * group)
+        with one_thread():
+            return decode_trace(
+                q[:, rows], k[:, one : one + 1], v[:, one : one + 1], settings, steps, self.sample.scale
+            )
+
+
+def decode(sample) -> DecodePanel:
+    """Show what a clustered cache reads exactly. ``sample`` is from ``ml.load_sample`` or ``ml.capture``."""
+    return DecodePanel(sample)
