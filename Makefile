@@ -31,7 +31,7 @@ install: $(STAMP) ## set up .venv with the pinned packages and multipole_lab in 
 $(STAMP): pyproject.toml constraints.txt
 	@.ci/venv "$(PYTHON)"
 	$(PIP) install $(QUIET) --constraint constraints.txt setuptools "$(TORCH)"
-	$(PIP) install $(QUIET) --constraint constraints.txt --no-build-isolation --editable ".[lab,models,test]"
+	$(PIP) install $(QUIET) --constraint constraints.txt --no-build-isolation --editable ".[course,lab,models,test]"
 	@pwd -P > $(STAMP)
 
 lab: install ## open JupyterLab on the tour, on 127.0.0.1 only

@@ -28,7 +28,7 @@ _WHERE = {
     "relative_squared_error": "analysis",
     "spatial": "clustering",
 }
-_SUBPACKAGES = ("analysis", "attention", "clustering", "decoding", "figures", "models", "panels")
+_SUBPACKAGES = ("analysis", "attention", "clustering", "course", "decoding", "figures", "models", "panels")
 
 __all__ = [*_WHERE, *_SUBPACKAGES]
 

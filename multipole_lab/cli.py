@@ -27,9 +27,17 @@ COMMANDS = {  # name: (module, what --help says of it)
         "multipole_lab.evaluation.eval_command",
         "evaluate a whole model: how it decodes from a clustered cache",
     ),
+    "train": (
+        "multipole_lab.training.train_command",
+        "pretrain a small GPT with exact attention and with MuSe, side by side",
+    ),
     "kernels": (
         "multipole_lab.kernels.report_command",
         "compile every Triton kernel and report what it needs",
+    ),
+    "course": (
+        "multipole_lab.course.command",
+        "assignments: release them, grade submissions safely, write reports",
     ),
 }
 

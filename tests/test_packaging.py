@@ -83,7 +83,7 @@ def test_pins_agree():
         ("environment.yml", "torch==2.13.0", "torch==2.12.0"),
         ("environment.yml", "python>=3.11,<3.14", "python>=3.10,<3.14"),
         ("environment.yml", "--constraint constraints.txt", "--pre"),
-        ("environment.yml", "[lab,models,test]", "[lab]"),
+        ("environment.yml", "[course,lab,models,test]", "[lab]"),
         ("pyproject.toml", '"torch>=2.9"', '"torch>=99"'),
         ("pyproject.toml", '"plotly>=6.0"', '"plotly-unheard-of"'),
         ("constraints.txt", "\ntorch==", "\ntorch-of-old=="),

@@ -1,0 +1,224 @@
+"""Reading notebooks: the masters, which are trusted, and submissions, which may be anything."""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import multipole_lab
+
+LARGEST = 10 << 20  # bytes of a submission; the released notebooks have some fifty thousand
+BEGIN_SOLUTION, END_SOLUTION = "### BEGIN SOLUTION", "### END SOLUTION"
+BEGIN_TESTS, END_TESTS = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
+DELIMITERS = (BEGIN_SOLUTION, END_SOLUTION, BEGIN_TESTS, END_TESTS)
+
+
+class Unreadable(Exception):
+    """A submission that is no notebook. The message is for the student."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: ``kind`` is code or markdown; ``grade`` is nbgrader's metadata, ``extra`` this course's."""
+
+    kind: str
+    source: str
+    grade: dict = field(default_factory=dict)
+    extra: dict = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """nbgrader's grade_id, or an empty string."""
+        return str(self.grade.get("grade_id", ""))
+
+
+def read(text: str) -> tuple[list[Cell], dict]:
+    """The cells and the metadata of a notebook, format 4.
+
+    Raises
+    ------
+    Unreadable : the text is not JSON, or no notebook.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"the file is not JSON ({str(error)[:80]})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("cells"), list):
+        raise Unreadable("the file is JSON, but no notebook (it has no list of cells)")
+    cells = []
+    for cell in content["cells"]:
+        if not isinstance(cell, dict):
+            continue
+        source = cell.get("source", "")
+        if isinstance(source, list):
+            source = "".join(part for part in source if isinstance(part, str))
+        metadata = cell.get("metadata") if isinstance(cell.get("metadata"), dict) else {}
+        grade, extra = (metadata.get(key) for key in ("nbgrader", "multipole_lab"))
+        cells.append(
+            Cell(
+                str(cell.get("cell_type", "")),
+                source if isinstance(source, str) else "",
+                grade if isinstance(grade, dict) else {},
+                extra if isinstance(extra, dict) else {},
+            )
+        )
+    metadata = content.get("metadata")
+    return cells, metadata if isinstance(metadata, dict) else {}
+
+
+def read_submission(path: Path) -> tuple[list[Cell], dict]:
+    """The same for a file of a student, which is neither followed through links nor read when it is huge."""
+    if path.is_symlink() or not path.is_file():
+        raise Unreadable("there is no notebook file")
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise Unreadable(f"the file has {size / 1e6:.0f} MB; at most {LARGEST >> 20} MB are read")
+    try:
+        return read(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise Unreadable("the file is not text") from None
+
+
+def language(metadata: dict) -> str:
+    """The language a notebook says it is in, by any of the places where tools write it."""
+    kernel = metadata.get("kernelspec") if isinstance(metadata.get("kernelspec"), dict) else {}
+    info = metadata.get("language_info") if isinstance(metadata.get("language_info"), dict) else {}
+    return str(info.get("name") or kernel.get("language") or "python").lower()
+
+
+def as_python(source: str) -> str:
+    """The cell without notebook commands (``%time``, ``!pip``), which no plain Python understands."""
+    try:
+        ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        lines = source.split("\n")
+        return "\n".join("" if line.lstrip()[:1] in ("%", "!") else line for line in lines)
+    return source
+
+
+# --- masters --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Item:
+    """One graded cell of a master: a question with tests, or a written one.
+
+    Attributes
+    ----------
+    name : "A1.2".
+    title : in a few words.
+    points : the most it gives.
+    functions : the names that the tests call; none for a written question.
+    tests : the hidden tests' source.
+    library, forbidden : whether multipole_lab may be called, what of torch may not (see `forbidden`).
+    seconds, memory : the time for all tests; megabytes, where fewer than usual.
+    bonus : whether its points come on top.
+    cell : the grade_id of the cell for the solution.
+    """
+
+    name: str
+    title: str
+    points: float
+    functions: tuple[str, ...]
+    tests: str
+    library: bool
+    forbidden: tuple[str, ...]
+    seconds: int
+    memory: int | None
+    bonus: bool
+    cell: str
+
+    @property
+    def manual(self) -> bool:
+        """Whether a person has to read it."""
+        return not self.functions
+
+
+@dataclass(frozen=True)
+class Master:
+    """A master notebook, read for grading."""
+
+    name: str
+    text: str
+    items: tuple[Item, ...]
+    setup: tuple[tuple[str, str], ...]
+    interpret: bool
+
+    @property
+    def own_cells(self) -> set[str]:
+        """grade_ids of cells that are not the student's: the grader has its own copy of them."""
+        cells, _ = read(self.text)
+        return {cell.name for cell in cells if cell.name and not cell.grade.get("solution")}
+
+
+def masters_folder() -> Path:
+    """The masters of this checkout; they are not installed.
+
+    Raises
+    ------
+    FileNotFoundError : there are none; the message says what to do.
+    """
+    folder = Path(multipole_lab.__file__).resolve().parents[1] / "notebooks" / "assignments"
+    if not any(folder.glob("A*.ipynb")):
+        raise FileNotFoundError(
+            f"no master notebooks in {folder}: they stand in the repository and are not installed. "
+            "Run this in a checkout, or name their folder with --masters"
+        )
+    return folder
+
+
+def load_master(name: str, folder: Path | None = None) -> Master:
+    """Read the master of an assignment such as "A1".
+
+    Raises
+    ------
+    ValueError : no such master.
+    """
+    folder = folder or masters_folder()
+    path = folder / f"{name}.ipynb"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in folder.glob("*.ipynb")))
+        raise ValueError(f"no assignment {name!r}; in {folder} there are {there or 'none'}")
+    text = path.read_text(encoding="utf-8")
+    cells, metadata = read(text)
+    setup = tuple((cell.name, cell.source) for cell in cells if cell.extra.get("role") == "setup")
+    items = tuple(_item(cell) for cell in cells if cell.grade.get("grade"))
+    return Master(name, text, items, setup, metadata.get("multipole_lab", {}).get("interpret", False))
+
+
+def _item(cell: Cell) -> Item:
+    extra = cell.extra
+    return Item(
+        name=extra["question"],
+        title=extra["title"],
+        points=cell.grade["points"],
+        functions=tuple(extra.get("functions", ())),
+        tests=hidden_tests(cell.source),
+        library=extra.get("library", False),
+        forbidden=tuple(extra.get("forbidden", ())),
+        seconds=extra.get("seconds", 10),
+        memory=extra.get("memory"),
+        bonus=extra.get("bonus", False),
+        cell=extra.get("cell", cell.name),
+    )
+
+
+def hidden_tests(source: str) -> str:
+    """What stands between the delimiters of hidden tests."""
+    return "\n".join(line for line, kind in parts(source) if kind == "tests")
+
+
+def parts(source: str) -> list[tuple[str, str]]:
+    """Every line with its kind: public, solution or tests; the delimiters themselves are left out."""
+    kind, result = "public", []
+    for line in source.split("\n"):
+        mark = line.strip()
+        if mark in (BEGIN_SOLUTION, BEGIN_TESTS):
+            kind = "solution" if mark == BEGIN_SOLUTION else "tests"
+        elif mark in (END_SOLUTION, END_TESTS):
+            kind = "public"
+        else:
+            result.append((line, kind))
+    return result

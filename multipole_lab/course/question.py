@@ -1,0 +1,80 @@
+"""What is known about a question: inputs to try, the right answer, and the usual wrong ones.
+
+The right answer is computed the long way round (loops in float64, automatic differentiation, functions that the
+question forbids), so that reading this package gives away no answer that would be accepted.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Args = tuple
+
+
+@dataclass(frozen=True)
+class Question:
+    """One graded question.
+
+    Attributes
+    ----------
+    cases : from a seeded random number source to [(what is special, arguments)], ragged and extreme ones included.
+    oracle : the right answer to the same arguments.
+    mistakes : {a question that points at the mistake: the answer of somebody who makes it}.
+    tol : largest difference over the largest number.
+    hint : what to read again, where no known mistake fits.
+    """
+
+    cases: Callable[[Random], list[tuple[str, Args]]]
+    oracle: Callable
+    mistakes: dict[str, Callable] = field(default_factory=dict)
+    tol: float = 1e-4
+    hint: str = ""
+
+
+class Random:
+    """Seeded random numbers: ``random(3, 4)`` is a normal [3, 4] float32 tensor."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self.generator)
+
+    def integers(self, low: int, high: int, *shape: int) -> Tensor:
+        """Integers in low .. high - 1."""
+        return torch.randint(low, high, shape, generator=self.generator)
+
+    def permutation(self, n: int) -> Tensor:
+        """0 .. n - 1 in random order."""
+        return torch.randperm(n, generator=self.generator)
+
+
+ASSIGNMENTS = ("A1", "A2", "A3", "A4", "A5")
+
+
+def find(name: str) -> Question:
+    """The question of that name, such as "A1.2".
+
+    Raises
+    ------
+    ValueError : no such question; the message lists those of the assignment.
+    """
+    assignment = str(name).split(".")[0]
+    if assignment not in ASSIGNMENTS:
+        raise ValueError(
+            f"question is {name!r}; a name such as 'A1.2' is needed, of {', '.join(ASSIGNMENTS)}"
+        )
+    questions = importlib.import_module(f"multipole_lab.course.{assignment.lower()}").QUESTIONS
+    if name not in questions:
+        raise ValueError(f"question is {name!r}; {assignment} has {', '.join(questions)}")
+    return questions[name]
+
+
+def oracle(name: str) -> Callable:
+    """What computes the right answer to a question, for the hidden tests."""
+    return find(name).oracle

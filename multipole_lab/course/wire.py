@@ -1,0 +1,118 @@
+"""Messages between the grader and a student's process: a length, JSON for the structure, safetensors for tensors.
+
+Nothing that is read here can run code. Both ends refuse messages above ``LARGEST``.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+
+LARGEST = 64 << 20
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class WireError(Exception):
+    """A message that is too large, or nothing that may be sent."""
+
+
+def pack(message: object) -> bytes:
+    """Bytes of plain values, lists, tuples, dictionaries with string keys, and tensors.
+
+    Raises
+    ------
+    WireError : another type, or more than LARGEST bytes.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    structure = json.dumps(_down(message, tensors, 0)).encode()
+    blob = save(tensors) if tensors else b""
+    if len(structure) + len(blob) > LARGEST:
+        raise WireError(f"more than {LARGEST >> 20} MB")
+    return struct.pack("<QQ", 8 + len(structure) + len(blob), len(structure)) + structure + blob
+
+
+def unpack(body: bytes) -> object:
+    """The inverse of `pack`, without the leading length. Any malformed message is a WireError."""
+    try:
+        (length,) = struct.unpack_from("<Q", body)
+        structure, blob = body[8 : 8 + length], body[8 + length :]
+        return _up(json.loads(structure), load(blob) if blob else {})
+    except Exception as error:  # whatever a hostile message provokes
+        raise WireError(f"a malformed message ({type(error).__name__})") from None
+
+
+def send(sock: socket.socket, message: object) -> None:
+    """Send one message."""
+    sock.sendall(pack(message))
+
+
+def receive(sock: socket.socket, deadline: float | None = None) -> object:
+    """The next message.
+
+    Raises
+    ------
+    EOFError : the other end is gone.
+    TimeoutError : ``deadline`` (of ``time.monotonic``) has passed.
+    WireError : no message, or one above LARGEST.
+    """
+    (length,) = struct.unpack("<Q", _exactly(sock, 8, deadline))
+    if not 8 <= length <= LARGEST + 8:
+        raise WireError(f"a message of {length} bytes; {LARGEST} are allowed")
+    return unpack(_exactly(sock, length, deadline))
+
+
+def _exactly(sock: socket.socket, count: int, deadline: float | None) -> bytes:
+    parts = []
+    while count:
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            sock.settimeout(left)
+        part = sock.recv(min(count, 1 << 20))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def _down(value: object, tensors: dict[str, torch.Tensor], depth: int) -> object:
+    if depth > 16:
+        raise WireError("lists nested more than 16 deep")
+    if isinstance(value, np.ndarray | np.generic):
+        value = torch.as_tensor(value)
+    if isinstance(value, torch.Tensor):
+        if value.is_complex() or value.layout != torch.strided:
+            raise WireError(f"a {value.dtype} {value.layout} tensor")
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"tensor": name}
+    if isinstance(value, _PLAIN):
+        return {"plain": value}
+    if isinstance(value, list | tuple):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_down(item, tensors, depth + 1) for item in value]}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _down(item, tensors, depth + 1) for key, item in value.items()}}
+    raise WireError(f"a {type(value).__name__}")
+
+
+def _up(node: dict, tensors: dict[str, torch.Tensor]) -> object:
+    ((kind, inner),) = node.items()
+    if kind == "tensor":
+        return tensors[inner]
+    if kind == "plain" and isinstance(inner, _PLAIN):
+        return inner
+    if kind in ("list", "tuple"):
+        items = [_up(item, tensors) for item in inner]
+        return items if kind == "list" else tuple(items)
+    if kind == "dict":
+        return {key: _up(item, tensors) for key, item in inner.items()}
+    raise WireError(f"a node of kind {kind!r}")
