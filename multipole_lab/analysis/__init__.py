@@ -1,7 +1,33 @@
 """Errors, timing, and comparisons of methods."""
 
+from multipole_lab.analysis.attention_mass import mass_overlap, mass_recall, method_weights
 from multipole_lab.analysis.comparing import compare
-from multipole_lab.analysis.errors import per_head_error, per_query_error, relative_squared_error
+from multipole_lab.analysis.errors import (
+    cosine,
+    loss_difference,
+    next_token_kl,
+    per_head_error,
+    per_query_error,
+    relative_squared_error,
+    worst_token,
+)
+from multipole_lab.analysis.operation_counts import operations, share_of_exact
 from multipole_lab.analysis.timing import interleaved, machine
 
-__all__ = ["compare", "interleaved", "machine", "per_head_error", "per_query_error", "relative_squared_error"]
+__all__ = [
+    "compare",
+    "cosine",
+    "interleaved",
+    "loss_difference",
+    "machine",
+    "mass_overlap",
+    "mass_recall",
+    "method_weights",
+    "next_token_kl",
+    "operations",
+    "per_head_error",
+    "per_query_error",
+    "relative_squared_error",
+    "share_of_exact",
+    "worst_token",
+]

@@ -1,9 +1,9 @@
-"""How far an approximation is from exact attention."""
+"""How far an approximation is from exact attention, in what a layer or a whole model puts out."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -40,6 +40,76 @@ def per_query_error(
     """
     wrong, size = _squares(approx, exact)
     return wrong / size.mean(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def worst_token(
+    approx: Float[Tensor, "B H N Dv"], exact: Float[Tensor, "B H N Dv"]
+) -> tuple[Float[Tensor, "B H"], Int[Tensor, "B H"]]:
+    """The largest ``per_query_error`` of each head and the position of that query; a NaN counts as the largest."""
+    largest = per_query_error(approx, exact).max(-1)
+    return largest.values, largest.indices
+
+
+def cosine(approx: Float[Tensor, "*batch D"], exact: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+    """``o.o~ / (||o|| ||o~||)`` of every vector, in float64: outputs of a layer, hidden states, sentence embeddings.
+
+    1 is the same direction. Where both are zero it is 1, where one of them is, 0.
+
+    Raises
+    ------
+    ValueError : shapes that differ.
+    """
+    if approx.shape != exact.shape:
+        raise ValueError(
+            f"approx has shape {tuple(approx.shape)} and exact {tuple(exact.shape)}; one shape is needed"
+        )
+    a, e = approx.double(), exact.double()
+    a_norm, e_norm = a.norm(dim=-1), e.norm(dim=-1)
+    both_zero = (a_norm == 0) & (e_norm == 0)
+    tiny = torch.finfo(torch.float64).tiny
+    return torch.where(both_zero, 1.0, (a * e).sum(-1) / (a_norm * e_norm).clamp(min=tiny))
+
+
+def loss_difference(
+    approx: Float[Tensor, "*batch V"], exact: Float[Tensor, "*batch V"], targets: Int[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """Cross-entropy of the true next token under approximate less under exact logits, in nats, for every position.
+
+    The mean is the difference of the two losses. Positive is worse than exact.
+
+    Raises
+    ------
+    ValueError : shapes that do not fit together.
+    """
+    _check_logits(approx, exact)
+    if targets.shape != exact.shape[:-1]:
+        raise ValueError(f"targets has shape {tuple(targets.shape)}; {tuple(exact.shape[:-1])} is needed")
+    a, e = (x.double().log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1) for x in (approx, exact))
+    return e - a
+
+
+def next_token_kl(
+    approx: Float[Tensor, "*batch V"], exact: Float[Tensor, "*batch V"]
+) -> Float[Tensor, "*batch"]:
+    """``KL(p || p~) = sum_t p_t (log p_t - log p~_t)`` in nats of the next-token distributions, for every position.
+
+    p is exact, p~ approximate; both from logits. 0 is the same distribution. A token with probability 0 under p adds
+    nothing.
+
+    Raises
+    ------
+    ValueError : shapes that differ.
+    """
+    _check_logits(approx, exact)
+    a, e = (x.double().log_softmax(-1) for x in (approx, exact))
+    return torch.where(e == -torch.inf, 0.0, e.exp() * (e - a)).sum(-1)
+
+
+def _check_logits(approx: Tensor, exact: Tensor) -> None:
+    if approx.shape != exact.shape:
+        raise ValueError(
+            f"approx has shape {tuple(approx.shape)} and exact {tuple(exact.shape)}; one shape of logits is needed"
+        )
 
 
 def _squares(approx: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
