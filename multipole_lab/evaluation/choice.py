@@ -1,0 +1,127 @@
+"""Forced choice: the model picks the option that it finds likeliest, so that nothing it writes has to be parsed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from multipole_lab.evaluation.engine import DENSE
+from multipole_lab.evaluation.texts import token_ids
+
+if TYPE_CHECKING:
+    import pandas
+
+    from multipole_lab.evaluation.reader import Reader
+
+
+def choose(
+    reader: Reader, tokenizer: Callable, context: str, question: str, options: Sequence[str], answer: int
+) -> dict:
+    """Score the options after context and question.
+
+    Parameters
+    ----------
+    reader : the model under one method.
+    tokenizer : its tokenizer.
+    context, question : what is read; a clustered cache reads the question token by token.
+    options : what may follow, with the space before and whatever ends them, so that none is the beginning of another.
+    answer : the place of the right one.
+
+    Returns
+    -------
+    ``right`` (0 or 1), ``choice`` and ``answer`` (places), ``logprobs`` (nats, one an option), ``probability`` (of the
+    right option among the options), ``tokens`` (read before the options).
+
+    Raises
+    ------
+    ValueError : more tokens than the model has positions; options that the tokenizer cannot tell apart.
+    """
+    before, after, choices = split(tokenizer, context, question, options)
+    tokens = len(before) + len(after)
+    check_positions(reader.model, tokens + max(map(len, choices)))
+    scores = reader.option_logprobs(before, after, choices)
+    choice = max(range(len(scores)), key=scores.__getitem__)
+    top = max(scores)
+    weights = [math.exp(score - top) for score in scores]
+    return {
+        "right": int(choice == answer),
+        "choice": choice,
+        "answer": answer,
+        "logprobs": scores,
+        "probability": weights[answer] / sum(weights),
+        "tokens": tokens,
+    }
+
+
+def split(
+    tokenizer: Callable, context: str, question: str, options: Sequence[str]
+) -> tuple[list[int], list[int], list[list[int]]]:
+    """Token ids of context, question and options.
+
+    Question and option are tokenized together, as the model would see them; what all of them begin with is the
+    question.
+    """
+    before = token_ids(tokenizer, context)
+    joined = [token_ids(tokenizer, question + option, special=False) for option in options]
+    if len(set(map(tuple, joined))) < len(options):
+        raise ValueError("two options have the same tokens")
+    common = 0
+    while all(len(one) > common + 1 for one in joined) and len({one[common] for one in joined}) == 1:
+        common += 1
+    return before, joined[0][:common], [one[common:] for one in joined]
+
+
+def check_positions(model: object, tokens: int) -> None:
+    """Refuse more tokens than the model has positions."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and tokens > positions:
+        raise ValueError(
+            f"{type(model).__name__} has {positions:,} positions; {tokens:,} tokens are too many"
+        )
+
+
+def choice_table(rows: pandas.DataFrame, methods: list[str], groups: Sequence[str]) -> pandas.DataFrame:
+    """One line for each method and value of the groups, and one for all.
+
+    Accuracy and its standard error; the mean probability of the right option; how often the choice is the dense one;
+    KL of the distribution over the options from the dense one.
+    """
+    import pandas
+
+    dense = rows[rows["method"] == DENSE].set_index("id")
+    lines = []
+    for group in (None, *groups):
+        for value in ["all"] if group is None else sorted(rows[group].unique()):
+            for method in methods:
+                mine = rows[rows["method"] == method]
+                mine = (mine if group is None else mine[mine[group] == value]).set_index("id")
+                n, accuracy = len(mine), mine["right"].mean()
+                same = (mine["choice"] == dense.loc[mine.index, "choice"]).mean()
+                kl = [_kl(dense.loc[i, "logprobs"], mine.loc[i, "logprobs"]) for i in mine.index]
+                line = {
+                    "group": group or "all",
+                    "value": value,
+                    "method": method,
+                    "questions": n,
+                    "accuracy": accuracy,
+                    "± s.e.": math.sqrt(accuracy * (1 - accuracy) / n),
+                    "p(right)": mine["probability"].mean(),
+                    "as dense": same,
+                    "KL": sum(kl) / n,
+                    "seconds": mine["seconds"].mean(),
+                }
+                lines.append(line)
+    return pandas.DataFrame(lines)
+
+
+def _kl(dense: Sequence[float], ours: Sequence[float]) -> float:
+    """KL of the two distributions over the options, nats."""
+    p, q = (_normalised(x) for x in (dense, ours))
+    return sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True))
+
+
+def _normalised(logprobs: Sequence[float]) -> list[float]:
+    top = max(logprobs)
+    total = top + math.log(sum(math.exp(x - top) for x in logprobs))
+    return [x - total for x in logprobs]
