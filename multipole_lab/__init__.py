@@ -28,7 +28,17 @@ _WHERE = {
     "relative_squared_error": "analysis",
     "spatial": "clustering",
 }
-_SUBPACKAGES = ("analysis", "attention", "clustering", "course", "decoding", "figures", "models", "panels")
+_SUBPACKAGES = (
+    "analysis",
+    "attention",
+    "clustering",
+    "course",
+    "decoding",
+    "figures",
+    "models",
+    "panels",
+    "parallel",
+)
 
 __all__ = [*_WHERE, *_SUBPACKAGES]
 

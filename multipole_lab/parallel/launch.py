@@ -1,0 +1,58 @@
+"""Several processes on this computer, that talk over its own loopback interface: for tests, timings and lessons."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from multipole_lab.clustering.checks import check_count
+
+
+def launch(
+    function: Callable[..., None], ranks: int, *args: object, limit: float = 300.0, threads: int = 1
+) -> None:
+    """Run ``function(*args)`` in ``ranks`` new processes that form one gloo group, and wait for them.
+
+    For more than one computer, or GPUs, use torchrun.
+
+    Parameters
+    ----------
+    function : importable by name, as the processes start afresh.
+    ranks : processes, at least 1.
+    limit : seconds that a rank waits for another's answer; where one dies or is stuck, the others end with an error.
+    threads : of torch in each process.
+
+    Raises
+    ------
+    torch.multiprocessing.ProcessException : a process failed, with its traceback; the others are ended.
+    """
+    check_count("ranks", ranks, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(join_and_run, (ranks, folder, limit, threads, function, args), nprocs=ranks)
+
+
+def join_and_run(
+    rank: int, ranks: int, folder: str, limit: float, threads: int, function: Callable[..., None], args: tuple
+) -> None:
+    """One process of ``launch``: joins the group that meets in ``folder``, runs, and leaves it."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
+    torch.set_num_threads(threads)
+    store = (Path(folder) / "store").as_uri()
+    dist.init_process_group(
+        "gloo", init_method=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=limit)
+    )
+    function(*args)
+    dist.barrier()
+    dist.destroy_process_group()
+    # At the interpreter's own end gloo's threads may still be at work, and end the process by an abort.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,88 @@
+"""What context-parallel MuSe computes, in one process and by other code: the formula of ``attention.muse``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from multipole_lab.attention.causal import with_sinks
+from multipole_lab.attention.muse import MuSe, _muse
+from multipole_lab.attention.partials import Partial, merge
+from multipole_lab.attention.slots import Slots
+from multipole_lab.clustering.checks import check_count
+
+
+def part_of(positions: int, rank: int, ranks: int) -> slice:
+    """The contiguous part of a sequence that a rank owns; the first parts are one longer where they must differ.
+
+    Raises
+    ------
+    ValueError, TypeError : a rank outside the ranks, or fewer positions than ranks.
+    """
+    check_count("ranks", ranks, 1)
+    check_count("rank", rank, 0)
+    check_count("positions", positions, ranks)
+    if rank >= ranks:
+        raise ValueError(f"rank is {rank}; 0 to {ranks - 1} are allowed for {ranks} ranks")
+    size, longer = divmod(positions, ranks)
+    first = rank * size + min(rank, longer)
+    return slice(first, first + size + (rank < longer))
+
+
+def parallel_reference(
+    method: MuSe,
+    q: Float[Tensor, "B Hq N D"],
+    k: Float[Tensor, "B Hk N D"],
+    v: Float[Tensor, "B Hk N Dv"],
+    ranks: int,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    mask: Bool[Tensor, "B N"] | None = None,
+) -> Partial:
+    """MuSe with clusters that do not cross the parts of ``part_of``, as (out, lse) of the whole sequence.
+
+    Full attention: the queries of each part over all keys, whose clusters are those of every part side by side.
+    Causal: the same over the keys of earlier parts, merged with causal MuSe of the part itself.
+    """
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    partition, N = method._partition, q.shape[2]
+    parts = [part_of(N, rank, ranks) for rank in range(ranks)]
+
+    def take(x: Tensor, part: slice) -> Tensor:
+        return x[:, :, part].contiguous()
+
+    labels, made, size = [], 0, 0
+    for part in parts:
+        keys = slice(method.sinks if part.start == 0 else part.start, part.stop)
+        own = partition.labels(take(k, keys), None if mask is None else mask[:, keys].contiguous())
+        labels.append(torch.where(own < 0, own, own + made))
+        made += partition.made(own.shape[-1])
+        size = max(size, partition.size(own.shape[-1]))
+    labels = torch.cat(labels, -1)  # [B, Hk, N - sinks], clusters of all parts numbered through
+
+    def far(q, k, v, scale, mask):
+        """Queries of one part over the clusters of so many keys behind the sinks."""
+        own = labels[:, :, : k.shape[2]]
+        slots = [partition.slots(q), Slots.of(own, int(own.max()) + 1, size)]
+        constants = [x for slot in slots for x in (slot.index, slot.filled, slot.slot)]
+        return _muse(q, k, v, [*constants, own >= 0], [scale, float(method.near), 0.0])
+
+    results = []
+    for part in parts:
+        queries, partials = take(q, part), []
+        seen = slice(0, part.start if causal else N)
+        if seen.stop:
+            past = None if mask is None else mask[:, seen]
+            heads = queries, take(k, seen), take(v, seen)
+            partials.append(with_sinks(far, *heads, scale, past, method.sinks, causal=False))
+        if causal:
+            own = None if mask is None else mask[:, part]
+            attend = method if part.start == 0 else replace(method, sinks=0)
+            partials.append(attend._causal(queries, take(k, part), take(v, part), scale, own))
+        results.append(merge(partials))
+    return torch.cat([out for out, _ in results], 2), torch.cat([lse for _, lse in results], 2)

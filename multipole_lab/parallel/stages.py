@@ -1,0 +1,134 @@
+"""What each rank computes between the messages: MuSe's formula (``attention.muse.muse_formula``) in two halves.
+
+Shapes as in ``attention.expansion``: R = B * Hk rows, I query clusters a row (of all G heads of its group), J key
+clusters, Mq and Mk slots a cluster. F = D + Dv: a key and its value side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from multipole_lab.attention.expansion import NEVER, far_field, summarise
+from multipole_lab.attention.muse import expansion_points, near_field
+from multipole_lab.attention.partials import Partial, merge
+from multipole_lab.attention.slots import Slots, from_slots, to_slots
+from multipole_lab.clustering.clusters import statistics_dtype
+
+
+@dataclass(frozen=True)
+class Assignments:
+    """The clusters of this rank's queries and keys, in slots; ``kept`` [B, Hk, Nk] is False for padding."""
+
+    queries: Slots
+    keys: Slots
+    kept: Bool[Tensor, "B Hk Nk"]
+
+    @property
+    def members(self) -> Bool[Tensor, "R I Mq"]:
+        """Which query slots are filled."""
+        B, _, _, M = self.queries.filled.shape
+        return self.queries.filled.view(B * self.kept.shape[1], -1, M)
+
+    @property
+    def filled(self) -> Bool[Tensor, "R J Mk"]:
+        """Which key slots are filled."""
+        return self.keys.filled.flatten(0, 1)
+
+    def queries_and_points(self, q: Tensor) -> tuple[Float[Tensor, "R I Mq D"], Float[Tensor, "R I D"]]:
+        """The queries in slots and the centroids of their clusters, the expansion points."""
+        all_kept = torch.ones(q.shape[:3], dtype=torch.bool, device=q.device)
+        qs = to_slots(q.to(statistics_dtype(q.dtype)), self.queries, all_kept)
+        qs = qs.view(*self.members.shape, q.shape[-1])
+        return qs, expansion_points(qs, self.members)
+
+    def keys_and_values(self, k: Tensor, v: Tensor) -> Float[Tensor, "R J Mk F"]:
+        """Keys and values in slots."""
+        both = (to_slots(x.to(statistics_dtype(x.dtype)), self.keys, self.kept) for x in (k, v))
+        return torch.cat([x.flatten(0, 1) for x in both], -1)
+
+    def back(self, out: Tensor, lse: Tensor) -> Partial:
+        """Results in slots at their positions again, [B, Hq, Nq, Dv] and [B, Hq, Nq]."""
+        shape = self.queries.index.shape
+        out = from_slots(out.reshape(*shape, -1), self.queries)
+        return out, from_slots(lse.reshape(*shape, 1), self.queries).squeeze(-1)
+
+
+def summaries(
+    p: Float[Tensor, "R I D"], kv: Float[Tensor, "R J Mk F"], filled: Bool[Tensor, "R J Mk"], s: float
+) -> Float[Tensor, "R I J 1+F"]:
+    """At the keys: mass, tilted key centroid and tilted value centroid of every key cluster at every point asked."""
+    k, v = (x.contiguous() for x in kv.split([p.shape[-1], kv.shape[-1] - p.shape[-1]], -1))
+    a, k_tilted, v_tilted = summarise(p, k, v, filled, s)
+    return torch.cat([a.unsqueeze(-1), k_tilted, v_tilted], -1)
+
+
+@dataclass(frozen=True)
+class Near:
+    """Which key clusters are summed exactly, and where their members stand in what was fetched.
+
+    Attributes
+    ----------
+    nearest : [R, I, near]. The clusters of each query cluster, among all J of its sources.
+    fetched : [R, I, near]. The same, as numbers of the clusters fetched, U in all.
+    filled : [U, M]. Which slots of those hold a member.
+    """
+
+    nearest: Int[Tensor, "R I near"]
+    fetched: Int[Tensor, "R I near"]
+    filled: Bool[Tensor, "U M"]
+
+
+def choose(a: Float[Tensor, "R I J"], near: int) -> tuple[Int[Tensor, "R I near"], Bool[Tensor, "R J"]]:
+    """The ``near`` clusters of largest mass at every point, and which clusters some point of the row chose."""
+    nearest = a.topk(near, -1).indices
+    wanted = torch.zeros(a.shape[0], a.shape[2], dtype=torch.bool, device=a.device)
+    return nearest, wanted.scatter_(1, nearest.flatten(1), True)
+
+
+def placed(nearest: Tensor, wanted: list[Tensor], sizes: list[Tensor]) -> Near:
+    """Where the fetched members go: sources in order, then rows, then clusters.
+
+    ``wanted`` [R, J_t] and ``sizes`` [R, J_t] of every source t.
+    """
+    counts = torch.cat([size[want] for size, want in zip(sizes, wanted, strict=True)])  # [U]
+    filled = torch.arange(max(1, int(counts.max())), device=counts.device) < counts.unsqueeze(-1)
+    numbers, first = [], 0
+    for want in wanted:
+        numbers.append((want.flatten().cumsum(0) - 1 + first).view(want.shape))
+        first += int(want.sum())
+    number = torch.cat(numbers, 1)  # [R, J], of clusters that were not fetched meaningless and never used
+    return Near(nearest, number.gather(1, nearest.flatten(1)).view(nearest.shape), filled)
+
+
+def evaluate(
+    qs: Float[Tensor, "R I Mq D"],
+    p: Float[Tensor, "R I D"],
+    summary: Float[Tensor, "R I J 1+F"],
+    members: Float[Tensor, "n F"] | None,
+    near: Near | None,
+    s: float,
+) -> Partial:
+    """At the queries: the far field from the summaries, merged with exact attention over the clusters fetched."""
+    D = qs.shape[-1]
+    a, k_tilted, v_tilted = summary.split([1, D, summary.shape[-1] - 1 - D], -1)
+    a = a.squeeze(-1)
+    if near is not None:
+        a = a.scatter(-1, near.nearest, NEVER)
+    out, lse = far_field(qs, p, a, k_tilted, v_tilted, s)
+    if near is not None:
+        R, I, Mq, _ = qs.shape
+        slots = members.new_zeros(*near.filled.shape, members.shape[-1])
+        k, v = (
+            slots.masked_scatter(near.filled.unsqueeze(-1), members)
+            .unsqueeze(0)
+            .split([D, out.shape[-1]], -1)
+        )
+        exact, exact_lse = near_field(
+            qs.view(1, R * I, Mq, D), k, v, near.filled.unsqueeze(0), near.fetched.view(1, R * I, -1), s
+        )
+        out, lse = merge([(out, lse), (exact.view(R, I, Mq, -1), exact_lse.view(R, I, Mq))])
+    return torch.where(lse.unsqueeze(-1) == -torch.inf, 0.0, out), lse
