@@ -228,7 +228,7 @@ def test_a_killed_evaluation_continues_to_the_same_table(folder, text, tmp_path,
         "--max-tokens",
         "64",
         "--windows",
-        "40",
+        "24",
         "--threads",
         "1",
     ]
@@ -284,6 +284,12 @@ def test_texts_that_cannot_be_read_are_named(folder, text, tmp_path, capsys):
     assert "fewer than 4,000" in short
     words = ("needle", "--model", folder, "--max-tokens", 2000, "--text", text, "--lengths", 90)
     assert "a haystack of 90 tokens is too short" in refused(capsys, *words)
+
+
+def test_a_malformed_line_of_longbench_is_named(folder, tmp_path, capsys):
+    data = write_records(tmp_path / "data.jsonl", [*records(2), {"_id": "x"}])
+    said = refused(capsys, "longbench", "--model", folder, "--data", data, "--max-tokens", 900)
+    assert f"{data}, line 3 lacks domain" in said
 
 
 def test_models_that_cannot_be_evaluated_are_named(folder, text, tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multipole_lab.evaluation.engine import DENSE, Evaluation, Item
@@ -169,5 +170,5 @@ def figures(rows: pandas.DataFrame, methods: list[str]) -> list[go.Figure]:
         mine = rows[rows["text"] == text]
         losses = {m: np.stack(mine[mine["method"] == m]["loss"].map(np.asarray)).mean(0) for m in methods}
         dense = losses.pop(DENSE)
-        pictures.append(loss_by_position(edges, dense, losses, str(text)))
+        pictures.append(loss_by_position(edges, dense, losses, Path(text).name))
     return pictures

@@ -189,5 +189,8 @@ def _plain(text: str) -> str:
 
 def _frame(fig: go.Figure, finding: str, reading: str, top: int, height: int) -> None:
     fig.update_layout(
-        template=theme.TEMPLATE, height=top + height, title=theme.title(finding, reading), margin={"t": top}
+        template=theme.TEMPLATE,
+        height=top + height,
+        title=theme.title(_plain(finding), _plain(reading)),
+        margin={"t": top},
     )
