@@ -7,7 +7,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, shared_memory_kb
+from .launch import (
+    check_tensors,
+    fp32_precision,
+    launch,
+    plain_when_wide,
+    power_of_two,
+    row_strided,
+    shared_memory_kb,
+)
 from .lookup import find_tile, member_tiles
 from .online import softmax_step
 from .registry import Problem, register
@@ -173,6 +181,9 @@ def evaluate(
         q.element_size(),
         tile,
     )
+    precision = precision or fp32_precision(k)
+    if moment is not None:
+        precision = plain_when_wide(precision, max(BD, BDV))
     tiles = member_tiles(Nq, Cq, tile.rows)
     share = None if moment is None else torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
     if into is not None:
@@ -193,7 +204,7 @@ def evaluate(
         *out.stride()[:3], *lse.stride()[:2], Hq,
         Hq // Hk, Nq, Nk, Cq, Ck, near.shape[-1], D, Dv, R, tiles, BD=BD, BDV=BDV, BR=power_of_two(R),
         BINS=power_of_two(Cq), BM=tile.rows, BN=tile.cols, DIPOLE=moment is not None, FULL=basis is None,
-        MERGE=into is not None, PRECISION=precision or fp32_precision(k), tile=tile,
+        MERGE=into is not None, PRECISION=precision, tile=tile,
     )  # fmt: skip
     return out, lse, share
 

@@ -89,6 +89,12 @@ def _device(device: torch.device) -> tuple[int, tuple[int, int]]:
     return properties.shared_memory_per_block_optin // 1024, (properties.major, properties.minor)
 
 
+def plain_when_wide(precision: str, head: int) -> str:
+    """`precision`, but "ieee" above head size 64: for the kernels in which the split operands of tf32x3 would not
+    fit into registers there. Half precision takes no notice of it."""
+    return "ieee" if head > 64 else precision
+
+
 def check_tensors(operation: str, **tensors: Tensor | None) -> None:
     """Raise for what the kernels cannot run: the message names what is supported and `backend="torch"`.
 

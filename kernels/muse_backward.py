@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .evaluate_backward import delta_kernel, moment_grad_kernel, summary_grad_kernel
 from .key_grad import key_grad_kernel
-from .launch import launch, power_of_two, row_strided, shared_memory_kb
+from .launch import launch, plain_when_wide, power_of_two, row_strided, shared_memory_kb
 from .lookup import member_tiles
 from .query_grad import query_grad_kernel
 from .summarise_backward import centroid_grad_kernel, moment_centroid_grad_kernel, tilt_kernel
@@ -60,6 +60,7 @@ def muse_backward(
     BD, BDV, BR = power_of_two(D), power_of_two(Dv), power_of_two(R)
     sizes = {"BD": BD, "BDV": BDV}
     shared, width = shared_memory_kb(q), q.element_size()
+    dipole_precision = plain_when_wide(precision, max(BD, BDV))
 
     def fp32(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=q.device)
@@ -126,7 +127,7 @@ def muse_backward(
             moment_centroid_grad_kernel, (B * Hk * column_tiles,),
             k, v, centroids, basis, k_order, k_offsets, far, far_mass, mean_k, mean_v, d_moment, d_columns,
             scale, *k_strides, *v_strides, Hk, Nk, Ck, rows * R, R, D, Dv, column_tiles,
-            **sizes, BC=tile.rows, BM=tile.cols, FULL=full, PRECISION=precision, tile=tile,
+            **sizes, BC=tile.rows, BM=tile.cols, FULL=full, PRECISION=dipole_precision, tile=tile,
         )  # fmt: skip
         d_centroids += d_columns.sum(3)
     # Padding is in no tile, so the gradients start from zero.
@@ -142,7 +143,8 @@ def muse_backward(
         scale, *q_strides, *k_strides, *v_strides, *o_strides,
         Hk, G, Nq, Nk, Cq, Ck, rows, D, Dv, R, member_tiles_k,
         **sizes, BINS=power_of_two(Ck), BM=tile.rows, BC=tile.cols,
-        NEAR=near.shape[-1] > 0, DIPOLE=turn, FULL=full, PRECISION=precision, tile=tile,
+        NEAR=near.shape[-1] > 0, DIPOLE=turn, FULL=full,
+        PRECISION=dipole_precision if turn else precision, tile=tile,
     )  # fmt: skip
     tile = pick("query_grad_dipole" if turn else "query_grad")
     tiles = member_tiles(Nq, Cq, tile.rows)
