@@ -16,6 +16,10 @@ BENCHES = {  # name: (module, what --help says of it)
         "the decode kernels against the best dense decoding",
     ),
     "kmeans": ("multipole_lab.analysis.bench_kmeans", "the lab's k-means against scikit-learn's"),
+    "parallel": (
+        "multipole_lab.parallel.bench_parallel",
+        "MuSe over several processes beside ring attention: time, error and bytes sent",
+    ),
     "sparsity": ("multipole_lab.analysis.bench_sparsity", "MuSe, spatial and Centroid at the same sparsity"),
     "memory": (
         "multipole_lab.analysis.bench_memory",
