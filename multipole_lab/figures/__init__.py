@@ -6,7 +6,8 @@ from .decode import decode
 from .error import error
 from .expansion import expansion
 from .front import front
+from .parallel import parallel
 from .roofline import roofline
 from .speed import speed
 
-__all__ = ["blocks", "clusters", "decode", "error", "expansion", "front", "roofline", "speed"]
+__all__ = ["blocks", "clusters", "decode", "error", "expansion", "front", "parallel", "roofline", "speed"]
