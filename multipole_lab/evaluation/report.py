@@ -35,6 +35,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.85rem; }
 </head>
 <body>
 <h1>$title</h1>
+<p>$model</p>
 <p>$reading</p>
 <div class="wide">$table</div>
 $figures
@@ -58,6 +59,7 @@ def write(
     ]
     page = PAGE.substitute(
         title=html.escape(evaluation.title),
+        model=html.escape(_model(header)),
         reading=html.escape(evaluation.reading),
         table=_html(table),
         figures="\n".join(shown),
@@ -72,6 +74,16 @@ def as_text(table: pandas.DataFrame) -> str:
     """The table for a terminal."""
     words = pandas.DataFrame({name: [_cell(name, value) for value in table[name]] for name in table})
     return words.to_string(index=False)
+
+
+def _model(header: Mapping[str, object]) -> str:
+    """What was evaluated, in a line."""
+    settings = header["settings"]
+    model = settings["model"]
+    name = model.get("hub_id") or model.get("name") or model["class"]
+    return (
+        f"{name} ({model['class']}), {settings['dtype']} on {settings['device']}, begun on {header['date']}"
+    )
 
 
 def _html(table: pandas.DataFrame) -> str:

@@ -6,7 +6,7 @@ import importlib.resources
 from collections.abc import Callable
 from pathlib import Path
 
-READING, TOPICS = "reading", "topics"
+READING, TOPICS = "reading", "python-topics"
 
 
 def read_text(name: str | Path) -> str:
@@ -14,8 +14,8 @@ def read_text(name: str | Path) -> str:
 
     Parameters
     ----------
-    name : ``"reading"`` (the lab's own story), ``"topics"`` (``pydoc_data.topics``, half a megabyte of documentation
-        from the user's own Python), or the path of a text file in UTF-8.
+    name : ``"reading"`` (the lab's own story), ``"python-topics"`` (``pydoc_data.topics``, half a megabyte of
+        documentation from the user's own Python), or the path of a text file in UTF-8.
 
     Raises
     ------

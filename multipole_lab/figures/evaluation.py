@@ -12,8 +12,8 @@ from plotly.subplots import make_subplots
 
 from . import theme
 
-# Dense attention has the exact colour, so the methods start behind it.
-COLOURS = tuple(colour for colour in theme.QUALITATIVE if colour != theme.EXACT)
+# Dense attention has the exact colour; the one that is nearest to it comes last.
+COLOURS = (theme.TILTED, theme.GREEN, theme.VERMILION, theme.PURPLE, "#999999", theme.BLUE)
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
@@ -60,7 +60,7 @@ def loss_by_position(
     fig.update_xaxes(title_text="position in the context (tokens)", tickformat=",", row=rows, col=1)
     legend = 24 * (1 + sum(len(name) > 24 for name in losses)) + 40
     _frame(fig, finding, reading, top, 250 + 190 * (rows - 1) + legend)
-    fig.update_layout(legend={"y": -70 / (190 * rows), "yanchor": "top"})
+    fig.update_layout(legend={"y": -52 / (190 * rows), "yanchor": "top"})
     return fig
 
 
@@ -158,7 +158,7 @@ def accuracy(
 
 def _loss_words(edges, dense, losses, sizes, text) -> tuple[str, str]:
     mean = float(np.average(dense, weights=sizes))
-    reading = f"Reading {text}, {int(edges[-1]):,} tokens; dense attention: {mean:.4f} nats a token."
+    reading = f"{text}, {int(edges[-1]):,} tokens. Dense attention: {mean:.4f} nats a token."
     if not losses:
         return f"Dense attention: loss {mean:.3f} on {text}", reading
     above = {name: 100 * (float(np.average(loss, weights=sizes)) / mean - 1) for name, loss in losses.items()}
