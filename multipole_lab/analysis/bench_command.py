@@ -6,6 +6,10 @@ import argparse
 import importlib
 
 BENCHES = {  # name: (module, what --help says of it)
+    "kernels": (
+        "multipole_lab.analysis.bench_kernels",
+        "every kernel: time, error, share of the measured roofline",
+    ),
     "attention": ("multipole_lab.analysis.bench_attention", "exact against approximate attention"),
     "decode": (
         "multipole_lab.decoding.bench_decode",
