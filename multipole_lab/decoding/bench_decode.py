@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from multipole_lab.analysis.bench_record import Record, add_json
 from multipole_lab.decoding.baselines import Clustered, Dense, Pages, TopKeys, WindowSinks
-from multipole_lab.decoding.rope import Rotation
+from multipole_lab.decoding.problems import problems
 from multipole_lab.decoding.settings import Settings
 
 SUMMARY = "time, error and bytes of one decoding step over a clustered cache"
+HEADING = (
+    f"{'side':16} {'budget':>8} {'step ms':>9} {'update ms':>10} {'total':>8} {'speedup':>8} "
+    f"{'error':>9} {'MB':>8}"
+)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", help="default: cpu")
     add("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="default: float32")
     add("--windowed", action="store_true", help="also cluster keys with RoPE undone (needs --sample)")
-    add("--json", type=Path, metavar="FILE", help="also write the rows, with device and versions, to FILE")
+    add(
+        "--plain",
+        action="store_true",
+        help="also cluster by the plain distance instead of the queries' metric",
+    )
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,62 +51,25 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
-        problems = _problems(args)
+        layers = problems(args)
     except (ValueError, OSError) as error:
         print(f"multipole-lab bench decode: {error}", file=sys.stderr)
         return 1
-    rows = []
+    what = (
+        args.sample
+        or f"synthetic, {args.keys} keys, heads {args.heads[0]}/{args.heads[1]} of {args.head_size}"
+    )
+    record = Record(
+        args.json, args.device, command=shlex.join(["multipole-lab", *sys.argv[1:]]), dtype=args.dtype, keys=what,
+        steps=args.steps,
+    )  # fmt: skip
+    record.note(HEADING)
     with torch.no_grad():
         for budget in args.budget:
             sides = _sides(budget if 0 < budget < 1 else int(budget), args)
-            rows += _average([_measure(sides, args, *problem) for problem in problems], budget)
-    _print(rows, args)
-    if args.json:
-        from multipole_lab.analysis.timing import machine
-        from multipole_lab.models.provenance import versions
-
-        record = {"machine": machine(), "command": " ".join(sys.argv), **versions(), "rows": rows}
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+            for row in _average([_measure(sides, args, *one) for one in layers], budget):
+                record.add(row, _line(row))
     return 0
-
-
-def _problems(args: argparse.Namespace) -> list[tuple[Tensor, Tensor, Tensor, float, Rotation | None]]:
-    """q, k, v, scale and rotation of every layer of a sample, or one synthetic layer."""
-    dtype, device = getattr(torch, args.dtype), torch.device(args.device)
-    if args.sample is None:
-        if args.windowed:
-            raise ValueError("--windowed needs --sample: synthetic keys have no rotation to undo")
-        return [synthetic(args.batch, *args.heads, args.keys + args.steps, args.head_size, dtype, device)]
-    from multipole_lab.models.sample import Sample
-
-    sample = Sample.load(args.sample)
-    rotation = None
-    if args.windowed:
-        head = sample[sample.layers[0]].k.shape[-1]
-        power = torch.arange(0, head, 2, dtype=torch.float64) / head
-        rotation = Rotation(sample.rope["rope_theta"] ** -power)
-    layers = [sample[i] for i in sample.layers]
-    return [(*(x.to(device, dtype) for x in (one.q, one.k, one.v)), sample.scale, rotation) for one in layers]
-
-
-def synthetic(
-    batch: int, query_heads: int, heads: int, length: int, size: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, float, None]:
-    """Keys around topics that change slowly along the text, queries near some of them, values with the topics."""
-    g = torch.Generator().manual_seed(0)
-    topics = max(1, length // 64)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=g)
-
-    which = torch.randint(topics, (batch, heads, length // 16 + 1), generator=g).repeat_interleave(16, -1)
-    index = which[..., :length, None].expand(-1, -1, -1, size)
-    k = normal(batch, heads, topics, size).gather(2, index) + normal(batch, heads, length, size)
-    v = normal(batch, heads, topics, size).gather(2, index) + normal(batch, heads, length, size)
-    near = k.repeat_interleave(query_heads // heads, 1).roll(7919, 2)
-    # Scaled so that the mass is neither on one key nor on all.
-    q = 0.5 * (near + normal(batch, query_heads, length, size))
-    return (*(x.to(device, dtype) for x in (q, k, v)), size**-0.5, None)
 
 
 def _sides(budget: int | float, args: argparse.Namespace) -> dict:
@@ -112,6 +84,8 @@ def _sides(budget: int | float, args: argparse.Namespace) -> dict:
         "pages": lambda _: Pages(budget, **ends),
         "top keys": lambda _: TopKeys(budget, **ends),
     }
+    if args.plain:
+        sides["plain metric"] = lambda _: Clustered(Settings(budget=budget, watch=0, **ends))
     if args.windowed:
         sides["windowed"] = lambda turn: Clustered(
             Settings(budget=budget, levels=1, rope="windowed", **ends), turn
@@ -191,20 +165,8 @@ def _average(layers: list[list[dict]], budget: float) -> list[dict]:
     return rows
 
 
-def _print(rows: list[dict], args: argparse.Namespace) -> None:
-    from multipole_lab.analysis.timing import machine
-
-    what = (
-        args.sample
-        or f"synthetic, {args.keys} keys, heads {args.heads[0]}/{args.heads[1]} of {args.head_size}"
+def _line(r: dict) -> str:
+    return (
+        f"{r['side']:16} {r['budget']:8g} {r['step_ms']:9.3f} {r['update_ms']:10.3f} {r['total_ms']:8.3f} "
+        f"{r['speedup']:8.2f} {r['error']:9.5f} {r['megabytes']:8.2f}"
     )
-    print(f"{machine()}; {args.dtype}; {what}; medians of {args.steps} steps in turns")
-    print(
-        f"{'side':16} {'budget':>8} {'step ms':>9} {'update ms':>10} {'total':>8} {'speedup':>8} "
-        f"{'error':>9} {'MB':>8}"
-    )
-    for r in rows:
-        print(
-            f"{r['side']:16} {r['budget']:8g} {r['step_ms']:9.3f} {r['update_ms']:10.3f} {r['total_ms']:8.3f} "
-            f"{r['speedup']:8.2f} {r['error']:9.5f} {r['megabytes']:8.2f}"
-        )

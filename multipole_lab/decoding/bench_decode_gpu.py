@@ -1,4 +1,4 @@
-"""The decode kernels against the best dense decoding on a GPU: `python -m multipole_lab.decoding.bench_decode_gpu`.
+"""The decode kernels against the best dense decoding on a GPU: `multipole-lab bench decode-gpu`.
 
 Every side is one CUDA graph that goes through several layers, each with a cache of its own, so that no cache
 stays in L2 from one step to the next and the host takes no part. Sides take turns. Dense attention is tried in
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -16,15 +17,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.attention import sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 
-from multipole_lab.analysis.references import BACKENDS
 from multipole_lab.analysis.timing import interleaved, machine
-from multipole_lab.decoding.bench_decode import synthetic
+from multipole_lab.decoding.dense_sides import dense_sides
 from multipole_lab.decoding.hierarchy import Hierarchy
+from multipole_lab.decoding.problems import synthetic
 from multipole_lab.decoding.settings import Settings
-from multipole_lab.decoding.step import Level, State
+from multipole_lab.decoding.state import Level, State
 
 SUMMARY = "the decode kernels in CUDA graphs, against the best dense decoding of this GPU"
 
@@ -59,10 +58,10 @@ def run(args: argparse.Namespace) -> int:
         from multipole_lab.models.provenance import versions
 
         record = {
-            "machine": machine(),
-            "copy_gb_s": speed,
-            "command": " ".join(sys.argv),
             **versions(),
+            "device": machine(),
+            "copy_gb_s": speed,
+            "command": shlex.join(["multipole-lab", *sys.argv[1:]]),
             "rows": rows,
         }
         args.json.write_text(json.dumps(record, indent=1) + "\n")
@@ -125,46 +124,6 @@ def measure(
         print(f"  {name:24} {microseconds:10.1f} us  x{best / ms:6.2f}  {moved[name] / 1e6:9.1f} MB  "
               f"{rate / speed:6.1%} of copy  error {errors[name]:.2e}")  # fmt: skip
     return rows
-
-
-def dense_sides(k: Tensor, scale: float) -> list[tuple[str, Callable[[Tensor, Tensor, Tensor], Tensor]]]:
-    """Every way of dense decoding that runs here."""
-
-    def as_heads(backend, q, k, v):
-        with sdpa_kernel(backend):
-            return scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-
-    def as_rows(backend, q, k, v):
-        B, Hq, _, D = q.shape
-        with sdpa_kernel(backend):
-            out = scaled_dot_product_attention(q.view(B, k.shape[1], -1, D), k, v, scale=scale)
-        return out.reshape(B, Hq, 1, -1)
-
-    sides = [("dense " + name + how.__name__[2:].replace("_", " "), partial(how, backend))
-             for name, backend in BACKENDS.items() if name != "math" or not k.is_cuda
-             for how in (as_heads, as_rows)]  # fmt: skip
-    sides.append(("dense, our kernel", partial(split_dense, scale)))
-    good = []
-    for name, side in sides:
-        try:
-            side(k.new_zeros(1, 4 * k.shape[1], 1, k.shape[3]), k[:, :, :256], k[:, :, :256])
-            good.append((name, side))
-        except (RuntimeError, ValueError) as problem:
-            print(f"{name}: does not run here ({str(problem).splitlines()[0][:80]})")
-    return good
-
-
-def split_dense(scale: float, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Our own split-KV attention, given all keys as the list of members."""
-    from multipole_lab.kernels.decode_attend import decode_attend
-    from multipole_lab.kernels.decode_merge import decode_merge
-
-    (B, Hq, _, D), (Hk, N) = q.shape, k.shape[1:3]
-    members = torch.arange(N, dtype=torch.int32, device=k.device).repeat(B * Hk, 1)
-    taken = torch.full((B * Hk,), N, dtype=torch.int32, device=k.device)
-    stored = [x.contiguous().flatten(0, 1) for x in (k, v)]
-    parts = decode_attend(q.reshape(B * Hk, Hq // Hk, D), *stored, scale, members=members, taken=taken)
-    return decode_merge(*parts, q.dtype)[0].view(B, Hq, 1, -1)
 
 
 def step_of(k: Tensor) -> Callable:
@@ -230,9 +189,3 @@ def error(out: Tensor, exact: Tensor) -> float:
     """Relative squared error of every head, over the queries; the mean of heads."""
     difference = (out.double() - exact).square().sum((-1, -2))
     return (difference / exact.double().square().sum((-1, -2))).mean().item()
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=SUMMARY)
-    add_arguments(parser)
-    raise SystemExit(run(parser.parse_args()))

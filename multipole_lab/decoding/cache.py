@@ -37,7 +37,7 @@ class MultipoleCache(Cache):
     top_p : stop choosing once the exact keys are estimated to hold this share of the softmax mass.
     levels : 1, or 2 for clusters of clusters: their scores prune which centroids are looked up.
     branch : with two levels, fine clusters per coarse one.
-    lookups : with two levels, the share of the fine clusters that a step looks at, but at least 256.
+    lookups : with two levels, the share of the fine clusters that a step looks at, but at least 128.
     sinks, recent : first and last keys, always exact.
     interval : new keys join clusters this many at a time; until then they are exact.
     block : keys clustered together. Joining re-clusters the last block only.

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multipole_lab.decoding.state import Level
 from multipole_lab.kernels.decode_work import Work
 
 
@@ -31,37 +30,49 @@ def choose(
     if limit is not None:
         fits &= ranked.values.cumsum(-1) - ranked.values < limit
     opened = torch.zeros_like(fits).scatter(-1, ranked.indices, fits)
-    # Place t belongs to the first ranked cluster that ends behind it.
-    place = torch.arange(room, device=share.device)
-    which = torch.searchsorted(ends, place.expand(R, room).contiguous(), right=True).clamp(max=C - 1)
-    taken = fits.gather(-1, which) & (place < ends[:, -1:])
-    # A place's position is its cluster's first member, plus its rank among them.
+    # Place t is the rank-th member of the ranked cluster that fills it: that cluster's first, shifted by t.
+    kept = torch.where(fits, sizes, 0)
+    held = kept.sum(-1, keepdim=True)
     shift = first.gather(-1, ranked.indices) - (ends - sizes)
-    index = torch.where(taken, shift.gather(-1, which) + place, 0)
-    return index, taken, opened
+    fill = torch.cat([kept, room - held], -1)  # the rest of the places belongs to nobody
+    shift = torch.nn.functional.pad(shift, (0, 1)).flatten()
+    place = torch.arange(room, device=share.device)
+    taken = place < held
+    index = shift.repeat_interleave(fill.flatten(), output_size=R * room).view(R, room) + place
+    return torch.where(taken, index, 0), taken, opened
+
+
+def places(index: Int[Tensor, "R m"], n: int) -> Int[Tensor, "R m"]:
+    """Indices into every row's own n vectors, as indices into all R * n of them."""
+    return index + torch.arange(index.shape[0], device=index.device).unsqueeze(-1) * n
 
 
 def gather_rows(
-    x: Float[Tensor, "R n D"], index: Int[Tensor, "R m"], work: Work | None = None, name: str = ""
+    x: Float[Tensor, "R n D"], index: Int[Tensor, "R m"], work: Work | None = None
 ) -> Float[Tensor, "R m D"]:
-    """Rows of every row's own matrix; ``x`` contiguous.
+    """Vectors of every row's own matrix; ``x`` contiguous.
 
-    With ``work`` into its buffer ``name``: on a CPU, the pages of a new result cost several times the copy.
+    With ``work`` into one of its buffers, which the next call overwrites: on a CPU, the pages of a new result cost
+    several times the copy.
     """
-    R, n, D = x.shape
-    index = (index + torch.arange(R, device=x.device).unsqueeze(-1) * n).view(-1)
-    x = x.reshape(R * n, D)
+    (R, n, D), m = x.shape, index.shape[1]
+    at, x = places(index, n).view(-1), x.reshape(R * n, D)
     if work is None:
-        return x.index_select(0, index).view(R, -1, D)
-    out = work.take(name, (index.numel(), D), x, str(x.dtype).removeprefix("torch."))
-    return torch.index_select(x, 0, index, out=out).view(R, -1, D)
+        return x.index_select(0, at).view(R, m, D)
+    out = work.take("rows", (R * m, D), x, str(x.dtype).removeprefix("torch."))
+    return torch.index_select(x, 0, at, out=out).view(R, m, D)
 
 
-def reached(
-    level: Level, index: Int[Tensor, "R m"], taken: Bool[Tensor, "R m"], work: Work | None = None
-) -> Level:
-    """The entries of a level (in rows) that a lookup reached; unfilled places are empty clusters."""
-    tokens, first = (torch.where(taken, x.gather(-1, index), 0) for x in (level.tokens, level.first))
-    keys = gather_rows(level.keys, index, work, "centroids")
-    values = gather_rows(level.values, index, work, "centroid values")
-    return Level(keys, values, tokens, first, tokens, index.shape[-1])
+def weighted_rows(
+    weights: Float[Tensor, "R G m"], x: Float[Tensor, "R n D"], index: Int[Tensor, "R m"]
+) -> Float[Tensor, "R G D"]:
+    """``sum_m weights[g, m] x[index[m]]`` of every row; ``x`` contiguous."""
+    (R, G, m), (n, D) = weights.shape, x.shape[1:]
+    if x.dtype != weights.dtype:
+        return torch.bmm(weights, gather_rows(x, index).to(weights.dtype))
+    # The same without writing the vectors out.
+    at = places(index, n).unsqueeze(1).expand(R, G, m).reshape(R * G, m)
+    bags = torch.nn.functional.embedding_bag(
+        at, x.reshape(R * n, D), per_sample_weights=weights.reshape(R * G, m), mode="sum"
+    )
+    return bags.view(R, G, D)

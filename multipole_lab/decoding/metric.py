@@ -8,8 +8,8 @@ from torch import Tensor
 
 from multipole_lab.clustering.clusters import statistics_dtype
 
-# Share of every coordinate that no query has to ask for: later queries may differ from those that were seen.
-UNIFORM = 0.2
+# Least share of the plain distance in the metric: later queries may differ from those that were seen.
+PLAIN = 0.1
 # Queries that the mean remembers; older ones fade.
 MEMORY = 256
 
@@ -52,7 +52,8 @@ class QueryMetric:
             return None
         mean = self.moment.mean(-1, keepdim=True)
         even = torch.ones_like(self.moment)
-        share = torch.where(mean > 0, self.moment / mean, even).lerp(even, UNIFORM)
+        plain = max(PLAIN, 1 / (1 + self.seen))  # one query says little about the next
+        share = torch.where(mean > 0, self.moment / mean, even).lerp(even, plain)
         return share.sqrt().flatten(0, 1).unsqueeze(1)
 
     def select(self, index: Int[Tensor, " B2"]) -> None:

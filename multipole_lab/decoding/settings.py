@@ -10,7 +10,7 @@ from multipole_lab.attention.backend import check_backend
 from multipole_lab.clustering.checks import check_cap, check_count
 
 # Below this many centroids a lookup costs less than what pruning it would lose.
-LEAST_LOOKUPS = 256
+LEAST_LOOKUPS = 128
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Settings:
     top_p: float | None = None
     levels: int = 2
     branch: int = 4
-    lookups: float = 0.25
+    lookups: float = 0.15
     sinks: int = 10
     recent: int = 128
     interval: int = 256

@@ -29,7 +29,7 @@ from torch import Tensor
 from multipole_lab.attention.expansion import NEVER
 from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.clusters import statistics_dtype
-from multipole_lab.decoding.choice import choose, gather_rows, reached
+from multipole_lab.decoding.choice import choose, gather_rows, weighted_rows
 from multipole_lab.decoding.state import Level, State
 from multipole_lab.decoding.trace import Seen
 from multipole_lab.kernels.decode_work import Work
@@ -84,7 +84,7 @@ def decode_step(
         spreads = [x.flatten(0, 1) for x in state.spreads] if softcap is None else []
         spread = spreads[-1][:, : top.size] if spreads else None
         a = masses(probe, top.keys[:, : top.size], top.tokens[:, : top.size], scale, softcap, spread)
-        norm = torch.cat([a, *logits], -1).logsumexp(-1, keepdim=True)
+        norm = _softmax([a, *logits])[2]
         limit = None
         if top_p is not None:
             limit = top_p * G - (_share(torch.cat(logits, -1), norm).sum(-1, keepdim=True) if logits else 0.0)
@@ -95,29 +95,29 @@ def decode_step(
             if replacement:
                 logits.append(a.masked_fill(looked[2].unsqueeze(1), NEVER))
                 values.append(top.values[:, : top.size])
-            fine = reached(fine, *looked[:2], work)
-            spread = spreads[0].gather(-1, looked[0]) if spreads else None
-            a = masses(probe, fine.keys, fine.tokens, scale, softcap, spread)
+            among, reached, _ = looked
+            tokens, first = (torch.where(reached, x.gather(-1, among), 0) for x in (fine.tokens, fine.first))
+            spread = spreads[0].gather(-1, among) if spreads else None
+            a = masses(probe, gather_rows(fine.keys, among, work), tokens, scale, softcap, spread)
+        else:
+            tokens, first = fine.tokens, fine.first
         share = _share(a, norm)
-        index, taken, opened = choose(share, fine.first, fine.tokens, budget, limit)
+        index, taken, opened = choose(share, first, tokens, budget, limit)
         if seen is not None:
             seen.note(state, looked, share, index, taken, opened)
         if replacement:
             logits.append(a.masked_fill(opened.unsqueeze(1), NEVER))
-            values.append(fine.values[:, : fine.size])
+            values.append(fine.values[:, : fine.size] if looked is None else (fine.values, looked[0]))
         if index.shape[-1]:
-            keys = gather_rows(state.keys.flatten(0, 1), index, work, "keys")
-            member = _logits(rows, keys, scale, softcap)
+            member = _logits(rows, gather_rows(state.keys.flatten(0, 1), index, work), scale, softcap)
             logits.append(member.masked_fill(~taken.unsqueeze(1), NEVER))
-            values.append(gather_rows(state.values.flatten(0, 1), index, work, "values"))
+            values.append((state.values.flatten(0, 1), index))
 
-    together = torch.cat(logits, -1)
-    lse = together.logsumexp(-1)
-    weights = (together - lse.unsqueeze(-1)).exp()
-    out = sum(
-        torch.bmm(w, v.to(dtype))
-        for w, v in zip(weights.split([x.shape[-1] for x in logits], -1), values, strict=True)
-    )
+    weights, total, lse = _softmax(logits)
+    out = 0.0
+    for w, v in zip(weights.split([x.shape[-1] for x in logits], -1), values, strict=True):
+        out = out + (weighted_rows(w, *v) if isinstance(v, tuple) else torch.bmm(w, v.to(dtype)))
+    out = out / total
     lse = torch.where(lse < NEVER / 2, -torch.inf, lse)
     return out.to(q.dtype).view(B, Hq, 1, -1), lse.view(B, Hq, 1)
 
@@ -160,6 +160,15 @@ def _logits(q: Tensor, keys: Tensor, scale: float, softcap: float | None) -> Ten
     # Keys from the left: a CPU reads them once, row by row.
     logits = torch.bmm(keys.to(q.dtype), (scale * q).mT).mT
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def _softmax(logits: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """exp(x - max) of all logits side by side, its sum and the log-sum-exp, both [R, G, 1]."""
+    x = torch.cat(logits, -1)
+    largest = x.amax(-1, keepdim=True)
+    weights = x.sub_(largest).exp_()  # in place: new memory costs more than the arithmetic
+    total = weights.sum(-1, keepdim=True)
+    return weights, total, largest + total.log()
 
 
 def _share(a: Tensor, norm: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``eval generate`` can be told."""
     add = parser.add_argument
     add("--model", default="smollm2", help="smollm2, a hub id or a folder; default: smollm2")
-    add("--text", type=Path, metavar="FILE", help="a text file in UTF-8; default: the lab's own reading text")
+    add("--text", metavar="FILE", help="a text file in UTF-8, or python-topics for the help texts of Python; "
+        "default: the lab's own reading text")  # fmt: skip
     add("--prompt", type=int, default=4096, metavar="N", help="tokens of the prompt; default: 4096")
     add("--tokens", type=int, default=64, metavar="N", help="tokens decoded after it; default: 64")
     add("--budget", type=float, nargs="+", default=[0.05], help="keys (128) or shares (0.05); default: 0.05")
@@ -54,9 +56,16 @@ def run(args: argparse.Namespace) -> int:
             rows.append(compare(model, ids, args.prompt, settings, dense, start, free))
             _print(rows[-1], first=len(rows) == 1)
     if args.json:
+        from multipole_lab.analysis.timing import machine
         from multipole_lab.models.provenance import describe_model, versions
 
-        record = {"command": " ".join(sys.argv), "model": describe_model(model), **versions(), "rows": rows}
+        record = {
+            "device": machine(),
+            "command": shlex.join(["multipole-lab", *sys.argv[1:]]),
+            "model": describe_model(model),
+            **versions(),
+            "rows": rows,
+        }
         args.json.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
@@ -72,8 +81,8 @@ def _settings(args: argparse.Namespace) -> list[dict]:
     return found
 
 
-def read_tokens(tokenizer: object, path: Path | None, wanted: int):
-    """The first tokens of a text, [1, wanted].
+def read_tokens(tokenizer: object, source: str | None, wanted: int):
+    """The first tokens of a text, [1, wanted]; ``source`` as for ``--text``.
 
     Raises
     ------
@@ -83,10 +92,18 @@ def read_tokens(tokenizer: object, path: Path | None, wanted: int):
 
     import torch
 
-    place = importlib.resources.files("multipole_lab.data") / "reading.txt" if path is None else path
-    ids = tokenizer(place.read_text(encoding="utf-8"), truncation=True, max_length=wanted)["input_ids"]
+    if source == "python-topics":
+        from pydoc_data.topics import topics
+
+        text = "\n".join(topics.values())
+    else:
+        reading = importlib.resources.files("multipole_lab.data") / "reading.txt"
+        text = (reading if source is None else Path(source)).read_text(encoding="utf-8")
+    ids = tokenizer(text, truncation=True, max_length=wanted)["input_ids"]
     if len(ids) < wanted:
-        raise ValueError(f"{place} has {len(ids)} tokens; prompt and decoded tokens need {wanted}")
+        raise ValueError(
+            f"{source or 'the reading text'} has {len(ids)} tokens; prompt and decoded tokens need {wanted}"
+        )
     return torch.tensor([ids])
 
 
