@@ -202,10 +202,11 @@ def test_a_real_cache(levels, poisoned):
     hierarchy = Hierarchy(settings)
     g = torch.Generator().manual_seed(3)
     for n in (300, 1, 60):
-        hierarchy.append(torch.randn(1, 2, n, 32, generator=g), torch.randn(1, 2, n, 16, generator=g))
+        new = (torch.randn(1, 2, n, size, generator=g).to(DEVICE) for size in (32, 16))
+        hierarchy.append(*new)
         if hierarchy.due():
             hierarchy.join()
-    q = torch.randn(1, 6, 1, 32, generator=g)
+    q = torch.randn(1, 6, 1, 32, generator=g).to(DEVICE)
     budget = settings.tokens(hierarchy.length)
     lookups = settings.looked_at(hierarchy.levels[0].keys.length, budget)
     given = {"scale": 0.3, "budget": budget, "lookups": lookups}
