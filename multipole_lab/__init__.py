@@ -34,6 +34,7 @@ _SUBPACKAGES = (
     "clustering",
     "course",
     "decoding",
+    "evaluation",
     "figures",
     "models",
     "panels",

@@ -25,7 +25,7 @@ COMMANDS = {  # name: (module, what --help says of it)
     "bench": ("multipole_lab.analysis.bench_command", "time methods on this machine, with the error beside"),
     "eval": (
         "multipole_lab.evaluation.eval_command",
-        "evaluate a whole model: how it decodes from a clustered cache",
+        "evaluate a whole model: perplexity, needles, reasoning, LongBench v2, decoding",
     ),
     "train": (
         "multipole_lab.training.train_command",

@@ -23,6 +23,7 @@ from transformers import (
 
 from multipole_lab import cli
 from multipole_lab.analysis.threads import one_thread
+from multipole_lab.evaluation import perplexity
 from multipole_lab.evaluation.longbench import FIELDS
 
 MUSE = "MuSe(clusters=8, leaf=32)"
@@ -332,3 +333,35 @@ def test_a_method_that_approximates_nothing_is_told(folder, text, tmp_path, caps
     words = ("--max-tokens", 64, "--method", "MuSe(clusters=8)", "--out", tmp_path / "out")
     assert evaluate("perplexity", "--model", folder, "--text", text, *words) == 0
     assert "leaf=1024" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_how_to_go_on(folder, text, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    words = (
+        "perplexity",
+        "--model",
+        folder,
+        "--text",
+        text,
+        "--text",
+        text,
+        "--max-tokens",
+        64,
+        "--windows",
+        3,
+    )
+    score, calls = perplexity._Scorer.__call__, []
+
+    def interrupted(self, item, reader):
+        calls.append(item.id)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(self, item, reader)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(perplexity._Scorer, "__call__", interrupted)
+        assert evaluate(*words, "--out", out) == 130
+    assert "keeps 2 results; the same command continues" in capsys.readouterr().err
+    assert evaluate(*words, "--out", out) == 0
+    assert len(rows_of(out)) == 3, "a text that is named twice is read once"
+    assert table_of(out)["tokens"].tolist() == [3 * 63]

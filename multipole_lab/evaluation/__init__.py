@@ -1,1 +1,31 @@
-"""What an approximation costs a whole model: generation, perplexity, tasks."""
+"""What an approximation costs a whole model: perplexity, needles, long reasoning, LongBench v2, generation.
+
+``multipole-lab eval --help`` is the way in. In Python: ``Reader`` reads with one method, ``make_problem`` draws a
+problem of long reasoning, ``run_items`` works through an ``Evaluation`` and keeps its rows in a ``Journal``. Names are resolved
+when first used: the command line needs no torch to print its help.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+_WHERE = {
+    "Evaluation": "engine",
+    "Item": "engine",
+    "Journal": "journal",
+    "Reader": "reader",
+    "make_problem": "reasoning",
+    "run_items": "engine",
+}
+
+__all__ = list(_WHERE)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

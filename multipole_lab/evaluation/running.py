@@ -45,7 +45,7 @@ def run(args: argparse.Namespace, prepare: Callable[..., Evaluation]) -> pandas.
     check_positions(model, args.max_tokens)
     _warn_of_leaves(readers, args.max_tokens)
     evaluation = prepare(args, model, tokenizer)
-    items = evaluation.items[: args.limit]
+    items = list({item.id: item for item in evaluation.items}.values())[: args.limit]
     if not items:
         raise ValueError("there is nothing to evaluate")
     evaluation = Evaluation(**{**vars(evaluation), "items": items})
@@ -61,7 +61,11 @@ def run(args: argparse.Namespace, prepare: Callable[..., Evaluation]) -> pandas.
     path = results_path(args.out, evaluation.name, args.model, settings_hash(settings))
     command = shlex.join(["multipole-lab", *sys.argv[1:]])
     with Journal(path, settings, {"command": command, **versions()}) as journal:
-        rows = frame(run_items(evaluation, readers, journal), journal.settings)
+        try:
+            rows = frame(run_items(evaluation, readers, journal), journal.settings)
+        except KeyboardInterrupt:
+            print(f"\n{path} keeps {len(journal.rows)} results; the same command continues", file=sys.stderr)
+            raise
         table = evaluation.table(rows, [DENSE, *methods])
         table.to_csv(path.with_name(TABLE), index=False)
         pictures = evaluation.figures(rows, [DENSE, *methods])
