@@ -1,8 +1,8 @@
 """What an approximation costs a whole model: perplexity, needles, long reasoning, LongBench v2, generation.
 
 ``multipole-lab eval --help`` is the way in. In Python: ``Reader`` reads with one method, ``make_problem`` draws a
-problem of long reasoning, ``run_items`` works through an ``Evaluation`` and keeps its rows in a ``Journal``. Names are resolved
-when first used: the command line needs no torch to print its help.
+problem of long reasoning, ``run_items`` works through an ``Evaluation`` and keeps its rows in a ``Journal``. Names are
+resolved when first used: the command line needs no torch to print its help.
 """
 
 from __future__ import annotations
