@@ -15,7 +15,7 @@ import multipole_lab
 from multipole_lab.course import forbidden
 from multipole_lab.course.notebook import Cell, Item, Master, Unreadable, as_python, language, read_submission
 from multipole_lab.course.sandbox import Limits
-from multipole_lab.course.session import Session, Zygote
+from multipole_lab.course.session import Failure, Session, Zygote
 
 FORMAT = "multipole_lab grade 1"
 TOTAL_SECONDS = 150.0  # for all questions of one submission together
@@ -134,8 +134,13 @@ def _grade_item(
     memory = min(limits.memory, item.memory << 20) if item.memory else limits.memory
     session = Session(zygote, sources, job, replace(limits, seconds=item.seconds, memory=memory))
     try:
-        session.start()
-        stuck |= session.stuck
+        try:
+            session.start()
+        except Failure as error:
+            grade.reason = str(error)
+            return
+        finally:
+            stuck |= session.stuck
         notes |= set(session.notes)
         for name in item.functions:
             if not session.defined.get(name):

@@ -43,6 +43,8 @@ class Zygote:
             "PATH": "/usr/bin:/bin",
             "HOME": "/submission",
             "TMPDIR": "/submission",
+            "TORCHINDUCTOR_CACHE_DIR": "/submission/.inductor",
+            "TRITON_CACHE_DIR": "/submission/.triton",
             "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
@@ -112,7 +114,7 @@ class Session:
     Attributes
     ----------
     errors : {label: what the cell raised}.
-    stuck : labels of cells that had to be left out, with the reason.
+    stuck : {label: why the cell had to be left out}.
     defined : {function: whether the notebook defines it}.
     """
 
@@ -130,10 +132,14 @@ class Session:
     def start(self) -> None:
         """Run the cells in a new process; a cell that ends or stops the process is left out the next time."""
         while True:
+            if time.monotonic() > self.deadline:
+                raise TimeUp(f"the notebook's cells took more than {self.limits.seconds * PATIENCE:.0f} s")
             running = self._start_once()
             if running is None:
                 return
-            label, _ = self.cells.pop(running)
+            label, _ = self.cells.pop(
+                running
+            )  # what a hostile process says it ran; at worst it loses another cell
             self.stuck[label] = self._epitaph(f"while the cell {label!r} ran")
 
     def _start_once(self) -> int | None:
@@ -158,15 +164,26 @@ class Session:
         try:
             wire.send(ours, self.cells)
             while True:
-                message = wire.receive(ours, time.monotonic() + CELL_SECONDS)
+                message = wire.receive(ours, min(time.monotonic() + CELL_SECONDS, self.deadline))
                 if "cell" in message:
-                    index = min(int(message["cell"]), len(self.cells) - 1)
+                    index = max(0, min(int(message["cell"]), len(self.cells) - 1))
                     continue
-                self.errors = {str(label): f"{kind}: {text}" for label, kind, text in message["errors"]}
+                self.errors = {
+                    str(label): _clip(f"{kind}: {text}") for label, kind, text in message["errors"]
+                }
                 self.defined = {str(name): value is True for name, value in message["defined"].items()}
                 self.functions = [str(name)[:60] for name in message["functions"][:50]]
                 return None
-        except (EOFError, OSError, TimeoutError, wire.WireError, KeyError, TypeError, ValueError) as error:
+        except (
+            EOFError,
+            OSError,
+            TimeoutError,
+            wire.WireError,
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as error:
             if not self.cells:
                 raise RuntimeError("a process without any cell ended") from error
             return index
@@ -193,13 +210,16 @@ class Session:
             self.end()
             raise TimeUp(f"no answer from {name} within the question's {self.limits.seconds} s") from None
         except (EOFError, OSError):
-            raise Failure(self._epitaph(f"while {name} ran")) from None
+            reason = self._epitaph(f"while {name} ran")
+            if "processor time" in reason:
+                self.deadline = 0.0
+            raise Failure(reason) from None
         except (wire.WireError, KeyError, TypeError, ValueError) as error:
             self.end()
             raise Failure(f"{name} gave no result but {error}") from None
         if kind == "NotImplementedError":
             raise Failure(f"{name} is not written yet")
-        raise Failure(f"{name} raised {kind}: {text}")
+        raise Failure(_clip(f"{name} raised {kind}: {text}"))
 
     def _epitaph(self, when: str) -> str:
         """Bury the process; say how it ended."""
@@ -208,7 +228,6 @@ class Session:
             return f"the process ended itself {when} (exit code {ended['code']})"
         number = ended.get("signal")
         if number == signal.SIGXCPU or number == signal.SIGKILL:
-            self.deadline = 0.0
             return f"the {self.limits.seconds} s of processor time were used up {when}"
         if number:
             return f"the process crashed {when} ({signal.Signals(number).name})"
@@ -221,3 +240,7 @@ class Session:
         self.sock.close()
         self.sock = None
         return self.zygote.ask({"do": "end"})["ended"] or {}
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= 300 else text[:300] + " ..."

@@ -106,6 +106,7 @@ def _replace_library(allowed: bool, packages: list[str]) -> None:
         multipole_lab.course = course
         return
     library = types.ModuleType("multipole_lab")
+    library.__path__ = []  # so that its submodules are asked for, and refused
     library.course = course
     library.__getattr__ = functools.partial(_refuse, "multipole_lab.")
     sys.modules["multipole_lab"] = library
