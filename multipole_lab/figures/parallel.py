@@ -70,7 +70,7 @@ def parallel(
             "title": {"text": "bytes sent by a rank"},
             "type": "log",
             "tickformat": "~s",
-            "dtick": 1,
+            "dtick": "D2",
             "range": _decades(np.concatenate([muse_bytes, ring_bytes])),
         },
         legend={"y": 1.0, "yanchor": "bottom"},
@@ -90,6 +90,7 @@ def _finding(lengths, muse_bytes, ring_bytes) -> str:
 
 
 def _decades(values) -> list[float]:
-    """The whole decades that hold the values: a level line must not fill the height with nothing."""
+    """The logarithmic range of the values with room to spare, a decade at least: a level line is no noise."""
     low, high = np.log10(np.min(values)), np.log10(np.max(values))
-    return [float(np.floor(low)), float(np.ceil(high + 1e-9))]
+    spare = max(0.15, (1 - (high - low)) / 2)
+    return [float(low - spare), float(high + spare)]

@@ -29,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clusters", type=int, default=64, help="clusters of each rank; default: 64")
     add("--leaf", type=int, default=1024, help="causal blocks of at most this many positions are exact")
     add("--sinks", type=int, default=0)
+    add("--order", choices=("monopole", "dipole"), default="monopole", help="default: monopole")
+    add("--dipole-rank", type=int, default=8, help="directions of the dipole; default: 8")
     add("--heads", type=int, default=1, help="query and key/value heads; default: 1")
     add("--sample", default="smollm2", help="a captured sample, resampled beyond its length, or 'random'")
     add("--causal", action="store_true", help="causal attention instead of full")
@@ -62,9 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what would fail only in every process."""
-    from multipole_lab.attention import MuSe
-
-    MuSe(clusters=args.clusters, near=args.near, leaf=args.leaf, sinks=args.sinks, seed=args.seed)
+    _method(args)
     if min(args.ranks) < 1:
         raise ValueError(f"--ranks is {args.ranks}; at least 1 is needed")
     least = max(args.ranks) * max(args.clusters + args.sinks, 1)
@@ -72,6 +72,15 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--n is {min(args.n)}; at least {least} is needed, for a rank's keys make its clusters"
         )
+
+
+def _method(args: argparse.Namespace):
+    from multipole_lab.attention import MuSe
+
+    return MuSe(
+        clusters=args.clusters, near=args.near, leaf=args.leaf, sinks=args.sinks, order=args.order,
+        dipole_rank=args.dipole_rank, seed=args.seed,
+    )  # fmt: skip
 
 
 def _caption(args: argparse.Namespace) -> str:
@@ -89,14 +98,13 @@ def measure(options: dict) -> None:
     import torch.distributed as dist
 
     from multipole_lab.analysis.inputs import heads_of
-    from multipole_lab.attention import MuSe
     from multipole_lab.parallel.context import ContextParallel
     from multipole_lab.parallel.reference import part_of
     from multipole_lab.parallel.ring import RingAttention
 
     args = argparse.Namespace(**options)
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    method = MuSe(clusters=args.clusters, near=args.near, leaf=args.leaf, sinks=args.sinks, seed=args.seed)
+    method = _method(args)
     short = max(1024, args.clusters + args.sinks)
     for n in args.n:
         *whole, source = heads_of(args.sample, None, args.heads, n, seed=args.seed)
@@ -105,7 +113,13 @@ def measure(options: dict) -> None:
         base = {"ranks": ranks, "n": n, "heads": args.heads, "causal": args.causal, "source": source}
         own = _timed(ContextParallel, (method,), inputs, args.causal, short)
         out = own.pop("tensors")[0]
-        row = base | {"method": "muse", **own, "clusters": args.clusters, "near": args.near}
+        row = base | {
+            "method": "muse",
+            **own,
+            "clusters": args.clusters,
+            "near": args.near,
+            "order": args.order,
+        }
         if n <= args.ring_to:
             ring = _timed(RingAttention, (), inputs, args.causal, short)
             row["rse"] = _error(out, ring.pop("tensors")[0])

@@ -17,9 +17,9 @@ class Traffic:
     """Bytes of payload that this rank has sent and received, by what they were.
 
     The kinds of context-parallel MuSe are "agreement", "centroids", "summaries", "cluster sizes", "near choice",
-    "near keys" and "sinks"; those of ring attention "agreement" and "ring". What a backward sends is counted under
-    the same name with " gradient" behind. What a rank keeps for itself is not sent and not counted, nor is what the
-    transport wraps around the payload.
+    "near keys", "sinks", "directions", "near masks" and "moments"; those of ring attention "agreement" and "ring".
+    What a backward sends is counted under the same name with " gradient" behind. What a rank keeps for itself is not
+    sent and not counted, nor is what the transport wraps around the payload.
     """
 
     sent: Counter[str] = field(default_factory=Counter)

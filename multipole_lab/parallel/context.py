@@ -45,11 +45,14 @@ class ContextParallel(Method):
     ``w B Hq C (r D + (P - 1 - r) C (1 + D + Dv))`` forward, and what comes back there, ``w B Hq C ((P - 1 - r) D +
     r C (1 + D + Dv))``, backward. Ninety-six bytes to each other rank, by which they agree on shapes, come on top.
 
+    A dipole of rank D' adds its directions, ``Hq C D D'`` numbers, on the way out and the moments along them,
+    ``Hq C D' Dv``, on the way back.
+
     The ranks must call it together, and call backward together, each on a result of its own.
 
     Parameters
     ----------
-    method : a monopole ``MuSe``. Its ``clusters`` are those of each rank; its ``sinks``, the first keys of the
+    method : a ``MuSe``. Its ``clusters`` are those of each rank; its ``sinks``, the first keys of the
         first rank, are sent to all; its ``seed`` is every rank's.
     group : process group; None for the default one.
     traffic : a ``Traffic`` in which bytes are counted.
@@ -57,8 +60,8 @@ class ContextParallel(Method):
     Raises
     ------
     TypeError : ``method`` is no ``MuSe``, on creation; dtypes that differ between ranks, on a call.
-    ValueError : a dipole, on creation. On a call, on all ranks alike: ranks that differ in batch size, heads, head
-        sizes, scale, method, ``causal`` or in whether gradients are wanted; more clusters than a rank has keys.
+    ValueError : on a call, on all ranks alike: ranks that differ in batch size, heads, head sizes, scale, method,
+        ``causal`` or in whether gradients are wanted; more clusters than a rank has keys, or as many sinks.
     RuntimeError : there is no process group; or another rank has ended or has not answered within the time limit
         that the group was made with.
 
@@ -76,10 +79,6 @@ class ContextParallel(Method):
             raise TypeError(
                 f"method is {self.method!r}; a MuSe is needed, for summaries are what is exchanged. "
                 "ring_attention is exact attention over the same parts"
-            )
-        if self.method.order != "monopole":
-            raise ValueError(
-                f"method has order {self.method.order!r}; over several processes only 'monopole' is there"
             )
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
@@ -113,6 +112,7 @@ class ContextParallel(Method):
             clusters=tuple(partition.made(n) for n in clustered),
             scale=scale,
             near=method.near,
+            rank=method._rank(q.shape[-1]),
             sinks=method.sinks,
             sinks_kept=None if mask is None else mask[:, : method.sinks],
             listeners=tuple(range(int(causal), channel.ranks)),

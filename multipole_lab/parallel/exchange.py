@@ -14,8 +14,8 @@ from torch import Tensor
 from multipole_lab.attention.exact import exact_partial
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.clustering.clusters import statistics_dtype
-from multipole_lab.parallel.stages import Near, evaluate, summaries
-from multipole_lab.parallel.talk import Talk, broadcast_sinks, fetch, return_sinks
+from multipole_lab.parallel.stages import Near, evaluate, moments, summaries
+from multipole_lab.parallel.talk import Talk, ask_moments, broadcast_sinks, fetch, return_sinks
 
 
 class Exchange(torch.autograd.Function):
@@ -35,12 +35,16 @@ class Exchange(torch.autograd.Function):
         summary = torch.cat([heard[t] for t in sources], 2) if sources else None  # [R, I, J, 1 + F]
         near, members, asked = fetch(talk, summary, kv) if talk.near else (None, {}, {})
         sinks = broadcast_sinks(talk, k, v, like=p) if talk.sinks else None
+        basis, moment, bases, ctx.near_to = None, None, {}, {}
+        if talk.rank:
+            basis = mine.directions(qs, p, talk.rank)
+            moment, bases, ctx.near_to = ask_moments(talk, points, basis, near, kv)
 
         ctx.talk, ctx.near, ctx.asked, ctx.askers = talk, near, asked, list(points)
         ctx.lengths = [part.shape[0] for part in members.values()]
         members = torch.cat(list(members.values())) if members else None
-        ctx.save_for_backward(q, k, v, summary, members, sinks, *points.values())
-        out, lse = answer(talk, q, qs, p, summary, members, near, sinks, v.shape[-1])
+        ctx.save_for_backward(q, k, v, summary, members, sinks, moment, *points.values(), *bases.values())
+        out, lse = answer(talk, q, qs, p, summary, members, near, sinks, basis, moment, v.shape[-1])
         return out.to(q.dtype), lse
 
     @staticmethod
@@ -48,7 +52,8 @@ class Exchange(torch.autograd.Function):
     def backward(ctx, dout: Tensor, dlse: Tensor):
         talk, near = ctx.talk, ctx.near
         mine, sources, channel = talk.assignments, talk.parts.sources, talk.channel
-        q, k, v, summary, members, sinks, *points = ctx.saved_tensors
+        q, k, v, summary, members, sinks, moment, *asked = ctx.saved_tensors
+        points, bases = asked[: len(ctx.askers)], asked[len(ctx.askers) :]
         like = q.new_empty(0, dtype=statistics_dtype(q.dtype))
         with torch.enable_grad(), torch.autocast(q.device.type, enabled=False):
             q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
@@ -56,8 +61,11 @@ class Exchange(torch.autograd.Function):
             kv = mine.keys_and_values(k, v)
 
             # At the queries: the gradients of all that was heard.
-            leaves = leaves_of(q=q, qs=qs, p=p, summary=summary, members=members, sinks=sinks)
-            dq, dqs, dp, dsummary, dmembers, dsinks = gradients(
+            basis = mine.directions(qs, p, talk.rank) if talk.rank else None
+            leaves = leaves_of(
+                q=q, qs=qs, p=p, summary=summary, members=members, sinks=sinks, basis=basis, moment=moment
+            )
+            dq, dqs, dp, dsummary, dmembers, dsinks, dbasis, dmoment = gradients(
                 answer(talk, near=near, width=v.shape[-1], **leaves), leaves, (dout, dlse)
             )
             # It goes back where it came from. At the keys: those of the centroids, keys and values.
@@ -77,10 +85,26 @@ class Exchange(torch.autograd.Function):
                 heard = summaries(leaves["p"], leaves["kv"], mine.filled, talk.scale)
                 dpoints[s], part = gradients((heard,), leaves, (dsummaries[s],))
                 dkv += part
+            dbases = {}
+            if talk.rank:
+                parts = {} if moment is None else dict(zip(sources, dmoment, strict=True))
+                tail = talk.rank, v.shape[-1]
+                dmoments = talk.to_keys("moments gradient", parts, *tail, like=like)
+                for s, point, there in zip(ctx.askers, points, bases, strict=True):
+                    leaves = leaves_of(p=point, basis=there, kv=kv)
+                    heard = moments(**leaves, filled=mine.filled, near=ctx.near_to[s], s=talk.scale)
+                    more, dbases[s], part = gradients((heard,), leaves, (dmoments[s],))
+                    dpoints[s] = dpoints[s] + more
+                    dkv += part
             # And home again, to the queries.
             returned = channel.swap("centroids gradient", dpoints, dict.fromkeys(sources, p.shape), like)
             dp = sum(returned.values(), dp)
-            dq = dq + torch.autograd.grad((qs, p), q, (dqs, dp))[0]
+            results, upstream = [qs, p], [dqs, dp]
+            if talk.rank:
+                shapes = dict.fromkeys(sources, basis.shape)
+                returned = channel.swap("directions gradient", dbases, shapes, like)
+                results, upstream = [*results, basis], [*upstream, sum(returned.values(), dbasis)]
+            dq = dq + gradients(results, {"q": q}, upstream)[0]
             dk, dv = torch.autograd.grad(kv, (k, v), dkv)
             if talk.sinks:
                 return_sinks(talk, dsinks, dk, dv, like)
@@ -89,14 +113,16 @@ class Exchange(torch.autograd.Function):
 
 def answer(
     talk: Talk, q: Tensor, qs: Tensor, p: Tensor, summary: Tensor | None, members: Tensor | None,
-    near: Near | None, sinks: Tensor | None, width: int,
+    near: Near | None, sinks: Tensor | None, basis: Tensor | None, moment: Tensor | None, width: int,
 ) -> Partial:  # fmt: skip
     """What this rank's queries make of what they heard; a rank that heard nothing sees no key."""
     if summary is None:
         blind = torch.full(q.shape[:-1], -torch.inf, dtype=qs.dtype, device=q.device)
         partials = [(qs.new_zeros(*q.shape[:-1], width), blind)]
     else:
-        partials = [talk.assignments.back(*evaluate(qs, p, summary, members, near, talk.scale))]
+        clusters = tuple(talk.clusters[t] for t in talk.parts.sources)
+        seen = evaluate(qs, p, summary, members, near, basis, moment, clusters, talk.scale)
+        partials = [talk.assignments.back(*seen)]
     if sinks is not None:
         keys, values, kept = sinks.split([q.shape[-1], width, 1], -1)
         mask = kept[:, 0, :, 0] > 0.5

@@ -70,7 +70,9 @@ def parallel_reference(
         own = labels[:, :, : k.shape[2]]
         slots = [partition.slots(q), Slots.of(own, int(own.max()) + 1, size)]
         constants = [x for slot in slots for x in (slot.index, slot.filled, slot.slot)]
-        return _muse(q, k, v, [*constants, own >= 0], [scale, float(method.near), 0.0])
+        return _muse(
+            q, k, v, [*constants, own >= 0], [scale, float(method.near), float(method._rank(q.shape[-1]))]
+        )
 
     results = []
     for part in parts:

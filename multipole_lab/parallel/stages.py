@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multipole_lab.attention.expansion import NEVER, far_field, summarise
+from multipole_lab.attention.expansion import NEVER, far_field, principal_directions, summarise
 from multipole_lab.attention.muse import expansion_points, near_field
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.attention.slots import Slots, from_slots, to_slots
@@ -44,6 +44,14 @@ class Assignments:
         qs = to_slots(q.to(statistics_dtype(q.dtype)), self.queries, all_kept)
         qs = qs.view(*self.members.shape, q.shape[-1])
         return qs, expansion_points(qs, self.members)
+
+    def directions(
+        self, qs: Float[Tensor, "R I Mq D"], p: Float[Tensor, "R I D"], rank: int
+    ) -> Float[Tensor, "R I D r"]:
+        """The directions that the dipole is kept along."""
+        if rank == p.shape[-1]:
+            return torch.eye(rank, dtype=p.dtype, device=p.device).expand(*p.shape, rank)
+        return principal_directions((qs - p.unsqueeze(2)) * self.members.unsqueeze(-1), rank)
 
     def keys_and_values(self, k: Tensor, v: Tensor) -> Float[Tensor, "R J Mk F"]:
         """Keys and values in slots."""
@@ -104,21 +112,69 @@ def placed(nearest: Tensor, wanted: list[Tensor], sizes: list[Tensor]) -> Near:
     return Near(nearest, number.gather(1, nearest.flatten(1)).view(nearest.shape), filled)
 
 
+def moments(
+    p: Float[Tensor, "R I D"],
+    basis: Float[Tensor, "R I D r"],
+    kv: Float[Tensor, "R J Mk F"],
+    filled: Bool[Tensor, "R J Mk"],
+    near: Bool[Tensor, "R I J"],
+    s: float,
+) -> Float[Tensor, "R I r Dv"]:
+    """At the keys: ``sum_n w_n (b.k_n) v_n`` for the directions b of every point, over the keys not near to it.
+
+    The weights are the softmax over those keys of this rank; the points' owner knows their mass among all ranks'.
+    """
+    R, I, D, r = basis.shape
+    k, v = kv.flatten(1, 2).split([D, kv.shape[-1] - D], -1)  # [R, N, .]
+    far = filled.unsqueeze(1) & ~near.unsqueeze(-1)  # [R, I, J, Mk]
+    tilt = torch.baddbmm(torch.where(far.flatten(2), 0.0, NEVER).to(p), s * p, k.mT).softmax(-1)
+    projected = (basis.mT.reshape(R, I * r, D) @ k.mT).view(R, I, r, -1) * tilt.unsqueeze(2)
+    return (projected.flatten(1, 2) @ v).view(R, I, r, -1)
+
+
+def correction(
+    d: Float[Tensor, "R I Mq D"],
+    basis: Float[Tensor, "R I D r"],
+    a: Float[Tensor, "R I J"],
+    k_tilted: Float[Tensor, "R I J D"],
+    v_tilted: Float[Tensor, "R I J Dv"],
+    moment: Float[Tensor, "T R I r Dv"],
+    clusters: tuple[int, ...],
+    s: float,
+) -> Float[Tensor, "R I Mq Dv"]:
+    """At the queries: ``s M d``, ``attention.expansion.dipole`` with the first moments of T sources put together.
+
+    ``clusters`` says how many of the J clusters each source has.
+    """
+    share = torch.stack([part.logsumexp(-1) for part in a.split(clusters, -1)]).softmax(0)  # [T, R, I]
+    total = (share[..., None, None] * moment).sum(0)
+    means = (k_tilted @ basis).mT @ (a.softmax(-1).unsqueeze(-1) * v_tilted)  # [R, I, r, Dv]
+    return s * (d @ basis) @ (total - means)
+
+
 def evaluate(
     qs: Float[Tensor, "R I Mq D"],
     p: Float[Tensor, "R I D"],
     summary: Float[Tensor, "R I J 1+F"],
     members: Float[Tensor, "n F"] | None,
     near: Near | None,
+    basis: Float[Tensor, "R I D r"] | None,
+    moment: Float[Tensor, "T R I r Dv"] | None,
+    clusters: tuple[int, ...],
     s: float,
 ) -> Partial:
-    """At the queries: the far field from the summaries, merged with exact attention over the clusters fetched."""
+    """At the queries: the far field from the summaries, merged with exact attention over the clusters fetched.
+
+    With a dipole, ``basis`` are its directions and ``moment`` what the T sources, of so many ``clusters``, say of it.
+    """
     D = qs.shape[-1]
     a, k_tilted, v_tilted = summary.split([1, D, summary.shape[-1] - 1 - D], -1)
     a = a.squeeze(-1)
     if near is not None:
         a = a.scatter(-1, near.nearest, NEVER)
     out, lse = far_field(qs, p, a, k_tilted, v_tilted, s)
+    if moment is not None:
+        out = out + correction(qs - p.unsqueeze(2), basis, a, k_tilted, v_tilted, moment, clusters, s)
     if near is not None:
         R, I, Mq, _ = qs.shape
         slots = members.new_zeros(*near.filled.shape, members.shape[-1])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from multipole_lab.parallel.agreement import Parts
 from multipole_lab.parallel.channel import Channel
-from multipole_lab.parallel.stages import Assignments, Near, choose, placed
+from multipole_lab.parallel.stages import Assignments, Near, choose, moments, placed
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Talk:
     assignments : the clusters of this rank's queries and keys.
     points, clusters : query clusters a row (I_s, of all heads of a group) and key clusters (J_t) of each rank.
     scale, near : as in ``MuSe``.
+    rank : directions of the dipole, 0 for none.
     sinks : how many leading keys of the first rank are sent, to the ranks ``listeners``.
     sinks_kept : on the first rank, which of them are no padding, [B, sinks]; None for all.
     """
@@ -33,6 +34,7 @@ class Talk:
     clusters: tuple[int, ...]
     scale: float
     near: int
+    rank: int
     sinks: int
     sinks_kept: Tensor | None
     listeners: tuple[int, ...]
@@ -76,6 +78,34 @@ def fetch(
     members = channel.swap("near keys", {s: kv[mask] for s, mask in asked.items()}, shapes, kv)
     near = None if nearest is None else placed(nearest, list(wanted.values()), list(sizes.values()))
     return near, members, asked
+
+
+def ask_moments(
+    talk: Talk, points: Mapping[int, Tensor], basis: Tensor, near: Near | None, kv: Tensor
+) -> tuple[Tensor | None, dict[int, Tensor], dict[int, Tensor]]:
+    """Send every source the directions and which of its clusters are near; it says the moments of the others.
+
+    Returns the moments [T, R, I, r, Dv], and of every asker its directions and which own clusters are near to it.
+    """
+    sources, (D, r) = talk.parts.sources, basis.shape[-2:]
+    bases = talk.to_keys("directions", dict.fromkeys(sources, basis), D, r, like=kv)
+    own, near_to = talk.clusters[talk.channel.rank], {}
+    if talk.near:
+        chosen = {}
+        if near is not None:
+            total = sum(talk.clusters[t] for t in sources)
+            mask = torch.zeros(*basis.shape[:2], total, dtype=torch.uint8, device=kv.device)
+            mask.scatter_(-1, near.nearest, 1)
+            chosen = dict(zip(sources, mask.split([talk.clusters[t] for t in sources], -1), strict=True))
+        flags = torch.empty(0, dtype=torch.uint8, device=kv.device)
+        near_to = {s: mask.bool() for s, mask in talk.to_keys("near masks", chosen, own, like=flags).items()}
+    for s, there in bases.items():
+        near_to.setdefault(s, torch.zeros(*there.shape[:2], own, dtype=torch.bool, device=kv.device))
+    filled = talk.assignments.filled
+    answers = {s: moments(points[s], bases[s], kv, filled, near_to[s], talk.scale) for s in bases}
+    shape = (*basis.shape[:2], r, kv.shape[-1] - D)
+    heard = talk.channel.swap("moments", answers, dict.fromkeys(sources, shape), kv)
+    return torch.stack(list(heard.values())) if heard else None, bases, near_to
 
 
 def broadcast_sinks(talk: Talk, k: Tensor, v: Tensor, like: Tensor) -> Tensor | None:
