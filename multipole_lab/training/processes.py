@@ -1,0 +1,15 @@
+"""The processes of a run, as ``torchrun`` and ``accelerate launch`` name them in the environment."""
+
+from __future__ import annotations
+
+import os
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return int(os.environ.get("RANK", "0")) == 0

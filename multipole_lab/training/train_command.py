@@ -1,0 +1,233 @@
+"""`multipole-lab train`: pretrain a small GPT with exact attention or MuSe; `train compare`: both, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+MODES = ("run", "compare", "prepare")
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``train`` to the command line."""
+    from multipole_lab.training.presets import MODES as PRECISIONS
+    from multipole_lab.training.presets import PRESETS
+
+    parser = subparsers.add_parser(
+        "train",
+        help="pretrain a small GPT with exact attention and with MuSe",
+        description="Pretrain a small GPT. 'train' alone trains one side; 'train compare' trains exact attention "
+        "and the method from the same weights on the same text, in turns step by step, and reports loss and time; "
+        "'train prepare' only makes tokenizer and tokens. The same command again goes on where it was stopped.",
+    )
+    add = parser.add_argument
+    add("mode", nargs="?", choices=MODES, default="run", help="default: run")
+    add(
+        "--preset",
+        choices=tuple(PRESETS),
+        default="tiny",
+        help="tiny: a laptop; paper: MuSe's model; default: tiny",
+    )
+    add("--attention", choices=("exact", "muse"), default="exact", help="of 'train' alone; default: exact")
+    add("--method", help='what takes the place of exact attention, as "MuSe(clusters=64, leaf=512)"')
+    add(
+        "--layers-muse", type=int, nargs="+", metavar="LAYER", help="the layers it does so in, counted from 0"
+    )
+    add("--seed", "--seeds", dest="seeds", type=int, nargs="+", default=None, metavar="SEED",
+        help="weights and order of the text; default: 0, for compare 0 1 2")  # fmt: skip
+    add("--device", default="auto", help="cpu, cuda or auto; default: auto")
+    add("--out", type=Path, default=None, help="folder for logs and checkpoints; default: runs/PRESET")
+    add(
+        "--data",
+        default="python",
+        help="'python' (your Python's own source and help), 'pg19', or a folder of text",
+    )
+    add("--restart", action="store_true", help="forget what is in the folder and begin anew")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="two steps on the CPU at reduced width: does it all fit together?",
+    )
+    add("--max-seconds", type=float, help="stop after that long; both sides of a comparison do as many steps")
+    add("--log-every", type=int, help="steps between two rows of the log; default: 1, on a GPU 10")
+    for name, kind, words in (
+        ("context", int, "tokens in a sequence"),
+        ("batch", int, "sequences in a forward pass"),
+        ("accumulate", int, "forward passes in a step"),
+        ("steps", int, "steps of the optimizer"),
+        ("warmup", int, "of them, with a rising learning rate"),
+        ("rate", float, "peak learning rate"),
+        ("every", int, "steps between two checkpoints and looks at held-out text"),
+        ("heldout-blocks", int, "held-out sequences looked at"),
+        ("layers", int, "layers of the model"),
+        ("width", int, "of the model"),
+        ("heads", int, "attention heads"),
+        ("mlp", int, "width of the MLP"),
+        ("vocab", int, "tokens of the tokenizer"),
+        ("megabytes", float, "text at most"),
+    ):
+        add(f"--{name}", type=kind, help=f"{words}; the preset's by default")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        help="autocast: no, bf16 or fp16; the preset's by default, on a CPU no",
+    )
+    add("--fsdp", action="store_true", help="shard the model over the processes of torchrun (FSDP)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; returns the exit status."""
+    try:
+        return _run(args)
+    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"multipole-lab train: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(args: argparse.Namespace) -> int:
+    from multipole_lab.analysis.method_text import check_method
+    from multipole_lab.training.comparing import SIDES, forget
+    from multipole_lab.training.presets import PRESETS, dry
+    from multipole_lab.training.processes import is_first
+
+    preset = PRESETS[args.preset]
+    layers = args.layers_muse
+    if args.layers is not None and layers is None:
+        layers = [args.layers // 2]
+    preset = preset.replace(
+        context=args.context, batch=args.batch, accumulate=args.accumulate, steps=args.steps, warmup=args.warmup,
+        rate=args.rate, every=args.every, heldout_blocks=args.heldout_blocks, layers=args.layers, width=args.width,
+        heads=args.heads, mlp=args.mlp, vocab=args.vocab, megabytes=args.megabytes, precision=args.precision,
+        method=None if args.method is None else check_method(args.method),
+        muse_layers=None if layers is None else tuple(sorted(set(layers))),
+    )  # fmt: skip
+    device = "cpu" if args.dry_run else _device(args.device)
+    if device == "cpu" and args.precision is None:
+        preset = preset.replace(precision="no")
+    if args.dry_run:
+        preset = dry(preset)
+        if args.out is None:
+            args.out = Path("runs") / f"{args.preset}-dry"
+    if args.max_seconds is not None and not args.max_seconds > 0:
+        raise ValueError(f"--max-seconds is {args.max_seconds}; a positive number is needed")
+    log_every = args.log_every or (10 if device == "cuda" else 1)
+    if log_every < 1:
+        raise ValueError(f"--log-every is {log_every}; at least 1 is needed")
+    _check_packages()
+    say = print if is_first() else lambda *words: None
+    out = args.out or Path("runs") / args.preset
+    seeds = args.seeds or ([0, 1, 2] if args.mode == "compare" and not args.dry_run else [0])
+    if args.restart and is_first():  # before the corpus, where the other processes wait for the first
+        forget(out, seeds, SIDES if args.mode == "compare" else (args.attention,))
+    corpus = _corpus(args, preset, say)
+    _describe(preset, corpus, device, say)
+    if args.mode == "prepare":
+        return 0
+    if args.mode == "compare":
+        return _compare(args, preset, corpus, device, out, seeds, log_every)
+    return _train(args, preset, corpus, device, out, seeds, log_every, say)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"--device is {name!r}; allowed are 'auto', 'cpu' and 'cuda' (choose one GPU of several with "
+                         "CUDA_VISIBLE_DEVICES)")  # fmt: skip
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device is 'cuda', but torch finds no GPU here; 'multipole-lab doctor' says why")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _check_packages() -> None:
+    try:
+        import accelerate  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("training needs accelerate: pip install 'multipole_lab[models]'") from error
+
+
+def _corpus(args, preset, say):
+    """The first process prepares it, the others open what it made."""
+    from multipole_lab.training.preparing import prepare_corpus
+    from multipole_lab.training.processes import world_size
+
+    settings = {"source": args.data, "vocab": preset.vocab, "megabytes": preset.megabytes, "say": say}
+    if world_size() == 1:
+        return prepare_corpus(**settings)
+    from accelerate import PartialState
+
+    with PartialState(cpu=_device(args.device) == "cpu" or args.dry_run).main_process_first():
+        return prepare_corpus(**settings)
+
+
+def _describe(preset, corpus, device, say) -> None:
+    from multipole_lab.training.gpt import build_model, describe
+    from multipole_lab.training.processes import world_size
+
+    splits = corpus.record["splits"]
+    say(describe(build_model(preset, corpus.tokenizer)))
+    say(
+        f"{splits['train']['tokens'] / 1e6:.1f}M tokens to learn from, "
+        f"{splits['heldout']['tokens'] / 1e6:.2f}M held out; {preset.steps:,} steps of "
+        f"{preset.tokens_per_step(world_size()):,} tokens on {world_size()} x {device}, precision {preset.precision}"
+    )
+
+
+def _train(args, preset, corpus, device, out, seeds, log_every, say) -> int:
+    import time
+
+    from multipole_lab.training.running import Run, train_run
+
+    ends = None if args.max_seconds is None else time.monotonic() + args.max_seconds
+    for seed in seeds:
+        method = None if args.attention == "exact" else preset.method
+        run = Run(preset, corpus, method, seed, device, out / f"seed-{seed}" / args.attention, log_every)
+        with _bar(f"{args.attention}, seed {seed}", preset.steps) as bar:
+            rows = train_run(
+                run,
+                stop=lambda step: ends is not None and time.monotonic() > ends,
+                show=lambda row, bar=bar: _show(bar, "", row),
+                fsdp={} if args.fsdp else None,
+            )
+        looks = [row for row in rows if "heldout_loss" in row]
+        if looks:
+            say(
+                f"seed {seed}: held-out loss {looks[-1]['heldout_loss']:.4f} after {looks[-1]['step']:,} steps; "
+                f"{run.folder}"
+            )
+    return 0
+
+
+def _compare(args, preset, corpus, device, out, seeds, log_every) -> int:
+    from multipole_lab.training.comparing import compare_training, table
+
+    with _bar("exact and MuSe", preset.steps * len(seeds)) as bar:
+        result = compare_training(
+            preset, corpus, out, seeds, device, log_every, args.max_seconds,
+            show=lambda side, seed, row: _show(bar, side, row, seeds.index(seed) * preset.steps),
+        )  # fmt: skip
+    print(table(result))
+    print(f"written to {out / 'compare.json'} and {out / 'compare.html'}")
+    return 0
+
+
+def _bar(words: str, total: int):
+    from tqdm import tqdm
+
+    from multipole_lab.training.processes import is_first
+
+    return tqdm(total=total, desc=words, unit="step", disable=not is_first(), dynamic_ncols=True)
+
+
+def _show(bar, side: str, row: dict, before: int = 0) -> None:
+    """Move the bar; a look at the held-out text is worth a line of its own."""
+    if "heldout_loss" in row:
+        bar.write(f"step {row['step']:>6,} {side:>6} held-out loss {row['heldout_loss'] or float('nan'):.4f}")
+        return
+    if side != "muse":
+        bar.n = before + row["step"]
+    bar.set_postfix_str(
+        f"{side} loss {row['loss'] or float('nan'):.3f}, {row['tokens_per_second']:,.0f} tokens/s, "
+        f"attention {100 * row['attention_seconds'] / max(row['seconds'], 1e-9):.0f}%".strip()
+    )
