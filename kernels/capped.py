@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .assign import finite, nearest
-from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, shared_memory_kb
+from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -183,9 +183,9 @@ def capped_rounds(
     B, H, N, D = x.shape
     C = centroids.shape[2]
     x, centroids = row_strided(x), centroids.float().contiguous()
-    BD, shared = power_of_two(D), shared_memory_kb(x)
+    BD, target = power_of_two(D), target_of(x)
     room = torch.empty(B, H, C, dtype=torch.int32, device=x.device)
-    accept = choose("accept", shared, BD, 4, tile)
+    accept = choose("accept", target, BD, 4, tile)
     launch(
         _accept_kernel,
         (B * H * C,),
@@ -200,7 +200,7 @@ def capped_rounds(
         BN=accept.cols,
         tile=accept,
     )
-    overflow = choose("overflow", shared, BD, x.element_size(), tile)
+    overflow = choose("overflow", target, BD, x.element_size(), tile)
     scratch = torch.empty(3, B, H, N, dtype=torch.int32, device=x.device)
     launch(
         _overflow_kernel,

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .assign import finite
-from .launch import check_tensors, launch, power_of_two, row_strided, shared_memory_kb
+from .launch import check_tensors, launch, power_of_two, row_strided, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -115,7 +115,7 @@ def cluster_means(
     C = offsets.shape[-1] - 1
     x = row_strided(x)
     BD = power_of_two(D)
-    tile = choose("centroids", shared_memory_kb(x), BD, x.element_size(), tile)
+    tile = choose("centroids", target_of(x), BD, x.element_size(), tile)
     means = torch.empty(B, H, C, D, dtype=torch.float32, device=x.device)
     launch(
         _mean_kernel,
@@ -149,7 +149,7 @@ def restart_empty(
     C = counts.shape[-1]
     x = row_strided(x)
     BD = power_of_two(D)
-    tile = choose("centroids", shared_memory_kb(x), BD, x.element_size(), tile)
+    tile = choose("centroids", target_of(x), BD, x.element_size(), tile)
     launch(
         _restart_kernel,
         (B * H,),

@@ -14,7 +14,7 @@ from .decode_near import attend_chunk, load_queries
 from .decode_replace import replace_chunk
 from .decode_tiles import Tile, choose
 from .decode_work import Work, processors
-from .launch import check_tensors, fp32_precision, launch, power_of_two, shared_memory_kb
+from .launch import check_tensors, fp32_precision, launch, power_of_two, target_of
 from .registry import Problem, register
 
 
@@ -143,7 +143,7 @@ def decode_attend(
     room = 0 if members is None else members.shape[-1]
     F, T, E = (fine.size if fine else 0), (top.size if top else 0), (exact.size if exact else 0)
     BD, BDV = power_of_two(D), power_of_two(Dv)
-    tile = choose("decode_attend", shared_memory_kb(q), max(BD, BDV), q.element_size(), tile)
+    tile = choose("decode_attend", target_of(q), max(BD, BDV), q.element_size(), tile)
     chunk = chunk or chunk_size(R * (room + F + T + E), tile.cols, processors(q))
     chunks = [triton.cdiv(n, chunk) for n in (room, F, T, E)]
     out = work.take("chunk_out", (R, sum(chunks), G, Dv), q)

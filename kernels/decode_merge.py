@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .decode_tiles import Tile, choose
 from .decode_work import Work
-from .launch import check_device, launch, power_of_two, shared_memory_kb
+from .launch import check_device, launch, power_of_two, target_of
 from .registry import Problem, register
 
 
@@ -61,7 +61,7 @@ def decode_merge(
     out = torch.empty(R, G, Dv, dtype=dtype, device=parts.device)
     lse = torch.empty(R, G, dtype=torch.float32, device=parts.device)
     BDV = power_of_two(Dv)
-    tile = choose("decode_merge", shared_memory_kb(parts), BDV, 4, tile)
+    tile = choose("decode_merge", target_of(parts), BDV, 4, tile)
     launch(
         _merge_kernel,
         (R * G,),

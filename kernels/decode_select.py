@@ -12,7 +12,7 @@ from torch import Tensor
 from .decode_cut import find_cut, find_share_cut, load_keys, pool_shares
 from .decode_tiles import Tile, choose
 from .decode_work import Work
-from .launch import check_device, launch, power_of_two, shared_memory_kb
+from .launch import check_device, launch, power_of_two, target_of
 from .registry import Problem, register
 
 MAX_MEMBERS = (1 << 21) - 1  # three sums of members travel in one int64 while the cut is searched
@@ -153,7 +153,7 @@ def decode_select(
     base = work.take(f"{name}_base", (R, room), like, "int32")
     taken = work.take(f"{name}_taken", (R,), like, "int32")
     opened = work.take(f"{name}_opened", (R, C), like, "int8")
-    tile = choose("decode_select", shared_memory_kb(like), power_of_two(C), 4, tile)
+    tile = choose("decode_select", target_of(like), power_of_two(C), 4, tile)
     BG, BC = power_of_two(G, 1), min(power_of_two(C), tile.cols)
     launch(
         _select_kernel, (R,),

@@ -14,9 +14,8 @@ from .launch import (
     plain_when_wide,
     power_of_two,
     row_strided,
-    shared_memory_kb,
+    target_of,
 )
-from .lookup import find_tile, member_tiles
 from .online import softmax_step
 from .registry import Problem, register
 from .tiles import Tile, choose
@@ -27,19 +26,20 @@ def _evaluate_kernel(
     q, k, v, centroids, q_order, q_offsets, k_order, k_offsets, near, far, mean_k, mean_v, basis, moment, out,
     lse, share, scale, stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh,
     stride_vn, stride_ob, stride_oh, stride_on, stride_lb, stride_lh,
-    HQ, G, NQ, NK, CQ, CK, NEAR, D: tl.constexpr, DV: tl.constexpr, R: tl.constexpr, TILES,
-    BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
+    HQ, G, NQ, NK, CQ, CK, NEAR, D: tl.constexpr, DV: tl.constexpr, R: tl.constexpr, PARTS,
+    BD: tl.constexpr, BDV: tl.constexpr, BR: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, DIPOLE: tl.constexpr, FULL: tl.constexpr, MERGE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    # one program: up to BM queries of one query cluster
-    i_head = (tl.program_id(0) // TILES).to(tl.int64)
-    i_c, i_start, i_end = find_tile(q_offsets + i_head * (CQ + 1), tl.program_id(0) % TILES, CQ, BM, BINS)
-    if i_start < i_end:
+    # one program: every PARTS-th tile of BM queries of one query cluster
+    i_row = (tl.program_id(0) // PARTS).to(tl.int64)
+    i_head, i_c = i_row // CQ, i_row % CQ
+    i_first = tl.load(q_offsets + i_head * (CQ + 1) + i_c) + tl.program_id(0) % PARTS * BM
+    i_end = tl.load(q_offsets + i_head * (CQ + 1) + i_c + 1)
+    for i_start in range(i_first, i_end, PARTS * BM):
         i_b, i_h = i_head // HQ, i_head % HQ
         i_kv = i_head // G  # heads of one group follow each other
         p_k = k + i_b * stride_kb + (i_h // G) * stride_kh
         p_v = v + i_b * stride_vb + (i_h // G) * stride_vh
-        i_row = i_head * CQ + i_c
         o_m, o_n, o_d, o_dv = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BD), tl.arange(0, BDV)
         m_m, m_d, m_dv = i_start + o_m < i_end, o_d < D, o_dv < DV
         b_n = tl.load(q_order + i_head * NQ + i_start + o_m, mask=m_m, other=0)
@@ -176,7 +176,7 @@ def evaluate(
     BD, BDV = power_of_two(D), power_of_two(Dv)
     tile = choose(
         "evaluate" if moment is None else "evaluate_dipole",
-        shared_memory_kb(q),
+        target_of(q),
         max(BD, BDV),
         q.element_size(),
         tile,
@@ -184,7 +184,7 @@ def evaluate(
     precision = precision or fp32_precision(k)
     if moment is not None:
         precision = plain_when_wide(precision, max(BD, BDV))
-    tiles = member_tiles(Nq, Cq, tile.rows)
+    parts = triton.cdiv(Nq, Cq * tile.rows)
     share = None if moment is None else torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
     if into is not None:
         out, lse = into
@@ -197,13 +197,13 @@ def evaluate(
     if padded and share is not None:
         share.zero_()
     launch(
-        _evaluate_kernel, (B * Hq * tiles,), q, k, v, centroids.contiguous(), q_order.contiguous(),
+        _evaluate_kernel, (B * Hq * Cq * parts,), q, k, v, centroids.contiguous(), q_order.contiguous(),
         q_offsets.contiguous(), k_order.contiguous(), k_offsets.contiguous(), near, far, mean_k, mean_v,
         q if basis is None else basis.contiguous(), lse if moment is None else moment, out, lse,
         lse if share is None else share, scale, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
         *out.stride()[:3], *lse.stride()[:2], Hq,
-        Hq // Hk, Nq, Nk, Cq, Ck, near.shape[-1], D, Dv, R, tiles, BD=BD, BDV=BDV, BR=power_of_two(R),
-        BINS=power_of_two(Cq), BM=tile.rows, BN=tile.cols, DIPOLE=moment is not None, FULL=basis is None,
+        Hq // Hk, Nq, Nk, Cq, Ck, near.shape[-1], D, Dv, R, parts, BD=BD, BDV=BDV, BR=power_of_two(R),
+        BM=tile.rows, BN=tile.cols, DIPOLE=moment is not None, FULL=basis is None,
         MERGE=into is not None, PRECISION=precision, tile=tile,
     )  # fmt: skip
     return out, lse, share

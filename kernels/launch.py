@@ -18,19 +18,11 @@ import torch
 import triton
 from torch import Tensor
 
-from .tiles import Tile
+from .tiles import Target, Tile
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MIN_HEAD, MAX_HEAD = 16, 256
 MIN_CAPABILITY = (7, 5)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A CUDA compute capability (for example 90) and the KB of shared memory that a program may use."""
-
-    capability: int
-    shared_kb: int
 
 
 @dataclass(frozen=True)
@@ -68,25 +60,25 @@ def interpreting() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
-def shared_memory_kb(x: Tensor) -> int:
-    """KB of shared memory that one program may use on the device of `x`."""
+def target_of(x: Tensor) -> Target:
+    """What the device of `x` is to the table of tiles; that of an H100 where it is not a GPU."""
     if recorder := _RECORDER.get():
-        return recorder.target.shared_kb
-    return _device(x.device)[0] if x.is_cuda else 227
+        return recorder.target
+    return _device(x.device) if x.is_cuda else Target(90, 227)
+
+
+@lru_cache
+def _device(device: torch.device) -> Target:
+    """Asked once, for every launch needs it."""
+    properties = torch.cuda.get_device_properties(device)
+    kb = properties.shared_memory_per_block_optin // 1024
+    return Target(10 * properties.major + properties.minor, kb)
 
 
 def fp32_precision(x: Tensor) -> str:
     """How products of fp32 tensors are formed: by three tf32 products where tensor cores have them."""
-    if recorder := _RECORDER.get():
-        return "tf32x3" if recorder.target.capability >= 80 else "ieee"
-    return "tf32x3" if x.is_cuda and _device(x.device)[1] >= (8, 0) else "ieee"
-
-
-@lru_cache
-def _device(device: torch.device) -> tuple[int, tuple[int, int]]:
-    """KB of shared memory a program, and the compute capability: asked once, for every launch needs them."""
-    properties = torch.cuda.get_device_properties(device)
-    return properties.shared_memory_per_block_optin // 1024, (properties.major, properties.minor)
+    tensor_cores = (x.is_cuda or _RECORDER.get() is not None) and target_of(x).capability >= 80
+    return "tf32x3" if tensor_cores else "ieee"
 
 
 def plain_when_wide(precision: str, head: int) -> str:

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, shared_memory_kb
+from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
 from .leaf_backward import leaf_backward
 from .online import softmax_step
 from .registry import Problem, register
@@ -106,7 +106,7 @@ def leaf_into(
     B, Hq, Nq, D = q.shape
     Hk, Nk, Dv = k.shape[1], k.shape[2], v.shape[-1]
     BD, BDV = power_of_two(D), power_of_two(Dv)
-    tile = choose("leaf", shared_memory_kb(q), max(BD, BDV), q.element_size(), tile)
+    tile = choose("leaf", target_of(q), max(BD, BDV), q.element_size(), tile)
     tiles = triton.cdiv(Nq, tile.rows)
     launch(
         _leaf_kernel, (B * Hq * tiles,),

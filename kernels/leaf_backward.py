@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import launch, power_of_two, row_strided, shared_memory_kb
+from .launch import launch, power_of_two, row_strided, target_of
 from .tiles import choose
 from .visible import mask_kind, visible
 
@@ -149,9 +149,9 @@ def leaf_backward(
         "BD": BD, "BDV": BDV, "CAUSAL": causal, "MASKED": mask_kind(valid), "BIASED": bias is not None,
         "PRECISION": precision,
     }  # fmt: skip
-    head, width, shared = max(BD, BDV), q.element_size(), shared_memory_kb(q)
+    head, width, target = max(BD, BDV), q.element_size(), target_of(q)
     valid, bias = q if valid is None else valid, q if bias is None else bias
-    tile = choose("leaf_query_grad", shared, head, width)
+    tile = choose("leaf_query_grad", target, head, width)
     tiles = triton.cdiv(Nq, tile.rows)
     launch(
         _query_kernel, (B * Hq * tiles,),
@@ -159,7 +159,7 @@ def leaf_backward(
         *strides, Hq, Hq // Hk, Nq, Nk, D, Dv, tiles,
         BM=tile.rows, BN=tile.cols, DLSE=dlse is not None, **constants, tile=tile,
     )  # fmt: skip
-    tile = choose("leaf_key_grad", shared, head, width)
+    tile = choose("leaf_key_grad", target, head, width)
     tiles = triton.cdiv(Nk, tile.rows)
     launch(
         _key_kernel, (B * Hk * tiles,),

@@ -13,15 +13,29 @@ from torch import Tensor
 
 from .assign import FARTHEST, finite
 from .centroids import restart_empty
-from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, shared_memory_kb
+from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
 from .registry import Problem, register
 from .sort import offsets_of_chunks, scatter
 from .tiles import Tile, choose
 
 # The sums of one program stay in registers: at most so many numbers.
 LARGEST = 8192
-# About four programs for each multiprocessor of a large device.
-PROGRAMS = 512
+# About two programs for each multiprocessor of a large device.
+PROGRAMS = 256
+
+
+@triton.jit
+def _packed_min(b_distance, o_bin, BINS: tl.constexpr):
+    """The least distance of every row and where it is, in one comparison: the index takes the place of the last bits.
+
+    Distances that differ by less than BINS units in their last place count as equal, far below what half precision keeps.
+    """
+    b_bits = b_distance.to(tl.int32, bitcast=True)
+    b_bits = b_bits ^ ((b_bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
+    b_least = tl.min((b_bits & (-BINS)) | o_bin[None, :], axis=1)
+    b_bits = b_least & (-BINS)
+    b_bits = b_bits ^ ((b_bits >> 31) & 0x7FFFFFFF)
+    return b_bits.to(tl.float32, bitcast=True), b_least & (BINS - 1)
 
 
 @triton.jit
@@ -29,7 +43,7 @@ def _lloyd_kernel(
     x, centroids, valid, labels, distances, sums, members, chunk_counts, stride_xb, stride_xh, stride_xn,
     H, N, C, D: tl.constexpr, PARTS, SPAN, CHUNKS,
     BD: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
-    MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    MASKED: tl.constexpr, FAR: tl.constexpr, COUNT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     i_row, i_part = (tl.program_id(0) // PARTS).to(tl.int64), tl.program_id(0) % PARTS
     i_b, i_h = i_row // H, i_row % H
@@ -53,24 +67,28 @@ def _lloyd_kernel(
         if b_x.dtype != tl.float32:
             b_dot = tl.dot(b_x, tl.trans(b_low), b_dot)
         b_distance = b_norm[None, :] - 2.0 * b_dot  # [BM, BINS]
-        b_distance = tl.where(m_c[None, :] & (tl.abs(b_distance) >= FARTHEST), FARTHEST, b_distance)
-        b_best, b_label = tl.min(b_distance, axis=1, return_indices=True)
-        b_wide = b_x.to(tl.float32)
-        b_best += tl.sum(b_wide * b_wide, axis=1)
+        if b_x.dtype == tl.float32:
+            b_distance = tl.where(m_c[None, :] & (tl.abs(b_distance) >= FARTHEST), FARTHEST, b_distance)
+            b_best, b_label = tl.min(b_distance, axis=1, return_indices=True)
+        else:
+            b_best, b_label = _packed_min(b_distance, o_bin, BINS)
         m_valid = m_n
         if MASKED:
             m_valid = m_n & (tl.load(valid + i_b * N + o_n, mask=m_n, other=0) != 0)
-            b_best = tl.where(m_valid, b_best, float("-inf"))
         b_label = tl.where(m_valid, b_label, -1)
         tl.store(labels + i_row * N + o_n, b_label.to(tl.int64), mask=m_n)
-        tl.store(distances + i_row * N + o_n, b_best, mask=m_n)
+        if FAR:
+            b_wide = b_x.to(tl.float32)
+            b_best = tl.where(m_valid, b_best + tl.sum(b_wide * b_wide, axis=1), float("-inf"))
+            tl.store(distances + i_row * N + o_n, b_best, mask=m_n)
         m_member = o_bin[:, None] == b_label[None, :]  # [BINS, BM]
         b_sum = tl.dot(m_member.to(b_x.dtype), b_x, b_sum, input_precision=PRECISION)
-        b_count = tl.sum(m_member.to(tl.int32), axis=1)
+        b_count = tl.histogram(tl.maximum(b_label, 0), BINS, mask=m_valid)
         b_members += b_count
-        p_count = chunk_counts + (i_row * CHUNKS + i_tile) * (C + 1)
-        tl.store(p_count + o_bin, b_count, mask=o_bin < C)
-        tl.store(p_count + C, tl.sum((m_n & (b_label < 0)).to(tl.int32)))
+        if COUNT:
+            p_count = chunk_counts + (i_row * CHUNKS + i_tile) * (C + 1)
+            tl.store(p_count + o_bin, b_count, mask=o_bin < C)
+            tl.store(p_count + C, tl.sum((m_n & (b_label < 0)).to(tl.int32)))
     o_part = (i_row * PARTS + i_part) * BINS + o_bin
     tl.store(sums + o_part[:, None] * BD + o_d[None, :], b_sum)
     tl.store(members + o_part, b_members)
@@ -104,7 +122,7 @@ def _means_kernel(
 def fits(x: Tensor, clusters: int) -> bool:
     """Whether a pass over these vectors can keep the sums of all clusters in registers."""
     size = power_of_two(clusters) * power_of_two(x.shape[-1])
-    return size * x.element_size() // 2 <= LARGEST and shared_memory_kb(x) >= 99
+    return size * x.element_size() // 2 <= LARGEST and target_of(x).shared_kb >= 99
 
 
 def lloyd(
@@ -140,7 +158,7 @@ def lloyd(
     C = centroids.shape[2]
     x, centroids = row_strided(x), centroids.float().contiguous()
     BD, BINS = power_of_two(D), power_of_two(C)
-    tile = choose("lloyd", shared_memory_kb(x), BD, x.element_size(), tile)
+    tile = choose("lloyd", target_of(x), BD, x.element_size(), tile)
     chunks = triton.cdiv(N, tile.rows)
     span = triton.cdiv(chunks, max(1, PROGRAMS // (B * H)))
     parts = triton.cdiv(chunks, span)
@@ -155,11 +173,12 @@ def lloyd(
         _lloyd_kernel, (B * H * parts,),
         x, centroids, x if valid is None else valid.contiguous(), labels, distances, sums, members, chunk_counts,
         *x.stride()[:3], H, N, C, D, parts, span, chunks,
-        BD=BD, BINS=BINS, BM=tile.rows, MASKED=valid is not None, PRECISION=fp32_precision(x),
+        BD=BD, BINS=BINS, BM=tile.rows, MASKED=valid is not None, FAR=restart, COUNT=sort,
+        PRECISION=fp32_precision(x),
         tile=tile,
     )  # fmt: skip
     means, counts = empty(B, H, C, D, dtype=torch.float32), empty(B, H, C)
-    mean_tile = choose("means", shared_memory_kb(x), BD, x.element_size())
+    mean_tile = choose("means", target_of(x), BD, x.element_size())
     blocks = triton.cdiv(C, mean_tile.rows)
     launch(
         _means_kernel, (B * H * blocks,), sums, members, counts, means, C, D, parts, blocks,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .evaluate_backward import delta_kernel, moment_grad_kernel, summary_grad_kernel
 from .key_grad import key_grad_kernel
-from .launch import launch, plain_when_wide, power_of_two, row_strided, shared_memory_kb
+from .launch import launch, plain_when_wide, power_of_two, row_strided, target_of
 from .lookup import member_tiles
 from .query_grad import query_grad_kernel
 from .summarise_backward import centroid_grad_kernel, moment_centroid_grad_kernel, tilt_kernel
@@ -59,14 +59,14 @@ def muse_backward(
     q_strides, k_strides, v_strides, o_strides = (x.stride()[:3] for x in (q, k, v, dout))
     BD, BDV, BR = power_of_two(D), power_of_two(Dv), power_of_two(R)
     sizes = {"BD": BD, "BDV": BDV}
-    shared, width = shared_memory_kb(q), q.element_size()
+    target, width = target_of(q), q.element_size()
     dipole_precision = plain_when_wide(precision, max(BD, BDV))
 
     def fp32(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=q.device)
 
     def pick(kernel: str) -> Tile:
-        return choose(kernel, shared, max(BD, BDV), width)
+        return choose(kernel, target, max(BD, BDV), width)
 
     z = moment if turn else lse
     if delta is None:

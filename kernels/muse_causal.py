@@ -7,10 +7,12 @@ log-sum-exp over all keys every level's part of the softmax is right as it stand
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from .branches import in_branches
 from .evaluate import evaluate
 from .launch import check_tensors, fp32_precision
 from .leaf import leaf_into
@@ -56,19 +58,23 @@ class _Causal(torch.autograd.Function):
         out = torch.empty(*q.shape[:2], v.shape[-1], dtype=q.dtype, device=q.device)
         lse = torch.empty(*q.shape[:2], 1, dtype=torch.float32, device=q.device)
         to, to_lse, *inputs = (_blocks(x, block) for x in (out, lse, q, k, v))
-        leaf_into(to, to_lse[..., 0], *inputs, scale, precision=precision)
-        kept = []
-        for level in range(levels):
-            qs, ks, vs, to, to_lse = _sides(block << level, "rllrr", q, k, v, out, lse)
-            of_q, of_k = cluster(qs), cluster(ks)
+
+        def leaves() -> None:
+            leaf_into(to, to_lse[..., 0], *inputs, scale, precision=precision)
+
+        def level_summaries(qs: Tensor, ks: Tensor, vs: Tensor) -> tuple:
+            of_q, of_k = in_branches([lambda: cluster(qs), lambda: cluster(ks)])
             made = of_q.centroids.to(q.dtype), of_q.order, of_q.offsets, of_k.order, of_k.offsets
             mass, *means = summarise(made[0], ks, vs, *made[3:], scale, precision=precision)
-            chosen, far = (
-                (mass.new_empty(0, dtype=torch.int32), mass) if near == 0 else select_near(mass, near)[:2]
-            )
-            evaluate(
-                qs, ks, vs, *made, chosen, far, *means, scale, precision=precision, into=(to, to_lse[..., 0])
-            )
+            near_far = select_near(mass, near)[:2] if near else (mass.new_empty(0, dtype=torch.int32), mass)
+            return made, near_far, means
+
+        levels = [_sides(block << level, "rllrr", q, k, v, out, lse) for level in range(levels)]
+        _, *found = in_branches([leaves, *(partial(level_summaries, *level[:3]) for level in levels)])
+        kept = []
+        for (*inputs, to, to_lse), (made, near_far, means) in zip(levels, found, strict=True):
+            into = to, to_lse[..., 0]
+            evaluate(*inputs, *made, *near_far, *means, scale, precision=precision, into=into)
             kept += made
         ctx.save_for_backward(q, k, v, out, lse, *kept)
         ctx.block, ctx.scale, ctx.near, ctx.precision = block, scale, near, precision
@@ -87,30 +93,26 @@ class _Causal(torch.autograd.Function):
             delta -= dlse
         *inputs, to, to_lse, do = (_blocks(x, block) for x in (q, k, v, out, lse, dout))
         dlse = None if dlse is None else _blocks(dlse, block)[..., 0]
-        parts = leaf_backward(
-            *inputs,
-            None,
-            None,
-            to.contiguous(),
-            to_lse[..., 0].contiguous(),
-            do,
-            dlse,
-            scale,
-            True,
-            precision,
-        )
-        grads = [
-            part.transpose(0, 1).float().reshape(x.shape) for part, x in zip(parts, (q, k, v), strict=True)
-        ]
-        for level in range(len(kept) // 5):
-            size, made = block << level, kept[5 * level : 5 * level + 5]
-            qs, ks, vs, do, at_lse, at_delta = _sides(size, "rllrrr", q, k, v, dout, lse, delta)
+
+        def leaf_parts() -> tuple[Tensor, ...]:
+            seen = to.contiguous(), to_lse[..., 0].contiguous()
+            return leaf_backward(*inputs, None, None, *seen, do, dlse, scale, True, precision)
+
+        def level_parts(level: int) -> tuple[Tensor, ...]:
+            made = kept[5 * level : 5 * level + 5]
+            qs, ks, vs, do, at_lse, at_delta = _sides(block << level, "rllrrr", q, k, v, dout, lse, delta)
             mass, *means = summarise(made[0], ks, vs, *made[3:], scale, precision=precision)
-            parts = muse_backward(
+            return muse_backward(
                 qs, ks, vs, *made, mass, *select_near(mass, near), *means, None, at_lse[..., 0].contiguous(), do, None,
                 scale, None, None, None, precision, at_delta[..., 0].contiguous(),
             )  # fmt: skip
-            for grad, part in zip(_sides(size, "rll", *grads), parts, strict=True):
+
+        parts = in_branches([leaf_parts, *(partial(level_parts, level) for level in range(len(kept) // 5))])
+        grads = [
+            part.transpose(0, 1).float().reshape(x.shape) for part, x in zip(parts[0], (q, k, v), strict=True)
+        ]
+        for level, added in enumerate(parts[1:]):
+            for grad, part in zip(_sides(block << level, "rll", *grads), added, strict=True):
                 grad += part
         return *(grad.to(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True)), *(None,) * 6
 

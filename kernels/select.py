@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_device, launch, power_of_two, shared_memory_kb
+from .launch import check_device, launch, power_of_two, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -49,7 +49,7 @@ def select_near(mass: Tensor, near: int, tile: Tile | None = None) -> tuple[Tens
     B, Hq, Cq, Ck = mass.shape
     near = min(near, Ck)
     mass = mass.contiguous()
-    tile = choose("select_near", shared_memory_kb(mass), 16, 4, tile)
+    tile = choose("select_near", target_of(mass), 16, 4, tile)
     chosen = torch.empty(B, Hq, Cq, near, dtype=torch.int32, device=mass.device)
     far, far_mass = torch.empty_like(mass), mass.new_empty(B, Hq, Cq)
     rows = B * Hq * Cq

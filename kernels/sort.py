@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_device, launch, power_of_two, shared_memory_kb
+from .launch import check_device, launch, power_of_two, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -79,7 +79,7 @@ def sort_by_label(labels: Tensor, clusters: int, tile: Tile | None = None) -> tu
     check_device("sort_by_label", labels)
     B, H, N = labels.shape
     labels = labels.contiguous()
-    tile = choose("sort", shared_memory_kb(labels), 16, 4, tile)
+    tile = choose("sort", target_of(labels), 16, 4, tile)
     chunks = triton.cdiv(N, tile.rows)
     chunk_counts = torch.empty(B * H, chunks, clusters + 1, dtype=torch.int32, device=labels.device)
     launch(
@@ -98,7 +98,7 @@ def offsets_of_chunks(
     Returns offsets [B, H, C + 1] int64; the counts become the numbers of members in earlier chunks.
     """
     bins = power_of_two(clusters + 1)
-    tile = choose("sort", shared_memory_kb(chunk_counts), 16, 4, tile)
+    tile = choose("sort", target_of(chunk_counts), 16, 4, tile)
     chunks = chunk_counts.numel() // (B * H * (clusters + 1))
     offsets = torch.empty(B, H, clusters + 1, dtype=torch.int64, device=chunk_counts.device)
     scanned = max(2, min(power_of_two(chunks, least=2), tile.cols // bins))
@@ -111,7 +111,7 @@ def offsets_of_chunks(
 def scatter(labels: Tensor, before: Tensor, offsets: Tensor, rows: int, tile: Tile | None = None) -> Tensor:
     """The order [B, H, N] of labels counted in chunks of `rows`, from what `offsets_of_chunks` made of the counts."""
     B, H, N = labels.shape
-    tile = choose("sort", shared_memory_kb(labels), 16, 4, tile)
+    tile = choose("sort", target_of(labels), 16, 4, tile)
     chunks = triton.cdiv(N, rows)
     order = torch.empty_like(labels)
     launch(

@@ -1,4 +1,4 @@
-"""Tile sizes: one table, keyed by kernel, shared memory, padded head size and bytes per element.
+"""Tile sizes: one table, keyed by kernel, shared memory (and capability), padded head size, bytes per element.
 
 `choose` is the only way to a tile size: the launchers and the compile report (`multipole-lab kernels`) both
 ask it, so what the report proves is what runs. There is no autotuning at run time. The rows are those of
@@ -13,6 +13,14 @@ from .tile_table import HEADS, TILES, WIDTHS
 
 
 @dataclass(frozen=True)
+class Target:
+    """A CUDA compute capability (for example 90) and the KB of shared memory that a program may use."""
+
+    capability: int
+    shared_kb: int
+
+
+@dataclass(frozen=True)
 class Tile:
     """rows: the edge that a program keeps; cols: the edge that it walks over in steps."""
 
@@ -24,22 +32,25 @@ class Tile:
 
 @dataclass(frozen=True)
 class Row:
-    """`tile` is for at least `shared_kb` KB, head sizes up to `head`, and elements of up to `width` bytes."""
+    """`tile` is for at least `shared_kb` KB, head sizes up to `head`, elements of up to `width` bytes, and
+    compute capabilities from `capability` on."""
 
     shared_kb: int
     head: int
     width: int
     tile: Tile
+    capability: int = 0
 
 
-def _rows(lines: dict[int, tuple]) -> tuple[Row, ...]:
+def _rows(lines: dict[int | tuple[int, int], tuple]) -> tuple[Row, ...]:
+    """The rows of the lines of one kernel; a line is for KB of shared memory, or for (KB, capability)."""
     sizes = [(head, width) for width in WIDTHS for head in HEADS]
-    rows = [
-        Row(shared_kb, *size, Tile(*tile))
-        for shared_kb, line in lines.items()
-        for size, tile in zip(sizes, line, strict=True)
-    ]
-    return tuple(sorted(rows, key=lambda row: (-row.shared_kb, row.width, row.head)))
+    rows = []
+    for key, line in lines.items():
+        shared_kb, capability = key if isinstance(key, tuple) else (key, 0)
+        for size, tile in zip(sizes, line, strict=True):
+            rows.append(Row(shared_kb, *size, Tile(*tile), capability))
+    return tuple(sorted(rows, key=lambda row: (-row.capability, -row.shared_kb, row.width, row.head)))
 
 
 _TABLE = {kernel: _rows(lines) for kernel, lines in TILES.items()}
@@ -50,16 +61,15 @@ def add_rows(kernel: str, *rows: Row) -> None:
     _TABLE[kernel] = rows
 
 
-def choose(kernel: str, shared_kb: int, head: int, width: int, override: Tile | None = None) -> Tile:
-    """The tile of `kernel` for `shared_kb` KB of shared memory, a padded head size and a dtype's bytes."""
+def choose(kernel: str, target: Target, head: int, width: int, override: Tile | None = None) -> Tile:
+    """The tile of `kernel` for a target, a padded head size and a dtype's bytes."""
     if override is not None:
         return override
     for row in _TABLE[kernel]:
-        if shared_kb >= row.shared_kb and head <= row.head and width <= row.width:
+        fits = target.shared_kb >= row.shared_kb and target.capability >= row.capability
+        if fits and head <= row.head and width <= row.width:
             return row.tile
-    raise ValueError(
-        f"no tile of {kernel} for {shared_kb} KB of shared memory, head size {head}, {width} bytes"
-    )
+    raise ValueError(f"no tile of {kernel} for {target}, head size {head}, {width} bytes")
 
 
 def kernels() -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import torch
 
 import multipole_lab.kernels as kernels
 from multipole_lab.kernels import launch, registry, tiles
+from multipole_lab.kernels.report import TARGETS
 
 FILES = sorted(Path(kernels.__file__).parent.glob("*.py"))
 SYNCHRONISE = {"item", "cpu", "tolist", "numpy", "nonzero", "synchronize"}
@@ -38,7 +39,7 @@ def test_launchers_run_on_tensors_without_data(entry, target, monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, forbidden)
     with launch.recording(target) as launches:
         entry.example(registry.Problem())
-    assert launches
+    assert launches or (entry.name == "lloyd" and target.shared_kb < 99)  # where `assign` does its work
     for one in launches:
         assert all(isinstance(size, int) for size in one.grid)
 
@@ -72,11 +73,11 @@ def test_refuses_what_kernels_cannot_run(monkeypatch):
 
 def test_a_tile_is_found_for_every_head_size_width_and_memory():
     for kernel in tiles.kernels():
-        for shared in (64, 99, 163, 227):
+        for target in TARGETS:
             for head in (16, 64, 128, 256):
                 for width in (2, 4):
-                    assert isinstance(tiles.choose(kernel, shared, head, width), tiles.Tile)
-    assert tiles.choose("leaf", 99, 64, 2, tiles.Tile(32, 16)) == tiles.Tile(32, 16)
+                    assert isinstance(tiles.choose(kernel, target, head, width), tiles.Tile)
+    assert tiles.choose("leaf", TARGETS[2], 64, 2, tiles.Tile(32, 16)) == tiles.Tile(32, 16)
 
 
 def compile_report(*arguments):
