@@ -1,10 +1,10 @@
 """The tile sizes, as `tiles.choose` reads them: (rows, cols, warps, stages).
 
-A line is the least shared memory in KB, or that and the least compute capability, and the tiles for head sizes up to 64, 128 and 256 in half precision,
-then in fp32. They are large tiles that neither spill nor overflow at compute capabilities 9.0 and 10.0
-(227 KB), 8.0 (163), 8.6, 8.9 and 12.0 (99) and 7.5 (64), where products run without tensor cores.
-In fp32 some kernels with a dipole at head size 128 still spill, 8 to 120 bytes. cols are 16 or more, which
-Triton 3.6 asks of the inner edge of a product; rows may be fewer.
+A line is the least shared memory in KB, or that and the least compute capability, and the tiles for head sizes
+up to 64, 128 and 256 in half precision, then in fp32. They are large tiles that neither spill nor overflow at
+compute capabilities 9.0 and 10.0 (227 KB), 8.0 (163), 8.6, 8.9 and 12.0 (99) and 7.5 (64), where products run
+without tensor cores and there is no bfloat16: kernels run all the same, several times slower.
+cols are 16 or more, which Triton 3.6 asks of the inner edge of a product; rows may be fewer.
 """
 
 HEADS = (64, 128, 256)
@@ -111,7 +111,7 @@ TILES = {
     "moment_centroid_grad": {
         227: ((64, 32, 4, 2), (64, 32, 8, 2), (32, 16, 8, 1), (32, 16, 8, 1), (16, 32, 8, 1), (16, 16, 8, 1)),
         163: ((32, 32, 4, 2), (32, 32, 4, 2), (32, 16, 8, 1), (32, 32, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)),
-        99: ((32, 32, 4, 2), (32, 32, 4, 2), (32, 16, 8, 1), (32, 16, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)),
+        99: ((32, 32, 4, 2), (32, 32, 4, 2), (32, 16, 8, 1), (32, 16, 8, 1), (8, 16, 8, 1), (16, 16, 8, 1)),
         0: ((32, 32, 8, 1), (32, 16, 4, 1), (16, 16, 8, 1), (8, 16, 8, 1), (16, 16, 8, 1), (16, 16, 8, 1)),
     },
     "key_grad": {
