@@ -6,7 +6,7 @@ import re
 import pytest
 
 from multipole_lab.evaluation.reasoning import make_problem
-from multipole_lab.evaluation.symbolic import ask_about
+from multipole_lab.evaluation.symbolic import ask_about, item_problem
 
 CASES = [
     (operations, length, seed) for operations in (1, 3, 8, 20) for length in (1200, 3000) for seed in range(6)
@@ -101,3 +101,13 @@ def test_what_cannot_be_drawn_is_refused():
         make_problem(8, 60, 0)
     with pytest.raises(ValueError, match="names for 9600 sentences"):
         make_problem(1, 10**6, 0)
+
+
+@pytest.mark.parametrize("operations", [1, 2, 4, 8])
+def test_an_item_has_as_many_tokens_as_its_length_says(operations):
+    def count(text):
+        return len(re.findall(r"\w+|[^\w\s]|\n", text))
+
+    facts = {"operations": operations, "length": 900, "problem": 0}
+    context, question, options, _ = ask_about(item_problem(facts, 0, count), "worked", 0)
+    assert 850 < count(context) + count(question) + max(map(count, options)) <= 900

@@ -96,11 +96,9 @@ def prepare(args: argparse.Namespace, model: object, tokenizer: Callable) -> Eva
 
 
 def item_problem(facts: dict, seed: int, count: Callable[[str], int]) -> Problem:
-    """The problem of an item; question, worked solution and answer have their share of the length."""
-    operations = facts["operations"]
-    return make_problem(
-        operations, facts["length"] - 60 - 60 * operations, seed * 1_000_003 + facts["problem"], count
-    )
+    """The problem of an item; the words around question and answer have their share of the length."""
+    length = facts["length"] - count(AROUND) - 8
+    return make_problem(facts["operations"], length, seed * 1_000_003 + facts["problem"], count)
 
 
 def ask_about(problem: Problem, ask: str, seed: int) -> tuple[str, str, list[str], int]:
