@@ -80,6 +80,28 @@ def prove(rank, ranks):
     return tensors, traffics
 
 
+def tiny_model():
+    """A small language model and one sequence for it, the same in every process."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval(), torch.randint(40, (1, 51))
+
+
+def model_in_parts(rank, ranks):
+    """Logits of this rank's part of a sequence, with everything near: what the model says of the whole sequence."""
+    model, ids = tiny_model()
+    part = part_of(ids.shape[1], rank, ranks)
+    positions = torch.arange(part.start, part.stop)[None]
+    attend = ContextParallel(ml.MuSe(clusters=2, near=1000, leaf=8))
+    with attend.on(model), torch.no_grad():
+        return model(ids[:, part], position_ids=positions, use_cache=False).logits
+
+
 def refusals(rank):
     """What each mistake says, with the type of the error, on this rank."""
     q, k, v, *_ = problem((1, 4, 2, 20, 8, 8), False)
@@ -136,6 +158,8 @@ def main():
     )
     if mode == "prove":
         tensors, traffics = prove(rank, ranks)
+        if ranks == 2:  # transformers takes seconds to import
+            tensors["logits"] = model_in_parts(rank, ranks).contiguous()
         save_file(tensors, folder / f"{rank}.safetensors")
         result = {"traffic": traffics, "refusals": refusals(rank)}
     else:

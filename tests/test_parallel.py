@@ -155,6 +155,18 @@ def test_a_mistake_of_one_rank_is_an_error_on_all(group, mistake):
         assert SAID[mistake] in report["refusals"][mistake]
 
 
+def test_a_model_reads_one_sequence_in_parts_on_several_processes(group):
+    ranks, tensors, _ = group
+    if ranks != 2:
+        pytest.skip("the two ranks do it")
+    model, ids = worker.tiny_model()
+    with torch.no_grad():
+        want = model(ids).logits
+    got = torch.cat([own["logits"] for own in tensors], 1)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    assert (got[:, 30:] - model(ids[:, 26:]).logits[:, 4:]).abs().max() > 1e-3  # the first part was heard
+
+
 @pytest.mark.parametrize("mode", ["dies", "silent"])
 def test_a_rank_that_dies_or_falls_silent_ends_the_others_in_time(tmp_path, mode):
     """The group's limit is four seconds; the silent rank would sleep for sixty."""
