@@ -8,6 +8,7 @@ from multipole_lab.clustering.kmeans import kmeans as torch_kmeans
 from multipole_lab.kernels.assign import assign
 from multipole_lab.kernels.centroids import cluster_means
 from multipole_lab.kernels.kmeans import capped_assign, kmeans
+from multipole_lab.kernels.lloyd import lloyd
 from multipole_lab.kernels.sort import sort_by_label
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,3 +112,21 @@ def test_cap_with_nan_and_infinity_ends():
     labels = capped_assign(x, x[:, :, 5:9].clone(), 1.1)
     assert labels.min() >= 0
     assert labels.flatten().bincount().max() <= 18
+
+
+@pytest.mark.parametrize("N", [63, 1000])
+def test_half_precision_passes_find_nearest_means(N, poisoned):
+    x = vectors(2, 2, N, 40, torch.float16)
+    seeds = x[:, :, :5].float()
+    mask = padding(2, N, N - 9)
+    labels, means, counts, order, offsets = lloyd(x, seeds, mask, sort=True)
+    distances = torch.cdist(x.double(), seeds.double()).square().masked_fill(~mask[:, None, :, None], torch.inf)
+    chosen = distances.gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1)
+    valid = mask[:, None].expand(labels.shape)
+    assert (labels[~valid] == -1).all()
+    assert ((chosen - distances.min(-1).values)[valid] <= 1e-4 * chosen[valid]).all()
+    expected = Clusters.from_labels(x, labels, 5)
+    assert torch.equal(order, expected.order)
+    assert torch.equal(offsets, expected.offsets)
+    assert torch.equal(counts, expected.counts)
+    torch.testing.assert_close(means, expected.centroids, rtol=1e-5, atol=1e-5)

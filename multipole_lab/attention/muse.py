@@ -137,10 +137,13 @@ class MuSe(Method):
 
         With a dipole of reduced rank, their backward takes the principal directions as constants.
         """
+        from multipole_lab.kernels.branches import in_branches
         from multipole_lab.kernels.muse import muse
 
         partition = self._partition
-        q_clusters, k_clusters = partition.on_device(q), partition.on_device(k, mask)
+        q_clusters, k_clusters = in_branches(
+            [lambda: partition.on_device(q), lambda: partition.on_device(k, mask)]
+        )
         basis = None
         rank = self._rank(q.shape[-1])
         if 0 < rank < q.shape[-1]:
