@@ -6,6 +6,7 @@ are transparent, and text and grid are mid-greys whose contrast is about equal (
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -84,19 +85,50 @@ TEMPLATE = go.layout.Template(
 _FINDING_WIDTH, _READING_WIDTH = 52, 64
 
 
-def title(finding: str, reading: str = "") -> dict:
-    """Make a title that states what was found, over a smaller line that says how to read the picture."""
-    text = f"<b>{'<br>'.join(textwrap.wrap(finding, _FINDING_WIDTH))}</b>"
+def title(finding: str, reading: str = "", factor: float = 1.0) -> dict:
+    """Make a title that states what was found, over a smaller line that says how to read the picture.
+
+    ``factor`` enlarges the type.
+    """
+    text = f"<b>{'<br>'.join(_wrap(finding, _FINDING_WIDTH / factor))}</b>"
     if reading:
-        small = "<br>".join(textwrap.wrap(reading, _READING_WIDTH))
+        small = "<br>".join(_wrap(reading, _READING_WIDTH / factor))
         text += f"<br><span style='font-size:0.85em'>{small}</span>"
-    return {"text": text, "font": {"size": 14}, "pad": {"t": 20, "l": 8}}
+    return {"text": text, "font": {"size": 14 * factor}, "pad": {"t": 20, "l": 8}}
+
+
+def enlarge(figure: go.Figure, factor: float = 1.35) -> go.Figure:
+    """Return a copy of a figure with all its type larger, its title wrapped anew and given room."""
+    large = go.Figure(figure)
+    text = large.layout.title.text or ""
+    heading = re.fullmatch(r"<b>(.*?)</b>(?:<br><span[^>]*>(.*)</span>)?", text)
+    if heading:
+        finding, reading = ((part or "").replace("<br>", " ") for part in heading.groups())
+        lines = _wrap(finding, _FINDING_WIDTH / factor) + _wrap(reading, _READING_WIDTH / factor)
+        old = 1 + text.count("<br>")
+        large.layout.title = title(finding, reading, factor)
+        large.layout.margin.t = (large.layout.margin.t or 90) + 18 * (factor * len(lines) - old)
+    large.layout.font.size = 13 * factor
+    for axis in [*large.select_xaxes(), *large.select_yaxes()]:
+        axis.title.font.size = 13 * factor
+        axis.tickfont.size = (axis.tickfont.size or 12) * factor
+        axis.title.standoff = 8
+    for note in large.layout.annotations:
+        note.font.size = (note.font.size or 13) * factor
+    for trace in large.select_traces("bar"):
+        trace.textfont.size = (trace.textfont.size or 12) * factor
+    return large
 
 
 def heading_height(finding: str, reading: str = "") -> int:
     """Pixels that :func:`title` needs at the top of a figure."""
-    lines = len(textwrap.wrap(finding, _FINDING_WIDTH)) + len(textwrap.wrap(reading, _READING_WIDTH))
+    lines = len(_wrap(finding, _FINDING_WIDTH)) + len(_wrap(reading, _READING_WIDTH))
     return 24 + 18 * lines
+
+
+def _wrap(text: str, width: float) -> list[str]:
+    """Break text into lines of at most so many characters."""
+    return textwrap.wrap(text, int(width))
 
 
 def visible_token(token: str) -> str:

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
+import traitlets
 
-from multipole_lab.figures.theme import CONFIG
+from multipole_lab.figures.theme import CONFIG, enlarge
 
+from .leaving import leave_picture, prepare_picture
 from .porter import Porter
 from .style import STYLE
 from .sync import sync_figure
@@ -47,22 +49,30 @@ class Panel(widgets.VBox):
     """
 
     def __init__(self, name: str, controls: dict[str, widgets.Widget]) -> None:
+        prepare_picture()
         self.name, self.controls = name, controls
         self._defaults = self.state()
         self._version, self._job, self._timer, self._held = 0, None, None, False
         self._picture = Picture(go.Figure())
         self._porter = Porter(label=f"{name} panel")
         self._status, self._message = widgets.HTML(), widgets.HTML()
+        self._notice = ""  # shown above the picture whatever is drawn
+        self._large = widgets.ToggleButton(
+            description="Large type", tooltip="Larger type, for a projector or the back of the room"
+        )
         self._begin()  # the first picture, so that the figure made from it starts complete
         self._shown = go.FigureWidget(self._picture.figure)
         self._shown._config = CONFIG
         self._shown.layout.autosize = True
         box = widgets.Box(list(controls.values())).add_class("ml-controls")
         buttons = widgets.Box([*self._buttons(), self._status]).add_class("ml-buttons")
-        super().__init__([widgets.HTML(STYLE), box, self._message, self._shown, buttons, self._porter])
+        super().__init__(
+            [widgets.HTML(STYLE), box, self._message, self._shown, *self._below(), buttons, self._porter]
+        )
         self.add_class("ml-panel")
         for control in controls.values():
             control.observe(self._moved, "value")
+        self._large.observe(self._resized, "value")
         if self._job is not None:
             self._show()
             self._advance(self._version)
@@ -81,7 +91,7 @@ class Panel(widgets.VBox):
     def figure(self) -> go.Figure:
         """Return a static copy of the figure in its present state, once all work under way is done."""
         self._flush()
-        return go.Figure(self._picture.figure)
+        return go.Figure(self._dressed())
 
     def table(self) -> dict[str, list]:
         """Return the numbers behind the figure, as columns by name."""
@@ -89,14 +99,36 @@ class Panel(widgets.VBox):
         return {name: np.asarray(column).tolist() for name, column in self._picture.table.items()}
 
     def set(self, **state) -> None:
-        """Move several controls with one redraw: ``panel.set(clusters=32, seed=1)``."""
+        """Move several controls with one redraw: ``panel.set(clusters=32, seed=1)``.
+
+        A control or a value that does not exist moves nothing and is explained in the panel.
+        """
+        before, wrong = self.state(), ""
         self._held = True
         try:
             for name, value in state.items():
+                wrong = wrong or self._place(name, value)
+            for name, value in before.items() if wrong else ():
                 self.controls[name].value = value
         finally:
             self._held = False
-        self._moved(None)
+        if wrong:
+            self._fail(ValueError(wrong))
+        else:
+            self._moved(None)
+
+    def _place(self, name: str, value: object) -> str:
+        """Move one control; return what is wrong with the name or the value, or an empty string."""
+        if name not in self.controls:
+            return f"{name}: this panel has no such control; it has {', '.join(self.controls)}."
+        control = self.controls[name]
+        try:
+            control.value = value
+        except (traitlets.TraitError, TypeError, ValueError):
+            return f"{name}: {value!r} is not possible; {_choices(control)}."
+        if control.value != value and not isinstance(value, float):  # floats are put on the slider's steps
+            return f"{name}: {value!r} is not possible; {_choices(control)}."
+        return ""
 
     def reset(self, _button=None) -> None:
         """Put every control back to where it was when the panel was made."""
@@ -120,9 +152,28 @@ class Panel(widgets.VBox):
     @property
     def message(self) -> str:
         """The error shown in the panel in plain text, or an empty string."""
-        return html.unescape(re.sub(r"<[^>]+>", "", self._message.value))
+        return html.unescape(re.sub(r"<[^>]+>", " ", self._message.value)).strip()
 
-    def _buttons(self) -> list[widgets.Button]:
+    def _repr_mimebundle_(self, **kwargs) -> dict | tuple[dict, dict]:
+        """The live widget, and for a reader without one (GitHub, nbviewer, a PDF) a picture and its words."""
+        return leave_picture(self, super()._repr_mimebundle_(**kwargs))
+
+    @property
+    def done(self) -> bool:
+        """Whether all work is done that the present state needs."""
+        return self._job is None and self._timer is None
+
+    @property
+    def summary(self) -> str:
+        """The picture in words: its title."""
+        text = self._picture.figure.layout.title.text or self.name
+        return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", text))).strip()
+
+    def _below(self) -> list[widgets.Widget]:
+        """What stands between the figure and the buttons; nothing in most panels."""
+        return []
+
+    def _buttons(self) -> list[widgets.Widget]:
         """Make the row below the figure."""
         reset = widgets.Button(description="Reset", tooltip="Put every control back to its first value")
         reset.on_click(self.reset)
@@ -133,7 +184,16 @@ class Panel(widgets.VBox):
             )
             button.on_click(lambda _, kind=kind: self._porter.save(*self.export(kind)))
             buttons.append(button)
-        return buttons
+        return [*buttons, self._large]
+
+    def _dressed(self) -> go.Figure:
+        """The present figure in the size of type that is chosen."""
+        return enlarge(self._picture.figure) if self._large.value else self._picture.figure
+
+    def _resized(self, change) -> None:
+        """Change the size of all type at once."""
+        (self.add_class if change["new"] else self.remove_class)("ml-large")
+        sync_figure(self._shown, self._dressed())
 
     def _moved(self, _change) -> None:
         """Drop what is under way and compute the new state: soon in Jupyter, at once elsewhere."""
@@ -198,7 +258,7 @@ class Panel(widgets.VBox):
 
     def _show(self) -> None:
         """Bring the page to the present picture, with the time it took or how far it is."""
-        sync_figure(self._shown, self._picture.figure)
+        sync_figure(self._shown, self._dressed())
         seconds, done = time.perf_counter() - self._started, self._picture.done
         if done >= 1:
             # The first picture also waits for libraries and the sample: no measure of a redraw.
@@ -208,8 +268,8 @@ class Panel(widgets.VBox):
             bar = f'<progress max="1" value="{done:.2f}"></progress>' if seconds > 3 * done else ""
             fresh = "ml-busy" if seconds < 0.3 else ""
             self._status.value = f'<span class="{fresh}" role="status">{done:.0%} {bar}</span>'
-        self._message.value = ""
-        self._porter.picture = re.sub(r"<[^>]+>", " ", self._picture.figure.layout.title.text or self.name)
+        self._message.value = self._notice
+        self._porter.picture = self.summary
         self._porter.values = {c.description: _readout(c) for c in self.controls.values()}
 
     def _fail(self, error: Exception) -> None:
@@ -217,11 +277,20 @@ class Panel(widgets.VBox):
         words = (
             str(error) if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {error}"
         )
-        self._message.value = (
-            f'<div class="ml-error" role="alert"><b>This cannot be drawn.</b> {html.escape(words)}'
-            "<br>The picture below is the last one that worked. Move a control, or press Reset.</div>"
+        self._message.value = self._notice + alert(
+            "This cannot be drawn.",
+            words,
+            "The picture below is the last one that worked. Move a control, or press Reset.",
         )
         self._status.value = ""
+
+
+def alert(what: str, why: str, then: str) -> str:
+    """A message in a panel, as HTML: what is wrong, why, and what to do."""
+    return (
+        f'<div class="ml-error" role="alert"><b>{html.escape(what)}</b> {html.escape(why)}<br>'
+        f"{html.escape(then)}</div>"
+    )
 
 
 def _loop() -> asyncio.AbstractEventLoop | None:
@@ -230,6 +299,15 @@ def _loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def _choices(control: widgets.Widget) -> str:
+    """Say in words what a control allows."""
+    if hasattr(control, "_options_full"):
+        return f"allowed are {', '.join(str(value) for _, value in control._options_full)}"
+    if hasattr(control, "min"):
+        return f"{control.min} to {control.max} is allowed"
+    return "text is needed"
 
 
 def _readout(control: widgets.Widget) -> str:

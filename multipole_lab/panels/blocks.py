@@ -16,24 +16,29 @@ from multipole_lab.attention.causal import block_sizes
 from multipole_lab.figures import blocks as draw
 
 from . import controls
-from .base import Panel, Picture
+from .base import Picture
+from .sampled import SampledPanel
 
 
-class BlocksPanel(Panel):
+class BlocksPanel(SampledPanel):
     """The blocks of causal attention of one head, and the error of each when it alone is approximated."""
 
+    title = "blocks"
     most_leaves = 128  # a finer picture shows less
 
     def __init__(self, sample) -> None:
-        self.sample = controls.check_sample(sample)
         self._levels = lru_cache(maxsize=64)(self._measure)
+        super().__init__(sample)
+
+    def controls_for(self, sample) -> dict:
+        """Make the controls with the ranges that this sample allows."""
         tokens = len(sample.tokens)
         colours = {
             "level": "How often a block was doubled",
             "error": "The error of the whole head when this block alone is approximated",
             "mass": "How much of its queries' attention falls into the block",
         }
-        moves = {
+        return {
             "layer": controls.layer(sample),
             "head": controls.head(sample),
             "context": controls.context(sample),
@@ -45,7 +50,6 @@ class BlocksPanel(Panel):
             "order": controls.order(),
             "colour": controls.choice("colour", colours, "level"),
         }
-        super().__init__("blocks", moves)
 
     def compute(self, context, leaf, colour, **choices) -> Iterator[Picture]:
         """Approximate every block of one head alone, and then all of them together."""

@@ -14,17 +14,23 @@ from multipole_lab.clustering.kmeans import kmeans
 from multipole_lab.figures import clusters as draw
 
 from . import controls
-from .base import Panel, Picture
+from .base import Picture
+from .sampled import SampledPanel
 
 
-class ClustersPanel(Panel):
+class ClustersPanel(SampledPanel):
     """Keys of one head on their principal axes, coloured by cluster, with the sizes below."""
 
+    title = "clusters"
+
     def __init__(self, sample) -> None:
-        self.sample = controls.check_sample(sample)
         # The axes depend on the keys alone, so that moving any other slider does not fit them again.
         self._axes = lru_cache(maxsize=32)(self._fit)
-        moves = {
+        super().__init__(sample)
+
+    def controls_for(self, sample) -> dict:
+        """Make the controls with the ranges that this sample allows."""
+        return {
             "layer": controls.layer(sample),
             "head": controls.head(sample),
             "context": controls.context(sample),
@@ -39,7 +45,6 @@ class ClustersPanel(Panel):
                 "view", {"2-D": "Two principal axes", "3-D": "Three: drag to turn"}, "2-D"
             ),
         }
-        super().__init__("clusters", moves)
 
     def compute(self, layer, head, context, clusters, cap, iterations, seed, spotlight, view):
         """Cluster the keys and the queries of one head and place both on the keys' principal axes."""

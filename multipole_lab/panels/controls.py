@@ -44,15 +44,6 @@ def choice(description: str, tooltips: dict[str, str], value: str) -> widgets.To
     )
 
 
-def check_sample(sample):
-    """Return the sample, or say in words what a panel needs."""
-    if not (hasattr(sample, "layers") and hasattr(sample, "tokens")):
-        raise TypeError(
-            f"sample: a Sample is needed, from ml.load_sample or ml.capture; got {type(sample).__name__}"
-        )
-    return sample
-
-
 def layer(sample) -> widgets.SelectionSlider:
     """Choose one of the captured layers; the middle one to begin with."""
     return widgets.SelectionSlider(

@@ -14,18 +14,23 @@ from multipole_lab.decoding.settings import Settings
 from multipole_lab.figures import decode as draw
 
 from . import controls
-from .base import Panel, Picture
+from .base import Picture
+from .sampled import SampledPanel
 
 
-class DecodePanel(Panel):
+class DecodePanel(SampledPanel):
     """The last tokens of a text decoded one by one over clusters of the keys before them."""
 
+    title = "decode"
     steps = 24
 
     def __init__(self, sample) -> None:
-        self.sample = controls.check_sample(sample)
         self._traced = lru_cache(maxsize=64)(self._trace)
-        moves = {
+        super().__init__(sample)
+
+    def controls_for(self, sample) -> dict:
+        """Make the controls with the ranges that this sample allows."""
+        return {
             "layer": controls.layer(sample),
             "head": controls.head(sample),
             "context": controls.context(sample, 4096),
@@ -50,7 +55,6 @@ class DecodePanel(Panel):
                 "centroids",
             ),
         }
-        super().__init__("decode", moves)
 
     def compute(self, step, **choices) -> Iterator[Picture]:
         """Decode the last tokens and draw what was read; another step is only told about."""

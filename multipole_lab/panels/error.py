@@ -15,25 +15,31 @@ from multipole_lab.attention import Centroid, Exact, MuSe
 from multipole_lab.figures import error as draw
 
 from . import controls
-from .base import Panel, Picture
+from .base import Picture
+from .sampled import SampledPanel
 
 _STRETCHES, _ROWS = 64, 128  # points of the line along the text; columns of the strips of output
 
 
-class ErrorPanel(Panel):
+class ErrorPanel(SampledPanel):
     """Error per head, where in the sequence it sits, and the output exact and approximate."""
 
+    title = "error"
+
     def __init__(self, sample) -> None:
-        self.sample = controls.check_sample(sample)
         # Outputs are kept, 0.5 MB a head: exact ones do not depend on most sliders, and looking at another
         # head or back at the last setting computes nothing.
         self._exact = lru_cache(maxsize=64)(self._attend_exactly)
         self._approx = lru_cache(maxsize=128)(self._attend)
+        super().__init__(sample)
+
+    def controls_for(self, sample) -> dict:
+        """Make the controls with the ranges that this sample allows."""
         methods = {
             "tilted": "MuSe: every cluster expanded around the centre of the query's own cluster",
             "centroid": "Centroid replacement: every cluster expanded around the origin, its plain mean",
         }
-        moves = {
+        return {
             "layer": controls.layer(sample),
             "head": controls.head(sample),
             "context": controls.context(sample),
@@ -45,7 +51,6 @@ class ErrorPanel(Panel):
             "method": controls.choice("method", methods, "tilted"),
             "order": controls.order(),
         }
-        super().__init__("error", moves)
 
     def compute(self, head: int, **choices) -> Iterator[Picture | None]:
         """Show the chosen head at once, then measure the others and fill in their bars."""

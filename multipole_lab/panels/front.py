@@ -12,17 +12,24 @@ from multipole_lab.analysis.timing import machine
 from multipole_lab.figures import front as draw
 
 from . import controls
-from .base import Panel, Picture
+from .base import Picture
+from .sampled import SampledPanel
 
 
-class FrontPanel(Panel):
+class FrontPanel(SampledPanel):
     """Error against time for some twenty settings, measured here and now; moving the budget measures nothing."""
 
+    title = "front"
+
     def __init__(self, sample) -> None:
-        self.sample, self.machine = controls.check_sample(sample), machine()
+        self.machine = machine()
         self._measured: dict[tuple, dict[int, object]] = {}
+        super().__init__(sample)
+
+    def controls_for(self, sample) -> dict:
+        """Make the controls with the ranges that this sample allows."""
         keys = {"full": "Every query sees every key", "causal": "Every query sees the keys up to its own"}
-        moves = {
+        return {
             "layer": controls.layer(sample),
             "context": controls.context(sample),
             "budget": controls.integer(
@@ -30,7 +37,6 @@ class FrontPanel(Panel):
             ),
             "attention": controls.choice("attention", keys, "full"),
         }
-        super().__init__("front", moves)
 
     def compute(self, layer, context, budget, attention) -> Iterator[Picture | None]:
         """Measure what is not known yet of this layer and length, one candidate after the other."""
@@ -48,6 +54,10 @@ class FrontPanel(Panel):
                 continue
             known[missing[cost.index]] = cost
             yield self._draw(tried, known, budget)
+
+    def forget(self) -> None:
+        """Drop what was measured on the sample before."""
+        self._measured.clear()
 
     def _draw(self, tried, known, budget) -> Picture:
         """Draw what has been measured so far, on one scale of time: exact attention's median over all turns.

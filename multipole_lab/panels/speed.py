@@ -13,18 +13,25 @@ from multipole_lab.attention import MuSe
 from multipole_lab.figures import speed as draw
 
 from . import controls
-from .base import Panel, Picture
+from .base import Picture
+from .sampled import SampledPanel
 
 _COLUMNS = ("length", "exact_ms", "approx_ms", "rse")
 
 
-class SpeedPanel(Panel):
+class SpeedPanel(SampledPanel):
     """Time against context length, exact and approximate, with the error on the same axes."""
 
+    title = "speed"
+
     def __init__(self, sample) -> None:
-        self.sample, self.machine = controls.check_sample(sample), machine()
+        self.machine = machine()
+        super().__init__(sample)
+
+    def controls_for(self, sample) -> dict:
+        """Make the controls with the ranges that this sample allows."""
         longest = len(sample.tokens)
-        moves = {
+        return {
             "layer": controls.layer(sample),
             "context": controls.powers(
                 "up to", "The longest text timed", min(512, longest), longest, longest
@@ -34,7 +41,6 @@ class SpeedPanel(Panel):
             "near": controls.near(),
             "order": controls.order(),
         }
-        super().__init__("speed", moves)
 
     def compute(self, layer, context, **choices) -> Iterator[Picture | None]:
         """Time one length after the other, drawing as they come."""

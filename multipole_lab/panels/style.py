@@ -23,5 +23,13 @@ STYLE = """<style>
 @keyframes ml-appear { from { opacity: 0; } to { opacity: 1; } }
 .ml-panel .ml-error { border-left: 4px solid #D55E00; padding: 6px 10px; line-height: 1.4;
   color: var(--jp-ui-font-color1); background: rgba(213, 94, 0, 0.12); white-space: normal; }
+/* Larger type; the figure's own is enlarged where it is drawn. */
+.ml-panel.ml-large { --jp-widgets-font-size: 18px; --jp-widgets-inline-height: 38px; font-size: 18px; }
+.ml-panel.ml-large .ml-controls { grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); }
+.ml-panel.ml-large .ml-controls .widget-label { width: 112px; flex-basis: 112px; }
+.ml-panel.ml-large .ml-controls .widget-readout { min-width: 62px; flex-basis: 62px; }
+.ml-panel.ml-large :is(.widget-label, .widget-readout, .widget-toggle-button, button, .widget-html-content, input,
+  select) { font-size: 18px; }
+.ml-panel.ml-large .widget-html-content { line-height: 1.5; }
 .ml-panel progress { vertical-align: middle; width: 140px; }
 </style>"""
