@@ -37,9 +37,24 @@ def test_bench_decode_prints_a_row_a_side_with_its_error(tmp_path, capsys):
     assert rows["one level"]["megabytes"] < rows["dense"]["megabytes"]
 
 
+def test_bench_decode_grow_reports_memory_and_time_of_each_part(tmp_path):
+    small = ("--keys", "900", "--heads", "4", "2", "--head-size", "64", "--steps", "0", "--grow", "160")
+    assert run_bench(*small, "--json", str(tmp_path / "out.json")) == 0
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert {"device", "versions", "date", "command"} <= set(record)
+    rows = record["rows"]
+    assert [row["keys"] for row in rows] == [760 + 20 * i for i in range(8)]
+    assert rows[-1]["dense_megabytes"] == pytest.approx(4 * 900 * 2 * 128 * 4 / 1e6)
+    assert all(0 < row["above"] < 0.2 and row["mean_ms"] > 0 for row in rows)
+
+
 def test_bench_decode_says_what_is_missing(capsys):
     assert run_bench("--windowed") == 1
     assert "--sample" in capsys.readouterr().err
+    assert run_bench("--keys", "64", "--head-size", "16", "--grow", "200") == 1
+    assert "--grow" in capsys.readouterr().err
+    assert run_bench("--sample", "nowhere.safetensors") == 1
+    assert "nowhere" in capsys.readouterr().err
 
 
 def test_eval_generate_finds_no_difference_where_all_is_exact():

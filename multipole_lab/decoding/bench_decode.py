@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from multipole_lab.analysis.bench_record import Record, add_json
+from multipole_lab.decoding import growth
 from multipole_lab.decoding.baselines import Clustered, Dense, Pages, TopKeys, WindowSinks
 from multipole_lab.decoding.problems import problems
 from multipole_lab.decoding.settings import Settings
@@ -43,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also cluster by the plain distance instead of the queries' metric",
     )
+    add(
+        "--grow",
+        type=int,
+        metavar="TOKENS",
+        help="instead: memory and time while so many tokens are generated",
+    )
     add_json(parser)
 
 
@@ -63,12 +70,30 @@ def run(args: argparse.Namespace) -> int:
         args.json, args.device, command=shlex.join(["multipole-lab", *sys.argv[1:]]), dtype=args.dtype, keys=what,
         steps=args.steps,
     )  # fmt: skip
+    if args.grow:
+        return _grow(layers, args, record)
     record.note(HEADING)
     with torch.no_grad():
         for budget in args.budget:
             sides = _sides(budget if 0 < budget < 1 else int(budget), args)
             for row in _average([_measure(sides, args, *one) for one in layers], budget):
                 record.add(row, _line(row))
+    return 0
+
+
+def _grow(layers: list, args: argparse.Namespace, record: Record) -> int:
+    """The rows of ``--grow``: of one layer, the first."""
+    q, k, v, scale, _ = layers[0]
+    budget = args.budget[0] if 0 < args.budget[0] < 1 else int(args.budget[0])
+    record.note(growth.HEADING)
+    try:
+        with torch.no_grad():
+            rows = growth.grow(q, k, v, scale, args.grow, budget)
+    except ValueError as error:
+        print(f"multipole-lab bench decode: --grow: {error}", file=sys.stderr)
+        return 1
+    for row in rows:
+        record.add(row, growth.line(row))
     return 0
 
 

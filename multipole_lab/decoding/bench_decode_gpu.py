@@ -1,4 +1,4 @@
-"""The decode kernels against the best dense decoding on a GPU: `multipole-lab bench decode-gpu`.
+"""The decode kernels against the best dense decoding on a GPU: `multipole-lab bench decode --device cuda`.
 
 Every side is one CUDA graph that goes through several layers, each with a cache of its own, so that no cache
 stays in L2 from one step to the next and the host takes no part. Sides take turns. Dense attention is tried in
@@ -8,17 +8,18 @@ every way that torch has, with the queries of a group as heads or as rows; the b
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from multipole_lab.analysis.timing import interleaved, machine
+from multipole_lab.analysis.bench_record import Record, add_json, missing_device
+from multipole_lab.analysis.graphs import graphed
+from multipole_lab.analysis.roofline import copy_speed
+from multipole_lab.analysis.timing import interleaved
 from multipole_lab.decoding.dense_sides import dense_sides
 from multipole_lab.decoding.hierarchy import Hierarchy
 from multipole_lab.decoding.problems import synthetic
@@ -40,32 +41,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repeats", type=int, default=30)
     add("--device", default="cuda")
     add("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
-    add("--json", type=Path, metavar="FILE")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Time, print, and write JSON."""
+    """Print a row a side, and keep the rows."""
+    if problem := missing_device(args.device):
+        print(f"multipole-lab bench decode: {problem}", file=sys.stderr)
+        return 2
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     with torch.no_grad():
         q, k, v, scale, _ = synthetic(1, *args.heads, args.keys, args.head_size, dtype, device)
         q = q[:, :, -8:]
         states = {f"{n} level{'s' * (n > 1)}": clustered(k, v, n, args.budget) for n in (1, 2)}
         speed = copy_speed(device)
-        rows = []
+        command = shlex.join(["multipole-lab", *sys.argv[1:]])
+        record = Record(
+            args.json, args.device, command=command, copy_gb_s=speed, dtype=args.dtype, keys=args.keys
+        )
         for batch in args.batch:
-            rows += measure(batch, q, k, v, scale, states, args, speed)
-    if args.json:
-        from multipole_lab.models.provenance import versions
-
-        record = {
-            **versions(),
-            "device": machine(),
-            "copy_gb_s": speed,
-            "command": shlex.join(["multipole-lab", *sys.argv[1:]]),
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+            for row in measure(batch, q, k, v, scale, states, args, speed):
+                record.add(row, text_of(row))
     return 0
+
+
+def text_of(row: dict) -> str:
+    """A row as a line."""
+    return (
+        f"batch {row['batch']:3d}  {row['side']:24} {row['microseconds']:10.1f} us  x{row['speedup']:6.2f}  "
+        f"{1e3 * row['gigabytes']:9.1f} MB  {row['share_of_copy']:6.1%} of copy  error {row['error']:.2e}"
+    )
 
 
 def clustered(k: Tensor, v: Tensor, levels: int, budget: float) -> tuple[State, dict]:
@@ -106,13 +111,10 @@ def measure(
         outs = [step(q[:, :, i : i + 1], state, **settings)[0] for i in range(q.shape[2])]
         errors[name] = error(torch.cat(outs, 2), exact)
     if k.is_cuda:
-        calls = {name: graph(call) for name, call in calls.items()}
+        calls = {name: graphed(call) for name, call in calls.items()}
     times = interleaved(calls, args.repeats, warmup=3, device=k.device)
     best = min(times[name] for name in times if name not in states)
     rows = []
-    print(
-        f"{machine()}, batch {batch}, {k.shape[2]} keys, {args.dtype}, {layers} layers a graph, copy {speed:.0f} GB/s"
-    )
     for name, ms in times.items():
         microseconds = 1e3 * ms / layers
         rate = moved[name] / microseconds / 1e3
@@ -121,8 +123,6 @@ def measure(
              "gigabytes": moved[name] / 1e9, "share_of_copy": rate / speed, "error": errors[name],
              "layers": layers}
         )  # fmt: skip
-        print(f"  {name:24} {microseconds:10.1f} us  x{best / ms:6.2f}  {moved[name] / 1e6:9.1f} MB  "
-              f"{rate / speed:6.1%} of copy  error {errors[name]:.2e}")  # fmt: skip
     return rows
 
 
@@ -136,19 +136,6 @@ def step_of(k: Tensor) -> Callable:
 def through(calls: list[Callable[[], object]]) -> None:
     for call in calls:
         call()
-
-
-def graph(call: Callable[[], None]) -> Callable[[], None]:
-    """The call as a CUDA graph, captured after a run that compiles what it needs."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        call()
-    torch.cuda.current_stream().wait_stream(side)
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
-        call()
-    return captured.replay
 
 
 def widened(state: State, batch: int) -> State:
@@ -168,14 +155,6 @@ def touched(state: State, settings: dict, query_heads: int) -> int:
     exact = state.sinks + state.length - state.clustered
     vectors = top + exact + settings["budget"] + (settings["lookups"] if len(state.levels) > 1 else 0)
     return rows * vectors * (state.keys.shape[-1] + state.values.shape[-1]) * state.keys.element_size()
-
-
-def copy_speed(device: torch.device) -> float:
-    """GB/s of a copy of 512 MB (16 MB on a CPU), read and write counted."""
-    x = torch.ones(1 << (29 if device.type == "cuda" else 24), dtype=torch.uint8, device=device)
-    y = torch.empty_like(x)
-    milliseconds = interleaved({"copy": lambda: y.copy_(x)}, 20, warmup=3, device=device)["copy"]
-    return 2 * x.numel() / milliseconds / 1e6
 
 
 def dense_exact(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
