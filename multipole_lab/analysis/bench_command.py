@@ -13,13 +13,12 @@ BENCHES = {  # name: (module, what --help says of it)
     "attention": ("multipole_lab.analysis.bench_attention", "exact against approximate attention"),
     "decode": (
         "multipole_lab.decoding.bench_decode",
-        "one decoding step over a clustered cache against dense",
+        "one decoding step over a clustered cache against dense; on a GPU the kernels in CUDA graphs",
     ),
-    "decode-gpu": (
-        "multipole_lab.decoding.bench_decode_gpu",
-        "the decode kernels against the best dense decoding",
+    "kmeans": (
+        "multipole_lab.analysis.bench_kmeans",
+        "the lab's k-means against scikit-learn's or flash-kmeans",
     ),
-    "kmeans": ("multipole_lab.analysis.bench_kmeans", "the lab's k-means against scikit-learn's"),
     "parallel": (
         "multipole_lab.parallel.bench_parallel",
         "MuSe over several processes beside ring attention: time, error and bytes sent",
@@ -39,8 +38,37 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     for name, (module, summary) in BENCHES.items():
         bench = benches.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         importlib.import_module(module).add_arguments(bench)
+        if name == "decode":
+            bench.set_defaults(**dict.fromkeys(("keys", "batch", "dtype")))  # `_decode` fills them in
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen benchmark."""
-    return importlib.import_module(BENCHES[args.bench][0]).run(args) or 0
+    module = BENCHES[args.bench][0]
+    if args.bench == "decode":
+        module = _decode(args)
+    return importlib.import_module(module).run(args) or 0
+
+
+# What `bench decode` takes where it is not told: a GPU decodes longer caches, of several entries, in half precision.
+DECODE = {
+    "cpu": {"keys": 32768, "batch": 1, "dtype": "float32"},
+    "cuda": {"keys": 131072, "batch": [1, 4, 16], "dtype": "bfloat16", "layers": 4, "repeats": 30},
+}
+GPU_DECODE = "multipole_lab.decoding.bench_decode_gpu"
+
+
+def _decode(args: argparse.Namespace) -> str:
+    """The module that times decoding on the device asked for, and its defaults in ``args``.
+
+    Captured queries and growing caches are timed by the same module everywhere, the kernels alone on a GPU.
+    """
+    graphs = args.device.startswith("cuda") and args.sample is None and not getattr(args, "grow", None)
+    for name, value in DECODE["cuda" if graphs else "cpu"].items():
+        if getattr(args, name, None) is None:
+            setattr(args, name, value)
+    if not graphs:
+        return BENCHES["decode"][0]
+    args.batch = [args.batch] if isinstance(args.batch, int) else args.batch
+    args.budget = args.budget[0]
+    return GPU_DECODE
