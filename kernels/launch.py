@@ -129,11 +129,11 @@ def check_device(operation: str, x: Tensor) -> None:
             "(compute capability 7.5 or later), or TRITON_INTERPRET=1 set before the start of "
             'Python for tensors on the CPU; use backend="torch" here'
         )
-    capability = _device(x.device)[1]
-    if capability < MIN_CAPABILITY:
+    capability = target_of(x).capability
+    if divmod(capability, 10) < MIN_CAPABILITY:
         raise ValueError(
             f"{operation}: {torch.cuda.get_device_name(x.device)} has compute capability "
-            f"{capability[0]}.{capability[1]}; the Triton kernels need 7.5 or later; "
+            f"{capability / 10}; the Triton kernels need 7.5 or later; "
             'use backend="torch"'
         )
 
