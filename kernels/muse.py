@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from .dipole import dipole
 from .evaluate import evaluate
 from .launch import check_tensors, fp32_precision
-from .muse_backward import muse_backward
-from .registry import Problem, register
+from .muse_backward import backward_cost, muse_backward
+from .registry import Problem, cost_of, register
 from .select import select_near
 from .summarise import summarise
 
@@ -150,15 +152,14 @@ def _example(p: Problem, order: str) -> None:
     torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
 
 
-def _cost(p: Problem) -> tuple[float, float]:
-    """Forward and backward of the monopole: q, k, v, out and their gradients."""
-    queries, keys = p.batch * p.query_heads * p.queries, p.batch * p.kv_heads * p.keys
-    summaries = p.batch * p.query_heads * p.clusters**2
-    moved = (4 * queries + 6 * keys) * p.head * p.width + summaries * p.head * (6 * p.width + 12)
-    exact = p.near * p.keys / p.clusters
-    products = queries * (14 * p.clusters + 14 * exact) + p.query_heads / p.kv_heads * keys * 30 * p.clusters
-    return moved, products * p.head
+def _cost(p: Problem, order: str) -> tuple[float, float]:
+    """Forward and backward: the launches of both, and the summaries once more in the backward."""
+    p = replace(p, rank=p.rank if order == "dipole" else 0)
+    parts = ["summarise", "select_near", "evaluate", "summarise", "select_near"]
+    parts += ["dipole"] if order == "dipole" else []
+    costs = [cost_of(name, p) for name in parts] + [backward_cost(p)]
+    return sum(moved for moved, _ in costs), sum(operations for _, operations in costs)
 
 
-register("muse", lambda p: _example(p, "monopole"), _cost)
-register("muse_dipole", lambda p: _example(p, "dipole"), _cost)
+register("muse", lambda p: _example(p, "monopole"), lambda p: _cost(p, "monopole"))
+register("muse_dipole", lambda p: _example(p, "dipole"), lambda p: _cost(p, "dipole"))

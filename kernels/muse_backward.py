@@ -11,6 +11,7 @@ from .key_grad import key_grad_kernel
 from .launch import launch, plain_when_wide, power_of_two, row_strided, target_of
 from .lookup import member_tiles
 from .query_grad import query_grad_kernel
+from .registry import Problem
 from .summarise_backward import centroid_grad_kernel, moment_centroid_grad_kernel, tilt_kernel
 from .tiles import Tile, choose
 
@@ -39,8 +40,10 @@ def muse_backward(
     Shapes as in `muse`, `summarise`, `select_near`, `evaluate` and `dipole`; dlse may be None. Where these keys are
     only some of a query's, lse is that of all and delta [B, Hq, Nq] is given; out and dlse are not read then.
 
-    Bytes: q, k, v, out, dout and the gradients once; summaries and their gradients (fp32) three times.
-    Operations: Hq Nq C 14 D for queries and Hq Nk C 30 D for keys (D = Dv), near pairs 14 D each.
+    Bytes: q, k, v, out, dout and the gradients once; summaries and their gradients (fp32) three times, and so the
+    moment and its gradient (fp32) and U.
+    Operations (D = Dv): Hq Nq 14 D (C + near Nk / C) for queries, Hq Nk C 20 D for keys; a dipole adds Hq Nq 12 D r
+    and Hq Nk C 20 D r.
     """
     B, Hq, Nq, D = q.shape
     Hk, Nk, Dv, Cq, Ck = k.shape[1], k.shape[2], v.shape[-1], centroids.shape[2], far.shape[-1]
@@ -158,3 +161,13 @@ def muse_backward(
         DIPOLE=turn, FULL=full, PRECISION=precision, tile=tile,
     )  # fmt: skip
     return dq, dk, dv
+
+
+def backward_cost(p: Problem) -> tuple[float, float]:
+    """Bytes and operations by the formulas above; no dipole where the rank is 0."""
+    queries, keys = p.batch * p.query_heads * p.queries, p.batch * p.kv_heads * p.keys
+    rows, pairs = p.batch * p.query_heads * p.clusters, p.batch * p.query_heads * p.keys * p.clusters
+    moved = (4 * queries + 4 * keys) * p.head * p.width
+    moved += 3 * rows * p.head * (p.clusters * (2 * p.width + 8) + p.rank * (8 + p.width))
+    products = queries * (14 * (p.clusters + p.near * p.keys / p.clusters) + 12 * p.rank)
+    return moved, (products + 20 * pairs * (1 + p.rank)) * p.head

@@ -60,3 +60,8 @@ def register(
 def entries() -> tuple[Entry, ...]:
     """All registered launchers, in the order of registration."""
     return tuple(_ENTRIES.values())
+
+
+def cost_of(name: str, problem: Problem) -> tuple[float, float]:
+    """Bytes and operations of a registered launcher."""
+    return _ENTRIES[name].cost(problem)

@@ -52,6 +52,15 @@ def test_costs_are_positive_and_grow_with_the_keys(entry):
     assert 0 < operations <= more_operations
 
 
+def test_a_dipole_costs_its_rank_times_the_keys_and_clusters():
+    p = registry.Problem(queries=2048, keys=1024, clusters=32, rank=4, head=64)
+    (moved, operations), (more, more_operations) = (registry.cost_of(n, p) for n in ("muse", "muse_dipole"))
+    pairs = p.query_heads * p.keys * p.clusters * p.rank
+    queries = p.query_heads * p.queries * p.rank
+    assert more_operations - operations == 64 * (26 * pairs + 16 * queries)
+    assert more > moved
+
+
 def test_refuses_what_kernels_cannot_run(monkeypatch):
     def tensor(size=16, dtype=torch.float32, device="cpu"):
         return torch.zeros(1, 1, 4, size, dtype=dtype, device=device)
