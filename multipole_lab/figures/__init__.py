@@ -9,5 +9,17 @@ from .front import front
 from .parallel import parallel
 from .roofline import roofline
 from .speed import speed
+from .tuner import tuner
 
-__all__ = ["blocks", "clusters", "decode", "error", "expansion", "front", "parallel", "roofline", "speed"]
+__all__ = [
+    "blocks",
+    "clusters",
+    "decode",
+    "error",
+    "expansion",
+    "front",
+    "parallel",
+    "roofline",
+    "speed",
+    "tuner",
+]

@@ -8,5 +8,6 @@ from .expansion import expansion
 from .front import front
 from .roofline import roofline
 from .speed import speed
+from .tuner import tuner
 
-__all__ = ["blocks", "clusters", "decode", "error", "expansion", "front", "roofline", "speed"]
+__all__ = ["blocks", "clusters", "decode", "error", "expansion", "front", "roofline", "speed", "tuner"]

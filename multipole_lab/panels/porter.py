@@ -8,7 +8,19 @@ import traitlets
 _PAGE_CODE = """
 function render({ model, el }) {
   el.style.display = "none";
-  model.on("msg:custom", ({ name, mime, text }) => {
+  const copy = (text) => {
+    const old_way = () => {  // where the page may not write to the clipboard itself
+      const area = document.createElement("textarea");
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    };
+    navigator.clipboard ? navigator.clipboard.writeText(text).catch(old_way) : old_way();
+  };
+  model.on("msg:custom", ({ kind, name, mime, text }) => {
+    if (kind === "copy") return copy(text);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: mime }));
     link.download = name;
@@ -76,4 +88,8 @@ class Porter(anywidget.AnyWidget):
 
     def save(self, name: str, mime: str, text: str) -> None:
         """Have the browser download ``text`` as a file called ``name``."""
-        self.send({"name": name, "mime": mime, "text": text})
+        self.send({"kind": "save", "name": name, "mime": mime, "text": text})
+
+    def copy(self, text: str) -> None:
+        """Put ``text`` on the browser's clipboard."""
+        self.send({"kind": "copy", "text": text})

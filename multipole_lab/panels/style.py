@@ -31,5 +31,7 @@ STYLE = """<style>
 .ml-panel.ml-large :is(.widget-label, .widget-readout, .widget-toggle-button, button, .widget-html-content, input,
   select) { font-size: 18px; }
 .ml-panel.ml-large .widget-html-content { line-height: 1.5; }
+.ml-panel .ml-code { margin: 4px 0; padding: 6px 10px; white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.4;
+  color: var(--jp-ui-font-color1); background: rgba(128, 128, 128, 0.13); }
 .ml-panel progress { vertical-align: middle; width: 140px; }
 </style>"""
