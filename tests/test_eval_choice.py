@@ -6,7 +6,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from multipole_lab.analysis.threads import one_thread
-from multipole_lab.evaluation.choice import choice_table, choose, split
+from multipole_lab.evaluation.choice import accuracy_by, choice_table, choose, split
 from multipole_lab.evaluation.reader import Head, Reader, weights_digest
 
 SIZES = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -143,3 +143,16 @@ def test_the_table_counts_by_group_and_compares_with_dense():
     assert table.loc[("length", 20, "Exact()"), "as dense"] == 0
     p = torch.tensor([0.0, -1.0]).softmax(0)
     assert table.loc[("length", 20, "Exact()"), "KL"] == pytest.approx((p[0] - p[1]).item())
+
+
+def test_lengths_in_words_stand_from_short_to_long():
+    lengths = ["long", "short", "medium"]
+    rows = pandas.DataFrame(
+        {"id": lengths, "method": "dense", "length": lengths, "choice": 0, "right": [1, 0, 1], "probability": 0.5,
+         "logprobs": [[0.0, 0.0]] * 3, "seconds": 1.0}
+    )  # fmt: skip
+    table = choice_table(rows, ["dense"], ["length"])
+    assert table["value"].tolist() == ["all", "short", "medium", "long"]
+    fig = accuracy_by(rows, ["dense"], "length", "length", 0.5)
+    assert list(fig.layout.xaxis.ticktext) == ["short", "medium", "long"]
+    assert list(fig.data[0].y) == [0, 1, 1]

@@ -42,11 +42,12 @@ def test_needle_grid_has_a_map_a_method_with_what_was_not_tried_left_empty(metho
 
 def test_accuracy_marks_each_group_beside_the_level_of_guessing():
     right = {"dense": np.array([1.0, 0.5]), "Window(size=8)": np.array([0.25, 0.25])}
-    error = {name: np.array([0.1, 0.2]) for name in right}
-    fig = accuracy(["a", "b"], right, error, 0.25, "group")
+    fig = accuracy(["a", "b"], right, np.array([4, 12]), 0.25, "group")
     for trace in fig.data:
         np.testing.assert_array_equal(trace.y, right[trace.name])
-        np.testing.assert_array_equal(trace.error_y.array, error[trace.name])
+    assert fig.data[0].error_y.array[1] == pytest.approx((0.25 / 12) ** 0.5)
     assert fig.data[0].x[0] < 0 < fig.data[1].x[0]
     assert fig.layout.shapes[0].y0 == 0.25
-    assert "dense 75%, Window(size=8) 25%" in fig.layout.title.text.replace("<br>", " ")
+    title = fig.layout.title.text.replace("<br>", " ")
+    assert "dense 62%, Window(size=8) 25%" in title, "the mean over all questions, not over the groups"
+    assert "16 questions" in title

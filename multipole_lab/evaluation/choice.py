@@ -11,8 +11,11 @@ from multipole_lab.evaluation.texts import token_ids
 
 if TYPE_CHECKING:
     import pandas
+    import plotly.graph_objects as go
 
     from multipole_lab.evaluation.reader import Reader
+
+SHORT_TO_LONG = {"short": 1, "medium": 2, "long": 3}  # the words of LongBench v2
 
 
 def choose(
@@ -92,7 +95,7 @@ def choice_table(rows: pandas.DataFrame, methods: list[str], groups: Sequence[st
     dense = rows[rows["method"] == DENSE].set_index("id")
     lines = []
     for group in (None, *groups):
-        for value in ["all"] if group is None else sorted(rows[group].unique()):
+        for value in ["all"] if group is None else _ordered(rows[group]):
             for method in methods:
                 mine = rows[rows["method"] == method]
                 mine = (mine if group is None else mine[mine[group] == value]).set_index("id")
@@ -113,6 +116,27 @@ def choice_table(rows: pandas.DataFrame, methods: list[str], groups: Sequence[st
                 }
                 lines.append(line)
     return pandas.DataFrame(lines)
+
+
+def accuracy_by(
+    rows: pandas.DataFrame, methods: list[str], group: str, label: str, chance: float
+) -> go.Figure:
+    """``figures.evaluation.accuracy`` of the rows by one of their facts."""
+    from multipole_lab.figures.evaluation import accuracy
+
+    values = _ordered(rows[group])
+    right = {
+        m: rows[rows["method"] == m].groupby(group)["right"].mean().reindex(values).to_numpy()
+        for m in methods
+    }
+    counts = rows[rows["method"] == DENSE].groupby(group).size().reindex(values).to_numpy()
+    names = [value if isinstance(value, str) else f"{value:,}" for value in values]
+    return accuracy(names, right, counts, chance, label)
+
+
+def _ordered(values: pandas.Series) -> list:
+    """Each value once: numbers by size, words by the alphabet but for those of length."""
+    return sorted(values.unique(), key=lambda value: (SHORT_TO_LONG.get(value, 0), value))
 
 
 def _kl(dense: Sequence[float], ours: Sequence[float]) -> float:

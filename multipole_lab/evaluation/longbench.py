@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from multipole_lab.evaluation.choice import choice_table, choose
+from multipole_lab.evaluation.choice import accuracy_by, choice_table, choose
 from multipole_lab.evaluation.engine import Evaluation, Item
 from multipole_lab.evaluation.texts import token_ids
 
@@ -73,7 +71,7 @@ def prepare(args: argparse.Namespace, model: object, tokenizer: Callable) -> Eva
     def score(item: Item, reader: Reader) -> dict:
         context, question = build_prompt(item.content, tokenizer, args.max_tokens)
         answer = LETTERS.index(item.content["answer"])
-        return choose(reader, tokenizer, context, question, [f"{letter})" for letter in LETTERS], answer)
+        return choose(reader, tokenizer, context, question, LETTERS, answer)
 
     facts = ("domain", "sub_domain", "difficulty", "length")
     whole = json.dumps([[record[name] for name in FIELDS] for record in records])
@@ -209,30 +207,10 @@ def _chat(tokenizer: Callable) -> tuple[str, str]:
 def figures(rows: pandas.DataFrame, methods: list[str]) -> list[go.Figure]:
     """Right answers by length, difficulty and domain."""
     return [
-        accuracy_by(rows, methods, group, label)
+        accuracy_by(rows, methods, group, label, 1 / len(LETTERS))
         for group, label in {
             "length": "length of the document",
             "difficulty": "difficulty",
             "domain": "domain",
         }.items()
     ]
-
-
-def accuracy_by(
-    rows: pandas.DataFrame, methods: list[str], group: str, label: str, chance: float = 0.25
-) -> go.Figure:
-    """``figures.evaluation.accuracy`` of the rows by one of their facts."""
-    from multipole_lab.figures.evaluation import accuracy
-
-    values = sorted(rows[group].unique())
-    right, error = {}, {}
-    for m in methods:
-        grouped = rows[rows["method"] == m].groupby(group)["right"]
-        share, count = (
-            grouped.mean().reindex(values).to_numpy(float),
-            grouped.size().reindex(values).to_numpy(float),
-        )
-        right[m], error[m] = share, np.sqrt(share * (1 - share) / count)
-    count = rows["id"].nunique()
-    return accuracy([f"{v:,}" if isinstance(v, (int, np.integer)) else str(v) for v in values], right, error, chance,
-                    label, f"{count:,} question{'s' if count > 1 else ''}.")  # fmt: skip

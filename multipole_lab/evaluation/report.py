@@ -22,10 +22,10 @@ PAGE = Template("""<!DOCTYPE html>
 <title>$title</title>
 <style>
 :root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; max-width: 62rem;
+body { font: 16px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif; max-width: 66rem;
   margin: 2rem auto; padding: 0 1rem; background: #fff; color: #222; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
-th, td { padding: 0.25rem 0.8rem; text-align: right; border-bottom: 1px solid #8886; white-space: nowrap; }
+th, td { padding: 0.25rem 0.5rem; text-align: right; border-bottom: 1px solid #8886; white-space: nowrap; }
 th.word, td.word { text-align: left; }
 .wide { overflow-x: auto; }
 figure { margin: 1.5rem 0; }

@@ -7,9 +7,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from multipole_lab.evaluation.choice import choice_table, choose
+from multipole_lab.evaluation.choice import accuracy_by, choice_table, choose
 from multipole_lab.evaluation.engine import Evaluation, Item
-from multipole_lab.evaluation.longbench import accuracy_by
 from multipole_lab.evaluation.reasoning import Problem, make_problem
 from multipole_lab.evaluation.texts import token_ids
 

@@ -111,10 +111,9 @@ def needle_grid(
 def accuracy(
     groups: Sequence[str],
     right: Mapping[str, Float[np.ndarray, " G"]],
-    error: Mapping[str, Float[np.ndarray, " G"]],
+    counts: Int[np.ndarray, " G"],
     chance: float,
     label: str,
-    questions: str = "questions",
 ) -> go.Figure:
     """Draw the share of right answers by group, one row of marks a method, with the level of guessing.
 
@@ -124,33 +123,33 @@ def accuracy(
     Parameters
     ----------
     groups : [G]. Names of the groups.
-    right, error : [G] for each method by its name: share of right answers, its standard error.
+    right : [G] for each method by its name: the share of right answers.
+    counts : [G]. Questions in each group.
     chance : the share that guessing gets right.
     label : what the groups are, in words.
-    questions : what was answered, in words.
     """
     names = list(right)
-    shares = ", ".join(f"{name} {100 * np.nanmean(right[name]):.0f}%" for name in names)
+    shares = ", ".join(f"{name} {100 * np.average(right[name], weights=counts):.0f}%" for name in names)
     finding = f"Right answers: {shares}"
-    reading = (
-        f"Mean over the groups. Bars: one standard error. Dotted: guessing, {100 * chance:.0f}%. {questions}"
-    )
+    plural = "s" if np.sum(counts) > 1 else ""
+    reading = f"{np.sum(counts):,} question{plural}. Bars: one standard error. Dotted: guessing, {100 * chance:.0f}%."
     top = theme.heading_height(finding, reading) + 12
     fig = go.Figure()
     place = np.arange(len(groups))
-    width = 0.6 / max(1, len(names) - 1) if len(names) > 1 else 0
+    width = 0.36 / max(1, len(names) - 1) if len(names) > 1 else 0
     for i, name in enumerate(names):
         look = _look(name, i)
         shift = width * (i - (len(names) - 1) / 2)
+        error = np.sqrt(right[name] * (1 - right[name]) / counts)
         fig.add_trace(go.Scatter(
-            x=place + shift, y=right[name], error_y={"array": error[name], "thickness": 1.5, "width": 3},
+            x=place + shift, y=right[name], error_y={"array": error, "thickness": 1.5, "width": 3},
             mode="markers", marker={**look["marker"], "size": 10}, line=look["line"], name=_plain(name),
             customdata=list(groups), hovertemplate=f"{_plain(name)}<br>%{{customdata}}: %{{y:.1%}}<extra></extra>",
         ))  # fmt: skip
     fig.add_hline(y=chance, line={"color": theme.RULE, "dash": "dot", "width": 1.5})
     fig.update_yaxes(title_text="right answers", tickformat=".0%", range=[-0.03, 1.05])
     fig.update_xaxes(title_text=label, tickvals=place, ticktext=[_plain(g) for g in groups], showgrid=False,
-                     range=[-0.6, len(groups) - 0.4])  # fmt: skip
+                     zeroline=False, range=[-0.6, len(groups) - 0.4])  # fmt: skip
     _frame(fig, finding, reading, top, 320 + 24 * (1 + sum(len(n) > 24 for n in names)))
     fig.update_layout(legend={"y": -0.3, "yanchor": "top"})
     return fig
