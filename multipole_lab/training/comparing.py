@@ -19,7 +19,7 @@ from multipole_lab.training.running import Run, check_resumable, train_run
 
 RESULT, FIGURE = "compare.json", "compare.html"
 SIDES = ("exact", "muse")
-# The first steps of a side are left out of its times: kernels are compiled and memory is found in them.
+# The first steps of a side, and its first row, are left out of its times: kernels are compiled and memory is found.
 WARM = 3
 
 
@@ -205,7 +205,7 @@ def summarise(found: dict[int, dict[str, list[dict]]]) -> dict:
         shared = set.intersection(*(set(x) for x in looks.values()))
         steps = {side: {r["step"]: r for r in sides[side] if "loss" in r} for side in SIDES}
         both = sorted(set.intersection(*(set(x) for x in steps.values())))
-        timed = [step for step in both if step > WARM] or both
+        timed = [step for step in both[1:] if step > WARM] or both
         if not shared or not both:
             continue
         step = max(shared)

@@ -78,8 +78,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit status."""
+    from torch import OutOfMemoryError
+
     try:
         return _run(args)
+    except OutOfMemoryError as error:
+        print(
+            f"multipole-lab train: {error}\nTake a smaller --batch, with --accumulate to match",
+            file=sys.stderr,
+        )
+        return 2
     except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError) as error:
         print(f"multipole-lab train: {error}", file=sys.stderr)
         return 2
