@@ -5,7 +5,20 @@ import threading
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, T5Config, T5Model
+from transformers import (
+    BertConfig,
+    BertModel,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ModernBertConfig,
+    ModernBertModel,
+    T5Config,
+    T5Model,
+)
 
 from multipole_lab.models import Sample, attention_implementation, capture
 
@@ -153,12 +166,65 @@ def test_an_encoder_can_be_captured():
     assert sample.provenance["after_rope"] is False
 
 
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+SLIDING = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+
+
+def gpt_neox():
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**SIZES, vocab_size=64))
+
+
+def gemma3():
+    heads = {"num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 64}
+    return Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, **SLIDING, **heads, vocab_size=64))
+
+
+def modern_bert():
+    special = dict.fromkeys(
+        ("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id"), 0
+    )
+    return ModernBertModel(ModernBertConfig(**SIZES, **special, vocab_size=64, local_attention=16))
+
+
+@pytest.mark.parametrize(
+    ("make", "causal", "windows", "shapes", "scale"),
+    [
+        (gpt_neox, True, {}, [(4, 8)] * 2, 8**-0.5),
+        (gemma3, True, {"0": 16, "2": 16}, [(4, 16), (2, 16)], 64**-0.5),
+        (modern_bert, False, {"1": 8, "2": 8}, [(4, 8)] * 2, 8**-0.5),
+    ],
+)
+def test_what_the_layers_see_is_recorded(make, causal, windows, shapes, scale):
+    """ModernBERT's window of 16 reaches 8 tokens to each side."""
+    torch.manual_seed(0)
+    sample = capture(make().eval(), Letters(), TEXT, layers=[0, 1, 2])
+    assert sample.provenance["causal"] is causal
+    assert sample.provenance["sliding_window"] == windows
+    assert sample.scale == pytest.approx(scale)
+    for layer in (0, 1, 2):
+        got = [(x.shape[1], x.shape[3]) for x in (sample[layer].q, sample[layer].k)]
+        assert got == shapes
+        assert sample[layer].q.shape[2] == len(TEXT)
+
+
+def test_the_capture_of_an_encoder_reproduces_its_attention_output():
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(**SIZES, vocab_size=64)).eval()
+    seen = {}
+    output = model.encoder.layer[1].attention.output.dense
+    output.register_forward_pre_hook(lambda _, args: seen.update({1: args[0]}))
+    sample = capture(model, Letters(), TEXT, layers=[1], dtype=torch.float32)
+    out = scaled_dot_product_attention(sample[1].q, sample[1].k, sample[1].v, scale=sample.scale)
+    torch.testing.assert_close(out.transpose(1, 2).flatten(2), seen[1], rtol=1e-4, atol=1e-5)
+
+
 def test_two_threads_capture_for_themselves():
     texts = {"a": "a" * 50, "b": "b" * 60}
     samples = {}
+    models = {name: llama() for name in texts}
 
     def work(name):
-        samples[name] = capture(llama(), Letters(), texts[name], layers=[0, 1])
+        samples[name] = capture(models[name], Letters(), texts[name], layers=[0, 1])
 
     threads = [threading.Thread(target=work, args=(name,)) for name in texts]
     for thread in threads:

@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--levels", type=int, nargs="+", default=[2], choices=[1, 2], help="default: 2")
     add("--no-replacement", action="store_true", help="also without centroid replacement")
     add("--free", action="store_true", help="also generate freely and report the first difference")
+    add("--device", default="cpu", help="default: cpu")
     add("--threads", type=int, help="threads of torch; default: its own choice")
     add("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
 
@@ -42,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
-        model, tokenizer = load_model(args.model)
-        ids = read_tokens(tokenizer, args.text, args.prompt + args.tokens + 1)
+        model, tokenizer = load_model(args.model, device=args.device)
+        ids = read_tokens(tokenizer, args.text, args.prompt + args.tokens + 1).to(args.device)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"multipole-lab eval generate: {error}", file=sys.stderr)
         return 1
@@ -56,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
             rows.append(compare(model, ids, args.prompt, settings, dense, start, free))
             _print(rows[-1], first=len(rows) == 1)
     if args.json:
-        from multipole_lab.analysis.timing import machine
+        from multipole_lab.analysis.bench_record import device_name
         from multipole_lab.models.provenance import describe_model, versions
 
         record = {
-            "device": machine(),
+            "device": device_name(args.device),
             "command": shlex.join(["multipole-lab", *sys.argv[1:]]),
             "model": describe_model(model),
             **versions(),
@@ -132,7 +133,7 @@ def forced(model: object, ids, prompt: int, start: list, cache: object = None):
     outs = []
     for t in range(prompt - 1, ids.shape[1] - 1):
         outs.append(model(ids[:, t : t + 1], past_key_values=cache).logits[0, -1].float().log_softmax(-1))
-    return torch.stack(outs)
+    return torch.stack(outs).cpu()
 
 
 def generated(model: object, prompt, tokens: int, start: list, cache: object = None) -> list[int]:
@@ -151,7 +152,7 @@ def compare(model: object, ids, prompt: int, settings: dict, dense, start: list,
     from multipole_lab.decoding import MultipoleCache
 
     ours = forced(model, ids, prompt, start, MultipoleCache(**settings))
-    true = ids[0, prompt:].unsqueeze(-1)
+    true = ids[0, prompt:].unsqueeze(-1).cpu()
     row = {
         **settings,
         "tokens": len(true),
