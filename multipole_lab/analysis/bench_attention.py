@@ -16,7 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lengths = [1024, 2048, 4096, 8192]
     add("--n", type=int, nargs="+", default=lengths, metavar="N", help="tokens, one row for each")
     add("--heads", type=int, default=8, help="query and key/value heads; default: 8")
-    add("--dim", type=int, default=64, help="head size of random inputs; default: 64")
+    add(
+        "--dim",
+        type=int,
+        help="head size; default: the sample's own (a multiple puts heads side by side), or 64",
+    )
     add("--dtype", choices=DTYPES, help="default: bfloat16 on cuda, float32 elsewhere")
     add("--causal", action="store_true", help="causal attention instead of full")
     add("--backward", action="store_true", help="time forward and backward together")
@@ -28,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--layer", type=int, default=None, help="layer of the sample; default: its middle one")
     add("--method", choices=("muse", "centroid"), default="muse", help="default: muse")
     add("--clusters", default="64", help="a number or 'auto'; default: 64")
-    add("--cap", type=float, default=1.5)
+    add("--cap", type=_cap, default=1.5, help="a number of at least 1 or 'none'; default: 1.5")
     add("--iterations", type=int, default=1)
     add("--order", choices=("monopole", "dipole"), default="monopole")
     add("--dipole-rank", type=int, default=None)
@@ -43,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repeats", type=int, default=5, help="timed turns a side; default: 5")
     add("--seed", type=int, default=0)
     add_json(parser)
+
+
+def _cap(text: str) -> float | None:
+    return None if text == "none" else float(text)
 
 
 def run(args: argparse.Namespace) -> int:

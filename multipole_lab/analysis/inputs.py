@@ -7,22 +7,24 @@ from torch import Tensor
 
 
 def heads_of(
-    sample: str, layer: int | None, heads: int, tokens: int, dim: int = 64, seed: int = 0
+    sample: str, layer: int | None, heads: int, tokens: int, dim: int | None = None, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, str]:
     """q, k and v, each [1, heads, tokens, D] float32, and where they are from.
 
     Parameters
     ----------
-    sample : the name or path of a captured sample, or "random" for normal numbers of head size ``dim``.
+    sample : the name or path of a captured sample, or "random" for normal numbers.
     layer : the sample's layer; its middle one by default.
     heads : how many; a sample's heads are taken in turn, each with its group's keys and values.
     tokens : how many. Beyond the sample's length, tokens are drawn again from it with noise of a tenth of their
         spread, so that repeated keys do not coincide; the label then says "resampled".
-    dim, seed : of random inputs and of the resampling.
+    dim : the head size: by default 64 of random numbers and a sample's own. A multiple of that puts heads side by side,
+        and the label says so.
+    seed : of random inputs and of the resampling.
     """
     generator = torch.Generator().manual_seed(seed)
     if sample == "random":
-        q, k, v = (torch.randn(1, heads, tokens, dim, generator=generator) for _ in range(3))
+        q, k, v = (torch.randn(1, heads, tokens, dim or 64, generator=generator) for _ in range(3))
         return q, k, v, "random normal"
     from multipole_lab.models import load_sample
 
@@ -30,9 +32,18 @@ def heads_of(
     layer = captured.layers[len(captured.layers) // 2] if layer is None else layer
     data = captured[layer]
     group = data.q.shape[1] // data.k.shape[1]
-    index = torch.arange(heads) % data.q.shape[1]
-    q, k, v = data.q[:, index], data.k[:, index // group], data.v[:, index // group]
-    label = f"{sample} layer {layer}"
+    # A head of twice the size is two heads side by side: its logits are the sums of theirs.
+    side_by_side, rest = divmod(dim or data.q.shape[-1], data.q.shape[-1])
+    if rest or side_by_side < 1:
+        raise ValueError(
+            f"dim is {dim}; {sample} has heads of {data.q.shape[-1]}, and multiples of that are allowed"
+        )
+    index = torch.arange(heads * side_by_side) % data.q.shape[1]
+    q, k, v = (
+        x[:, at].unflatten(1, (heads, side_by_side)).transpose(2, 3).flatten(-2)
+        for x, at in ((data.q, index), (data.k, index // group), (data.v, index // group))
+    )
+    label = f"{sample} layer {layer}" + (f", {side_by_side} heads side by side" if side_by_side > 1 else "")
     if tokens > q.shape[2]:
         position = torch.randint(q.shape[2], (tokens,), generator=generator).sort().values
         q, k, v = (
