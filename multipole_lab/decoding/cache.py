@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
 
-from multipole_lab.decoding.layer import ClusteredLayer, Shared
+from multipole_lab.decoding.layer import ClusteredLayer
 from multipole_lab.decoding.rope import rotation_of
 from multipole_lab.decoding.settings import Settings
+from multipole_lab.decoding.shared import Shared
 from multipole_lab.decoding.trace import Trace
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multipole_lab.decoding.block import cluster_block, take
-from multipole_lab.decoding.levels import Block, LevelStore, seeds_of, write_part
+from multipole_lab.decoding.levels import Block, LevelStore, numbers_like, seeds_of, sinks_first, write_part
 from multipole_lab.decoding.metric import QueryMetric
 from multipole_lab.decoding.rope import Rotation
 from multipole_lab.decoding.settings import Settings
@@ -47,9 +47,8 @@ class Hierarchy:
         self.blocks: list[Block] = []
         self.metric = QueryMetric()
         self.sinks = 0
-        self.settled = (
-            0  # from here on, what is stored before a block's end is what stands before it in the text
-        )
+        # From here on, what is stored before a block's end is what stands before it in the text.
+        self.settled = 0
 
     @property
     def length(self) -> int:
@@ -162,30 +161,13 @@ class Hierarchy:
         if self.position is not None:
             found["position"] = self.position
         for i, level in enumerate(self.levels):
-            names = ("keys", "values", "tokens", "first", "members", "spread")
-            found |= {f"level.{i}.{name}": part for name, part in zip(names, level.parts(), strict=True)}
+            found |= {f"level.{i}.{name}": part for name, part in vars(level).items()}
         return found
 
     def make_levels(self) -> None:
         """Empty buffers for the levels, and for the place of every key in the text."""
-        device = self.keys.buffer.device
-
-        def like(store: Growing) -> Growing:
-            return Growing(store.buffer.shape, store.buffer.dtype, device)
-
-        def numbers(dtype: torch.dtype) -> Growing:
-            return Growing((*self.keys.buffer.shape[:2], 0), dtype, device)
-
-        self.levels = tuple(
-            LevelStore(
-                like(self.keys),
-                like(self.values),
-                *(numbers(torch.int32) for _ in range(3)),
-                numbers(torch.float32),
-            )
-            for _ in range(self.settings.levels)
-        )
-        self.position = numbers(torch.int32)
+        self.levels = tuple(LevelStore.like(self.keys, self.values) for _ in range(self.settings.levels))
+        self.position = numbers_like(self.keys, torch.int32)
 
     def _in_text_order(self, x: Tensor, start: int) -> Tensor:
         """Storage from ``start`` on, put back into the text's order."""
@@ -204,10 +186,7 @@ class Hierarchy:
         place = torch.arange(k.length - s.recent, device=k.buffer.device)
         place = place.expand(B, -1)
         if self.valid is not None:
-            # The first valid keys of each text come first; everything else keeps its order behind them.
-            valid = self.valid[:, : place.shape[1]]
-            sink = valid & (valid.cumsum(-1) <= s.sinks)
-            place = (~sink).to(torch.uint8).sort(dim=-1, stable=True).indices
+            place = sinks_first(self.valid[:, : place.shape[1]], s.sinks)
             self.settled = int(place[:, : s.sinks].max()) + 1 if s.sinks else 0
             rows = place[:, None].expand(B, Hk, -1).flatten(0, 1)
             for store in (k, v):

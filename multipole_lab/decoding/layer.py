@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,40 +12,8 @@ from multipole_lab.decoding.hierarchy import Hierarchy
 from multipole_lab.decoding.kernel import knows_spread, step_function
 from multipole_lab.decoding.rope import Rotation
 from multipole_lab.decoding.settings import Settings
-from multipole_lab.decoding.trace import Seen, Trace, traced
-from multipole_lab.kernels.decode_work import Work
-
-
-@dataclass
-class Shared:
-    """What the layers of one cache share, for they take their steps one after the other.
-
-    Attributes
-    ----------
-    works : buffers of a step, one set a device.
-    trace : where steps are recorded, while they are.
-    layers : all layers of the cache, for their numbers.
-    """
-
-    works: dict[torch.device, Work] = field(default_factory=dict)
-    trace: Trace | None = None
-    layers: list = field(default_factory=list)
-
-    def work(self, device: torch.device) -> Work:
-        """The buffers on one device."""
-        return self.works.setdefault(device, Work())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all buffers."""
-        return sum(work.nbytes for work in self.works.values())
-
-    def traces(self, layer: ClusteredLayer) -> int | None:
-        """The number of a layer whose steps are recorded; None for others."""
-        if self.trace is None:
-            return None
-        number = next((i for i, one in enumerate(self.layers) if one is layer), 0)
-        return number if self.trace.wants(number) else None
+from multipole_lab.decoding.shared import Shared
+from multipole_lab.decoding.trace import Seen, traced
 
 
 class ClusteredLayer(CacheLayerMixin):

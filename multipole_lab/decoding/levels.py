@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multipole_lab.decoding.block import Part, take
@@ -32,9 +32,27 @@ class LevelStore:
     members: Growing
     spread: Growing
 
+    @staticmethod
+    def like(keys: Growing, values: Growing) -> LevelStore:
+        """Empty buffers for clusters of these keys and values."""
+        means = (Growing(x.buffer.shape, x.buffer.dtype, x.buffer.device) for x in (keys, values))
+        counts = (numbers_like(keys, torch.int32) for _ in range(3))
+        return LevelStore(*means, *counts, numbers_like(keys, torch.float32))
+
     def parts(self) -> tuple[Growing, ...]:
         """All buffers: in the order of ``state.Level``, then the spread."""
         return self.keys, self.values, self.tokens, self.first, self.members, self.spread
+
+
+def numbers_like(store: Growing, dtype: torch.dtype) -> Growing:
+    """An empty buffer for one number per vector, [B, Hk, n]."""
+    return Growing((*store.buffer.shape[:2], 0), dtype, store.buffer.device)
+
+
+def sinks_first(valid: Bool[Tensor, "B n"], sinks: int) -> Int[Tensor, "B n"]:
+    """The order in which the first ``sinks`` valid keys of each text come first, and all others as they were."""
+    sink = valid & (valid.cumsum(-1) <= sinks)
+    return (~sink).to(torch.uint8).sort(dim=-1, stable=True).indices
 
 
 def seeds_of(
