@@ -102,7 +102,7 @@ def _words(summary, method, machine, seeds) -> tuple[str, str]:
     def change(percent: float) -> str:
         return f"{abs(percent):.1f}% {'less' if percent < 0 else 'more'}"
 
-    finding = f"{change(attention)} time in attention, {change(time)} in all, held-out loss {loss:+.2f}%"
+    finding = f"Held-out loss {loss:+.2f}%; {change(attention)} time in attention, {change(time)} in all"
     count = "one seed" if seeds == 1 else f"{seeds} seeds"
     return finding, f"{method} against exact attention, {count}, in turns on {machine}."
 
