@@ -18,6 +18,10 @@ def same(got: object, want: object, tol: float = 1e-4, what: str = "the result")
     The largest difference may be ``tol`` times the largest finite number in ``want``; infinities must stand in the
     same places, integers and booleans must be equal. Tensors of another floating type are compared all the same.
     """
+    if want is None:
+        if got is not None:
+            raise Wrong(f"{what} is {_kind(got)}; None is expected")
+        return
     if isinstance(want, tuple | list):
         if not isinstance(got, tuple | list):
             raise Wrong(f"{what} is {_kind(got)}; {_count(len(want))} are expected")

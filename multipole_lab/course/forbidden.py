@@ -32,7 +32,7 @@ _AUTOGRAD = [
         for name in ("grad", "vjp", "jvp", "jacrev", "jacfwd", "hessian", "grad_and_value")
     ),
 ]
-GROUPS = {"softmax": _SOFTMAX, "autograd": _AUTOGRAD}
+GROUPS = {"softmax": _SOFTMAX, "autograd": _AUTOGRAD, "torch": []}
 
 # Ways around the names above. None is needed for any answer.
 _BACK_DOORS = {
@@ -45,6 +45,9 @@ _BACK_DOORS = {
     "__globals__",
     "importlib",
 }
+
+# What a Triton kernel has no use for; the group "torch" is looked for in the solution's text only.
+_OUTSIDE_KERNELS = {"torch", "np", "numpy", "ctypes", "gc", "inspect", "sys"}
 
 # Packages with ready answers, which questions without library calls do not see.
 PACKAGES = ("multipole_lab", "scipy", "sklearn", "transformers")
@@ -69,11 +72,14 @@ def found_in(source: str, groups: tuple[str, ...]) -> str | None:
         if isinstance(node, ast.Attribute):
             used = [node.attr]
         elif isinstance(node, ast.Name):
+            outside = _OUTSIDE_KERNELS if "torch" in groups else set()
             used = [node.id] if node.id in _BACK_DOORS else []
+            if node.id in outside:
+                return node.id
         elif isinstance(node, ast.Import | ast.ImportFrom):
             used = [part for alias in node.names for part in alias.name.split(".")]
             used += (getattr(node, "module", None) or "").split(".")
         for name in used:
-            if name in unwanted:
+            if name in unwanted or ("torch" in groups and name in _OUTSIDE_KERNELS):
                 return name
     return None

@@ -175,7 +175,8 @@ def _sources(master: Master, cells: list[Cell]) -> list[tuple[str, str]]:
         if labels[label] > 1:
             label = f"{label} ({labels[label]})"
         sources.append((label, as_python(cell.source)))
-    return sources
+    # Once more at the end: what the master gives (the launchers of kernels) cannot be replaced by a student's cell.
+    return sources + [(f"{name} again", source) for name, source in master.setup]
 
 
 def _missing(name: str, item: Item, cell: Cell | None, session: Session, stuck: dict[str, str]) -> str:

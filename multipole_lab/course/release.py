@@ -103,13 +103,20 @@ def leaks(master: Master, text: str) -> list[str]:
             found.append(f"a line of a solution or hidden test: {line}")
     visible = "\n".join(cell.source for cell in cells)
     rest = _without_sources(text)
-    for line in secret:
-        if len(line) >= _SHORT and line not in public and (line in visible or line in rest):
+    given = "\n".join(public)
+    for line in {piece for line in secret if line not in public for piece in _pieces(line)}:
+        if (line in visible and line not in given) or line in rest:
             found.append(f"a secret line inside another or outside the cells: {line}")
     found += [
         f"cell {i} has outputs" for i, cell in enumerate(json.loads(text)["cells"]) if cell.get("outputs")
     ]
     return sorted(set(found))
+
+
+def _pieces(line: str) -> list[str]:
+    """A line, and the sentences of a long one: of an answer somebody may copy a part."""
+    sentences = re.split(r"(?<=[.:;]) ", line) if len(line) > 80 else []
+    return [piece for piece in (line, *(s for s in sentences if len(s) > 30)) if len(piece) >= _SHORT]
 
 
 def _without_sources(text: str) -> str:
