@@ -6,7 +6,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from multipole_lab.analysis.threads import one_thread
-from multipole_lab.evaluation.choice import accuracy_by, choice_table, choose, split
+from multipole_lab.evaluation.choice import accuracies, choice_table, choose, split
 from multipole_lab.evaluation.reader import Head, Reader, weights_digest
 
 SIZES = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -153,6 +153,7 @@ def test_lengths_in_words_stand_from_short_to_long():
     )  # fmt: skip
     table = choice_table(rows, ["dense"], ["length"])
     assert table["value"].tolist() == ["all", "short", "medium", "long"]
-    fig = accuracy_by(rows, ["dense"], "length", "length", 0.5)
+    fig = accuracies(rows, ["dense"], {"id": "question", "length": "length"}, 0.5)[1]
     assert list(fig.layout.xaxis.ticktext) == ["short", "medium", "long"]
     assert list(fig.data[0].y) == [0, 1, 1]
+    assert len(accuracies(rows[:1], ["dense"], {"id": "question", "length": "length"}, 0.5)) == 1

@@ -37,7 +37,7 @@ def test_needle_grid_has_a_map_a_method_with_what_was_not_tried_left_empty(metho
         np.testing.assert_array_equal(trace.z, found["m0"])
         assert trace.text[1][1] == ""
     assert "m0 50%" in fig.layout.title.text
-    assert "12%" in fig.layout.title.text
+    assert "12.5%" in fig.layout.title.text
 
 
 def test_accuracy_marks_each_group_beside_the_level_of_guessing():

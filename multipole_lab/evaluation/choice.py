@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from multipole_lab.evaluation.engine import DENSE
@@ -118,20 +118,24 @@ def choice_table(rows: pandas.DataFrame, methods: list[str], groups: Sequence[st
     return pandas.DataFrame(lines)
 
 
-def accuracy_by(
-    rows: pandas.DataFrame, methods: list[str], group: str, label: str, chance: float
-) -> go.Figure:
-    """``figures.evaluation.accuracy`` of the rows by one of their facts."""
+def accuracies(
+    rows: pandas.DataFrame, methods: list[str], groups: Mapping[str, str], chance: float
+) -> list[go.Figure]:
+    """``figures.evaluation.accuracy`` for each of the groups (with its label) that has several values.
+
+    Where none has, for the first.
+    """
     from multipole_lab.figures.evaluation import accuracy
 
-    values = _ordered(rows[group])
-    right = {
-        m: rows[rows["method"] == m].groupby(group)["right"].mean().reindex(values).to_numpy()
-        for m in methods
-    }
-    counts = rows[rows["method"] == DENSE].groupby(group).size().reindex(values).to_numpy()
-    names = [value if isinstance(value, str) else f"{value:,}" for value in values]
-    return accuracy(names, right, counts, chance, label)
+    figures = []
+    for group in [group for group in groups if rows[group].nunique() > 1] or list(groups)[:1]:
+        values = _ordered(rows[group])
+        shares = rows.pivot_table(index=group, columns="method", values="right").reindex(values)
+        counts = rows[rows["method"] == DENSE].groupby(group).size().reindex(values).to_numpy()
+        names = [value if isinstance(value, str) else f"{value:,}" for value in values]
+        right = {method: shares[method].to_numpy() for method in methods}
+        figures.append(accuracy(names, right, counts, chance, groups[group]))
+    return figures
 
 
 def _ordered(values: pandas.Series) -> list:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multipole_lab.evaluation.choice import accuracy_by, choice_table, choose
+from multipole_lab.evaluation.choice import accuracies, choice_table, choose
 from multipole_lab.evaluation.engine import Evaluation, Item
 from multipole_lab.evaluation.texts import token_ids
 
@@ -206,11 +206,5 @@ def _chat(tokenizer: Callable) -> tuple[str, str]:
 
 def figures(rows: pandas.DataFrame, methods: list[str]) -> list[go.Figure]:
     """Right answers by length, difficulty and domain."""
-    return [
-        accuracy_by(rows, methods, group, label, 1 / len(LETTERS))
-        for group, label in {
-            "length": "length of the document",
-            "difficulty": "difficulty",
-            "domain": "domain",
-        }.items()
-    ]
+    groups = {"length": "length of the document", "difficulty": "difficulty", "domain": "domain"}
+    return accuracies(rows, methods, groups, 1 / len(LETTERS))

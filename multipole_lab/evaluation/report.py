@@ -106,7 +106,9 @@ def _cell(name: str, value: object) -> str:
     """A number with the digits that it deserves."""
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    if name in ("above (%)",):
+    if name == "value":  # of a group: a length, a depth
+        return f"{value:g}"
+    if name == "above (%)":
         return f"{value:+.3f}"
     if name == "KL":
         return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4f}"

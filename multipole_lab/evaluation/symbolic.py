@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from multipole_lab.evaluation.choice import accuracy_by, choice_table, choose
+from multipole_lab.evaluation.choice import accuracies, choice_table, choose
 from multipole_lab.evaluation.engine import Evaluation, Item
 from multipole_lab.evaluation.reasoning import Problem, make_problem
 from multipole_lab.evaluation.texts import token_ids
@@ -124,8 +124,8 @@ def _others(problem: Problem, rng: random.Random) -> list[int]:
 
 def figures(rows: pandas.DataFrame, methods: list[str]) -> list[go.Figure]:
     """Right answers by operations and by length, for either way of asking."""
-    return [
-        accuracy_by(rows[rows["ask"] == ask], methods, group, f"{label} ({ask})", 1 / OPTIONS)
-        for ask in sorted(rows["ask"].unique())
-        for group, label in {"operations": "operations", "length": "tokens of the problem"}.items()
-    ]
+    pictures = []
+    for ask, mine in rows.groupby("ask"):
+        groups = {"operations": f"operations ({ask})", "length": f"tokens of the problem ({ask})"}
+        pictures += accuracies(mine, methods, groups, 1 / OPTIONS)
+    return pictures

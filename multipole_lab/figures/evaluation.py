@@ -85,7 +85,7 @@ def needle_grid(
     names = list(found)
     shares = ", ".join(f"{name} {100 * np.nanmean(found[name]):.0f}%" for name in names)
     finding = f"Needles found: {shares}"
-    reading = f"The right answer is the likeliest of the options; guessing finds {100 * chance:.0f}%."
+    reading = f"The right answer is the likeliest of the options; guessing finds {100 * chance:.3g}%."
     columns = min(2, len(names))
     rows = -(-len(names) // columns)
     top = theme.heading_height(finding, reading) + 30
@@ -132,7 +132,7 @@ def accuracy(
     shares = ", ".join(f"{name} {100 * np.average(right[name], weights=counts):.0f}%" for name in names)
     finding = f"Right answers: {shares}"
     plural = "s" if np.sum(counts) > 1 else ""
-    reading = f"{np.sum(counts):,} question{plural}. Bars: one standard error. Dotted: guessing, {100 * chance:.0f}%."
+    reading = f"{np.sum(counts):,} question{plural}. Bars: one standard error. Dotted: guessing, {100 * chance:.3g}%."
     top = theme.heading_height(finding, reading) + 12
     fig = go.Figure()
     place = np.arange(len(groups))
