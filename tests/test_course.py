@@ -185,16 +185,14 @@ def test_solutions_score_everything_and_stubs_nothing(name, tmp_path):
 def test_a_launcher_of_the_master_cannot_be_replaced(tmp_path):
     """In assignment 5 the kernel is graded: a student's own `row_lse` in torch is not called."""
     master = MASTERS["A5"]
-    source = "def row_lse(x):\n    return torch.logsumexp(x, 1)\nrow_lse_kernel = None"
-    content = {
-        "cells": [{"cell_type": "code", "metadata": {"nbgrader": {"grade_id": "A5-2"}}, "source": source}]
-    }
+    source = "def row_lse(x):\n    return torch.logsumexp(x, 1)\nrow_lse_kernel = launch = None"
+    content = {"cells": [{"cell_type": "code", "metadata": {}, "source": source}]}
     (tmp_path / "A5.ipynb").write_text(json.dumps(content))
     one = replace(master, items=tuple(item for item in master.items if item.name == "A5.2"))
     with Zygote(0, [], True) as zygote:
         (item,) = grade_submission(one, tmp_path / "A5.ipynb", zygote)["items"]
     assert item["earned"] == 0
-    assert "@triton.jit" in item["tests"][0]["reason"] or "uses 'torch'" in item["reason"]
+    assert "@triton.jit" in item["tests"][0]["reason"]
 
 
 @pytest.mark.parametrize(
@@ -243,19 +241,28 @@ def test_every_known_mistake_is_named(name, item):
         assert hint in result.hints, f"{hint}: this mistake is not recognised: {result}"
 
 
+def fingerprint(value):
+    """Something short that tells inputs apart."""
+    if isinstance(value, torch.Tensor):
+        return f"{list(value.shape)} {value.double().nan_to_num().sum().item()!r}"
+    if isinstance(value, tuple | list):
+        return str([fingerprint(one) for one in value[:6]])
+    return repr(value)
+
+
 @per_question
-def test_hidden_tests_use_other_inputs_than_the_check(name, item):
+def test_hidden_tests_use_other_inputs_than_the_check(solved, name, item):
     """No argument of a check ever reaches the hidden tests."""
-    shown = [str(args) for seed in range(20) for _, args in find(item.name).cases(Random(seed))]
+    shown = {fingerprint(args) for seed in range(20) for _, args in find(item.name).cases(Random(seed))}
     asked = []
 
     def spy(*args):
-        asked.append(str(args))
-        return find(item.name).oracle(*args)
+        asked.append(fingerprint(args))
+        return solved[name][item.functions[0]](*args)
 
     exec(item.tests, {"ml": ml, "torch": torch, "math": __import__("math"), item.functions[0]: spy})
     assert asked
-    assert not set(asked) & set(shown)
+    assert not set(asked) & shown
 
 
 def test_check_lets_the_stub_say_that_it_is_one():

@@ -104,9 +104,9 @@ def leaks(master: Master, text: str) -> list[str]:
     visible = "\n".join(cell.source for cell in cells)
     rest = _without_sources(text)
     given = "\n".join(public)
-    for line in {piece for line in secret if line not in public for piece in _pieces(line)}:
-        if (line in visible and line not in given) or line in rest:
-            found.append(f"a secret line inside another or outside the cells: {line}")
+    for piece in {piece for line in secret if line not in public for piece in _pieces(line)}:
+        if (piece in visible and piece not in given) or piece in rest:
+            found.append(f"a secret line inside another or outside the cells: {piece}")
     found += [
         f"cell {i} has outputs" for i, cell in enumerate(json.loads(text)["cells"]) if cell.get("outputs")
     ]
