@@ -200,6 +200,7 @@ def test_figure_states_what_came_out():
         (["--method", "MuSe(clusters=-4)"], "clusters is -4"),
         (["--layers-muse", "3"], "muse_layers is [3]; the model has layers 0 to 2"),
         (["--device", "gpu"], "--device is 'gpu'; allowed are 'auto', 'cpu' and 'cuda'"),
+        (["--fsdp"], "start them with: torchrun"),
         (["--max-seconds", "0"], "--max-seconds is 0.0; a positive number"),
         (["--heads", "3"], "width is 128 and heads 3"),
         (["--data", "/nowhere/at/all"], "which is no folder"),

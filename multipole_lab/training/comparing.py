@@ -183,12 +183,15 @@ def _curve(rows: list[dict]) -> dict:
     looks = [row for row in rows if "heldout_loss" in row]
     return {
         "step": [row["step"] for row in steps],
-        "loss": [row["loss"] for row in steps],
-        "seconds": [row["seconds"] for row in steps],
-        "attention_seconds": [row["attention_seconds"] for row in steps],
+        **{name: [_digits(row[name]) for row in steps] for name in ("loss", "seconds", "attention_seconds")},
         "heldout_step": [row["step"] for row in looks],
-        "heldout_loss": [row["heldout_loss"] for row in looks],
+        "heldout_loss": [_digits(row["heldout_loss"]) for row in looks],
     }
+
+
+def _digits(x: float | None) -> float | None:
+    """Six digits, which is what a curve shows; the log has them all."""
+    return None if x is None else float(f"{x:.6g}")
 
 
 def summarise(found: dict[int, dict[str, list[dict]]]) -> dict:

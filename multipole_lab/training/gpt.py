@@ -43,7 +43,7 @@ def build_model(
         use_cache=False,  # no cache while it learns
         attn_implementation="sdpa",
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # weights are made on the CPU
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
     model.config.use_cache = True  # what its users will want

@@ -93,8 +93,11 @@ def _shuffled(names: dict[str, str | Path]) -> Iterator[Document]:
 def _read(path: Path) -> str | None:
     """The text of a file; None for what is no UTF-8 text or cannot be read."""
     try:
-        data = path.read_bytes()
-        return None if b"\0" in data[:4096] else data.decode()
+        with path.open("rb") as file:
+            head = file.read(4096)
+            return (
+                None if b"\0" in head else (head + file.read()).decode()
+            )  # a library of gigabytes is not read
     except (OSError, UnicodeDecodeError):
         return None
 

@@ -97,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
     from multipole_lab.analysis.method_text import check_method
     from multipole_lab.training.comparing import SIDES, forget
     from multipole_lab.training.presets import PRESETS, dry
-    from multipole_lab.training.processes import is_first
+    from multipole_lab.training.processes import is_first, world_size
 
     preset = PRESETS[args.preset]
     layers = args.layers_muse
@@ -117,6 +117,11 @@ def _run(args: argparse.Namespace) -> int:
         preset = dry(preset)
         if args.out is None:
             args.out = Path("runs") / f"{args.preset}-dry"
+    if args.fsdp and (world_size() == 1 or args.mode != "run"):
+        raise ValueError(
+            "--fsdp shards a model over processes; start them with: torchrun --standalone --nproc-per-node 8 "
+            "-m multipole_lab.cli train --fsdp ..."
+        )
     if args.max_seconds is not None and not args.max_seconds > 0:
         raise ValueError(f"--max-seconds is {args.max_seconds}; a positive number is needed")
     log_every = args.log_every or (10 if device == "cuda" else 1)

@@ -69,6 +69,9 @@ def training_arguments(
         report_to=_boards(),
         disable_tqdm=True,
         dataloader_pin_memory=device == "cuda",
+        accelerator_config={
+            "non_blocking": device == "cuda"
+        },  # a copy that waits would wait for the whole step
         remove_unused_columns=False,
         **({} if fsdp is None else {"fsdp": True, "fsdp_config": fsdp}),
     )
