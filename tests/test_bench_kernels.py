@@ -41,6 +41,22 @@ def test_every_kernel_of_the_report_is_timed_and_right(capsys, tmp_path):
     assert "of the roofline" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(ON_CPU and os.environ.get("TRITON_INTERPRET") != "1", reason="no GPU and no interpreter")
+def test_one_that_fails_is_a_row_and_the_others_go_on(capsys, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    timed = bench_kernels.time_case
+    monkeypatch.setattr(
+        bench_kernels, "time_case", lambda c, a: broken() if c.kernel == "cluster_means" else timed(c, a)
+    )
+    assert run(f"--device {'cpu' if ON_CPU else 'cuda'} {SMALL} --only _me --json") == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["kernel"] for row in rows if "failed" in row] == ["cluster_means"]
+    assert rows[-1]["kernel"] == "decode_merge"
+    assert rows[-1]["error"] < 1e-9
+
+
 @pytest.mark.skipif(not ON_CPU, reason="there is a GPU here")
 def test_without_a_gpu_it_says_what_is_needed(capsys, monkeypatch):
     assert run("") == 2

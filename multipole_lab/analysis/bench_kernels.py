@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a row for each kernel."""
+    """Print a row for each kernel; 1 where one failed."""
     import os
 
     import torch
@@ -47,13 +47,15 @@ def run(args: argparse.Namespace) -> int:
     roof = measure_roofline(args.device, getattr(torch, args.dtype))
     record = Record(args.json, args.device, roofline=roof.row())
     record.note(f"measured: copy {roof.gigabytes:.0f} GB/s, {args.dtype} product {roof.teraops:.1f} Top/s")
+    failed = 0
     try:
         for row, text in rows(args, roof):
             record.add(row, text)
+            failed += "failed" in row
     except (ValueError, TypeError, OSError) as error:
         print(f"multipole-lab bench kernels: {error}", file=sys.stderr)
         return 2
-    return 0
+    return 1 if failed else 0
 
 
 def rows(args: argparse.Namespace, roof) -> Iterator[tuple[dict, str]]:
@@ -65,9 +67,17 @@ def rows(args: argparse.Namespace, roof) -> Iterator[tuple[dict, str]]:
     costs = {entry.name: entry.cost for entry in entries()}
     for problem, source, case in cases(args):
         moved, operations = costs[case.kernel](problem)
-        times, copies, graph = time_case(case, args)
+        try:
+            times, copies, graph = time_case(case, args)
+            found = case.error(case.call(*case.inputs))
+        except (
+            RuntimeError
+        ) as problem_found:  # too little memory for a reference, for example: the others go on
+            message = " ".join(f"{problem_found}".split())[:200]
+            yield {"kernel": case.kernel, "failed": message}, f"{case.kernel:16} failed: {message}"
+            continue
         ms = times.pop("kernel")
-        share, found = roof.share(moved, operations, ms), case.error(case.call(*case.inputs))
+        share = roof.share(moved, operations, ms)
         row = {
             "kernel": case.kernel, "ms": ms, "bytes": moved, "operations": operations, "share": share,
             "error": found, "torch_ms": times.get("torch"), "dtype": args.dtype, "n": problem.keys,
@@ -114,7 +124,10 @@ def time_case(case, args: argparse.Namespace) -> tuple[dict[str, float], int, bo
     sides = {name: through(call, sets) for name, call in calls.items()}
     graph = case.inputs[0].is_cuda
     if graph:
-        sides = {name: graphed(side) for name, side in sides.items()}
+        try:
+            sides = {name: graphed(side) for name, side in sides.items()}
+        except RuntimeError:  # torch's way may wait for the device; then the host's part is in both times
+            graph = False
     times = interleaved(sides, args.repeats, warmup=3 if graph else 0, device=args.device)
     return {name: ms / len(sets) for name, ms in times.items()}, len(sets), graph
 
