@@ -155,7 +155,19 @@ def test_forced_choice_agrees_with_dense_where_the_method_is_exact(kind, folder,
     data = write_records(tmp_path / "data.jsonl", records())
     words = {
         "needle": ("--text", text, "--lengths", 600, 800, "--depths", 0, 1, "--max-tokens", 800),
-        "symbolic": ("--operations", 1, 2, "--lengths", 900, "--problems", 1, "--max-tokens", 900),
+        "symbolic": (
+            "--operations",
+            1,
+            2,
+            "--lengths",
+            900,
+            "--problems",
+            2,
+            "--ask",
+            "direct",
+            "--max-tokens",
+            900,
+        ),
         "longbench": ("--data", data, "--max-tokens", 500),
     }[kind]
     methods = ("Exact()", "Window(size=16, sinks=0)", "MultipoleCache(budget=1.0, levels=1)")
