@@ -159,7 +159,7 @@ def _trainer(run: Run, start: Path | None, journal, callbacks, stop, show, fsdp,
         ),
         eval_dataset=Sequences(corpus, "heldout", p.context, held),
         processing_class=corpus.tokenizer,
-        callbacks=[recorder, saving, *callbacks],
+        callbacks=[*callbacks, recorder, saving],  # who waits for a turn waits before the clock starts
     )
     trainer.remove_callback(PrinterCallback)
     trainer.checkpoints, saving.trainer = saving, trainer
