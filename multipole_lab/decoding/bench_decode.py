@@ -88,12 +88,11 @@ def _grow(layers: list, args: argparse.Namespace, record: Record) -> int:
     record.note(growth.HEADING)
     try:
         with torch.no_grad():
-            rows = growth.grow(q, k, v, scale, args.grow, budget)
+            for row in growth.grow(q, k, v, scale, args.grow, budget):
+                record.add(row, growth.line(row))
     except ValueError as error:
         print(f"multipole-lab bench decode: --grow: {error}", file=sys.stderr)
         return 1
-    for row in rows:
-        record.add(row, growth.line(row))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -18,8 +19,8 @@ HEADING = f"{'keys':>8} {'dense MB':>9} {'cache MB':>9} {'above':>7} {'dense ms'
 
 def grow(
     q: Tensor, k: Tensor, v: Tensor, scale: float, tokens: int, budget: int | float, layers: int = LAYERS
-) -> list[dict]:
-    """One row for each eighth of the last ``tokens`` of N positions, decoded one by one after the others.
+) -> Iterator[dict]:
+    """A row for each eighth of the last ``tokens`` of N positions, decoded one by one after the others.
 
     Parameters
     ----------
@@ -28,8 +29,8 @@ def grow(
     budget : of the cache, whose other settings are the usual ones.
     layers : of the cache; all get these keys and values.
 
-    Returns
-    -------
+    Yields
+    ------
     Rows with ``keys`` at the end of the part; ``dense_megabytes`` of keys and values alone, ``megabytes`` of the
     whole clustered cache, and ``above``, the most by which it exceeded dense within the part, as a share;
     ``dense_ms``, ``median_ms`` and ``mean_ms`` of a step of all layers, the mean with its share of the clustering.
@@ -58,7 +59,6 @@ def grow(
         dense[i].append(k[:, :, : first - 1], v[:, :, : first - 1])
         ours(i, first - 1)  # clusters the prompt
         theirs(i, first - 1)
-    rows = []
     for part in torch.arange(first, N).tensor_split(PARTS):
         times: dict[str, list[float]] = {"dense": [], "ours": []}
         above = 0.0
@@ -71,12 +71,15 @@ def grow(
                     torch.cuda.synchronize()
                 times[name].append(1e3 * (time.perf_counter() - start))
             above = max(above, cache.nbytes["total"] / (row * (t + 1)) - 1)
-        rows.append(
-            {"keys": t + 1, "dense_megabytes": row * (t + 1) / 1e6, "megabytes": cache.nbytes["total"] / 1e6,
-             "above": above, "dense_ms": statistics.median(times["dense"]),
-             "median_ms": statistics.median(times["ours"]), "mean_ms": statistics.mean(times["ours"])}
-        )  # fmt: skip
-    return rows
+        yield {
+            "keys": t + 1,
+            "dense_megabytes": row * (t + 1) / 1e6,
+            "megabytes": cache.nbytes["total"] / 1e6,
+            "above": above,
+            "dense_ms": statistics.median(times["dense"]),
+            "median_ms": statistics.median(times["ours"]),
+            "mean_ms": statistics.mean(times["ours"]),
+        }
 
 
 def line(r: dict) -> str:
