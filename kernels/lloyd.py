@@ -28,7 +28,8 @@ PROGRAMS = 256
 def _packed_min(b_distance, o_bin, BINS: tl.constexpr):
     """The least distance of every row and where it is, in one comparison: the index takes the place of the last bits.
 
-    Distances that differ by less than BINS units in their last place count as equal, far below what half precision keeps.
+    Distances that differ by less than BINS units in their last place count as equal, far below what half precision
+    keeps.
     """
     b_bits = b_distance.to(tl.int32, bitcast=True)
     b_bits = b_bits ^ ((b_bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
