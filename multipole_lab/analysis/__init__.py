@@ -13,6 +13,7 @@ from multipole_lab.analysis.errors import (
 )
 from multipole_lab.analysis.operation_counts import operations, share_of_exact
 from multipole_lab.analysis.timing import interleaved, machine
+from multipole_lab.analysis.tuning import tune
 
 __all__ = [
     "compare",
@@ -29,5 +30,6 @@ __all__ = [
     "per_query_error",
     "relative_squared_error",
     "share_of_exact",
+    "tune",
     "worst_token",
 ]

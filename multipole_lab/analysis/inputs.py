@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -45,11 +47,19 @@ def heads_of(
     )
     label = f"{sample} layer {layer}" + (f", {side_by_side} heads side by side" if side_by_side > 1 else "")
     if tokens > q.shape[2]:
-        position = torch.randint(q.shape[2], (tokens,), generator=generator).sort().values
-        q, k, v = (
-            x[:, :, position]
-            + 0.1 * x.std() * torch.randn(1, heads, tokens, x.shape[-1], generator=generator)
-            for x in (q, k, v)
-        )
+        q, k, v = resampled((q, k, v), tokens, generator)
         label += f", resampled from {len(captured)} tokens"
     return *(x[:, :, :tokens].contiguous() for x in (q, k, v)), label
+
+
+def resampled(tensors: Sequence[Tensor], tokens: int, generator: torch.Generator) -> list[Tensor]:
+    """Tensors [1, H, N, D] with more tokens than they have: tokens drawn again, in order, each with its own noise.
+
+    The noise is a tenth of the tensor's spread, so that repeated keys do not coincide.
+    """
+    position = torch.randint(tensors[0].shape[2], (tokens,), generator=generator).sort().values
+    return [
+        x[:, :, position]
+        + 0.1 * x.std() * torch.randn(*x.shape[:2], tokens, x.shape[-1], generator=generator)
+        for x in tensors
+    ]

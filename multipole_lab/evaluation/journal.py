@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
-FORMAT = "multipole-lab eval 1"
 Key = tuple[str, str]
 
 
@@ -30,6 +29,7 @@ class Journal:
     path : the file; made with its folder if it is not there.
     settings : everything that a row depends on but its ``id`` and ``method``.
     note : further entries for the header of a new file: command, versions, date.
+    kind : the command whose results these are.
 
     Attributes
     ----------
@@ -42,8 +42,15 @@ class Journal:
         line (its number is named), or is being written by another process.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, object], note: Mapping[str, object]) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str | Path,
+        settings: Mapping[str, object],
+        note: Mapping[str, object],
+        kind: str = "eval",
+    ) -> None:
+        self.path, self.kind = Path(path), kind
+        self.format = f"multipole-lab {kind} 1"
         self.settings = json.loads(json.dumps(settings))
         self.note = dict(note)
         self.rows: dict[Key, dict] = {}
@@ -93,13 +100,13 @@ class Journal:
         lines = raw[:whole].splitlines()
         if not lines:
             self.header = {
-                "format": FORMAT, "settings_sha256": settings_hash(self.settings), "settings": self.settings,
+                "format": self.format, "settings_sha256": settings_hash(self.settings), "settings": self.settings,
                 **self.note,
             }  # fmt: skip
             self._write(self.header)
             return
         self.header = self._entry(lines[0], 1)
-        if self.header.get("format") != FORMAT:
+        if self.header.get("format") != self.format:
             raise self._foreign()
         self._check_settings()
         for number, line in enumerate(lines[1:], 2):
@@ -120,7 +127,7 @@ class Journal:
         return entry
 
     def _foreign(self) -> ValueError:
-        return ValueError(f"{self.path} is no results file of multipole-lab eval; give another --out")
+        return ValueError(f"{self.path} is no results file of multipole-lab {self.kind}; give another --out")
 
     def _check_settings(self) -> None:
         if self.header.get("settings_sha256") == settings_hash(self.settings):

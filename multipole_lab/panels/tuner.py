@@ -50,8 +50,10 @@ class TunerPanel(SampledPanel):
         search.start()
         try:
             for share in search.shares():
-                note = f"Searching: {share:.0%} is done"
-                yield None if share is None else self._draw(max_error, note, min(share, 0.99))
+                if share is None:
+                    yield None
+                else:
+                    yield self._draw(max_error, f"Searching: {share:.0%} is done", min(share, 0.99))
         finally:
             search.stop()  # also where a move of the slider has dropped this generator
         self._found = search.result()
@@ -75,10 +77,11 @@ class TunerPanel(SampledPanel):
         chosen = int(allowed[speedup[allowed].argmax()]) if len(allowed) else None
         if chosen is None:
             self._say("")
-        elif methods[chosen] == str(self._found.method):
-            self._say(self._found.code)
+        elif speedup[chosen] <= 1:
+            self._say("attend = ml.Exact()  # nothing allowed is faster")
         else:
-            self._say(f"attend = ml.{methods[chosen]}")
+            line = f"attend = ml.{methods[chosen]}"
+            self._say(self._found.code if self._found.code.startswith(line) else line)
         figure = draw(rse, speedup, methods, max_error, chosen, self.machine, note)
         return Picture(figure, {"method": methods, "rse": rse, "speedup": speedup}, done)
 
@@ -136,6 +139,8 @@ class Search:
 
     def start(self) -> None:
         """Begin."""
+        import pandas  # noqa: F401  here, not in the thread: plotly would find it half imported there
+
         self._thread.start()
 
     def shares(self) -> Iterator[float | None]:

@@ -1,0 +1,46 @@
+"""Rows of a long measurement: kept in a file that a second run continues, or only in memory."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+Measure = Callable[[], Mapping[str, object]]
+
+
+class Rows:
+    """What was measured, by stage and method; ``get`` measures only what is not there yet."""
+
+    def __init__(self, journal=None) -> None:
+        self._journal = journal
+        self._known = {} if journal is None else journal.rows
+
+    def get(self, stage: str, method: str, measure: Measure) -> dict:
+        """The row of a stage and a method: the one that is kept, or what ``measure`` returns, which is kept."""
+        if (stage, method) not in self._known:
+            row = {"id": stage, "method": method, **measure()}
+            if self._journal is None:
+                self._known[stage, method] = row
+            else:
+                self._journal.add(row)
+        return self._known[stage, method]
+
+
+@contextlib.contextmanager
+def kept_rows(out: str | Path | None, kind: str, settings: Mapping[str, object]) -> Iterator[Rows]:
+    """Rows in the file ``out``, as JSON lines, or in memory where it is None.
+
+    Raises
+    ------
+    ValueError : for a file with other settings (they are named), or of something else; see ``evaluation.Journal``.
+    """
+    if out is None:
+        yield Rows()
+        return
+    from multipole_lab.analysis.timing import machine
+    from multipole_lab.evaluation.journal import Journal
+    from multipole_lab.models.provenance import versions
+
+    with Journal(out, settings, {**versions(), "machine": machine()}, kind) as journal:
+        yield Rows(journal)

@@ -1,0 +1,160 @@
+"""The settings that a search goes through: all of a grid, some of it drawn at random, or a list that suits a length."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import random
+from collections.abc import Mapping, Sequence
+
+from multipole_lab.analysis.method_text import as_text, parse_method
+from multipole_lab.attention import Centroid, Exact, Method, MuSe, Window
+
+Grid = Mapping[str, Sequence[object]]
+
+# What `sweep` takes where it is told nothing.
+GRID = {"clusters": (16, 32, 64, 128, 256), "near": (0, 2, 4, 8), "order": ("monopole", "dipole")}
+
+
+def settings(grid: Grid, draws: int | None = None, seed: int = 0) -> list[Method]:
+    """Every combination of a grid's values as a method, or ``draws`` different combinations at random.
+
+    Parameters
+    ----------
+    grid : names of arguments to the values they take, of ``MuSe`` where ``"method"`` names nothing else:
+        ``{"clusters": (16, 64), "near": range(8)}``, ``{"method": ["Centroid"], "budget": (0, 128)}``.
+    draws : how many combinations; all by default. A grid may then be as large as one likes.
+    seed : of the draws.
+
+    Raises
+    ------
+    ValueError : an empty grid or value list, an unknown name, a value that the method refuses, draws below 1.
+    """
+    if not isinstance(grid, Mapping):
+        raise TypeError(f"grid is a {type(grid).__name__}; names with lists of values are needed")
+    values = {name: _values(name, given) for name, given in grid.items()}
+    kinds = values.pop("method", ("MuSe",))
+    if not values:
+        raise ValueError("grid is empty; at least one argument with its values is needed, such as clusters")
+    if draws is not None and draws < 1:
+        raise ValueError(f"draws is {draws}; at least 1 is needed")
+    values = {"method": kinds, **values}
+    total = math.prod(map(len, values.values()))
+    chosen = range(total)
+    if draws is not None and draws < total:
+        chosen = random.Random(seed).sample(chosen, draws)
+    found = [_method(dict(zip(values, _unravel(i, values), strict=True))) for i in chosen]
+    return list(dict.fromkeys(found))
+
+
+def fitting(methods: Sequence[Method], length: int, causal: bool) -> list[Method]:
+    """Those that approximate something at a length, in one spelling each.
+
+    Left out are more clusters than keys, as many near clusters as clusters, and leaves or windows as long as the
+    text. What says nothing (a leaf in full attention, a rank of a monopole) is set to its default, so that equal
+    methods are listed once.
+    """
+    return list(dict.fromkeys(_plain(method, causal) for method in methods if _fits(method, length, causal)))
+
+
+def suggested(length: int, causal: bool = False) -> list[Method]:
+    """What ``tune`` searches at a length where it is given no methods: about a hundred settings of every method."""
+    found: list[Method] = [Window(size=size, sinks=4) for size in (128, 512, 2048)]
+    leaves = sorted({min(max(length // part, 64), 2048) for part in (8, 4, 2)}) if causal else [MuSe.leaf]
+    sizes = [clusters for clusters in (16, 32, 64, 128, 256, 512) if 8 * clusters <= length]
+    for leaf in leaves:
+        for clusters in sizes:
+            if causal and 4 * clusters > leaf:
+                continue  # a block should have a few keys a cluster
+            muse = {"clusters": clusters, "leaf": leaf}
+            for near in (0, 1, 2, 4, 8, 16):
+                if 2 * near > clusters:
+                    continue
+                found.append(MuSe(near=near, sinks=4 if causal else 0, **muse))
+                if near in (0, 4) and not causal:
+                    found.append(MuSe(near=near, partition="spatial", **muse))
+                if near in (0, 4, 16):
+                    found.append(MuSe(near=near, order="dipole", **muse))
+                if near in (4, 8):
+                    found.append(MuSe(near=near, partition="balanced", **muse))
+            for share in (0, 16):
+                found.append(
+                    Centroid(clusters=clusters, budget=share and length // share, sinks=4, leaf=leaf)
+                )
+    return fitting(found, length, causal)
+
+
+def _values(name: str, given: object) -> Sequence[object]:
+    """One argument's values as a sequence that is not empty."""
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ValueError(f"grid[{name!r}] is {given!r}; a list of values is needed")
+    if not given:
+        raise ValueError(f"grid[{name!r}] is empty; at least one value is needed")
+    return given
+
+
+def _unravel(index: int, values: Mapping[str, Sequence[object]]) -> list[object]:
+    """The combination of that number; the last name changes fastest."""
+    found = []
+    for given in reversed(values.values()):
+        index, at = divmod(index, len(given))
+        found.append(given[at])
+    return found[::-1]
+
+
+def _method(arguments: dict[str, object]) -> Method:
+    kind = arguments.pop("method")
+    if "length" in arguments or "lengths" in arguments:
+        raise ValueError("grid has lengths; give them as sweep(..., lengths=[...])")
+    kind = parse_method(kind) if isinstance(kind, str) else kind
+    if not isinstance(kind, Method):
+        raise ValueError(f"grid['method'] has {kind!r}; names of methods are needed, such as 'MuSe'")
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in arguments:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            question = f"Did you mean {close[0]!r}? " if close else ""
+            raise ValueError(
+                f"grid: {type(kind).__name__} has no {name!r}. {question}There are {', '.join(known)}"
+            )
+    try:
+        return dataclasses.replace(kind, **arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"grid: {error}") from error
+
+
+def _fits(method: Method, length: int, causal: bool) -> bool:
+    clusters = getattr(method, "clusters", None)
+    block = length
+    if causal and clusters is not None:
+        if method.leaf >= length:
+            return False
+        block = max(method.leaf // 2, 1)  # the smallest block that is clustered
+    if isinstance(clusters, int) and clusters > block:
+        return False
+    if isinstance(method, MuSe):
+        return clusters == "auto" or method.near < clusters
+    return getattr(method, "size", 0) < length and getattr(method, "keys", 0) < length
+
+
+def _plain(method: Method, causal: bool) -> Method:
+    """The same method with its defaults where a value makes no difference."""
+    kind, idle = type(method), []
+    if isinstance(method, MuSe | Centroid):
+        idle += [] if causal else ["leaf"]
+        idle += ["recent"] if causal and isinstance(method, Centroid) else []
+        idle += [] if method.partition == "kmeans" else ["iterations", "cap", "seed"]
+    if isinstance(method, MuSe) and method.order == "monopole":
+        idle += ["dipole_rank"]
+    return dataclasses.replace(method, **{name: getattr(kind, name) for name in idle})
+
+
+def described(methods: Sequence[Method]) -> dict[str, Method]:
+    """Methods by their text; exact attention, which everything is compared with, is no candidate.
+
+    Raises
+    ------
+    TypeError : something that is no method of the library.
+    """
+    return {as_text(method): method for method in methods if not isinstance(method, Exact)}
