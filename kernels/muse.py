@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .dipole import dipole
 from .evaluate import evaluate
@@ -65,9 +66,13 @@ def muse(
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"q has {q.shape[1]} heads, which is no multiple of the {k.shape[1]} heads of k")
     centroids = q_centroids.detach().to(q.dtype)
+    size = v.shape[-1]
+    q, k, v, centroids = one_head_size(q, k, v, centroids)
+    if basis is not None and basis.shape[-2] < q.shape[-1]:
+        basis = pad(basis, (0, 0, 0, q.shape[-1] - basis.shape[-2]))
     precision = precision or fp32_precision(q)
     sorted_queries, sorted_keys = (q_order, q_offsets), (k_order, k_offsets)
-    return _MuSe.apply(
+    out, lse = _MuSe.apply(
         q,
         k,
         v,
@@ -81,6 +86,19 @@ def muse(
         precision,
         padded,
     )
+    return out[..., :size], lse
+
+
+def one_head_size(q: Tensor, k: Tensor, v: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+    """fp32 tensors with zeros behind, so that all heads have one size; others as they are.
+
+    Zeros change no product. Without them Triton 3.6 reads beyond shared memory on an H100 where the sizes of keys and
+    values differ and products are split into three; half precision is right there.
+    """
+    size = max(x.shape[-1] for x in (q, v))
+    if q.dtype != torch.float32 or not q.is_cuda or q.shape[-1] == v.shape[-1]:
+        return q, k, v, *more
+    return tuple(pad(x, (0, size - x.shape[-1])) for x in (q, k, v, *more))
 
 
 class _MuSe(torch.autograd.Function):

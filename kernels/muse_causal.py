@@ -19,6 +19,7 @@ from .evaluate import evaluate
 from .launch import check_tensors, fp32_precision
 from .leaf import leaf_into
 from .leaf_backward import leaf_backward
+from .muse import one_head_size
 from .muse_backward import muse_backward
 from .registry import Problem, cost_of, register
 from .select import select_near
@@ -49,10 +50,12 @@ def muse_causal(
     check_tensors("muse_causal", q=q, k=k, v=v)
     if q.shape[2] != block << levels:
         raise ValueError(f"q has {q.shape[2]} positions; block * 2^levels, {block << levels}, is needed")
+    size = v.shape[-1]
+    q, k, v = one_head_size(q, k, v)
     # Batch entries become heads: groups stay together, and every block is then a view.
     flat = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
     out, lse = _Causal.apply(*flat, cluster, block, levels, scale, near, fp32_precision(q))
-    return out.view(*q.shape[:3], -1), lse.view(q.shape[:3])
+    return out.view(*q.shape[:3], -1)[..., :size], lse.view(q.shape[:3])
 
 
 class _Causal(torch.autograd.Function):

@@ -8,6 +8,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import multipole_lab as ml
+from multipole_lab.attention.exact import plain_attention, plain_backward
 
 METHODS = {
     "Exact": ml.Exact(),
@@ -170,3 +171,17 @@ def test_little_is_kept_for_the_backward(method, causal):
         assert largest.numel() < N * 16, tuple(largest.shape)
         kept[N] = sum(x.numel() for x in seen.values())
     assert kept[256] < 3 * kept[128]  # twice, and one more level of a causal block
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_formula_for_other_devices_has_the_gradients_of_its_differentiation(causal):
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 17, 8, dtype=torch.float64, generator=g, requires_grad=True) for _ in "qkv")
+    bias = torch.zeros(2, 1, 1, 17, dtype=torch.float64)
+    bias[1, ..., 9:] = -torch.inf
+    out, lse = plain_attention(q, k, v, bias, causal, 0.3)
+    dout, dlse = torch.randn_like(out), torch.randn_like(lse)
+    expected = torch.autograd.grad((out, lse), (q, k, v), (dout, dlse))
+    given = plain_backward(dout, dlse, q.detach(), k.detach(), v.detach(), out, lse, bias, causal, 0.3)
+    for name, a, b in zip("qkv", given, expected, strict=True):
+        torch.testing.assert_close(a, b, msg=lambda m, name=name: f"d{name}: {m}")

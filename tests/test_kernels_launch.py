@@ -62,7 +62,9 @@ def test_a_dipole_costs_its_rank_times_the_keys_and_clusters():
 
 
 def test_refuses_what_kernels_cannot_run(monkeypatch):
-    def tensor(size=16, dtype=torch.float32, device="cpu"):
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def tensor(size=16, dtype=torch.float32, device=here):
         return torch.zeros(1, 1, 4, size, dtype=dtype, device=device)
 
     with pytest.raises(ValueError, match=r'head size 8.*16 to 256.*backend="torch"'):
@@ -77,7 +79,7 @@ def test_refuses_what_kernels_cannot_run(monkeypatch):
         launch.check_tensors("muse", q=tensor(), k=tensor(device="meta"))
     monkeypatch.setattr(launch, "interpreting", lambda: False)
     with pytest.raises(ValueError, match=r'cpu.*CUDA.*TRITON_INTERPRET=1.*backend="torch"'):
-        launch.check_tensors("muse", q=tensor())
+        launch.check_tensors("muse", q=tensor(device="cpu"))
 
 
 def test_a_tile_is_found_for_every_head_size_width_and_memory():

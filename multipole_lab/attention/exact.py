@@ -111,10 +111,7 @@ def fused_attention_backward(
     and v, makes the kernel compute both.
     """
     if q.device.type != "cpu":
-        with torch.enable_grad(), torch.autocast(q.device.type, enabled=False):
-            inputs = [x.detach().requires_grad_() for x in (q, k, v)]
-            results = plain_attention(*inputs, bias, causal, scale)
-            return torch.autograd.grad(results, inputs, (dout, dlse))
+        return plain_backward(dout, dlse, q, k, v, out, lse, bias, causal, scale)
     dout_, q_, k_, v_, out_ = (x.to(lse.dtype) for x in (dout, q, k, v, out))
     grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(
         torch.cat([dout_, torch.ones_like(lse).unsqueeze(-1)], -1),
@@ -155,12 +152,34 @@ def plain_attention(
 ) -> Partial:
     """The same by the formula, for devices without a fused kernel that returns the log-sum-exp."""
     q, k, v_ = (x.to(statistics_dtype(x.dtype)) for x in (q, k, v))
+    logits = _logits(q, k, bias, causal, scale)
+    lse = logits.logsumexp(-1)
+    weights = (logits - torch.where(lse == -torch.inf, 0.0, lse).unsqueeze(-1)).exp()
+    return (weights @ v_).to(v.dtype), lse
+
+
+def plain_backward(
+    dout: Tensor, dlse: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+    bias: Tensor | None, causal: bool, scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Its gradients: with P = exp(logits - lse), dv = P^T dout and ds = P (dout v^T - sum(dout * out) + dlse).
+
+    Written out, because automatic differentiation is off inside an operator.
+    """
+    wide = statistics_dtype(q.dtype)
+    dout_, q_, k_, v_, out_ = (x.to(wide) for x in (dout, q, k, v, out))
+    logits = _logits(q_, k_, bias, causal, scale)
+    weights = (logits - lse.masked_fill(lse == -torch.inf, torch.inf).unsqueeze(-1)).exp()
+    change = dout_ @ v_.mT - (dout_ * out_).sum(-1, keepdim=True) + dlse.unsqueeze(-1)
+    slope = scale * weights * change
+    return tuple(x.to(q.dtype) for x in (slope @ k_, slope.mT @ q_, weights.mT @ dout_))
+
+
+def _logits(q: Tensor, k: Tensor, bias: Tensor | None, causal: bool, scale: float) -> Tensor:
     logits = scale * q @ k.mT
     if bias is not None:
         logits = logits + bias
     if causal:
         visible = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).tril()
         logits = logits.masked_fill(~visible, -torch.inf)
-    lse = logits.logsumexp(-1)
-    weights = (logits - torch.where(lse == -torch.inf, 0.0, lse).unsqueeze(-1)).exp()
-    return (weights @ v_).to(v.dtype), lse
+    return logits
