@@ -20,7 +20,7 @@ STAMP := .venv/installed
 # because make cannot hold a path with spaces.
 $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd -P)" ] || rm -f $(STAMP))
 
-.PHONY: help install lab test strip constraints clean
+.PHONY: help install lab test strip docs app constraints clean
 
 help: ## list these commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -51,6 +51,23 @@ strip: install ## format the code and take the outputs out of the notebooks
 	.venv/bin/python -m ruff check --fix .
 	.venv/bin/python -m ruff format .
 	find notebooks -name '*.ipynb' -not -path '*/.*' -exec .venv/bin/python -m nbstripout {} +
+
+# What only these two need is installed when one of them is first asked for.
+.venv/docs: $(STAMP)
+	$(PIP) install $(QUIET) --constraint constraints.txt --no-build-isolation --editable ".[docs]"
+	@touch $@
+
+docs: .venv/docs ## the executed notebooks and the reference as pages in build/site/html, links checked
+	.venv/bin/python docs/pages.py make notebooks build/site/source
+	.venv/bin/python -m sphinx --builder html --fail-on-warning --keep-going --quiet \
+		build/site/source build/site/html
+	.venv/bin/python docs/pages.py check build/site/html
+	@echo "Open build/site/html/index.html"
+
+# Only this computer, and only who has the address with its token.
+app: export MULTIPOLE_LAB_PICTURES := none
+app: .venv/docs ## the tour as an app without code, on 127.0.0.1 only
+	.venv/bin/python -m voila notebooks/00_tour.ipynb --Voila.ip=127.0.0.1 --Voila.port="$(PORT)" --token
 
 # One resolution for all Pythons (needs the network). The nvidia-* and cuda-* packages are torch's own business.
 constraints: install ## resolve the newest versions into constraints.txt
