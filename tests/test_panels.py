@@ -55,7 +55,7 @@ MOVES = {
                "colour": "error"},
     "clusters": {"layer": 3, "head": 3, "context": 256, "clusters": 32, "cap": 1.0, "iterations": 3,
                  "seed": 4, "spotlight": 1, "view": "3-D"},
-    "decode": {"layer": 3, "head": 3, "context": 256, "budget": 64, "share": 4, "sinks": 0, "recent": 16, "step": 7,
+    "decode": {"layer": 3, "head": 1, "context": 256, "budget": 64, "share": 4, "sinks": 0, "recent": 16, "step": 7,
                "levels": "one", "others": "dropped"},
     "expansion": {"p_x": -1.0, "p_y": 2.0, "query_x": 0.0, "query_y": -1.0, "clusters": 3, "spread": 0.3,
                   "seed": 2, "order": "dipole", "field": "output"},

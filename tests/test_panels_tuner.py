@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from multipole_lab import analysis, panels
+from multipole_lab.attention import MuSe
 from multipole_lab.models.sample import Sample
 
-TABLE = pandas.DataFrame({"method": ["MuSe()", "MuSe(near=4)", "Window()"], "rse": [0.1, 0.01, 0.3],
+TABLE = pandas.DataFrame({"method": ["MuSe(clusters=64)", "MuSe(clusters=64, near=4)", "Window(size=9)"],
+                          "rse": [0.1, 0.01, 0.3],
                           "seconds": [1.0, 2.0, 1.0], "speedup": [4.0, 2.0, 9.0]})  # fmt: skip
-BEST = SimpleNamespace(method="MuSe(near=4)", error=0.01, seconds=2.0, speedup=2.0, table=TABLE,
-                       code="attend = ml.MuSe(near=4)  # 2.0 times faster")  # fmt: skip
+BEST = SimpleNamespace(method=MuSe(near=4), error=0.01, seconds=2.0, speedup=2.0, table=TABLE,
+                       code="attend = ml.MuSe(clusters=64, near=4)  # 2.0 times faster")  # fmt: skip
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_the_search_gets_sample_and_error_and_its_line_is_shown(sample, asked):
     assert asked == [(sample, 0.02)]
     assert "2.0 times faster" in words(panel)
     assert panel.code == BEST.code
-    assert "MuSe(near=4)" in panel._code.value
+    assert "MuSe(clusters=64, near=4)" in panel._code.value
     sent = []
     panel._porter.send = lambda content, *_: sent.append(content)
     button = next(b for b in panel.children[5].children if getattr(b, "description", "") == "Copy")
@@ -67,11 +69,20 @@ def test_another_error_chooses_from_what_was_measured_without_a_search(sample, a
     panel = panels.tuner(sample)
     panel.tune()
     panel.set(max_error=0.1)
-    assert panel.code == "attend = ml.MuSe()"
+    assert panel.code == "attend = ml.MuSe(clusters=64)"
     panel.set(max_error=0.001)
     assert panel.code == ""
     assert "None of 3 has an error below 0.0010" in words(panel)
     assert len(asked) == 1
+
+
+def test_exact_attention_is_recommended_where_nothing_allowed_is_faster(sample, asked, monkeypatch):
+    slow = SimpleNamespace(**{**vars(BEST), "table": TABLE.assign(speedup=[4.0, 0.5, 9.0])})
+    monkeypatch.setattr(analysis, "tune", lambda *args, **kwargs: slow)
+    panel = panels.tuner(sample)
+    panel.tune()
+    assert "2.0 times slower" in words(panel)
+    assert panel.code.startswith("attend = ml.Exact()")
 
 
 def test_a_search_that_fails_is_explained_and_can_be_tried_again(sample, asked, monkeypatch):

@@ -30,9 +30,12 @@ class DecodePanel(SampledPanel):
 
     def controls_for(self, sample) -> dict:
         """Make the controls with the ranges that this sample allows."""
+        heads = sample[sample.layers[0]].k.shape[1]
         return {
             "layer": controls.layer(sample),
-            "head": controls.head(sample),
+            "head": controls.integer(
+                "key head", "Which key head; the query heads that read it choose together", 0, heads - 1, 0
+            ),
             "context": controls.context(sample, 4096),
             "budget": controls.powers(
                 "budget", "How many keys of chosen clusters a step sums exactly", 16, 2048, 128
@@ -83,19 +86,18 @@ class DecodePanel(SampledPanel):
         yield Picture(figure, table)
 
     def _trace(self, layer, head, context, budget, share, sinks, recent, levels, others) -> list[StepRecord]:
-        """Decode with the group of queries that the head belongs to, which choose their clusters together."""
+        """Decode with the group of queries that read the key head, which choose their clusters together."""
         q, k, v = first_tokens(self.sample[layer], context)
         group = q.shape[1] // k.shape[1]
-        one = head // group
         settings = Settings(
             fraction=1 / share, budget=budget, levels=1 if levels == "one" else 2, sinks=sinks, recent=recent,
             replacement=others == "centroids",
         )  # fmt: skip
         steps = min(self.steps, context - 1)
-        rows = slice(one * group, (one + 1) * group)
+        rows = slice(head * group, (head + 1) * group)
         with one_thread():
             return decode_trace(
-                q[:, rows], k[:, one : one + 1], v[:, one : one + 1], settings, steps, self.sample.scale
+                q[:, rows], k[:, head : head + 1], v[:, head : head + 1], settings, steps, self.sample.scale
             )
 
 
