@@ -11,6 +11,7 @@ SHELL := /bin/bash
 PYTHON ?=
 PORT ?= 8888
 PYTEST ?=
+PARALLEL := -n auto --dist loadfile
 TORCH := torch==2.13.0
 QUIET := $(if $(CI),--quiet)
 PIP := .venv/bin/python -m pip --disable-pip-version-check
@@ -41,11 +42,12 @@ lab: install ## open JupyterLab on the tour, on 127.0.0.1 only
 # The hub is switched off: a test that needs the network would pass here and fail at a reader's desk. Python's -P
 # keeps this folder off sys.path, so that the tests see what is installed.
 test: export HF_HUB_OFFLINE := 1
+test: export OMP_NUM_THREADS := 1
 test: install ## ruff, all tests, all notebooks; no network
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m ruff check .
-	.venv/bin/python -P -m pytest $(PYTEST) tests
-	.venv/bin/python -P -m pytest $(PYTEST) --nbmake --nbmake-timeout=60 notebooks
+	.venv/bin/python -P -m pytest $(PARALLEL) $(PYTEST) tests
+	.venv/bin/python -P -m pytest $(PARALLEL) $(PYTEST) --nbmake --nbmake-timeout=120 notebooks
 
 strip: install ## format the code and take the outputs out of the notebooks
 	.venv/bin/python -m ruff check --fix .
