@@ -27,6 +27,7 @@ _WHERE = {
     "merge": "attention",
     "relative_squared_error": "analysis",
     "spatial": "clustering",
+    "sweep": "analysis",
     "tune": "analysis",
 }
 _SUBPACKAGES = (

@@ -23,6 +23,10 @@ COMMANDS = {  # name: (module, what --help says of it)
         "record queries, keys and values of a model reading a text",
     ),
     "bench": ("multipole_lab.analysis.bench_command", "time methods on this machine, with the error beside"),
+    "sweep": (
+        "multipole_lab.analysis.sweep_command",
+        "error and time over a grid of settings and lengths; what a call costs",
+    ),
     "tune": ("multipole_lab.analysis.tune_command", "the fastest method under an error, as a line to paste"),
     "eval": (
         "multipole_lab.evaluation.eval_command",

@@ -2,6 +2,7 @@
 
 from multipole_lab.analysis.attention_mass import mass_overlap, mass_recall, method_weights
 from multipole_lab.analysis.comparing import compare
+from multipole_lab.analysis.cost_model import CostModel, fit_cost_model, recommended
 from multipole_lab.analysis.errors import (
     cosine,
     loss_difference,
@@ -12,12 +13,15 @@ from multipole_lab.analysis.errors import (
     worst_token,
 )
 from multipole_lab.analysis.operation_counts import operations, share_of_exact
+from multipole_lab.analysis.sweeping import sweep
 from multipole_lab.analysis.timing import interleaved, machine
 from multipole_lab.analysis.tuning import tune
 
 __all__ = [
+    "CostModel",
     "compare",
     "cosine",
+    "fit_cost_model",
     "interleaved",
     "loss_difference",
     "machine",
@@ -28,8 +32,10 @@ __all__ = [
     "operations",
     "per_head_error",
     "per_query_error",
+    "recommended",
     "relative_squared_error",
     "share_of_exact",
+    "sweep",
     "tune",
     "worst_token",
 ]

@@ -21,7 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="N",
         help="tokens; default: the sample's. Beyond them tokens are drawn again",
     )
-    add("--method", action="append", metavar="METHOD", help="choose from these only: 'MuSe(clusters=64, near=4)'; may be "
+    add("--method", action="append", metavar="METHOD", help="choose from these: 'MuSe(clusters=64, near=4)'; may be "
         "repeated")  # fmt: skip
     add("--held-out", metavar="SAMPLE", help="another sample of the same layers, to report on as well")
     add("--repeats", type=int, default=5, help="turns that a time is the median of; default: 5")

@@ -122,8 +122,7 @@ class _Search:
     def run(self) -> tuple[list[dict], Method]:
         """The table's rows, and the method that is chosen."""
         looks = self._round("screen", list(self.candidates), self._screen, 0.0, 0.5)
-        exact_ms = self.rows.get("screen", "Exact()", partial(self._screen, Exact()))["ms"]
-        left = self._promising(looks, exact_ms)
+        left = self._promising(looks, self.work.exact_ms() / self.work.timed[1].shape[1])
         errors = self._round("error", left, self._errors, 0.5, 0.75)
         table, fastest = [], float("inf")
         for i, text in enumerate(left):
@@ -147,10 +146,9 @@ class _Search:
     def _screen(self, method: Method) -> dict:
         """Error and time on one key head of every layer, by the queries that are tuned on."""
         tuned, _ = folds(self.work.length)
-        q, k, v = (x[:, : x.shape[1] // self.work.timed[1].shape[1]] for x in self.work.timed)
-        error = self.work.errors(method, tuned, kv_head=0).mean((1, 2)).max().item()
-        ms = self.work.one_turn(lambda: method(q, k, v, causal=self.work.causal, scale=self.work.scale))
-        return {"rse": error, "ms": ms}
+        times: list[float] = []
+        error = self.work.errors(method, tuned, kv_head=0, times=times).mean((1, 2)).max().item()
+        return {"rse": error, "ms": min(times)}
 
     def _promising(self, looks: dict[str, dict], exact_ms: float) -> list[str]:
         """The methods of the next round, those that look fastest first.
@@ -201,7 +199,7 @@ def _candidates(methods: Sequence[Method] | None, length: int, causal: bool) -> 
         return found
     if methods is None:
         raise ValueError(
-            f"{length} tokens are too few to approximate; at least 128 are needed, or methods of your own"
+            f"{length} tokens are too few to approximate; a longer text is needed, or methods of your own"
         )
     raise ValueError(f"methods has none that approximates anything in {length} tokens; fewer clusters may")
 

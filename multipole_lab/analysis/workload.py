@@ -79,6 +79,7 @@ class Workload:
         method: Method,
         folds: Sequence[Tensor] | None = None,
         kv_head: int | None = None,
+        times: list[float] | None = None,
     ) -> Float[Tensor, "folds layers heads"]:
         """Relative squared errors by layer and head, over all queries or over each of some sets of them.
 
@@ -86,6 +87,7 @@ class Workload:
         ----------
         folds : sets of query positions; one of all by default.
         kv_head : only this key head and the query heads that read it; layer by layer the next one.
+        times : a list that gets the milliseconds of every layer's call.
         """
         found = []
         for i, ((q, k, v), exact) in enumerate(zip(self.inputs, self.exact, strict=True)):
@@ -93,7 +95,15 @@ class Workload:
                 group, head = q.shape[1] // k.shape[1], (kv_head + i) % k.shape[1]
                 mine = slice(head * group, (head + 1) * group)
                 q, k, v, exact = q[:, mine], k[:, head : head + 1], v[:, head : head + 1], exact[:, mine]
-            out = method(q, k, v, causal=self.causal, scale=self.scale)
+            outs = []
+            ms = self.one_turn(
+                lambda q=q, k=k, v=v, outs=outs: outs.append(
+                    method(q, k, v, causal=self.causal, scale=self.scale)
+                )
+            )
+            if times is not None:
+                times.append(ms)
+            out = outs[0]
             wrong = (out.double() - exact.double()).square().sum(-1)[0]  # [Hq, N]
             size = exact.double().square().sum(-1)[0].clamp(min=torch.finfo(torch.float64).tiny)
             parts = [slice(None)] if folds is None else [fold.to(wrong.device) for fold in folds]
@@ -115,9 +125,7 @@ class Workload:
         give_up : end after the first turn above so many milliseconds.
         """
         q, k, v = self.timed
-        if not self._exact_times:
-            self.one_turn(self._attend_exactly)  # warms up
-            self._exact_turn()
+        self.exact_ms()
         times, before = [], len(self._exact_times)
         for _ in range(repeats):
             times.append(self.one_turn(lambda: method(q, k, v, causal=self.causal, scale=self.scale)))
@@ -129,6 +137,14 @@ class Workload:
         own = self._exact_times[before:]
         exact = statistics.median(own if len(own) >= min(repeats, 2) else self._exact_times[-RECENT:])
         return statistics.median(times), exact, len(times)
+
+    @torch.no_grad()
+    def exact_ms(self) -> float:
+        """What exact attention last took, in milliseconds."""
+        if not self._exact_times:
+            self.one_turn(self._attend_exactly)  # warms up
+            self._exact_turn()
+        return self._exact_times[-1]
 
     def operations(self, method: Method) -> float:
         """Multiply-adds of one timed call, by the formulas of ``operation_counts``."""

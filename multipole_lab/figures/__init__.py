@@ -9,6 +9,7 @@ from .front import front
 from .parallel import parallel
 from .roofline import roofline
 from .speed import speed
+from .sweep import sweep
 from .tuner import tuner
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "parallel",
     "roofline",
     "speed",
+    "sweep",
     "tuner",
 ]
