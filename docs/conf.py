@@ -15,7 +15,6 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx
 html_theme = "furo"
 html_title = "multipole_lab"
 html_static_path = [str(Path(plotly.__file__).parent / "package_data/plotly.min.js")]
-html_js_files = ["plotly.min.js"]  # before any page's figures
 html_math_renderer = "mathml"
 html_copy_source = False
 
@@ -42,6 +41,13 @@ def block_math(self, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def load_plotly(app, page, template, context, doctree) -> None:
+    """Load plotly.js in the head of every page, before the figures: the theme puts scripts at the end."""
+    address = context["pathto"]("_static/plotly.min.js", resource=True)
+    context["metatags"] = context.get("metatags", "") + f'<script src="{address}"></script>'
+
+
 def setup(app) -> None:
-    """Tell Sphinx of the equations."""
+    """Tell Sphinx of the equations and of plotly.js."""
+    app.connect("html-page-context", load_plotly)
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))

@@ -93,9 +93,7 @@ class TunerPanel(SampledPanel):
     def _say(self, code: str) -> None:
         """Show the line to paste."""
         self._line = code
-        self._code.value = (
-            f'<pre class="ml-code" aria-label="recommended line">{html.escape(code) or " "}</pre>'
-        )
+        self._code.value = f'<pre class="ml-code" role="region" aria-label="recommended line">{html.escape(code) or " "}</pre>'
 
     def _below(self) -> list[widgets.Widget]:
         """The recommended line stands below the figure."""
