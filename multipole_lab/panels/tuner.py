@@ -93,7 +93,8 @@ class TunerPanel(SampledPanel):
     def _say(self, code: str) -> None:
         """Show the line to paste."""
         self._line = code
-        self._code.value = f'<pre class="ml-code" role="region" aria-label="recommended line">{html.escape(code) or " "}</pre>'
+        what = 'class="ml-code" role="region" aria-label="recommended line"'
+        self._code.value = f"<pre {what}>{html.escape(code) or ' '}</pre>"
 
     def _below(self) -> list[widgets.Widget]:
         """The recommended line stands below the figure."""
