@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -529,6 +531,34 @@ def test_an_unexpected_kernel_of_python_is_noted(grade):
     assert "conda-env-course-py" in result["notes"][0]
 
 
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="takes a right of root away")
+def test_without_namespaces_the_limits_hold_and_a_note_says_what_does_not(tmp_path):
+    """As in a container: the kernel refuses namespaces."""
+    write(tmp_path / "ada" / "A1.ipynb", {"A1-1": FORK_BOMB}, extra=["import os\nassert os.geteuid() != 0"])
+    master = tmp_path / "masters" / "A1.ipynb"
+    content = json.loads((notebook.masters_folder() / "A1.ipynb").read_text())
+    kept = ("a1-setup", "A1-1-tests", "A1-2-tests")
+    content["cells"] = [c for c in content["cells"] if c["metadata"]["nbgrader"]["grade_id"] in kept]
+    content["cells"][1]["metadata"]["multipole_lab"]["seconds"] = 1
+    master.parent.mkdir()
+    master.write_text(json.dumps(content))
+    command = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", sys.executable, "-m"]
+    command += [
+        "multipole_lab.cli",
+        "course",
+        "grade",
+        str(tmp_path),
+        "--assignment",
+        "A1",
+        "--out",
+        str(tmp_path / ".out"),
+    ]
+    subprocess.run([*command, "--masters", str(master.parent)], check=True, capture_output=True)
+    result = json.loads((tmp_path / ".out" / "results" / "ada.json").read_text())
+    assert {item["question"]: item["earned"] for item in result["items"]} == {"A1.1": 0, "A1.2": 5}
+    assert any("the network is not cut off" in note for note in result["notes"])
+
+
 # --- batches --------------------------------------------------------------------------------------
 
 
@@ -564,6 +594,11 @@ def test_a_batch_survives_and_resumes(quick_master, tmp_path):
     assert json.loads(paths[1].read_text())["earned"] == 5
 
 
+def folders():
+    """The temporary folders of students' processes."""
+    return Path(tempfile.gettempdir()).glob("multipole-lab-student-*")
+
+
 def test_a_killed_batch_leaves_whole_results_and_no_processes(tmp_path):
     folder, out, masters = tmp_path / "in", tmp_path / "out", tmp_path / "masters"
     for i in range(40):
@@ -575,6 +610,7 @@ def test_a_killed_batch_leaves_whole_results_and_no_processes(tmp_path):
     (masters / "A1.ipynb").write_text(json.dumps(content))
     command = [sys.executable, "-m", "multipole_lab.cli", "course", "grade", str(folder), "--out", str(out)]
     command += ["--masters", str(masters)]
+    before = set(folders())
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
     while not list(out.glob("results/s*.json")) and time.monotonic() < deadline:
@@ -587,6 +623,7 @@ def test_a_killed_batch_leaves_whole_results_and_no_processes(tmp_path):
     assert all(json.loads(path.read_text())["earned"] == 5 for path in first)
     _, alive = psutil.wait_procs(children, 20)
     assert not alive
+    assert set(folders()) <= before, "a temporary folder was left behind"
     assert len(grade_folder(folder, out, masters=masters)) == 40
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in first.items()), "graded twice"
 

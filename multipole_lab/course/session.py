@@ -160,6 +160,10 @@ class Session:
         if "pid" not in reply:
             raise RuntimeError(f"no process for a submission: {reply.get('failed')}")
         self.sock, self.notes = ours, reply["notes"]
+        try:
+            wire.receive(ours, time.monotonic() + 60)
+        except (EOFError, OSError, TimeoutError) as error:
+            raise RuntimeError(f"a student's process could not be set up: {self.end()}") from error
         index = 0
         try:
             wire.send(ours, self.cells)

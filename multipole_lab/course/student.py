@@ -33,6 +33,9 @@ def serve(sock: socket.socket, job: dict) -> None:
     names of functions), ``functions`` (to be called), ``environment``. The cells come as
     the first message: a list of [label, source].
     """
+    wire.send(
+        sock, {"alive": True}
+    )  # the walls stand; what ends this process from now on is the student's doing
     os.environ.clear()
     os.environ.update(job["environment"])
     _replace_library(job["library"], job["packages"])
