@@ -26,9 +26,9 @@ Progress = Callable[[float, float], object]
 # Queries are dealt out in stretches of the text, to two folds that are tuned on and one that is held out.
 STRETCHES = 24
 DEAL = (0, 1, 2, 2, 1, 0)
-# What is left after screening on one key head a layer: errors up to so many times the allowed one, times up to so
-# many times the exact one, and at most so many settings, those that look fastest.
-WORSE, SLOWER, KEPT = 2.0, 1.6, 32
+# What is left after screening on one key head a layer: errors up to so many times the allowed one (heads differ),
+# times up to so many times the exact one, and at most so many settings, those that look fastest.
+WORSE, SLOWER, KEPT = 4.0, 1.6, 24
 # A setting that takes so many times the fastest allowed one is not timed again.
 HOPELESS = 1.5
 
@@ -156,16 +156,13 @@ class _Search:
         Besides those that may do, the ones that nothing beats at any error: they say what another error would buy.
         """
         order = sorted(looks, key=lambda text: looks[text]["ms"])
+        order = [text for text in order if looks[text]["ms"] <= SLOWER * exact_ms] or order[:1]
         least, front = float("inf"), []
         for text in order:
             if looks[text]["rse"] < least:
                 least = looks[text]["rse"]
                 front.append(text)
-        may_do = [
-            text
-            for text in order
-            if looks[text]["rse"] <= WORSE * self.max_error and looks[text]["ms"] <= SLOWER * exact_ms
-        ]
+        may_do = [text for text in order if looks[text]["rse"] <= WORSE * self.max_error]
         kept = {*may_do[:KEPT], *front}
         return [text for text in order if text in kept]
 
