@@ -19,6 +19,7 @@ from multipole_lab.figures.theme import CONFIG, enlarge
 
 from .leaving import leave_picture, prepare_picture
 from .porter import Porter
+from .shown import Shown
 from .style import STYLE
 from .sync import sync_figure
 
@@ -61,7 +62,7 @@ class Panel(widgets.VBox):
             description="Large type", tooltip="Larger type, for a projector or the back of the room"
         )
         self._begin()  # the first picture, so that the figure made from it starts complete
-        self._shown = go.FigureWidget(self._picture.figure)
+        self._shown = Shown(self._picture.figure)
         self._shown._config = CONFIG
         self._shown.layout.autosize = True
         box = widgets.Box(list(controls.values())).add_class("ml-controls")
