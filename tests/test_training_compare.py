@@ -132,7 +132,7 @@ def test_comparison_alternates_writes_and_goes_on(corpus, tmp_path):
         compare_training(SMALL.replace(rate=0.5), corpus, tmp_path, seeds=[0])
 
 
-def test_limit_on_time_gives_every_seed_equal_steps(corpus, tmp_path):
+def test_limit_on_time_ends_every_seed_after_the_step_under_way(corpus, tmp_path):
     result = compare_training(SMALL, corpus, tmp_path, seeds=[0, 1], max_seconds=0.01)
     assert [row["steps"] for row in result["seeds"]] == [1, 1]
     result = compare_training(SMALL, corpus, tmp_path, seeds=[0, 1])  # and goes on without a limit

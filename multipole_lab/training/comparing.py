@@ -83,7 +83,7 @@ def compare_training(
             return _write(folder, preset, corpus, runs, device, backend)
 
         for i, (seed, sides) in enumerate(runs.items()):
-            seconds = None if ends is None else max(1.0, (ends - time.monotonic()) / (len(seeds) - i))
+            seconds = None if ends is None else max(0.0, ends - time.monotonic()) / (len(seeds) - i)
             shared = set.intersection(*(set(checkpoints(run.folder)) for run in sides.values()))
             start = max(shared, default=0)
             if start >= preset.steps:
