@@ -105,7 +105,7 @@ def _draw_grid(fig, leaf, errors, masses, colour, palette) -> None:
                 f"<br>share of attention {mass[i]:.0%}"
             )
     if colour == "level":
-        look = {"z": level, "colorscale": theme.palette_scale(palette), "showscale": False,
+        look = {"z": _blank(level), "colorscale": theme.palette_scale(palette), "showscale": False,
                 "zmin": -0.5, "zmax": len(palette) - 0.5}  # fmt: skip
     else:
         known = value[np.isfinite(value)]
@@ -118,7 +118,7 @@ def _draw_grid(fig, leaf, errors, masses, colour, palette) -> None:
         else:
             ticks = np.arange(np.ceil(low), np.floor(high) + 1)
             bar |= {"tickmode": "array", "tickvals": ticks, "ticktext": [f"{10.0**t:g}" for t in ticks]}
-        look = {"z": value, "colorscale": theme.SEQUENTIAL, "showscale": True, "zmin": low, "zmax": high,
+        look = {"z": _blank(value), "colorscale": theme.SEQUENTIAL, "showscale": True, "zmin": low, "zmax": high,
                 "colorbar": bar}  # fmt: skip
     fig.add_trace(
         go.Heatmap(x0=leaf / 2, dx=leaf, y0=leaf / 2, dy=leaf, text=said, hoverongaps=False,
@@ -179,3 +179,8 @@ def _place(fig, tokens) -> None:
                 "tickformat": "~g"},
         bargap=0.25,
     )  # fmt: skip
+
+
+def _blank(grid: np.ndarray) -> np.ndarray:
+    """None for NaN: a widget sends a grid as JSON, which has no NaN."""
+    return np.where(np.isnan(grid), None, grid)
