@@ -46,11 +46,8 @@ def jupyter_lab(folder: Path):
     places = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
               "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")  # fmt: skip
     # The picture for readers without widgets takes a second browser, and tests/test_panels_leaving.py looks at it.
-    env = {
-        **os.environ,
-        "MULTIPOLE_LAB_PICTURES": "none",
-        **{name: str(folder / name.lower()) for name in places},
-    }
+    env = {**os.environ, "MULTIPOLE_LAB_PICTURES": "none"}
+    env |= {name: str(folder / name.lower()) for name in places}
     command = [sys.executable, "-m", "jupyterlab", f"--config={folder / 'notebooks/jupyter_lab_config.py'}",
                "--no-browser", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
                f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}",
@@ -68,7 +65,7 @@ def jupyter_lab(folder: Path):
             server.kill()
 
 
-def wait_for_server(server, url, token, log, seconds=60):
+def wait_for_server(server, url, token, log, seconds=90):
     """Return once the server answers; fail with its own words if it stops or stays silent."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and server.poll() is None:
@@ -80,11 +77,15 @@ def wait_for_server(server, url, token, log, seconds=60):
     pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-3000:]}")
 
 
+WAIT = 90_000  # milliseconds; for a machine whose two cores run other tests beside these
+
+
 class Notebook:
     """The open notebook, what the page complained about, and whom it called."""
 
     def __init__(self, page):
         self.page, self.complaints, self.addresses = page, [], []
+        page.set_default_timeout(WAIT)
         page.on("console", lambda m: m.type == "error" and self.complaints.append(m.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.context.on("request", lambda request: self.addresses.append(request.url))
@@ -96,7 +97,6 @@ class Notebook:
         self.page.wait_for_function(
             "() => window.jupyterapp?.shell.currentWidget"
             "?.sessionContext?.session?.kernel?.status === 'idle'",
-            timeout=90_000,
         )
 
     def run_all(self):
@@ -119,22 +119,28 @@ class Notebook:
             name,
         )
         panel = self.page.locator(f".ml-panel[aria-label='{name} panel']")
-        panel.locator(".gtitle").wait_for(timeout=60_000)
+        panel.locator(".gtitle").wait_for()
         return panel
 
-    def press(self, panel, slider, key, times=1):
-        """Press a key on a focused slider; return the title's text once it has changed."""
-        before = panel.locator(".gtitle").text_content()
-        panel.get_by_role("slider", name=slider, exact=True).focus()
-        for _ in range(times):
-            self.page.keyboard.press(key)
+    def press(self, panel, control):
+        """Press a button by the keyboard, or move a slider by one key, at its upper end downwards."""
+        slider = panel.get_by_role("slider", name=control, exact=True)
+        button = panel.get_by_role("button", name=control, exact=True)
+        slider.or_(button).focus()
+        if button.count():
+            self.page.keyboard.press("Enter")
+        else:
+            now, end = (float(slider.get_attribute(f"aria-value{part}")) for part in ("now", "max"))
+            self.page.keyboard.press("ArrowRight" if now < end else "ArrowLeft")
+
+    def until_titled(self, name, words):
+        """Wait until a panel's title contains these words."""
         self.page.wait_for_function(
-            """([name, before]) => document.querySelector(`.ml-panel[aria-label='${name}'] .gtitle`)
-                ?.textContent !== before""",
-            arg=[panel.get_attribute("aria-label"), before],
-            timeout=30_000,
+            """([name, words]) => document.querySelector(`.ml-panel[aria-label='${name} panel'] .gtitle`)
+                ?.textContent.includes(words)""",
+            arg=[name, words],
+            polling=50,
         )
-        return panel.locator(".gtitle").text_content()
 
     def theme(self, name):
         """Switch JupyterLab to "JupyterLab Light" or "JupyterLab Dark"."""
@@ -148,14 +154,29 @@ class Notebook:
         """A number that changes with anything that a panel's figure shows."""
         return self.page.evaluate(_DRAWN, name)
 
-    def until_redrawn(self, name, before, milliseconds=60_000):
-        """Wait until a panel's figure shows something else than before."""
-        self.page.wait_for_function(f"([name, before]) => ({_DRAWN})(name) !== before", arg=[name, before],
-                                    timeout=milliseconds)  # fmt: skip
+    def until_redrawn(self, name, before):
+        """Wait until a panel has done its work and shows something else than before."""
+        self.page.wait_for_function(
+            f"""([name, before]) => [...document.querySelectorAll(`.ml-panel[aria-label^="${{name}} "] [role=status]`)]
+                .some(status => /ready|drawn in/.test(status.textContent)) && ({_DRAWN})(name) !== before""",
+            arg=[name, before],
+            polling=100,
+        )
 
     def settled(self, panel):
         """Wait until a panel has done its work."""
-        panel.get_by_text(re.compile("ready|drawn in")).first.wait_for(timeout=180_000)
+        panel.get_by_role("status").filter(has_text=re.compile("ready|drawn in")).first.wait_for()
+
+    def until_fitting(self, panel):
+        """Wait until a panel's figure is as wide as the panel, and no wider."""
+        self.page.wait_for_function(
+            """panel => {
+                const drawn = panel.querySelector(".main-svg")?.getBoundingClientRect().width;
+                return Math.abs(panel.clientWidth - drawn) <= 12 && panel.scrollWidth - panel.clientWidth <= 1;
+            }""",
+            arg=panel.element_handle(),
+            polling=100,
+        )
 
     def outside(self):
         """The hosts other than this computer that the page has called."""

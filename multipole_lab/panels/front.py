@@ -35,7 +35,7 @@ class FrontPanel(SampledPanel):
             "budget": controls.integer(
                 "budget", "The time a call may take, in percent of exact attention's", 5, 200, 50
             ),
-            "attention": controls.choice("attention", keys, "full"),
+            "attention": controls.choice("mask", keys, "full"),
         }
 
     def compute(self, layer, context, budget, attention) -> Iterator[Picture | None]:
