@@ -125,7 +125,8 @@ def test_twenty_moves_in_two_seconds_end_at_the_last_value(lab):
         lab.page.keyboard.press(key)
         lab.page.wait_for_timeout(max(0, 100 * i - 1000 * (time.perf_counter() - start)))
     pressed = time.perf_counter()
-    lab.until_titled("clusters", "become 128 clusters")  # from 16 up to 1,024, where one key is lost, and back
+    # From 16 up to 1,024, where one key is lost, and back.
+    lab.until_titled("clusters", "become 128 clusters")
     print(f"20 moves in {pressed - start:.2f} s; drawn {time.perf_counter() - pressed:.2f} s after the last")
     lab.settled(panel)
     assert "become 128 clusters" in panel.locator(".gtitle").text_content()
