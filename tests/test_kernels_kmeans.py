@@ -120,7 +120,9 @@ def test_half_precision_passes_find_nearest_means(N, poisoned):
     seeds = x[:, :, :5].float()
     mask = padding(2, N, N - 9)
     labels, means, counts, order, offsets = lloyd(x, seeds, mask, sort=True)
-    distances = torch.cdist(x.double(), seeds.double()).square().masked_fill(~mask[:, None, :, None], torch.inf)
+    distances = (
+        torch.cdist(x.double(), seeds.double()).square().masked_fill(~mask[:, None, :, None], torch.inf)
+    )
     chosen = distances.gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1)
     valid = mask[:, None].expand(labels.shape)
     assert (labels[~valid] == -1).all()
