@@ -55,7 +55,7 @@ def decode(
     _draw_chosen(fig, chosen, weights, tokens)
     _draw_outcome(fig, positions, mass, error, tokens, step)
     _place(fig, positions, error, step)
-    top = theme.heading_height(finding, reading) + 56  # two rows of the legend in a narrow window
+    top = theme.heading_height(finding, reading) + 92  # four rows of the legend in a narrow window
     fig.update_layout(title=theme.title(finding, reading), margin={"t": top})
     return fig
 
