@@ -66,10 +66,12 @@ docs: .venv/docs ## the executed notebooks and the reference as pages in build/s
 	.venv/bin/python docs/pages.py check build/site/html
 	@echo "Open build/site/html/index.html"
 
-# Only this computer, and only who has the address with its token.
+# Only this computer, and only who has the address with its token. Voila's page asks a CDN for icons: it may not.
+OWN := default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws://127.0.0.1:*
 app: export MULTIPOLE_LAB_PICTURES := none
 app: .venv/docs ## the tour as an app without code, on 127.0.0.1 only
-	.venv/bin/python -m voila notebooks/00_tour.ipynb --Voila.ip=127.0.0.1 --Voila.port="$(PORT)" --token
+	.venv/bin/python -m voila notebooks/00_tour.ipynb --Voila.ip=127.0.0.1 --Voila.port="$(PORT)" --token \
+		--Voila.tornado_settings="{'headers': {'Content-Security-Policy': \"$(OWN)\"}}"
 
 # One resolution for all Pythons (needs the network). The nvidia-* and cuda-* packages are torch's own business.
 constraints: install ## resolve the newest versions into constraints.txt
