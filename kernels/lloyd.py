@@ -18,8 +18,9 @@ from .registry import Problem, register
 from .sort import offsets_of_chunks, scatter
 from .tiles import Tile, choose
 
-# The sums of one program stay in registers: at most so many numbers.
-LARGEST = 8192
+# The sums of one program stay in registers: at most so many numbers, by bytes per element. A product of fp32 holds its
+# operands in three parts.
+LARGEST = {2: 8192, 4: 2048}
 # About two programs for each multiprocessor of a large device.
 PROGRAMS = 256
 
@@ -123,7 +124,7 @@ def _means_kernel(
 def fits(x: Tensor, clusters: int) -> bool:
     """Whether a pass over these vectors can keep the sums of all clusters in registers."""
     size = power_of_two(clusters) * power_of_two(x.shape[-1])
-    return size * x.element_size() // 2 <= LARGEST and target_of(x).shared_kb >= 99
+    return size <= LARGEST[x.element_size()] and target_of(x).shared_kb >= 99
 
 
 def lloyd(
