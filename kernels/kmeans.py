@@ -64,8 +64,7 @@ def kmeans(
     for _ in range(iterations):
         centroids = lloyd_iteration(x, centroids, valid)
     if cap is None and fits(x, centroids.shape[2]):
-        labels, means, counts, order, offsets = lloyd(x, centroids, valid, restart=False, sort=True)
-        return labels, means, counts, order, offsets
+        return lloyd(x, centroids, valid, restart=False, sort=True)
     labels = assign(x, centroids, valid)[0] if cap is None else capped_assign(x, centroids, cap, valid)
     order, offsets, counts = sort_by_label(labels, centroids.shape[2])
     return labels, cluster_means(x, order, offsets), counts, order, offsets

@@ -42,9 +42,7 @@ def method_weights(
     ValueError : a query that is not there.
     """
     Nq, Nk = q.shape[2], k.shape[2]
-    queries = (
-        torch.arange(Nq, device=q.device) if queries is None else torch.as_tensor(queries, device=q.device)
-    )
+    queries = _positions(q, queries)
     if queries.numel() and not 0 <= int(queries.min()) <= int(queries.max()) < Nq:
         raise ValueError(f"queries has positions beyond 0 to {Nq - 1}")
     parts = []
@@ -106,12 +104,19 @@ def _exact(
 ) -> tuple[Tensor, Tensor]:
     """Exact weights and logits of some queries, [B, Hq, n, Nk], in float64."""
     Nq, Nk = q.shape[2], k.shape[2]
-    queries = (
-        torch.arange(Nq, device=q.device) if queries is None else torch.as_tensor(queries, device=q.device)
-    )
+    queries = _positions(q, queries)
     keys = k.double().repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     logits = (q.shape[-1] ** -0.5 if scale is None else scale) * q[:, :, queries].double() @ keys.mT
     if causal:
         future = torch.arange(Nk, device=q.device) > (queries + Nk - Nq)[:, None]
         logits = logits.masked_fill(future, -torch.inf)
     return logits.softmax(-1), logits
+
+
+def _positions(q: Tensor, queries: Tensor | None) -> Tensor:
+    """The positions asked for, on q's device; all of them by default."""
+    return (
+        torch.arange(q.shape[2], device=q.device)
+        if queries is None
+        else torch.as_tensor(queries, device=q.device)
+    )

@@ -131,12 +131,23 @@ def dipole(
     product ``pi_j w_n`` is the softmax over all far keys, so the first moment needs no clusters: k and v come in
     the order of the sequence and ``far`` says which keys count.
     """
-    R, N, D = k.shape
-    I, r = a.shape[1], basis.shape[-1]
-    tilt = torch.baddbmm(torch.where(far, 0.0, NEVER).to(k.dtype), s * p, k.mT).softmax(-1)  # [R, I, N]
-    # Directions as rows and keys as columns: both products are wide, and the weights run along the rows.
-    projected = (basis.mT.reshape(R, I * r, D) @ k.mT).view(R, I, r, N) * tilt.unsqueeze(2)
-    moment = (projected.view(R, I * r, N) @ v).view(R, I, r, -1).mT  # [R, I, Dv, r]
+    moment = first_moment(p, k, v, far, basis, s).mT  # [R, I, Dv, r]
     pi = a.softmax(-1).unsqueeze(-1)
     means = (pi * v_tilted).mT @ (k_tilted @ basis)  # [R, I, Dv, r]
     return s * (d @ basis) @ (moment - means).mT
+
+
+def first_moment(
+    p: Float[Tensor, "R I D"],
+    k: Float[Tensor, "R N D"],
+    v: Float[Tensor, "R N Dv"],
+    far: Bool[Tensor, "R I N"],
+    basis: Float[Tensor, "R I D r"],
+    s: float,
+) -> Float[Tensor, "R I r Dv"]:
+    """``sum_n w_n (b.k_n) v_n`` for the directions b of every point, w the softmax over its far keys."""
+    R, I, D, r = basis.shape
+    tilt = torch.baddbmm(torch.where(far, 0.0, NEVER).to(k.dtype), s * p, k.mT).softmax(-1)  # [R, I, N]
+    # Directions as rows and keys as columns: both products are wide, and the weights run along the rows.
+    projected = (basis.mT.reshape(R, I * r, D) @ k.mT).view(R, I, r, -1) * tilt.unsqueeze(2)
+    return (projected.flatten(1, 2) @ v).view(R, I, r, -1)

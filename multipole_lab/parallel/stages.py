@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multipole_lab.attention.expansion import NEVER, far_field, principal_directions, summarise
+from multipole_lab.attention.expansion import NEVER, far_field, first_moment, principal_directions, summarise
 from multipole_lab.attention.muse import expansion_points, near_field
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.attention.slots import Slots, from_slots, to_slots
@@ -124,12 +124,9 @@ def moments(
 
     The weights are the softmax over those keys of this rank; the points' owner knows their mass among all ranks'.
     """
-    R, I, D, r = basis.shape
-    k, v = kv.flatten(1, 2).split([D, kv.shape[-1] - D], -1)  # [R, N, .]
+    k, v = kv.flatten(1, 2).split([basis.shape[2], kv.shape[-1] - basis.shape[2]], -1)  # [R, N, .]
     far = filled.unsqueeze(1) & ~near.unsqueeze(-1)  # [R, I, J, Mk]
-    tilt = torch.baddbmm(torch.where(far.flatten(2), 0.0, NEVER).to(p), s * p, k.mT).softmax(-1)
-    projected = (basis.mT.reshape(R, I * r, D) @ k.mT).view(R, I, r, -1) * tilt.unsqueeze(2)
-    return (projected.flatten(1, 2) @ v).view(R, I, r, -1)
+    return first_moment(p, k, v, far.flatten(2), basis, s)
 
 
 def correction(
