@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -50,9 +51,17 @@ def join_and_run(
         "gloo", init_method=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=limit)
     )
     function(*args)
-    dist.barrier()
+    leave_and_end(0)
+
+
+def leave_and_end(status: int) -> NoReturn:
+    """Leave the process group and end this process with ``status``, where it stands.
+
+    At the interpreter's own end threads of gloo may still be at work, even of a group that was destroyed, and end
+    the process by an abort.
+    """
+    dist.barrier()  # none leaves while another still talks to it
     dist.destroy_process_group()
-    # At the interpreter's own end gloo's threads may still be at work, and end the process by an abort.
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)

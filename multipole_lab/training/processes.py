@@ -15,10 +15,19 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def leave_group() -> None:
-    """End the process group, if there is one: its threads must not outlive the interpreter, which would abort then."""
+def meet(device: str) -> None:
+    """Wait until every process has come this far; ``device`` is what they train on."""
+    if world_size() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=device == "cpu").wait_for_everyone()
+
+
+def end_group(status: int) -> None:
+    """End this process with ``status`` if it belongs to a group; return if it runs alone."""
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
-        dist.barrier()  # none leaves while another still talks to it
-        dist.destroy_process_group()
+        from multipole_lab.parallel.launch import leave_and_end
+
+        leave_and_end(status)

@@ -12,7 +12,7 @@ from pathlib import Path
 from multipole_lab.training.corpus import Corpus, Sequences
 from multipole_lab.training.journal import Journal
 from multipole_lab.training.presets import Preset
-from multipole_lab.training.processes import is_first, world_size
+from multipole_lab.training.processes import is_first, meet, world_size
 
 SETTINGS = "run.json"
 
@@ -112,6 +112,7 @@ def train_run(
     journal = Journal(run.folder)
     if resume >= run.preset.steps:
         return journal.rows()
+    meet(run.device)  # all have read the folder before the first process changes it
     if is_first():
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / SETTINGS).write_text(json.dumps(run.settings, indent=1), encoding="utf-8")

@@ -97,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
     from multipole_lab.analysis.method_text import check_method
     from multipole_lab.training.comparing import SIDES, forget
     from multipole_lab.training.presets import PRESETS, dry
-    from multipole_lab.training.processes import is_first, leave_group, world_size
+    from multipole_lab.training.processes import end_group, is_first, world_size
 
     preset = PRESETS[args.preset]
     layers = args.layers_muse
@@ -140,7 +140,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.mode == "compare":
         return _compare(args, preset, corpus, device, out, seeds, log_every)
     status = _train(args, preset, corpus, device, out, seeds, log_every, say)
-    leave_group()
+    end_group(status)
     return status
 
 
