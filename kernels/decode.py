@@ -22,6 +22,7 @@ def decode_step(
     *,
     scale: float,
     budget: int,
+    rooms: Tensor | None = None,
     lookups: int | None = None,
     replacement: bool = True,
     top_p: float | None = None,
@@ -37,7 +38,7 @@ def decode_step(
     Parameters
     ----------
     q : [B, Hq, 1, D]. state : a `multipole_lab.decoding.step.State`, whose buffers are contiguous.
-    scale, budget, lookups, replacement, top_p, softcap, lookup_q : as for the torch reference.
+    scale, budget, rooms, lookups, replacement, top_p, softcap, lookup_q : as for the torch reference.
     work : the buffers, kept from step to step.
 
     Returns
@@ -90,7 +91,7 @@ def decode_step(
         fine_room = levels[0].size if lookups is None else min(lookups, levels[0].size)
         selection = decode_select(
             level.members, level.first, fine_room if two else room,
-            masses=masses, size=C, top_p=top_p, stop=not two, work=work,
+            masses=masses, size=C, top_p=top_p, stop=not two, rooms=None if two else rooms, work=work,
         )  # fmt: skip
         top = Far(masses, level.values, C, selection.opened)
     else:
@@ -105,7 +106,7 @@ def decode_step(
         )  # fmt: skip
         selection = decode_select(
             sizes, level.first, room, shares=shares, listed=below.members, n_listed=below.taken,
-            norm=below.norm, top_p=top_p, limit=below.limit, name="fine", work=work,
+            norm=below.norm, top_p=top_p, limit=below.limit, rooms=rooms, name="fine", work=work,
         )  # fmt: skip
         fine = Far(fine_masses, level.values, fine_room, selection.opened, below.members, below.taken)
     parts, part_lse = decode_attend(

@@ -1,4 +1,4 @@
-"""The clusters' shares of the mass, and where to stop opening them: at which share they exceed the room."""
+"""The clusters' shares of the mass, and where to stop opening them: at which share per member they exceed the room."""
 
 from __future__ import annotations
 
@@ -42,11 +42,12 @@ def pool_shares(
 
 @triton.jit
 def load_keys(p_share, p_size, o_c, n_items):
-    """Shares as integers of the same order, shares, and sizes. A share is not negative and may be infinite."""
+    """Shares per member as integers of the same order, shares, and sizes; shares are at least 0, some infinite."""
     b_share = tl.load(p_share + o_c, mask=o_c < n_items, other=0.0)
     b_share = tl.where(b_share == b_share, tl.minimum(b_share, 3.0e38), 0.0)
     b_size = tl.load(p_size + o_c, mask=o_c < n_items, other=0).to(tl.int32)
-    return b_share.to(tl.int32, bitcast=True), b_share, b_size
+    b_each = tl.div_rn(b_share, tl.maximum(b_size, 1).to(tl.float32))
+    return b_each.to(tl.int32, bitcast=True), b_share, b_size
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""One decoding step, part 2: the clusters of largest share whose members fit, and a list of these members."""
+"""One decoding step, part 2: the clusters of largest share per member that fit, and a list of their members."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Selection(NamedTuple):
 
 @triton.jit(do_not_specialize=["room", "C", "E", "ITEMS"])
 def _select_kernel(
-    masses, shares, sizes, first, listed, n_listed, limits, members, taken, opened, norm, base,
+    masses, shares, sizes, first, listed, n_listed, limits, rooms, members, taken, opened, norm, base,
     room, top_p, stride_s, stride_f, C, E, ITEMS,
     G: tl.constexpr, BG: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BT: tl.constexpr,
-    ONCE: tl.constexpr, LISTED: tl.constexpr, TOP_P: tl.constexpr, STOP: tl.constexpr,
+    ONCE: tl.constexpr, LISTED: tl.constexpr, TOP_P: tl.constexpr, STOP: tl.constexpr, ROOMS: tl.constexpr,
 ):  # fmt: skip
     # one program: one row
     i_row = tl.program_id(0).to(tl.int64)
@@ -56,8 +56,11 @@ def _select_kernel(
         p_mass = masses + i_row * G * (C + E)
         limit = top_p * G / BG - pool_shares(p_mass, p_share, norm + i_row * G, C, E, G, BG, BP, TOP_P)
         tl.store(limits + i_row, limit)
+    n_room = room
+    if ROOMS:
+        n_room = tl.minimum(tl.load(rooms + i_row), room)
     tl.debug_barrier()
-    i_cut, n_above = find_cut(p_share, p_size, room, n_items, BC, ONCE)
+    i_cut, n_above = find_cut(p_share, p_size, n_room, n_items, BC, ONCE)
     i_share_cut = tl.full([], -1, dtype=tl.int32)
     n_share_above = tl.zeros([], dtype=tl.float32)
     if STOP:
@@ -70,7 +73,7 @@ def _select_kernel(
     for i in range(0, n_items, BT):
         b_key, b_share, b_size = load_keys(p_share, p_size, i + o_t, n_items)
         b_tie = tl.where(b_key == i_cut, b_size, 0)
-        m_fits = (b_key == i_cut) & (n_above + n_tie + tl.cumsum(b_tie, axis=0) <= room)
+        m_fits = (b_key == i_cut) & (n_above + n_tie + tl.cumsum(b_tie, axis=0) <= n_room)
         m_opened = (b_size > 0) & ((b_key > i_cut) | m_fits)
         n_tie += tl.sum(b_tie)
         if STOP:
@@ -116,11 +119,12 @@ def decode_select(
     top_p: float | None = None,
     limit: Tensor | None = None,
     stop: bool = True,
+    rooms: Tensor | None = None,
     name: str = "top",
     work: Work | None = None,
     tile: Tile | None = None,
 ) -> Selection:
-    """Open clusters in the order of their share, as long as all their members fit into `room` places.
+    """Open clusters in the order of their share per member, as long as all their members fit into `room` places.
 
     share_j = sum_g exp(a_gj - norm_g) with norm_g the log-sum-exp of all masses and exact logits. Nothing is
     sorted: bisection finds the share at which the room is exceeded, two bits a round, and prefix sums turn
@@ -135,6 +139,7 @@ def decode_select(
         then belongs to the listed entries and `first` to all clusters of the level.
     top_p : also stop once exact keys and opened clusters hold this share of the mass; with `stop` False only
         find the limit that this means for the level below.
+    rooms : [R] int32, every row's own number of places, at most `room`.
     name : of the buffers in `work`.
 
     Bytes: 8 R G (C + E) with masses, from L2; then R C (8 + 18 * 8 above one chunk of clusters, else 8) and
@@ -159,11 +164,11 @@ def decode_select(
         _select_kernel, (R,),
         like if masses is None else masses, shares, sizes, first,
         first if listed is None else listed, first if n_listed is None else n_listed,
-        like if limit is None else limit, members, taken, opened, norm, base,
+        like if limit is None else limit, first if rooms is None else rooms, members, taken, opened, norm, base,
         room, 1.0 if top_p is None else float(top_p), sizes.stride(0), first.stride(0), C, E,
         0 if listed is None else listed.shape[-1],
         G=G, BG=BG, BP=max(16, tile.rows // BG), BC=BC, BT=tile.rows, ONCE=C <= BC,
-        LISTED=known, TOP_P=top_p is not None, STOP=top_p is not None and stop, tile=tile,
+        LISTED=known, TOP_P=top_p is not None, STOP=top_p is not None and stop, ROOMS=rooms is not None, tile=tile,
     )  # fmt: skip
     return Selection(members, taken, opened, norm, limit)
 

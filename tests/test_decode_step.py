@@ -183,12 +183,17 @@ def test_choose_takes_a_prefix_of_the_ranking():
     share = torch.tensor([[0.1, 0.5, 0.2, 0.15, 0.05]])
     members = torch.tensor([[3, 4, 0, 2, 1]])
     first = torch.tensor([[0, 3, 7, 7, 9]])
+    # per member: 0.033, 0.125, 0.2 of nobody, 0.075, 0.05
     index, taken, opened = choose(share, first, members, 6)
     assert opened.tolist() == [[False, True, True, True, False]]
     assert index[taken].tolist() == [3, 4, 5, 6, 7, 8]
     index, taken, opened = choose(share, first, members, 3)
     assert not taken.any()
-    assert not opened.any()
+    assert opened.tolist() == [[False, False, True, False, False]]
+    share, first, members = (x.repeat(3, 1) for x in (share, first, members))
+    _, taken, opened = choose(share, first, members, 7, rooms=torch.tensor([3, 6, 7]))
+    assert taken.sum(-1).tolist() == [0, 6, 7]
+    assert opened.sum(-1).tolist() == [1, 3, 4]
 
 
 def test_nan_and_inf_come_out_and_do_not_hang():

@@ -257,7 +257,8 @@ def test_huge_logits_stay_finite():
 def prefix(share, size, room, limit=None):
     """Clusters in the order of (share, index) while their members fit: the rule, said slowly."""
     opened, used, before = [], 0, 0.0
-    for j in sorted(range(len(share)), key=lambda j: (-share[j], j)):
+    each = (torch.tensor(share) / torch.tensor(size).clamp(min=1)).tolist()  # rounded as the kernel rounds
+    for j in sorted(range(len(share)), key=lambda j: (-each[j], j)):
         if used + size[j] > room or (limit is not None and before >= limit):
             break
         used, before = used + size[j], before + share[j]
@@ -268,7 +269,7 @@ def prefix(share, size, room, limit=None):
 @pytest.mark.parametrize("chunk", [16, 256], ids=["in pieces", "at once"])
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
 @pytest.mark.parametrize("room", [0, 1, 37, 150, 10_000])
-def test_select_is_the_prefix_in_order_of_share(chunk, ties, room, poisoned):
+def test_select_is_the_prefix_in_order_of_share_per_member(chunk, ties, room, poisoned):
     g = torch.Generator().manual_seed(room)
     R, G, C, E = 2, 3, 100, 4
     a = torch.randn(R, G, C + E, generator=g) * 3
@@ -289,6 +290,14 @@ def test_select_is_the_prefix_in_order_of_share(chunk, ties, room, poisoned):
         members = [first[r, j].item() + i for j in expected for i in range(size[r, j])]
         assert got.taken[r].item() == len(members)
         assert got.members[r, : len(members)].tolist() == members
+
+
+@pytest.mark.parametrize("sizes", [(16,), (40, 6)], ids=["one level", "two levels"])
+@pytest.mark.parametrize("more", [{}, {"top_p": 0.5}, {"replacement": False}], ids=str)
+def test_every_row_may_have_its_own_room(sizes, more, poisoned):
+    rooms = torch.tensor([0, 30, 7, 100], dtype=torch.int32, device=DEVICE)
+    cache = make(2, 6, 2, 100, 32, 16, sizes)
+    check(cache, torch.float32, scale=0.25, budget=100, lookups=20, rooms=rooms, **more)
 
 
 @pytest.mark.parametrize("chunk", [16, 64], ids=["in pieces", "at once"])

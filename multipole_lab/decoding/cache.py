@@ -38,7 +38,7 @@ class MultipoleCache(Cache):
     top_p : stop choosing once the exact keys are estimated to hold this share of the softmax mass.
     levels : 1, or 2 for clusters of clusters: their scores prune which centroids are looked up.
     branch : with two levels, fine clusters per coarse one.
-    lookups : with two levels, the share of the fine clusters that a step looks at, but at least 128.
+    lookups : with two levels, the share of the fine clusters that a step looks at, but at least 256.
     sinks, recent : first and last keys, always exact.
     interval : new keys join clusters this many at a time; until then they are exact.
     block : keys clustered together. Joining re-clusters the last block only.
@@ -47,6 +47,8 @@ class MultipoleCache(Cache):
         no Gaussians, and 0.8 is about where errors were smallest.
     watch : steps before each join whose queries say how much each coordinate of a key matters (``metric.py``); 0
         clusters by the plain distance, at twice the error on real keys.
+    balance : whether the key/value heads of all layers share the budget by their expected error (``balance.py``),
+        instead of each having the same. The mean over heads stays the budget; a cache of one layer does not share.
     cap : the largest cluster over the mean one, None for no limit.
     replacement : whether clusters that are not summed exactly count through their centroids.
     rope : "rotated" clusters keys as they are cached; "windowed" clusters them with RoPE undone and looks

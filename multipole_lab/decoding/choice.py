@@ -15,20 +15,23 @@ def choose(
     members: Int[Tensor, "R C"],
     room: int,
     limit: Float[Tensor, "R 1"] | None = None,
+    rooms: Int[Tensor, " R"] | None = None,
 ) -> tuple[Int[Tensor, "R room"], Bool[Tensor, "R room"], Bool[Tensor, "R C"]]:
-    """The clusters of largest share, in that order, as long as all their members fit into ``room`` places.
+    """The clusters of largest share per member, in that order, as long as all their members fit into ``room`` places.
 
     Returns the members' positions in the level below, which places are filled, and the clusters taken. Empty
-    clusters take no room. With ``limit`` it stops as soon as the taken shares reach it.
+    clusters take no room. With ``limit`` it stops as soon as the taken shares reach it. With ``rooms`` every row
+    has its own number of places, ``room`` at most.
     """
     R, C = share.shape
     first, members = first[:, :C], members[:, :C]
-    ranked = share.sort(dim=-1, descending=True, stable=True)
+    ranked = (share / members.clamp(min=1)).sort(dim=-1, descending=True, stable=True)
     sizes = members.gather(-1, ranked.indices)
     ends = sizes.cumsum(-1)
-    fits = ends <= room  # a prefix, for sizes are not negative
+    fits = ends <= (room if rooms is None else rooms.unsqueeze(-1))  # a prefix, for sizes are not negative
     if limit is not None:
-        fits &= ranked.values.cumsum(-1) - ranked.values < limit
+        mass = share.gather(-1, ranked.indices)
+        fits &= mass.cumsum(-1) - mass < limit
     opened = torch.zeros_like(fits).scatter(-1, ranked.indices, fits)
     # Place t is the rank-th member of the ranked cluster that fills it: that cluster's first, shifted by t.
     kept = torch.where(fits, sizes, 0)

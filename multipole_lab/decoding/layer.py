@@ -7,9 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
+from multipole_lab.decoding.balance import Portion, expected_error
 from multipole_lab.decoding.handle import Handle
 from multipole_lab.decoding.hierarchy import Hierarchy
 from multipole_lab.decoding.kernel import knows_spread, step_function
+from multipole_lab.decoding.padding import learn_padding
 from multipole_lab.decoding.rope import Rotation
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
@@ -41,6 +43,7 @@ class ClusteredLayer(CacheLayerMixin):
         self.settings = settings
         self.hierarchy = Hierarchy(settings, rotation)
         self.shared = Shared(layers=[self]) if shared is None else shared
+        self.portion = Portion()
         self.dense_steps = 0
 
     @property
@@ -107,7 +110,7 @@ class ClusteredLayer(CacheLayerMixin):
         """
         h, s = self.hierarchy, self.settings
         unpadded = h.valid is None or bool(h.valid.all())
-        if not (unpadded if mask is None else self._learn(mask)):
+        if not (unpadded if mask is None else learn_padding(h, mask)):
             self.dense_steps += 1
             return None
         B, D = query.shape[0], query.shape[-1]
@@ -119,53 +122,39 @@ class ClusteredLayer(CacheLayerMixin):
         h.watch(q if probe is None else probe)
         if h.due():
             h.join()
+        state, budget, rooms = h.state(), min(s.tokens(h.length), h.clustered), None
+        shares = s.balance and len(self.shared.layers) > 1 and softcap is None and state.spreads
+        weighs = bool(shares and self.portion.due())
+        if s.balance:
+            rooms = self.portion.rooms(budget, h.clustered)
+        if rooms is not None:
+            budget, rooms = int(rooms.max()), rooms.to(q.device)
         number = self.shared.traces(self)
-        step, state = step_function(s.backend if number is None else "torch", q, h.values.buffer), h.state()
-        if not knows_spread(step):
-            state = state._replace(spreads=())
-        budget = s.tokens(h.length)
-        seen = {} if number is None else {"seen": Seen()}
-        out, _ = step(
+        seen = Seen() if weighs or number is not None else None  # what only the reference tells
+        step = step_function(s.backend if seen is None else "torch", q, h.values.buffer)
+        scale = D**-0.5 if scale is None else scale
+        out, lse = step(
             q,
-            state,
-            scale=D**-0.5 if scale is None else scale,
-            budget=min(budget, h.clustered),
+            state if knows_spread(step) else state._replace(spreads=()),
+            scale=scale,
+            budget=budget,
+            rooms=rooms,
             lookups=s.looked_at(h.levels[0].keys.length if h.levels else 0, budget),
             replacement=s.replacement,
             top_p=None if s.top_p == 1 else s.top_p,
             softcap=softcap,
             lookup_q=probe,
             work=self.shared.work(q.device),
-            **seen,
+            **({} if seen is None else {"seen": seen}),
         )
-        if seen:
+        if weighs:
+            probe = q if probe is None else probe
+            self.portion.note(expected_error(probe, state, seen.parts[2], out, lse, scale))
+            self.shared.told(self.portion)
+        if number is not None:
             group = q.shape[1] // h.keys.buffer.shape[1]
-            self.shared.trace.steps.append(traced(number, h, seen["seen"], group))
+            self.shared.trace.steps.append(traced(number, h, seen, group))
         return out.view(*query.shape[:-1], -1)
-
-    def _learn(self, mask: Tensor) -> bool:
-        """Note which keys a mask hides; False for a mask other than padding that stays as it was."""
-        h = self.hierarchy
-        if mask.shape[-1] != h.length or mask.shape[-2] != 1 or mask.shape[1] != 1:
-            return False
-        row = mask[:, 0, 0].expand(h.keys.buffer.shape[0], -1)
-        if row.dtype != torch.bool:
-            hidden = row <= torch.finfo(row.dtype).min / 2
-            if not bool(((row == 0) | hidden).all()):
-                return False  # a bias and not a mask
-            row = ~hidden
-        if h.valid is None:
-            if bool(row.all()):
-                return True
-            if h.blocks:
-                return False
-            h.valid = row.clone()
-            return True
-        known = h.clustered
-        if not row[:, :known].equal(h.valid[:, :known]):
-            return False
-        h.valid[:, known:] = row[:, known:]
-        return True
 
     def get_seq_length(self) -> int:
         """Tokens stored."""
@@ -184,6 +173,8 @@ class ClusteredLayer(CacheLayerMixin):
     def reset(self) -> None:
         """Forget everything."""
         self.hierarchy.clear()
+        self.portion = Portion()
+        self.shared.portions.clear()
         self.dense_steps = 0
 
     def crop(self, tokens: int) -> None:
@@ -193,19 +184,23 @@ class ClusteredLayer(CacheLayerMixin):
 
     def reorder_cache(self, beam_idx: Int[Tensor, " B"]) -> None:
         """Beam search: entry i continues what entry ``beam_idx[i]`` was."""
-        self.hierarchy.select(beam_idx)
+        self._select(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only some texts of the batch; indices or a boolean mask."""
         if self.is_initialized:
             every = torch.arange(self.batch_size, device=self.hierarchy.keys.buffer.device)
-            self.hierarchy.select(every[indices])
+            self._select(every[indices])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every text of the batch ``repeats`` times."""
         if self.is_initialized:
             every = torch.arange(self.batch_size, device=self.hierarchy.keys.buffer.device)
-            self.hierarchy.select(every.repeat_interleave(repeats))
+            self._select(every.repeat_interleave(repeats))
+
+    def _select(self, index: Int[Tensor, " B2"]) -> None:
+        self.hierarchy.select(index)
+        self.portion.select(index)
 
     def offload(self) -> None:
         """Not offered."""

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from multipole_lab.decoding.balance import Portion
 from multipole_lab.decoding.hierarchy import Hierarchy
 from multipole_lab.decoding.layer import ClusteredLayer
 from multipole_lab.decoding.levels import Block
@@ -39,7 +40,11 @@ def save(cache: MultipoleCache, path: str | Path) -> Path:
             tensors[f"layer.{i}.valid"] = h.valid
         if h.metric.moment is not None:
             tensors[f"layer.{i}.moment"] = h.metric.moment
-        layers.append({"blocks": h.blocks, "sinks": h.sinks, "settled": h.settled, "queries": h.metric.seen})
+        for name in ("need", "share"):
+            if getattr(layer.portion, name) is not None:
+                tensors[f"layer.{i}.{name}"] = getattr(layer.portion, name)
+        layers.append({"blocks": h.blocks, "sinks": h.sinks, "settled": h.settled, "queries": h.metric.seen,
+                       "steps": layer.portion.steps, "errors": layer.portion.seen})  # fmt: skip
     record = {"format": FORMAT, "settings": dataclasses.asdict(cache.settings), "layers": layers}
     path = Path(path)
     save_file(tensors, path, metadata={"multipole_lab": json.dumps(record)})
@@ -69,7 +74,17 @@ def load(cls: type[MultipoleCache], path: str | Path, config: object | None, dev
             cache.layers.append(layer)
         if own:
             _fill(layer.hierarchy, own, about)
+            layer.portion = Portion(
+                about.get("steps", 0),
+                _on_cpu(own.get("need")),
+                about.get("errors", 0),
+                _on_cpu(own.get("share")),
+            )
     return cache
+
+
+def _on_cpu(x: torch.Tensor | None) -> torch.Tensor | None:
+    return None if x is None else x.cpu()
 
 
 def _fill(h: Hierarchy, tensors: dict[str, torch.Tensor], about: dict) -> None:

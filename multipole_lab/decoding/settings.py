@@ -10,7 +10,7 @@ from multipole_lab.attention.backend import check_backend
 from multipole_lab.clustering.checks import check_cap, check_count
 
 # Below this many centroids a lookup costs less than what pruning it would lose.
-LEAST_LOOKUPS = 128
+LEAST_LOOKUPS = 256
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,12 @@ class Settings:
     recent: int = 128
     interval: int = 256
     block: int = 4096
-    iterations: int = 5
+    iterations: int = 10
     cap: float | None = 4.0
     replacement: bool = True
     spread: float = 0.8
     watch: int = 16
+    balance: bool = True
     rope: Literal["rotated", "windowed"] = "rotated"
     rope_offset: int = 2048
     seed: int = 0

@@ -7,10 +7,10 @@ one selection. For the queries q_g of one row (s the scale; the same parts as fu
    bracket is the second order of the log mass at the origin for keys that spread alike in all directions: an
    average of exponentials is above the exponential of the average. It is left out where there are no
    ``State.spreads``, and under a softcap.
-2. ``choose``: clusters ranked by their ``share_j = sum_g exp(a_gj - norm_g)``, taken in that order while
-   their members fit. On the coarse level ``lookups`` fine clusters fit (they are looked at), on the fine one
-   ``budget`` keys (they are summed exactly). ``norm_g`` is the log-sum-exp over the top level, sinks and
-   tail.
+2. ``choose``: clusters ranked by ``share_j = sum_g exp(a_gj - norm_g)`` per member (what a place buys), taken in
+   that order while their members fit. On the coarse level ``lookups`` fine clusters fit (they are looked at), on
+   the fine one ``budget`` keys (they are summed exactly). ``norm_g`` is the log-sum-exp over the top level, sinks
+   and tail.
 3. One softmax over the masses of every cluster that was not opened (``replacement``; each stands for its keys
    with its mean value), the sinks, the tail and the chosen members.
 
@@ -43,6 +43,7 @@ def decode_step(
     *,
     scale: float,
     budget: int,
+    rooms: Int[Tensor, " R"] | None = None,
     lookups: int | None = None,
     replacement: bool = True,
     top_p: float | None = None,
@@ -59,6 +60,7 @@ def decode_step(
     state : the cache of this layer, the query's own key included.
     scale : factor s of the logits.
     budget : keys of chosen clusters that every row sums exactly.
+    rooms : [B * Hk], every row's own budget, at most ``budget``; None for the same (``balance.py``).
     lookups : with two levels, how many fine clusters a row looks at; None for all.
     replacement : whether clusters that were not opened count with their means; otherwise they are dropped.
     top_p : also stop opening clusters once the exact part is estimated to hold this share of the mass.
@@ -102,7 +104,7 @@ def decode_step(
         else:
             tokens, first = fine.tokens, fine.first
         share = _share(a, norm)
-        index, taken, opened = choose(share, first, tokens, budget, limit)
+        index, taken, opened = choose(share, first, tokens, budget, limit, rooms)
         if seen is not None:
             seen.note(state, looked, share, index, taken, opened)
         if replacement:
