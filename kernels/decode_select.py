@@ -185,7 +185,7 @@ def _example(p: Problem) -> None:
         shares = p.empty(R, clusters, dtype=torch.float32)
         decode_select(
             sizes, sizes, clusters, shares=shares, listed=sizes, n_listed=top.taken,
-            norm=top.norm, limit=top.limit, top_p=0.9,
+            norm=top.norm, limit=top.limit, top_p=0.9, rooms=top.taken,
         )  # fmt: skip
 
 

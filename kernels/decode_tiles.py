@@ -19,6 +19,7 @@ _TABLE = {
     "decode_select": {
         (0, 1024, 4): (1024, 1024, 8, 1),
         (0, 4096, 4): (4096, 4096, 8, 1),
+        (163, 8192, 4, 100): (4096, 4096, 8, 1),  # 8192 in 128 registers a thread spill there
         (163, 8192, 4): (4096, 8192, 16, 1),
         (99, 1 << 30, 4): (4096, 4096, 8, 1),
         (0, 1 << 30, 4): (4096, 4096, 16, 1),
@@ -36,4 +37,4 @@ _TABLE = {
 }
 
 for _kernel, _rows in _TABLE.items():
-    add_rows(_kernel, *(Row(*key, Tile(*tile)) for key, tile in _rows.items()))
+    add_rows(_kernel, *(Row(*key[:3], Tile(*tile), *key[3:]) for key, tile in _rows.items()))
