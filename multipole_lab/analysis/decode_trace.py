@@ -52,8 +52,8 @@ def decode_trace(
 ) -> list[StepRecord]:
     """Decode the last ``steps`` of N positions one by one, after the others as a prompt, and record each step.
 
-    As ``MultipoleCache`` does it: keys join the clusters when enough of them have left the recent window, and the
-    queries of the group choose together.
+    As ``MultipoleCache`` does it for one layer: keys join the clusters when enough of them have left the recent
+    window, in the metric of the queries just seen, and the queries of the group choose together.
 
     Raises
     ------
@@ -68,6 +68,7 @@ def decode_trace(
     records = []
     for t in range(N - steps, N):
         store.append(k[:, :, t : t + 1], v[:, :, t : t + 1])
+        store.watch(q[:, :, t : t + 1])
         if store.due():
             store.join()
         seen, budget = Seen(), settings.tokens(store.length)

@@ -16,6 +16,7 @@ SINKS, RECENT, BUDGET, FRACTION = 16, 128, 0.05, 1 / 16  # what the formulas of 
 
 def decode_cases(p: Problem, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Case]:
     """decode_lookup, decode_select, decode_attend and decode_merge; q [B, Hq, 1, D], k and v [B, Hk, N, D]."""
+    from multipole_lab.decoding.choice import choose
     from multipole_lab.decoding.hierarchy import Hierarchy
     from multipole_lab.decoding.settings import Settings
     from multipole_lab.kernels.decode_attend import Far, decode_attend
@@ -49,18 +50,19 @@ def decode_cases(p: Problem, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Case]:
     yield Case("decode_lookup", (rows, level.keys, keys), lookup, lambda r: error(r, logits))
 
     masses = lookup(rows, level.keys, keys)
-    members = level.members[:, :C].long()
-    share = masses.double().softmax(-1).sum(1)[:, :C]
-    ranked = share.argsort(dim=-1, descending=True, stable=True)
-    fits = members.gather(1, ranked).cumsum(-1) <= room
-    expected = torch.zeros_like(fits).scatter(1, ranked, fits) & (members > 0)
+    members, first = level.members[:, :C].long(), level.first[:, :C].long()
+
+    def chosen_by_torch(masses):
+        return choose(masses.softmax(-1).sum(1)[:, :C], first, members, room)
+
+    expected = chosen_by_torch(masses.double())[2] & (members > 0)
 
     def select(masses):
         return decode_select(level.members, level.first, room, masses=masses, size=C)
 
     yield Case(
         "decode_select", (masses,), select, lambda r: differing(r.opened.bool(), expected),
-        lambda masses: masses.softmax(-1).sum(1)[:, :C].sort(dim=-1, descending=True, stable=True),
+        chosen_by_torch,
     )  # fmt: skip
     chosen = select(masses)
     opened, list_ = chosen.opened[0, :C].bool(), chosen.members[0, : int(chosen.taken[0])].long()

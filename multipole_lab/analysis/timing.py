@@ -55,7 +55,8 @@ def machine() -> str:
     """The name of the machine that times are taken on: its GPU, or its processor and the threads torch uses."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{processor()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{processor()}, {threads} thread{'s' * (threads > 1)}"
 
 
 def processor() -> str:

@@ -14,6 +14,8 @@ import statistics
 import sys
 from pathlib import Path
 
+from multipole_lab.evaluation.texts import READING, TOPICS, read_text, token_ids
+
 SUMMARY = "decoding through MultipoleCache against dense decoding"
 
 
@@ -21,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``eval generate`` can be told."""
     add = parser.add_argument
     add("--model", default="smollm2", help="smollm2, a hub id or a folder; default: smollm2")
-    add("--text", metavar="FILE", help="a text file in UTF-8, or python-topics for the help texts of Python; "
-        "default: the lab's own reading text")  # fmt: skip
+    add("--text", metavar="FILE", default=READING, help=f"a text file in UTF-8, {TOPICS} for the help texts of "
+        f"Python, or {READING} for the lab's own text; default: {READING}")  # fmt: skip
     add("--prompt", type=int, default=4096, metavar="N", help="tokens of the prompt; default: 4096")
     add("--tokens", type=int, default=64, metavar="N", help="tokens decoded after it; default: 64")
     add("--budget", type=float, nargs="+", default=[0.05], help="keys (128) or shares (0.05); default: 0.05")
@@ -82,29 +84,18 @@ def _settings(args: argparse.Namespace) -> list[dict]:
     return found
 
 
-def read_tokens(tokenizer: object, source: str | None, wanted: int):
+def read_tokens(tokenizer: object, source: str, wanted: int):
     """The first tokens of a text, [1, wanted]; ``source`` as for ``--text``.
 
     Raises
     ------
-    ValueError : an empty text, or one with too few tokens.
+    ValueError : a text that cannot be read (see ``texts.read_text``), or one with too few tokens.
     """
-    import importlib.resources
-
     import torch
 
-    if source == "python-topics":
-        from pydoc_data.topics import topics
-
-        text = "\n".join(topics.values())
-    else:
-        reading = importlib.resources.files("multipole_lab.data") / "reading.txt"
-        text = (reading if source is None else Path(source)).read_text(encoding="utf-8")
-    ids = tokenizer(text, truncation=True, max_length=wanted)["input_ids"]
+    ids = token_ids(tokenizer, read_text(source), wanted)
     if len(ids) < wanted:
-        raise ValueError(
-            f"{source or 'the reading text'} has {len(ids)} tokens; prompt and decoded tokens need {wanted}"
-        )
+        raise ValueError(f"{source} has {len(ids)} tokens; prompt and decoded tokens need {wanted}")
     return torch.tensor([ids])
 
 
