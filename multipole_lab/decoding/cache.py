@@ -48,7 +48,7 @@ class MultipoleCache(Cache):
     watch : steps before each join whose queries say how much each coordinate of a key matters (``metric.py``); 0
         clusters by the plain distance, at twice the error on real keys.
     balance : whether the key/value heads of all layers share the budget by their expected error (``balance.py``),
-        instead of each having the same. Its mean over heads stays; a third of the KL divergence on real text. One
+        instead of each having the same. Its mean over heads stays; it halves the KL divergence on real text. One
         layer alone, and layers with soft-capped logits, do not share.
     cap : the largest cluster over the mean one, None for no limit.
     replacement : whether clusters that are not summed exactly count through their centroids.
