@@ -165,3 +165,25 @@ def test_one_text_alone_or_twice_in_a_batch_gets_the_same():
 def test_the_whole_text_as_budget_stays_exact():
     _, error, _ = decode(40, budget=1.0)
     assert error < 1e-10
+
+
+@pytest.mark.parametrize("more", [{"balance": False}, {"replacement": False}, {"spread": 0}], ids=str)
+def test_who_does_not_share(more):
+    """Without a foreseen error every head has the same budget."""
+    assert Settings().shares
+    assert not Settings(**more).shares
+
+
+def test_a_cache_of_one_layer_does_not_share():
+    cache = MultipoleCache(**SETTINGS)
+    k = torch.randn(1, 2, 900, D)
+    cache.update(k[:, :, :800], k[:, :, :800], 0)
+    for t in range(800, 820):
+        cache.update(k[:, :, t : t + 1], k[:, :, t : t + 1], 0)
+        cache.layers[0].attend(torch.randn(1, 4, 1, D), None, None)
+    assert cache.layers[0].portion == Portion()
+
+
+def test_a_balance_that_is_no_truth_value_is_refused_by_name():
+    with pytest.raises(TypeError, match="balance is 'yes'"):
+        MultipoleCache(balance="yes")

@@ -48,8 +48,8 @@ class MultipoleCache(Cache):
     watch : steps before each join whose queries say how much each coordinate of a key matters (``metric.py``); 0
         clusters by the plain distance, at twice the error on real keys.
     balance : whether the key/value heads of all layers share the budget by their expected error (``balance.py``),
-        instead of each having the same. Its mean over heads stays; it halves the KL divergence on real text. One
-        layer alone, and layers with soft-capped logits, do not share.
+        instead of each having the same. Its mean over heads stays; it halves the KL divergence on real text. It
+        needs ``replacement`` and ``spread``, more than one layer, and logits without a softcap.
     cap : the largest cluster over the mean one, None for no limit.
     replacement : whether clusters that are not summed exactly count through their centroids.
     rope : "rotated" clusters keys as they are cached; "windowed" clusters them with RoPE undone and looks

@@ -123,9 +123,9 @@ class ClusteredLayer(CacheLayerMixin):
         if h.due():
             h.join()
         state, budget, rooms = h.state(), min(s.tokens(h.length), h.clustered), None
-        shares = s.balance and len(self.shared.layers) > 1 and softcap is None and state.spreads
-        weighs = bool(shares and self.portion.due())
-        if s.balance:
+        shares = s.shares and len(self.shared.layers) > 1 and softcap is None and bool(state.spreads)
+        weighs = shares and self.portion.due()
+        if shares:
             rooms = self.portion.rooms(budget, h.clustered)
         if rooms is not None:
             budget, rooms = int(rooms.max()), rooms.to(q.device)

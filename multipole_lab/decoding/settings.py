@@ -63,6 +63,8 @@ class Settings:
         }.items():  # fmt: skip
             check_count(name, getattr(self, name), least)
         check_cap(self.cap)
+        if not isinstance(self.balance, bool):
+            raise TypeError(f"balance is {self.balance!r}; True or False is needed")
         if isinstance(self.spread, bool) or not isinstance(self.spread, (int, float)):
             raise TypeError(f"spread is {self.spread!r}; a number in [0, 1] is needed")
         if not 0 <= self.spread <= 1:
@@ -70,6 +72,11 @@ class Settings:
         if self.rope not in ("rotated", "windowed"):
             raise ValueError(f"rope is {self.rope!r}; 'rotated' or 'windowed' is allowed")
         check_backend(self.backend)
+
+    @property
+    def shares(self) -> bool:
+        """Whether heads share the budget: only an error of replacement, of second order, can be foreseen."""
+        return self.balance and self.replacement and self.spread > 0
 
     def tokens(self, length: int) -> int:
         """The budget in keys, for a context of ``length`` keys."""
