@@ -5,7 +5,7 @@ import torch
 
 from multipole_lab.analysis.threads import one_thread
 from multipole_lab.decoding import MultipoleCache
-from multipole_lab.decoding.balance import FIRST, LEAST, MOST, Portion, allot, expected_error
+from multipole_lab.decoding.balance import EVERY, FIRST, LEAST, MOST, Portion, allot, expected_error
 from multipole_lab.decoding.hierarchy import Hierarchy
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.step import decode_step
@@ -152,7 +152,21 @@ def test_texts_of_a_batch_are_reordered_with_their_shares_and_reset_forgets():
         assert layer.portion.share.equal(share[[1, 1]])
     cache.reset()
     assert all(layer.portion == Portion() for layer in cache.layers)
-    assert not cache._shared.portions
+
+
+def test_a_cache_that_was_saved_goes_on_sharing_as_it_would_have(tmp_path):
+    """Saved behind the first steps, over the next one whose error is noted."""
+    cache, *_ = decode(FIRST + 4)
+    other = MultipoleCache.load(cache.save(tmp_path / "cache.safetensors"))
+    for _ in range(EVERY - FIRST):
+        k, q = torch.randn(1, 2, 1, D), torch.randn(1, 4, 1, D)
+        for one in (cache, other):
+            for i in range(2):
+                one.update(k, k, i)
+                one.layers[i].attend(q, None, None)
+        for a, b in zip(cache.layers, other.layers, strict=True):
+            assert b.portion.share.equal(a.portion.share)
+            assert b.portion.need.equal(a.portion.need)
 
 
 def test_one_text_alone_or_twice_in_a_batch_gets_the_same():

@@ -14,7 +14,7 @@ head's budget goes with the square root of its error at equal budgets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,9 +110,8 @@ class Portion:
                 setattr(self, name, x.index_select(0, index.cpu()))
 
 
-def allot(portions: Iterable[Portion]) -> None:
+def allot(portions: Sequence[Portion]) -> None:
     """Give every head its share, in proportion to the root of its need; texts of a batch do not affect each other."""
-    portions = [one for one in portions if one.need is not None]
     share = torch.cat([one.need for one in portions], 1).add(FLOOR).sqrt()
     for _ in range(20):  # what the bounds take or give is spread over the others
         share = (share / share.mean(1, keepdim=True)).clamp(LEAST, MOST)

@@ -119,7 +119,8 @@ class ClusteredLayer(CacheLayerMixin):
             # As if every centroid stood rope_offset tokens before the query.
             place = torch.tensor([s.rope_offset - (h.length - 1)], device=q.device)
             probe = h.rotation.turn(q, place)
-        h.watch(q if probe is None else probe)
+        asked = q if probe is None else probe  # of the centroids
+        h.watch(asked)
         if h.due():
             h.join()
         state, budget, rooms = h.state(), min(s.tokens(h.length), h.clustered), None
@@ -148,8 +149,7 @@ class ClusteredLayer(CacheLayerMixin):
             **({} if seen is None else {"seen": seen}),
         )
         if weighs:
-            probe = q if probe is None else probe
-            self.portion.note(expected_error(probe, state, seen.parts[2], out, lse, scale))
+            self.portion.note(expected_error(asked, state, seen.parts[2], out, lse, scale))
             self.shared.told(self.portion)
         if number is not None:
             group = q.shape[1] // h.keys.buffer.shape[1]
@@ -174,7 +174,6 @@ class ClusteredLayer(CacheLayerMixin):
         """Forget everything."""
         self.hierarchy.clear()
         self.portion = Portion()
-        self.shared.portions.clear()
         self.dense_steps = 0
 
     def crop(self, tokens: int) -> None:

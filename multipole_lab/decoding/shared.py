@@ -20,13 +20,11 @@ class Shared:
     works : buffers of a step, one set a device.
     trace : where steps are recorded, while they are.
     layers : all layers of the cache, for their numbers.
-    portions : what each layer has of the budget, as far as it was told in this round of layers.
     """
 
     works: dict[torch.device, Work] = field(default_factory=dict)
     trace: Trace | None = None
     layers: list = field(default_factory=list)
-    portions: list[Portion] = field(default_factory=list)
 
     def work(self, device: torch.device) -> Work:
         """The buffers on one device."""
@@ -38,11 +36,11 @@ class Shared:
         return sum(work.nbytes for work in self.works.values())
 
     def told(self, portion: Portion) -> None:
-        """A layer has noted an expected error; when its turn comes again, all have, and the budget is shared anew."""
-        if any(one is portion for one in self.portions):
-            allot(self.portions)
-            self.portions.clear()
-        self.portions.append(portion)
+        """A layer has noted an expected error; when it is the first one's turn again, the budget is shared anew."""
+        portions = [one.portion for one in self.layers if hasattr(one, "portion")]
+        portions = [one for one in portions if one.need is not None]
+        if portion is portions[0] and portion.seen > 1:  # all others have noted the one before
+            allot(portions)
 
     def traces(self, layer: object) -> int | None:
         """The number of a layer whose steps are recorded; None for others."""
