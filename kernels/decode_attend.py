@@ -21,7 +21,7 @@ from .registry import Problem, register
 class Far(NamedTuple):
     """One level's clusters that were not opened.
 
-    masses : [R, G, >= size]. values : [R, room, Dv], mean values. opened : [R, size] int8, or None.
+    masses : [R, G, >= size]. values : [R, room, Dv], mean values. opened : [R, size] int32, or None.
     listed, n_listed : [R, size] and [R] int32: entry i < n_listed is cluster listed[i]; None for a level.
     """
 
@@ -186,7 +186,7 @@ def _example(p: Problem) -> None:
     def floats(*shape):
         return p.empty(*shape, dtype=torch.float32)
 
-    opened = p.empty(R, C, dtype=torch.int8)
+    opened = ints(R, C)
     top = Far(floats(R, G, C + 144), p.empty(R, C, D), C, opened)
     fine = Far(floats(R, G, C // 4), p.empty(R, C, D), C // 4, opened, ints(R, C // 4), ints(R))
     decode_attend(

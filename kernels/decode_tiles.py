@@ -1,7 +1,7 @@
 """Tiles of the decoding kernels: (KB of shared memory, padded size, bytes) -> (rows, cols, warps, stages).
 
 decode_lookup : cols = centroids a program, rows = dimensions multiplied at a time. decode_select : by the
-clusters of a level; cols = clusters held in registers, rows = numbers pooled or listed at a time.
+clusters of a level; cols = clusters held in registers, rows = masses held in registers.
 decode_attend : cols = keys a step. decode_merge : rows = partials a step.
 """
 
@@ -17,12 +17,10 @@ _TABLE = {
         (0, 256, 4): (32, 32, 4, 1),
     },
     "decode_select": {
-        (0, 1024, 4): (1024, 1024, 8, 1),
-        (0, 4096, 4): (4096, 4096, 8, 1),
-        (163, 8192, 4, 100): (4096, 4096, 8, 1),  # 8192 in 128 registers a thread spill there
-        (163, 8192, 4): (4096, 8192, 16, 1),
-        (99, 1 << 30, 4): (4096, 4096, 8, 1),
-        (0, 1 << 30, 4): (4096, 4096, 16, 1),
+        (0, 1024, 4): (4096, 1024, 4, 1),
+        (0, 2048, 4): (8192, 2048, 8, 1),
+        (0, 1 << 30, 4, 100): (8192, 2048, 8, 1),  # 4096 spill there
+        (0, 1 << 30, 4): (8192, 4096, 8, 1),
     },
     "decode_attend": {
         (99, 128, 2): (16, 32, 4, 3),

@@ -266,10 +266,12 @@ def prefix(share, size, room, limit=None):
     return sorted(j for j in opened if size[j])
 
 
-@pytest.mark.parametrize("chunk", [16, 256], ids=["in pieces", "at once"])
+@pytest.mark.parametrize(
+    ("rows", "chunk"), [(32, 16), (32, 256), (512, 256)], ids=["in pieces", "held", "pooled"]
+)
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
 @pytest.mark.parametrize("room", [0, 1, 37, 150, 10_000])
-def test_select_is_the_prefix_in_order_of_share_per_member(chunk, ties, room, poisoned):
+def test_select_is_the_prefix_in_order_of_share_per_member(rows, chunk, ties, room, poisoned):
     g = torch.Generator().manual_seed(room)
     R, G, C, E = 2, 3, 100, 4
     a = torch.randn(R, G, C + E, generator=g) * 3
@@ -280,7 +282,7 @@ def test_select_is_the_prefix_in_order_of_share_per_member(chunk, ties, room, po
     first = (7 + size.cumsum(-1) - size).int()
     a, size, first = a.to(DEVICE), size.to(DEVICE), first.to(DEVICE)
     room = min(room, 600)
-    tile = Tile(rows=32, cols=chunk, warps=4, stages=1)
+    tile = Tile(rows=rows, cols=chunk, warps=4, stages=1)
     got = decode_select(size, first, room, masses=a, size=C, tile=tile)
     share = (a - a.logsumexp(-1, keepdim=True)).exp().sum(1)[:, :C]
     torch.testing.assert_close(got.norm, a.logsumexp(-1), rtol=1e-5, atol=1e-5)
@@ -304,7 +306,7 @@ def test_every_row_may_have_its_own_room(sizes, more, poisoned):
 @pytest.mark.parametrize("top_p", [None, 0.9], ids=str)
 def test_select_of_shares_beyond_one(chunk, top_p, poisoned):
     """A fine cluster may weigh more than its coarse one let expect: any share up to infinity, and no NaN opened."""
-    share = torch.tensor([3.0, 1e30, 0.0, torch.inf, 5.0, 3.0, torch.nan, torch.inf, 1e-42, 2.0, 1e38, 0.5])
+    share = torch.tensor([3.0, 1e30, 0.0, torch.inf, 5.0, 3.0, torch.nan, torch.inf, 1e-36, 2.0, 1e38, 0.5])
     size = torch.tensor([2, 3, 1, 2, 0, 4, 1, 3, 2, 1, 1, 2]).int()
     first = (size.cumsum(-1) - size).int()
     listed = torch.arange(12).int()

@@ -15,7 +15,8 @@ The first ``size`` entries of a level are in use; its buffers are contiguous and
 - ``keys``, ``values``: the means of all keys and values under a cluster, in the cache's dtype;
 - ``tokens`` int32: how many keys those are (0 for an empty cluster: it has no mass and no members);
 - ``first``, ``members`` int32: its members are ``first .. first + members`` of the level below, for level 0
-  of the storage. So members are contiguous at every level, and for level 0 ``members == tokens``.
+  of the storage. So members are contiguous at every level, and for level 0 ``members == tokens``. The members of
+  a later cluster come later.
 """
 
 from __future__ import annotations
