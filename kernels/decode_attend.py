@@ -171,8 +171,8 @@ def decode_attend(
 
 
 def chunk_size(work: int, step: int, processors: int) -> int:
-    """A multiple of `step` such that 4 chunks a processor, which run at once, cover the work; at most 16 steps."""
-    return step * min(16, max(1, triton.cdiv(work, 4 * processors * step)))
+    """A multiple of `step` such that 3 chunks a processor, which run at once, cover the work; at most 16 steps."""
+    return step * min(16, max(1, triton.cdiv(work, 3 * processors * step)))
 
 
 def _example(p: Problem) -> None:
