@@ -70,7 +70,8 @@ def muse(
     q, k, v, centroids = one_head_size(q, k, v, centroids)
     if basis is not None and basis.shape[-2] < q.shape[-1]:
         basis = pad(basis, (0, 0, 0, q.shape[-1] - basis.shape[-2]))
-    precision = precision or fp32_precision(q)
+    # Triton 3.6 reads beyond shared memory in the split products of the dipole's kernels.
+    precision = precision or ("ieee" if order == "dipole" else fp32_precision(q))
     sorted_queries, sorted_keys = (q_order, q_offsets), (k_order, k_offsets)
     out, lse = _MuSe.apply(
         q,

@@ -27,8 +27,9 @@ from .summarise import summarise
 
 
 def muse_causal(
-    q: Tensor, k: Tensor, v: Tensor, cluster: Callable, block: int, levels: int, scale: float, near: int = 0
-) -> tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, of_queries: Callable, of_keys: Callable, block: int, levels: int, scale: float,
+    near: int = 0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Causal attention by the block recursion, with a monopole; differentiable in q, k and v.
 
     (out, lse) = leaf(blocks); then at every level muse(right blocks over their left neighbours) is merged in.
@@ -37,7 +38,7 @@ def muse_causal(
     ----------
     q : [B, Hq, N, D], k : [B, Hk, N, D], v : [B, Hk, N, Dv] of one dtype, N = block * 2^levels; without copies where
         B = 1 or batch and heads have one stride.
-    cluster : makes `Clusters` of [blocks, H, n, D] on the device: for the queries and for the keys of a level.
+    of_queries, of_keys : make `Clusters` of the queries and of the keys of a level, [blocks, H, n, D], on the device.
     block : the positions of a leaf. levels : how many times blocks are doubled.
     near : key clusters that every query cluster sums exactly.
 
@@ -54,13 +55,13 @@ def muse_causal(
     q, k, v = one_head_size(q, k, v)
     # Batch entries become heads: groups stay together, and every block is then a view.
     flat = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
-    out, lse = _Causal.apply(*flat, cluster, block, levels, scale, near, fp32_precision(q))
+    out, lse = _Causal.apply(*flat, of_queries, of_keys, block, levels, scale, near, fp32_precision(q))
     return out.view(*q.shape[:3], -1)[..., :size], lse.view(q.shape[:3])
 
 
 class _Causal(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, cluster, block, levels, scale, near, precision):
+    def forward(ctx, q, k, v, of_queries, of_keys, block, levels, scale, near, precision):
         out = torch.empty(*q.shape[:2], v.shape[-1], dtype=q.dtype, device=q.device)
         lse = torch.empty(*q.shape[:2], 1, dtype=torch.float32, device=q.device)
         to, to_lse, *inputs = (_blocks(x, block) for x in (out, lse, q, k, v))
@@ -69,7 +70,7 @@ class _Causal(torch.autograd.Function):
             leaf_into(to, to_lse[..., 0], *inputs, scale, precision=precision)
 
         def level_summaries(qs: Tensor, ks: Tensor, vs: Tensor) -> tuple:
-            of_q, of_k = in_branches([lambda: cluster(qs), lambda: cluster(ks)])
+            of_q, of_k = in_branches([lambda: of_queries(qs), lambda: of_keys(ks)])
             made = of_q.centroids.to(q.dtype), of_q.order, of_q.offsets, of_k.order, of_k.offsets
             mass, *means = summarise(made[0], ks, vs, *made[3:], scale, precision=precision)
             near_far = select_near(mass, near)[:2] if near else (mass.new_empty(0, dtype=torch.int32), mass)
@@ -90,7 +91,7 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dout, dlse):
         if dout is None and dlse is None:
-            return (None,) * 9
+            return (None,) * 10
         q, k, v, out, lse, *kept = ctx.saved_tensors
         block, scale, near, precision = ctx.block, ctx.scale, ctx.near, ctx.precision
         dout = torch.zeros_like(out) if dout is None else dout
@@ -120,7 +121,7 @@ class _Causal(torch.autograd.Function):
         for level, added in enumerate(parts[1:]):
             for grad, part in zip(_sides(block << level, "rll", *grads), added, strict=True):
                 grad += part
-        return *(grad.to(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True)), *(None,) * 6
+        return *(grad.to(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True)), *(None,) * 7
 
 
 def _blocks(x: Tensor, size: int) -> Tensor:
@@ -148,7 +149,7 @@ def _example(p: Problem) -> None:
 
     q = p.empty(p.batch, p.query_heads, p.queries, p.head).requires_grad_()
     k, v = (p.empty(p.batch, p.kv_heads, p.queries, p.head).requires_grad_() for _ in "kv")
-    out, lse = muse_causal(q, k, v, cluster, p.queries // 4, 2, 0.125, p.near)
+    out, lse = muse_causal(q, k, v, cluster, cluster, p.queries // 4, 2, 0.125, p.near)
     torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
 
 

@@ -54,4 +54,13 @@ def test_positions_must_fill_the_blocks():
     from multipole_lab.kernels.muse_causal import muse_causal
 
     with pytest.raises(ValueError, match=r"q has 50 positions; block \* 2\^levels, 64, is needed"):
-        muse_causal(*inputs(1, 1, 1, 50, 16), None, 32, 1, 0.25)
+        muse_causal(*inputs(1, 1, 1, 50, 16), None, None, 32, 1, 0.25)
+
+
+def test_queries_may_have_clusters_of_their_own():
+    tensors = inputs(1, 2, 1, 110, 16)
+    method = ml.MuSe(clusters=9, query_clusters=3, leaf=32)
+    expected = results(method, tensors, "torch")
+    for name, got in results(method, tensors, "triton").items():
+        error = (got - expected[name]).norm() / expected[name].norm()
+        assert error < 1e-5, f"{name}: {error:.1e}"
