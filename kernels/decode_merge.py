@@ -27,10 +27,8 @@ def _merge_kernel(
     for i in range(0, CHUNKS, BS):
         o_part = i_first + (i + o_s) * G
         b_l = tl.load(part_lse + o_part, mask=i + o_s < CHUNKS, other=float("-inf"))  # [BS]
-        m_v = (i + o_s < CHUNKS)[:, None] & (o_dv < DV)[None, :]
+        m_v = (b_l > float("-inf"))[:, None] & (o_dv < DV)[None, :]
         b_o = tl.load(parts + o_part[:, None] * DV + o_dv[None, :], mask=m_v, other=0.0)  # [BS, BDV]
-        # taken out after the load, which so need not wait for the other
-        b_o = tl.where((b_l > float("-inf"))[:, None], b_o, 0.0)
         b_new = tl.maximum(b_max, tl.max(b_l))
         b_shift = tl.where(b_new > float("-inf"), b_new, 0.0)
         b_w = tl.exp(b_l - b_shift)
