@@ -369,3 +369,32 @@ def test_bfloat16_learns_too(corpus, tmp_path):
 def test_tests_leave_no_process_group():
     assert "RANK" not in os.environ
     assert not torch.distributed.is_initialized()
+
+
+# --- compiled, and looked at ----------------------------------------------------------------------
+
+
+def test_compiled_parts_keep_names_loss_and_gradients():
+    from multipole_lab.training.compiling import compile_parts
+
+    ids = torch.randint(0, 300, (2, 32), generator=torch.Generator().manual_seed(0))
+    plain, compiled = build_model(SMALL), build_model(SMALL)
+    compile_parts(compiled, backend="aot_eager")
+    assert list(plain.state_dict()) == list(compiled.state_dict())
+    found = [model(input_ids=ids, labels=ids).loss for model in (plain, compiled)]
+    for loss in found:
+        loss.backward()
+    torch.testing.assert_close(found[0], found[1])
+    for (name, x), y in zip(plain.named_parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(x.grad, y.grad, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_profile_counts_the_steps_it_was_told_to(corpus, tmp_path):
+    from multipole_lab.training.profiling import Profile
+
+    run = Run(SMALL, corpus, None, 0, "cpu", tmp_path / "run")
+    train_run(run, callbacks=[Profile(run.folder, steps=2, after=2, rows=1000)])
+    table = json.loads((run.folder / "profile.json").read_text())
+    (row,) = [row for row in table["operations"] if row["name"] == "aten::embedding"]
+    assert row["count"] == 1  # a step
+    assert table["operations_ms"] + table["idle_ms"] == pytest.approx(table["step_ms"], rel=1e-3)

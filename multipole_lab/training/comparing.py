@@ -32,6 +32,7 @@ def compare_training(
     log_every: int = 1,
     max_seconds: float | None = None,
     show: Callable[[str, int, dict], None] = lambda side, seed, row: None,
+    compiled: bool = False,
 ) -> dict:
     """Train both for every seed, taking turns step by step, from the same weights on the same text.
 
@@ -44,6 +45,7 @@ def compare_training(
     max_seconds : for all seeds together, each getting its share of what is left; both sides then do the same number of
         steps, and the row says how many.
     show : called with side, seed and row of every log row.
+    compiled : compile what lies around attention, on both sides; see ``compile_parts``.
 
     Returns
     -------
@@ -65,7 +67,7 @@ def compare_training(
         seed: {
             side: Run(
                 preset, corpus, None if side == "exact" else preset.method, seed, device,
-                folder / f"seed-{seed}" / side, log_every,
+                folder / f"seed-{seed}" / side, log_every, compiled,
             )
             for side in SIDES
         }
@@ -80,7 +82,7 @@ def compare_training(
         backend = stack.enter_context(_fastest_exact(preset, device))
 
         def result() -> dict:
-            return _write(folder, preset, corpus, runs, device, backend)
+            return _write(folder, preset, corpus, runs, device, backend, compiled)
 
         for i, (seed, sides) in enumerate(runs.items()):
             seconds = None if ends is None else max(0.0, ends - time.monotonic()) / (len(seeds) - i)
@@ -140,7 +142,9 @@ def _fastest_exact(preset: Preset, device: str):
     return Named()
 
 
-def _write(folder: Path, preset: Preset, corpus: Corpus, runs: dict, device: str, backend: str) -> dict:
+def _write(
+    folder: Path, preset: Preset, corpus: Corpus, runs: dict, device: str, backend: str, compiled: bool
+) -> dict:
     """Write the result as it stands, each file whole or not at all."""
     from multipole_lab.analysis.timing import machine
     from multipole_lab.models.provenance import versions
@@ -154,6 +158,7 @@ def _write(folder: Path, preset: Preset, corpus: Corpus, runs: dict, device: str
         "device": machine(),
         **versions(),
         "exact_backend": backend,
+        "compiled": compiled,
         "preset": preset.to_dict(),
         "text": corpus.record,
         **summarise(found),

@@ -28,6 +28,7 @@ class Run:
     seed : of the weights and of the order of the text. device : "cpu" or "cuda".
     folder : where log and checkpoints go.
     log_every : steps between two rows of the log; on a GPU reading a loss makes the host wait.
+    compiled : whether what lies around attention is compiled, see ``compile_parts``.
     """
 
     preset: Preset
@@ -37,6 +38,7 @@ class Run:
     device: str
     folder: Path
     log_every: int = 1
+    compiled: bool = False
 
     @property
     def settings(self) -> dict:
@@ -52,6 +54,7 @@ class Run:
             "seed": self.seed,
             "text_sha256": self.corpus.record["text_sha256"],
             "processes": world_size(),
+            **({"compiled": True} if self.compiled else {}),
         }
 
 
@@ -133,6 +136,7 @@ def _trainer(run: Run, start: Path | None, journal, callbacks, stop, show, fsdp,
     from multipole_lab.models import configure_attention
     from multipole_lab.training.checkpoints import Checkpoints
     from multipole_lab.training.clocks import AttentionClock
+    from multipole_lab.training.compiling import compile_parts
     from multipole_lab.training.gpt import build_model
     from multipole_lab.training.trainer import LabTrainer, Recorder, training_arguments
 
@@ -146,6 +150,8 @@ def _trainer(run: Run, start: Path | None, journal, callbacks, stop, show, fsdp,
     if run.method is not None:
         configure_attention(model, parse_method(run.method), p.muse_layers)
     clock = stack.enter_context(AttentionClock(run.device).on(model))
+    if run.compiled:
+        compile_parts(model)
     held = min(p.heldout_blocks, corpus.blocks("heldout", p.context))
     recorder = Recorder(
         p.every, run.log_every, p.tokens_per_step(processes), run.device, clock, journal if is_first() else None, stop,

@@ -73,6 +73,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         choices=PRECISIONS,
         help="autocast: no, bf16 or fp16; the preset's by default, on a CPU no",
     )
+    add("--compile", action="store_true", help="compile norms, MLPs and loss, of both sides alike")
+    add(
+        "--profile",
+        type=int,
+        metavar="STEPS",
+        help="of 'train' alone: look at so many steps, into profile.json",
+    )
     add("--fsdp", action="store_true", help="shard the model over the processes of torchrun (FSDP)")
 
 
@@ -124,6 +131,8 @@ def _run(args: argparse.Namespace) -> int:
         )
     if args.max_seconds is not None and not args.max_seconds > 0:
         raise ValueError(f"--max-seconds is {args.max_seconds}; a positive number is needed")
+    if args.profile is not None and (args.profile < 1 or args.mode != "run"):
+        raise ValueError("--profile is for 'train' alone, with a positive number of steps")
     log_every = args.log_every or (10 if device == "cuda" else 1)
     if log_every < 1:
         raise ValueError(f"--log-every is {log_every}; at least 1 is needed")
@@ -197,10 +206,12 @@ def _train(args, preset, corpus, device, out, seeds, log_every, say) -> int:
     ends = None if args.max_seconds is None else time.monotonic() + args.max_seconds
     for seed in seeds:
         method = None if args.attention == "exact" else preset.method
-        run = Run(preset, corpus, method, seed, device, out / f"seed-{seed}" / args.attention, log_every)
+        run = Run(preset, corpus, method, seed, device, out / f"seed-{seed}" / args.attention, log_every,
+                  args.compile)  # fmt: skip
         with _bar(f"{args.attention}, seed {seed}", preset.steps) as bar:
             rows = train_run(
                 run,
+                callbacks=_profile(args.profile, run.folder),
                 stop=lambda step: ends is not None and time.monotonic() > ends,
                 show=lambda row, bar=bar: _show(bar, "", row),
                 fsdp={} if args.fsdp else None,
@@ -221,10 +232,19 @@ def _compare(args, preset, corpus, device, out, seeds, log_every) -> int:
         result = compare_training(
             preset, corpus, out, seeds, device, log_every, args.max_seconds,
             show=lambda side, seed, row: _show(bar, side, row, seeds.index(seed) * preset.steps),
+            compiled=args.compile,
         )  # fmt: skip
     print(table(result))
     print(f"written to {out / 'compare.json'} and {out / 'compare.html'}")
     return 0
+
+
+def _profile(steps: int | None, folder: Path) -> list:
+    if steps is None:
+        return []
+    from multipole_lab.training.profiling import Profile
+
+    return [Profile(folder, steps)]
 
 
 def _bar(words: str, total: int):

@@ -1,0 +1,72 @@
+"""Where the time of a step goes on a GPU: kernels by name, and the time in which none runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback
+
+FILE = "profile.json"
+
+
+class Profile(TrainerCallback):
+    """Looks at some steps with torch's profiler and writes ``profile.json``; the times of those steps are not honest.
+
+    Parameters
+    ----------
+    folder : of the run. steps : looked at. after : steps that warm up first. rows : kernels listed, the longest.
+    """
+
+    def __init__(self, folder: Path, steps: int, after: int = 5, rows: int = 40) -> None:
+        self.folder, self.steps, self.after, self.rows = Path(folder), steps, after, rows
+        self._done = 0
+        self._profiler: torch.profiler.profile | None = None
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if self._done == self.after:
+            _wait()
+            self._profiler = torch.profiler.profile()
+            self._profiler.__enter__()
+            self._begun = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._done += 1
+        if self._profiler is None or self._done < self.after + self.steps:
+            return
+        _wait()
+        wall = time.perf_counter() - self._begun
+        self._profiler.__exit__(None, None, None)
+        table = summarise(self._profiler.key_averages(), self.steps, wall, self.rows)
+        (self.folder / FILE).write_text(json.dumps(table, indent=1), encoding="utf-8")
+        self._profiler = None
+
+
+def summarise(events, steps: int, wall: float, rows: int = 40) -> dict:
+    """Milliseconds a step: in all, in kernels, in none, and by kernel (on a CPU: by operation), the longest first."""
+    events = [
+        e for e in events if not (e.is_user_annotation or e.key.startswith("## Call"))
+    ]  # no work of their own
+    on_gpu = [e for e in events if e.device_type != torch.autograd.DeviceType.CPU]
+    kind = "kernels" if on_gpu else "operations"
+    found = [(e.self_device_time_total if on_gpu else e.self_cpu_time_total, e) for e in on_gpu or events]
+    found.sort(key=lambda pair: -pair[0])
+    busy = sum(us for us, _ in found) / 1e3 / steps
+    step = wall * 1e3 / steps
+    return {
+        "steps": steps,
+        "step_ms": step,
+        f"{kind}_ms": busy,
+        "idle_ms": max(0.0, step - busy),
+        "launches": sum(e.count for _, e in found) / steps,
+        kind: [
+            {"name": e.key[:100], "ms": us / 1e3 / steps, "count": e.count / steps} for us, e in found[:rows]
+        ],
+    }
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
