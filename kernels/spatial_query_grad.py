@@ -54,7 +54,6 @@ def _query_grad_kernel(
             b_w = tl.where(i + o_n[None, :] <= b_m[:, None], tl.exp(b_s), 0.0)
             b_g = b_w * (tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION) - b_delta[:, None])
             b_dq = tl.dot(b_g.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION)
-    b_mean = tl.zeros([BM, BD], dtype=tl.float32)
     for i_depth in range(0, LEVELS):
         i_node, i_right, i_from, size, i_first, i_last = tile_in(i_depth, i_start, i_end, NQ, CQ, CAUSAL, BM)
         if i_right == 1:
@@ -63,8 +62,6 @@ def _query_grad_kernel(
                 m_c = ((b_m - i_from) // size == i_c) & m_m
                 b_p = tl.load(centroids + i_row * D + o_d, mask=m_d, other=0.0).to(tl.float32)
                 b_d = (b_q.to(tl.float32) - b_p[None, :]).to(b_q.dtype)  # [BM, BD]
-                b_dp = tl.load(d_centroids + i_row * D + o_d, mask=m_d, other=0.0)
-                b_mean += tl.where(m_c[:, None], b_dp[None, :], 0.0)
                 for i in range(0, CK, BN):
                     m_n = i + o_n < CK
                     i_j = i_row * CK + i
@@ -75,8 +72,17 @@ def _query_grad_kernel(
                     b_w = tl.where(m_c[:, None], tl.exp(b_s - b_lse[:, None]), 0.0)
                     b_g = b_w * (tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION) - b_delta[:, None])
                     b_dq = tl.dot(b_g.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION)
+    b_dq *= scale
+    for i_depth in range(0, LEVELS):  # by themselves: what lives through the loops above would spill
+        i_node, i_right, i_from, size, i_first, i_last = tile_in(
+            i_depth, i_start, i_end, NQ, CQ, CAUSAL, BM
+        )
+        if i_right == 1:
+            o_c = (i_head * NODES + i_node) * CQ + (b_m - i_from) // size
+            p_dp = d_centroids + o_c[:, None] * D + o_d[None, :]
+            b_dq += tl.load(p_dp, mask=m_q, other=0.0)
     p_dq = dq + i_b * stride_db + i_h * stride_dh + o_row * stride_dn + o_d[None, :]
-    tl.store(p_dq, (b_dq * scale + b_mean).to(b_q.dtype), mask=m_q)
+    tl.store(p_dq, b_dq.to(b_q.dtype), mask=m_q)
 
 
 def spatial_query_grad(

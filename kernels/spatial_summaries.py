@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import triton
 import triton.language as tl
@@ -168,6 +170,7 @@ def spatial_summaries(
     BD, BDV = power_of_two(D), power_of_two(Dv)
     tile = choose("spatial_summary", target_of(k), max(BD, BDV), k.element_size(), tile)
     rows = min(tile.rows, power_of_two(Hq // Hk * Cq))
+    tile = replace(tile, warps=max(1, tile.warps * rows // tile.rows))  # few centroids are few products
     tiles = triton.cdiv(Hq // Hk * Cq, rows)
     mass = torch.empty(B, Hq, nodes, Cq, Ck, dtype=torch.float32, device=k.device)
     mean_k = torch.empty(B, Hq, nodes, Cq, Ck, D, dtype=k.dtype, device=k.device)

@@ -166,6 +166,7 @@ INTEGERS = [  # and the least that is allowed
     (ml.Centroid, "recent", 0),
     (ml.Centroid, "leaf", 1),
     (ml.MuSe, "clusters", 1),
+    (ml.MuSe, "query_clusters", 1),
     (ml.MuSe, "iterations", 0),
     (ml.MuSe, "dipole_rank", 1),
     (ml.MuSe, "near", 0),
@@ -181,7 +182,7 @@ def test_a_field_that_is_no_integer_or_too_small(method, name, least):
     for value in (1.5, True, zeros(1)):
         with pytest.raises(TypeError, match=rf"{name} is .*; an integer is needed"):
             method(**{name: value})
-    if name != "dipole_rank":
+    if name not in ("dipole_rank", "query_clusters"):
         with pytest.raises(TypeError, match=rf"{name} is None; an integer is needed"):
             method(**{name: None})
     with pytest.raises(ValueError, match=rf"{name} is {least - 1}; at least {least} is needed"):

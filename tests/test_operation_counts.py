@@ -42,6 +42,14 @@ def test_muse_by_hand():
     assert got == 2 * (clusterings + summaries + far + near)
 
 
+def test_fewer_clusters_of_queries_have_fewer_summaries_to_make():
+    few = ml.MuSe(clusters=4, query_clusters=1, partition="spatial")
+    saved = 3 * 64 * 3 * 16
+    sizes = {"head_size": 16, "value_size": 16}
+    many = operations(ml.MuSe(clusters=4, partition="spatial"), 64, **sizes)
+    assert many - operations(few, 64, **sizes) == saved
+
+
 def test_causal_blocks_by_hand():
     """Two exact blocks of 8, and one full block of 8 queries over 8 keys."""
     method = ml.MuSe(clusters=2, leaf=8)

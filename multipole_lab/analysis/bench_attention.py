@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--layer", type=int, default=None, help="layer of the sample; default: its middle one")
     add("--method", choices=("muse", "centroid"), default="muse", help="default: muse")
     add("--clusters", default="64", help="a number or 'auto'; default: 64")
+    add("--query-clusters", type=int, help="of the queries (MuSe); default: as many as of the keys")
     add("--cap", type=_cap, default=1.5, help="a number of at least 1 or 'none'; default: 1.5")
     add("--iterations", type=int, default=1)
     add("--order", choices=("monopole", "dipole"), default="monopole")
@@ -84,7 +85,7 @@ def method_of(args: argparse.Namespace):
     if args.method == "centroid":
         return Centroid(**shared, budget=args.budget)
     rank = {} if args.dipole_rank is None else {"dipole_rank": args.dipole_rank}
-    return MuSe(**shared, order=args.order, near=args.near, **rank)
+    return MuSe(**shared, order=args.order, near=args.near, query_clusters=args.query_clusters, **rank)
 
 
 def measure(args: argparse.Namespace, method, n: int) -> dict:

@@ -122,11 +122,11 @@ def _clustering(partition: Partition, vectors: int, D: int) -> float:
 
 
 def _muse(method: MuSe, queries: int, keys: int, causal: bool, size: _Heads) -> float:
-    partition = method._partition
+    of_queries, partition = method._query_partition, method._partition
 
     def full(n: int, m: int) -> float:
-        Cq, Ck = partition.made(n), partition.made(m)
-        clusterings = _clustering(partition, n, size.D) + size.share * _clustering(partition, m, size.D)
+        Cq, Ck = of_queries.made(n), partition.made(m)
+        clusterings = _clustering(of_queries, n, size.D) + size.share * _clustering(partition, m, size.D)
         summaries = Cq * m * (2 * size.D + size.Dv)
         far = size.pairs(n * Ck)
         near = size.pairs(n * min(method.near * partition.size(m), m))

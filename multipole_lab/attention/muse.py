@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from multipole_lab.attention.backend import check_backend, use_triton
-from multipole_lab.attention.causal import block_sizes, causal_attention, with_sinks
+from multipole_lab.attention.causal import causal_attention, with_sinks
 from multipole_lab.attention.checks import finite
 from multipole_lab.attention.exact import exact_causal, exact_partial
 from multipole_lab.attention.expansion import NEVER, dipole, far_field, principal_directions, summarise
@@ -20,7 +20,7 @@ from multipole_lab.attention.partition import Partition
 from multipole_lab.attention.recompute import recomputed
 from multipole_lab.attention.slots import Slots, from_slots, to_slots
 from multipole_lab.clustering.checks import check_count
-from multipole_lab.clustering.clusters import Clusters, statistics_dtype
+from multipole_lab.clustering.clusters import statistics_dtype
 
 ORDERS = ("monopole", "dipole")
 
@@ -50,6 +50,8 @@ class MuSe(Method):
     partition : "kmeans", "balanced" (equal sizes by principal axes), "spatial" (contiguous blocks).
     seed : of the clustering.
     backend : "auto", "torch" or "triton".
+    query_clusters : clusters of the queries where they are to be other than those of the keys; at most as many as
+        queries are made. A tenth of C costs little accuracy in causal attention and saves most of the summaries.
 
     Raises
     ------
@@ -71,10 +73,13 @@ class MuSe(Method):
     partition: Literal["kmeans", "balanced", "spatial"] = "kmeans"
     seed: int = 0
     backend: Literal["auto", "torch", "triton"] = "auto"
+    query_clusters: int | None = None
 
     def __post_init__(self) -> None:
         check_count("near", self.near, 0)
         _ = self._partition  # checks its own fields
+        if self.query_clusters is not None:
+            check_count("query_clusters", self.query_clusters, 1)
         if self.order not in ORDERS:
             raise ValueError(f"order is {self.order!r}; allowed are {', '.join(map(repr, ORDERS))}")
         if self.dipole_rank is not None:
@@ -87,6 +92,10 @@ class MuSe(Method):
     def _partition(self) -> Partition:
         return Partition(self.partition, self.clusters, self.cap, self.iterations, self.seed, self.near)
 
+    @property
+    def _query_partition(self) -> Partition:
+        return replace(self._partition, clusters=self.query_clusters or self.clusters)
+
     def _rank(self, head_size: int) -> int:
         """Directions that the dipole is kept along; 0 for none."""
         return 0 if self.order == "monopole" else min(self.dipole_rank or head_size, head_size)
@@ -96,26 +105,31 @@ class MuSe(Method):
         triton = use_triton(self.backend, q, v)
         if not triton and not finite(q, k, v):
             return exact_partial(q, k, v, scale, mask=mask)
-        attend = self._kernels if triton else self._clustered
+        attend = self._kernels() if triton else self._clustered
         return with_sinks(attend, q, k, v, scale, mask, self.sinks, causal=False, backend=self.backend)
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         triton = use_triton(self.backend, q, v)
         if not triton and not finite(q, k, v):
             return exact_causal(q, k, v, scale, mask)
-        attend = self._kernels if triton else self._clustered
+        attend = self._kernels() if triton else self._clustered
 
         def blocks(q, k, v, scale, mask):
             if triton and mask is None and self.order == "monopole" and q.shape[2] == k.shape[2]:
-                return self._causal_kernels(q, k, v, scale)
+                return self._kernels("causal")(q, k, v, scale)
             return causal_attention(attend, q, k, v, scale, mask, self.leaf, backend=self.backend)
 
         return with_sinks(blocks, q, k, v, scale, mask, self.sinks, causal=True, backend=self.backend)
 
+    def _kernels(self, kind: str = "full"):
+        """Attention by the Triton kernels, which are imported only where they run."""
+        from multipole_lab.attention import muse_kernels
+
+        return partial(getattr(muse_kernels, kind), self)
+
     def _clustered(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        partition = self._partition
-        q_slots = partition.slots(q)
-        k_slots = partition.slots(k, mask)
+        q_slots = self._query_partition.slots(q)
+        k_slots = self._partition.slots(k, mask)
         kept = (
             torch.ones_like(k[..., 0], dtype=torch.bool)
             if mask is None
@@ -131,43 +145,6 @@ class MuSe(Method):
             kept,
         ]
         return _muse(q, k, v, constants, [scale, float(self.near), float(self._rank(q.shape[-1]))])
-
-    def _kernels(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        """The same by the Triton kernels, without a look of the host at the data.
-
-        With a dipole of reduced rank, their backward takes the principal directions as constants.
-        """
-        from multipole_lab.kernels.branches import in_branches
-        from multipole_lab.kernels.muse import muse
-
-        partition = self._partition
-        q_clusters, k_clusters = in_branches(
-            [lambda: partition.on_device(q), lambda: partition.on_device(k, mask)]
-        )
-        basis = None
-        rank = self._rank(q.shape[-1])
-        if 0 < rank < q.shape[-1]:
-            if self.cap is None:
-                raise ValueError(
-                    f"cap is None with dipole_rank {rank}: the principal directions are found in slots, which need a "
-                    "cap; give one, or dipole_rank=None for all directions"
-                )
-            basis = _directions(q, q_clusters, partition.size(q.shape[2]), rank)
-        return muse(
-            q, k, v, q_clusters.centroids, q_clusters.order, q_clusters.offsets, k_clusters.order,
-            k_clusters.offsets, scale, min(self.near, k_clusters.size), self.order, basis, padded=False,
-        )  # fmt: skip
-
-    def _causal_kernels(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Partial:
-        """All causal blocks by the kernels in one pass, every level merged in place."""
-        from multipole_lab.kernels.muse_causal import muse_causal
-
-        N = q.shape[2]
-        block, levels = block_sizes(N, self.leaf)
-        if extra := (block << levels) - N:  # behind all real positions, so that only they see themselves
-            q, k, v = (pad(x, (0, 0, 0, extra)) for x in (q, k, v))
-        out, lse = muse_causal(q, k, v, self._partition.on_device, block, levels, scale, self.near)
-        return out[:, :, :N], lse[:, :, :N]
 
 
 def muse_formula(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], settings: list[float]) -> Partial:
@@ -230,15 +207,6 @@ def expansion_points(qs: Tensor, members: Tensor) -> Tensor:
     """The mean of each query cluster, [R, I, D]; zero for an empty one."""
     weights = members.to(qs.dtype) / members.sum(-1, keepdim=True).clamp(min=1)
     return (weights.unsqueeze(-2) @ qs).squeeze(-2)
-
-
-@torch.no_grad()
-def _directions(q: Tensor, clusters: Clusters, size: int, rank: int) -> Tensor:
-    """The principal directions of every query cluster, [B, Hq, C, D, r], for the kernels."""
-    slots = Slots.of(clusters.labels, clusters.size, size)
-    qs = to_slots(q.to(statistics_dtype(q.dtype)), slots, slots.slot >= 0)
-    d = (qs - clusters.centroids.to(qs.dtype).unsqueeze(-2)) * slots.filled.unsqueeze(-1)
-    return principal_directions(d, rank)
 
 
 def far_keys(k_slots: Slots, kept: Tensor, a_far: Tensor) -> Tensor:

@@ -60,7 +60,8 @@ class ContextParallel(Method):
     Raises
     ------
     TypeError : ``method`` is no ``MuSe``, on creation; dtypes that differ between ranks, on a call.
-    ValueError : on a call, on all ranks alike: ranks that differ in batch size, heads, head sizes, scale, method,
+    ValueError : a method with ``query_clusters``, on creation; on a call, on all ranks alike:
+        ranks that differ in batch size, heads, head sizes, scale, method,
         ``causal`` or in whether gradients are wanted; more clusters than a rank has keys, or as many sinks.
     RuntimeError : there is no process group; or another rank has ended or has not answered within the time limit
         that the group was made with.
@@ -79,6 +80,10 @@ class ContextParallel(Method):
             raise TypeError(
                 f"method is {self.method!r}; a MuSe is needed, for summaries are what is exchanged. "
                 "ring_attention is exact attention over the same parts"
+            )
+        if self.method.query_clusters is not None:
+            raise ValueError(
+                f"method has query_clusters {self.method.query_clusters}; only None is allowed across processes"
             )
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:

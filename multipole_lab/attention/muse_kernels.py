@@ -1,0 +1,96 @@
+"""MuSe by the Triton kernels: which of them fit a method, and what they are given. The host sees no value of q or k."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from multipole_lab.attention.causal import block_sizes
+from multipole_lab.attention.expansion import principal_directions
+from multipole_lab.attention.partials import Partial
+from multipole_lab.attention.slots import Slots, to_slots
+from multipole_lab.clustering.clusters import Clusters, statistics_dtype
+
+if TYPE_CHECKING:
+    from multipole_lab.attention.muse import MuSe
+
+
+def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+    """Every query over every key that is no padding.
+
+    With a dipole of reduced rank, the backward takes the principal directions as constants.
+    """
+    from multipole_lab.kernels.branches import in_branches
+    from multipole_lab.kernels.muse import muse
+
+    if mask is None and _in_runs(method, q, k, v, min(q.shape[2], k.shape[2])):
+        return _spatial(method, q, k, v, scale)
+    of_queries, of_keys = method._query_partition, method._partition
+    q_clusters, k_clusters = in_branches(
+        [lambda: of_queries.on_device(q), lambda: of_keys.on_device(k, mask)]
+    )
+    basis = None
+    rank = method._rank(q.shape[-1])
+    if 0 < rank < q.shape[-1]:
+        if method.cap is None:
+            raise ValueError(
+                f"cap is None with dipole_rank {rank}: the principal directions are found in slots, which need a "
+                "cap; give one, or dipole_rank=None for all directions"
+            )
+        basis = _directions(q, q_clusters, of_queries.size(q.shape[2]), rank)
+    return muse(
+        q, k, v, q_clusters.centroids, q_clusters.order, q_clusters.offsets, k_clusters.order, k_clusters.offsets,
+        scale, min(method.near, k_clusters.size), method.order, basis, padded=False,
+    )  # fmt: skip
+
+
+def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Partial:
+    """All causal blocks in one pass, without padding and with a monopole."""
+    from multipole_lab.kernels.muse_causal import muse_causal
+
+    N = q.shape[2]
+    block, levels = block_sizes(N, method.leaf)
+    if extra := (block << levels) - N:  # behind all real positions, so that only they see themselves
+        q, k, v = (pad(x, (0, 0, 0, extra)) for x in (q, k, v))
+    if levels and _in_runs(method, q, k, v, block):
+        out, lse = _spatial(method, q, k, v, scale, (block, levels))
+    else:
+        of_queries, of_keys = method._query_partition.on_device, method._partition.on_device
+        out, lse = muse_causal(q, k, v, of_queries, of_keys, block, levels, scale, method.near)
+    return out[:, :, :N], lse[:, :, :N]
+
+
+def _in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, positions: int) -> bool:
+    """Whether the clusters are runs of one length in every block, for which there are kernels of their own."""
+    graded = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    return (
+        method.partition == "spatial"
+        and method.order == "monopole"
+        and method.clusters != "auto"
+        and max(method.clusters, method.query_clusters or 0) <= positions
+        and not (method.near and graded)
+    )
+
+
+def _spatial(
+    method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, blocks: tuple[int, int] | None = None
+) -> Partial:
+    """By the kernels of runs: full, or causal with blocks of a size that are doubled so many times."""
+    from multipole_lab.kernels.spatial import Tree
+    from multipole_lab.kernels.spatial_muse import spatial_muse
+
+    counts = method.query_clusters or method.clusters, method.clusters
+    tree = Tree.causal_of(*blocks, *counts) if blocks else Tree.full(q.shape[2], k.shape[2], *counts)
+    return spatial_muse(q, k, v, tree, scale, min(method.near, method.clusters))
+
+
+@torch.no_grad()
+def _directions(q: Tensor, clusters: Clusters, size: int, rank: int) -> Tensor:
+    """The principal directions of every query cluster, [B, Hq, C, D, r]."""
+    slots = Slots.of(clusters.labels, clusters.size, size)
+    qs = to_slots(q.to(statistics_dtype(q.dtype)), slots, slots.slot >= 0)
+    d = (qs - clusters.centroids.to(qs.dtype).unsqueeze(-2)) * slots.filled.unsqueeze(-1)
+    return principal_directions(d, rank)
