@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
@@ -142,6 +144,12 @@ def _fastest_exact(preset: Preset, device: str):
     return Named()
 
 
+def _command() -> str:
+    """What was typed, where it was typed."""
+    typed = sys.argv[1:] if sys.argv[1:2] == ["train"] else ["train", "compare"]
+    return shlex.join(["multipole-lab", *typed])
+
+
 def _write(
     folder: Path, preset: Preset, corpus: Corpus, runs: dict, device: str, backend: str, compiled: bool
 ) -> dict:
@@ -154,7 +162,7 @@ def _write(
         for seed, sides in runs.items()
     }
     result = {
-        "command": "multipole-lab train compare",
+        "command": _command(),
         "device": machine(),
         **versions(),
         "exact_backend": backend,

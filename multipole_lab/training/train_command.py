@@ -73,7 +73,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         choices=PRECISIONS,
         help="autocast: no, bf16 or fp16; the preset's by default, on a CPU no",
     )
-    add("--compile", action="store_true", help="compile norms, MLPs and loss, of both sides alike")
+    add("--compile", action="store_true", help="compile what lies around attention, of both sides alike")
     add(
         "--profile",
         type=int,
