@@ -17,8 +17,9 @@ from .tiles import Tile, choose
 def _attend_kernel(
     q, k, v, centroids, near, far, mean_k, mean_v, out, lse, scale, stride_qb, stride_qh, stride_qn, stride_kb,
     stride_kh, stride_kn, stride_vb, stride_vh, stride_vn, stride_ob, stride_oh, stride_on,
-    HQ, G, NQ, NK, CQ, CK, BLOCK, LEVELS, NODES, TILES, D: tl.constexpr, DV: tl.constexpr, NEAR: tl.constexpr, BD: tl.constexpr,
-    BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    HQ, G, NQ, NK, CQ, CK, BLOCK, LEVELS, NODES, TILES, D: tl.constexpr, DV: tl.constexpr, NEAR: tl.constexpr,
+    BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BM queries of one head
     i_head = (tl.program_id(0) // TILES).to(tl.int64)
@@ -115,14 +116,14 @@ def spatial_attend(
     near : key clusters that a query cluster sums exactly, int32 [B, Hq, nodes, Cq, near], or None.
     far : the mass of the others [B, Hq, nodes, Cq, Ck], -inf for the near ones; the rest as `spatial_summaries` has it.
 
-    Bytes: q, k, v and the results once, the summaries once. Operations: 4 B Hq N D (block / 2 + levels Ck / 2 + near keys)
+    Bytes: q, k, v, the results and the summaries once. Operations: 4 B Hq N D (block / 2 + levels Ck / 2 + near keys)
     for causal attention, 4 B Hq N D (Ck + near keys) for full.
     """
     B, Hq, Nq, D = q.shape
     Dv, BD, BDV = v.shape[-1], power_of_two(D), power_of_two(v.shape[-1])
     tile = choose("spatial_attend", target_of(q), max(BD, BDV), q.element_size(), tile)
     tiles = tree.tiles(tile.rows)
-    out = torch.empty_like(q) if D == Dv else torch.empty(B, Hq, Nq, Dv, dtype=q.dtype, device=q.device)
+    out = torch.empty_like(q) if Dv == D else torch.empty(B, Hq, Nq, Dv, dtype=q.dtype, device=q.device)
     lse = torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
     launch(
         _attend_kernel, (B * Hq * tiles,), q, k, v, centroids, far if near is None else near, far, mean_k, mean_v,

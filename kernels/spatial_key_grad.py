@@ -91,8 +91,8 @@ def _key_grad_kernel(
                         b_g = tl.dot(b_k, tl.trans(b_sk), input_precision=PRECISION)
                         b_g = tl.dot(b_v, tl.trans(b_sv), b_g, input_precision=PRECISION) - b_turn[None, :]
                         b_g = b_w * b_g * scale
-                        # [BD, BC], the long side first, as tensor cores like it. The sum over the clusters of a tile is kept
-                        # in memory: registers that live through both loops would spill.
+                        # [BD, BC], the long side first, as tensor cores like it. The sum over the clusters of a
+                        # tile is kept in memory: registers that live through both loops would spill.
                         b_dp = tl.dot(tl.trans(b_k), b_g.to(b_k.dtype), input_precision=PRECISION)
                         b_dp = tl.trans(b_dp)
                         if i_j > i_first:
@@ -156,15 +156,15 @@ def spatial_key_grad(
     """dk and dv; and what every query receives through the mean of its cluster, [B, Hq, nodes, Cq, D] fp32.
 
     In the blocks on the diagonal as in flash attention. From a query cluster i with w = exp(s p_i.k_n - a_ij) and
-    g = w (dk~.k_n + dv~.v_n - turn + da):  dk_n += w dk~ + s g p_i;  dv_n += w dv~;  dp_i += s (g - w da) k_n, for what the
-    masses give to p_i, d = q - p_i takes.
+    g = w (dk~.k_n + dv~.v_n - turn + da):  dk_n += w dk~ + s g p_i;  dv_n += w dv~;  dp_i += s (g - w da) k_n, for
+    what the masses give to p_i, d = q - p_i takes.
 
     Parameters
     ----------
     grads : da, turn, dk~ and dv~, as `spatial_summary_grad` returns them.
 
-    Bytes: q, k, v, dout and results once, the gradients of the summaries once for every tile of keys in a cluster, parts of
-    dp_i for every tile of keys: 4 levels N / (2 tile.rows) Cq D. Operations: 14 levels B Hk N G Cq D / 2 and the blocks.
+    Bytes: q, k, v, dout and results once, the gradients of the summaries once for every tile of keys in a cluster, parts
+    of dp_i for every tile: 4 levels N / (2 tile.rows) Cq D. Operations: 7 levels B Hq N Cq D and the blocks.
     """
     B, Hk, Nk, D = k.shape
     Hq, Dv, Cq = q.shape[1], v.shape[-1], tree.query_clusters
@@ -178,8 +178,8 @@ def spatial_key_grad(
     launch(
         _key_grad_kernel, (B * Hk * tiles,), q, k, v, dout, centroids, mass, *grads, lse, delta, dk, dv, part, scale,
         *(s for x in (q, k, v, dout, dk, dv) for s in x.stride()[:3]), Hk, Hq // Hk, tree.queries, Nk, Cq,
-        tree.key_clusters, block, tree.levels, tree.nodes, tiles, parts, D, Dv, BD=BD, BDV=BDV, BM=tile.rows, BN=tile.cols,
-        BC=16, CAUSAL=tree.causal, PRECISION=precision or fp32_precision(k), tile=tile,
+        tree.key_clusters, block, tree.levels, tree.nodes, tiles, parts, D, Dv, BD=BD, BDV=BDV, BM=tile.rows,
+        BN=tile.cols, BC=16, CAUSAL=tree.causal, PRECISION=precision or fp32_precision(k), tile=tile,
     )  # fmt: skip
     d_centroids = torch.empty(centroids.shape, dtype=torch.float32, device=k.device)
     means = choose("spatial_mean", target_of(k), BD, 4)

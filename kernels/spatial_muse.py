@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .launch import check_tensors, fp32_precision, row_strided
+from .launch import check_tensors, fp32_precision, row_strided, target_of
 from .muse import one_head_size
 from .registry import Problem, register
 from .select import select_near
@@ -20,6 +20,12 @@ from .spatial_summaries import spatial_means, spatial_summaries
 from .spatial_summary_grad import spatial_delta, spatial_summary_grad
 
 
+def fits(q: Tensor, v: Tensor) -> bool:
+    """Whether the heads are small enough that no kernel here spills: to 128 in half precision from 8.0 on, else 64."""
+    large = q.element_size() == 2 and target_of(q).capability >= 80
+    return max(q.shape[-1], v.shape[-1]) <= (128 if large else 64)
+
+
 def spatial_muse(
     q: Tensor, k: Tensor, v: Tensor, tree: Tree, scale: float, near: int = 0
 ) -> tuple[Tensor, Tensor]:
@@ -27,7 +33,8 @@ def spatial_muse(
 
     Parameters
     ----------
-    q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv] of one dtype, any strides with the last dimension contiguous.
+    q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv] of one dtype, any strides with the last dimension
+        contiguous; head sizes as `fits` says.
     tree : the blocks; its queries and keys are Nq and Nk.
     near : key clusters that every query cluster sums exactly; without gradients only.
 
@@ -37,12 +44,17 @@ def spatial_muse(
 
     Raises
     ------
-    ValueError : for sizes that are not the tree's, or near clusters where a gradient is asked for.
+    ValueError : for sizes that are not the tree's, larger heads, or near clusters where a gradient is asked for.
     """
     check_tensors("spatial_muse", q=q, k=k, v=v)
     if (q.shape[2], k.shape[2]) != (tree.queries, tree.keys):
         raise ValueError(
             f"q and k have {q.shape[2]} and {k.shape[2]} positions; the tree has {tree.queries} and {tree.keys}"
+        )
+    if not fits(q, v):
+        raise ValueError(
+            f"q and v have head sizes {q.shape[-1]} and {v.shape[-1]} in {q.dtype}; up to 128 are allowed in half "
+            "precision from compute capability 8.0 on, and 64 elsewhere: use `muse` or `muse_causal`"
         )
     if near and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise ValueError(
@@ -96,6 +108,8 @@ class _SpatialMuSe(torch.autograd.Function):
 def _example(p: Problem, tree: Tree, near: int) -> None:
     q = p.empty(p.batch, p.query_heads, tree.queries, p.head).requires_grad_(not near)
     k, v = (p.empty(p.batch, p.kv_heads, tree.keys, p.head).requires_grad_(not near) for _ in "kv")
+    if not fits(q, v):
+        return
     out, lse = spatial_muse(q, k, v, tree, 0.125, near)
     if not near:
         torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))

@@ -74,9 +74,7 @@ def _query_grad_kernel(
                     b_dq = tl.dot(b_g.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION)
     b_dq *= scale
     for i_depth in range(0, LEVELS):  # by themselves: what lives through the loops above would spill
-        i_node, i_right, i_from, size, i_first, i_last = tile_in(
-            i_depth, i_start, i_end, NQ, CQ, CAUSAL, BM
-        )
+        i_node, i_right, i_from, size, i_first, i_last = tile_in(i_depth, i_start, i_end, NQ, CQ, CAUSAL, BM)
         if i_right == 1:
             o_c = (i_head * NODES + i_node) * CQ + (b_m - i_from) // size
             p_dp = d_centroids + o_c[:, None] * D + o_d[None, :]
@@ -102,7 +100,7 @@ def spatial_query_grad(
     tile: Tile | None = None,
     precision: str | None = None,
 ) -> Tensor:
-    """dq = s sum_n g k_n over the exact block + s sum_j g k~_ij over the summaries + dp_i / |i| of every cluster it is in.
+    """dq = s sum_n g k_n (the exact block) + s sum_j g k~_ij (the summaries) + dp_i / |i| of every cluster it is in.
 
     Parameters
     ----------
@@ -119,7 +117,7 @@ def spatial_query_grad(
     launch(
         _query_grad_kernel, (B * Hq * tiles,), q, k, v, dout, centroids, mass, mean_k, mean_v, d_centroids, lse, delta,
         dq, scale, *(s for x in (q, k, v, dout, dq) for s in x.stride()[:3]), Hq, Hq // k.shape[1], Nq,
-        tree.query_clusters, tree.key_clusters, tree.block, tree.levels, tree.nodes, tiles, D, Dv, BD=BD, BDV=BDV, BM=tile.rows,
-        BN=tile.cols, CAUSAL=tree.causal, PRECISION=precision or fp32_precision(q), tile=tile,
+        tree.query_clusters, tree.key_clusters, tree.block, tree.levels, tree.nodes, tiles, D, Dv, BD=BD, BDV=BDV,
+        BM=tile.rows, BN=tile.cols, CAUSAL=tree.causal, PRECISION=precision or fp32_precision(q), tile=tile,
     )  # fmt: skip
     return dq

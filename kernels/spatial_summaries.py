@@ -41,7 +41,7 @@ def _mean_kernel(
 def spatial_means(q: Tensor, tree: Tree, tile: Tile | None = None) -> Tensor:
     """The mean of every cluster of q [B, Hq, N, D] in every node: [B, Hq, nodes, Cq, D] in the dtype of q.
 
-    An empty cluster has mean 0. Bytes: half of q for every level (all of it where the tree is one node), the means once.
+    An empty cluster has mean 0. Bytes: half of q for every level (all of it in full attention), the means once.
     """
     B, Hq, _, D = q.shape
     tile = choose("spatial_mean", target_of(q), power_of_two(D), q.element_size(), tile)
@@ -49,7 +49,8 @@ def spatial_means(q: Tensor, tree: Tree, tile: Tile | None = None) -> Tensor:
     centroids = torch.empty(B, Hq, tree.nodes, tree.query_clusters, D, dtype=q.dtype, device=q.device)
     launch(
         _mean_kernel, (B * Hq * tree.nodes * tree.query_clusters,), q, centroids, *q.stride()[:3], Hq, tree.queries,
-        tree.keys, tree.query_clusters, tree.nodes, D, BD=power_of_two(D), BM=min(tile.rows, power_of_two(longest)), CAUSAL=tree.causal, tile=tile,
+        tree.keys, tree.query_clusters, tree.nodes, D, BD=power_of_two(D), BM=min(tile.rows, power_of_two(longest)),
+        CAUSAL=tree.causal, tile=tile,
     )  # fmt: skip
     return centroids
 

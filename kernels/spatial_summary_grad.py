@@ -125,9 +125,10 @@ def spatial_summary_grad(
 
     Returns
     -------
-    da and turn [B, Hq, nodes, Cq, Ck] fp32, dk~ [B, Hq, nodes, Cq, Ck, D] and dv~ [B, Hq, nodes, Cq, Ck, Dv] in the dtype of q.
+    da and turn [B, Hq, nodes, Cq, Ck] fp32; dk~ [B, Hq, nodes, Cq, Ck, D], dv~ [B, Hq, nodes, Cq, Ck, Dv] in q's dtype.
 
-    Bytes: half of q and dout for every level, summaries and their gradients once. Operations: 4 levels B Hq N Ck (D + Dv) / 2.
+    Bytes: half of q and dout for every level, summaries and their gradients once.
+    Operations: 2 levels B Hq N Ck (D + Dv).
     """
     B, Hq, Nq, D = q.shape
     Dv, Cq, Ck = dout.shape[-1], tree.query_clusters, tree.key_clusters

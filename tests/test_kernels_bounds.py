@@ -60,7 +60,15 @@ def _modules_with_launch():
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(
-    "method", [{"near": 1}, {"cap": None}, {"order": "dipole", "dipole_rank": 3}], ids=str
+    "method",
+    [
+        {"near": 1},
+        {"cap": None},
+        {"order": "dipole", "dipole_rank": 3},
+        {"partition": "spatial"},
+        {"partition": "spatial", "query_clusters": 5},
+    ],
+    ids=str,
 )
 def test_muse_stays_inside_its_tensors(method, causal, request):
     g = torch.Generator().manual_seed(0)

@@ -120,6 +120,18 @@ def test_near_with_gradients_takes_the_general_kernels():
         spatial_muse(*tensors, Tree.full(130, 130, 4, 4), 0.25, near=1)
 
 
+def test_large_heads_take_the_general_kernels():
+    tensors = inputs(1, 1, 1, 70, 70, 16, 80)
+    method = ml.MuSe(clusters=4, leaf=40, partition="spatial")
+    check(
+        results(method, tensors, "triton", True),
+        results(method, tensors, "torch", True),
+        dict.fromkeys(NAMES, 1e-5),
+    )
+    with pytest.raises(ValueError, match=r"q and v have head sizes 16 and 80 in torch\.float32; up to 128"):
+        spatial_muse(*tensors, Tree.causal_of(35, 1, 4, 4), 0.25)
+
+
 def test_positions_must_be_the_tree_s():
     with pytest.raises(ValueError, match="q and k have 50 and 50 positions; the tree has 64 and 64"):
         spatial_muse(*inputs(1, 1, 1, 50, 50, 16, 16), Tree.causal_of(32, 1, 4, 4), 0.25)

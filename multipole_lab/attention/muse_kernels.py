@@ -65,6 +65,8 @@ def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Parti
 
 def _in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, positions: int) -> bool:
     """Whether the clusters are runs of one length in every block, for which there are kernels of their own."""
+    from multipole_lab.kernels.spatial_muse import fits
+
     graded = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     return (
         method.partition == "spatial"
@@ -72,6 +74,7 @@ def _in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, positions: int) -> b
         and method.clusters != "auto"
         and max(method.clusters, method.query_clusters or 0) <= positions
         and not (method.near and graded)
+        and fits(q, v)
     )
 
 
