@@ -163,8 +163,8 @@ def spatial_key_grad(
     ----------
     grads : da, turn, dk~ and dv~, as `spatial_summary_grad` returns them.
 
-    Bytes: q, k, v, dout and results once, the gradients of the summaries once for every tile of keys in a cluster, parts
-    of dp_i for every tile: 4 levels N / (2 tile.rows) Cq D. Operations: 7 levels B Hq N Cq D and the blocks.
+    Bytes: q, k, v, dout and results once, the gradients of the summaries once for every tile of keys in a cluster,
+    parts of dp_i for every tile: 4 levels N / (2 tile.rows) Cq D. Operations: 7 levels B Hq N Cq D and the blocks.
     """
     B, Hk, Nk, D = k.shape
     Hq, Dv, Cq = q.shape[1], v.shape[-1], tree.query_clusters
