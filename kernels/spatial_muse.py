@@ -123,10 +123,10 @@ def _full(p: Problem) -> None:
 
 
 def _causal(p: Problem) -> None:
-    _example(p, _causal_tree(p), 0)
+    _example(p, causal_tree(p), 0)
 
 
-def _causal_tree(p: Problem) -> Tree:
+def causal_tree(p: Problem) -> Tree:
     levels = max(1, (p.queries // 1024).bit_length() - 1)
     return Tree.causal_of(p.queries >> levels, levels, p.clusters, p.clusters)
 
@@ -142,4 +142,4 @@ def _cost(p: Problem, tree: Tree) -> tuple[float, float]:
 
 
 register("spatial_full", _full, lambda p: _cost(p, Tree.full(p.queries, p.keys, p.clusters, p.clusters)))
-register("spatial_causal", _causal, lambda p: _cost(p, _causal_tree(p)))
+register("spatial_causal", _causal, lambda p: _cost(p, causal_tree(p)))

@@ -94,6 +94,7 @@ def cases(args: argparse.Namespace) -> Iterator[tuple]:
     from multipole_lab.analysis.inputs import heads_of
     from multipole_lab.analysis.kernel_cases import clustering_cases, muse_cases, setting
     from multipole_lab.analysis.kernel_cases_decode import decode_cases
+    from multipole_lab.analysis.kernel_cases_spatial import spatial_cases
     from multipole_lab.kernels.registry import Problem
 
     Hq, Hk = args.heads
@@ -107,7 +108,12 @@ def cases(args: argparse.Namespace) -> Iterator[tuple]:
     )  # fmt: skip
     s = setting(p, q, k, v)
     with torch.set_grad_enabled(True):
-        for found in (clustering_cases(s), muse_cases(s), decode_cases(p, q[:, :, -1:], k, v)):
+        for found in (
+            clustering_cases(s),
+            muse_cases(s),
+            spatial_cases(s),
+            decode_cases(p, q[:, :, -1:], k, v),
+        ):
             for case in found:
                 if args.only in case.kernel:
                     yield p, source, case
