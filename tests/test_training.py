@@ -381,9 +381,11 @@ def test_compiled_parts_keep_names_loss_and_gradients():
     plain, compiled = build_model(SMALL), build_model(SMALL)
     compile_parts(compiled, backend="aot_eager")
     assert list(plain.state_dict()) == list(compiled.state_dict())
-    found = [model(input_ids=ids, labels=ids).loss for model in (plain, compiled)]
-    for loss in found:
-        loss.backward()
+    found = []
+    for model in (plain, compiled):  # as in training: a method in a layer, and the clock around it
+        with ml.MuSe(clusters=4, leaf=8).on(model, 0), AttentionClock().on(model):
+            found.append(model(input_ids=ids, labels=ids).loss)
+            found[-1].backward()
     torch.testing.assert_close(found[0], found[1])
     for (name, x), y in zip(plain.named_parameters(), compiled.parameters(), strict=True):
         torch.testing.assert_close(x.grad, y.grad, msg=lambda text, name=name: f"{name}: {text}")
