@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from .branches import in_branches
+from .delta import output_delta
 from .evaluate import evaluate
-from .launch import check_tensors, fp32_precision
+from .launch import check_tensors, fp32_precision, row_strided
 from .leaf import leaf_into
 from .leaf_backward import leaf_backward
 from .muse import one_head_size
@@ -94,10 +95,9 @@ class _Causal(torch.autograd.Function):
             return (None,) * 10
         q, k, v, out, lse, *kept = ctx.saved_tensors
         block, scale, near, precision = ctx.block, ctx.scale, ctx.near, ctx.precision
-        dout = torch.zeros_like(out) if dout is None else dout
-        delta = (dout.float() * out).sum(-1, keepdim=True)
-        if dlse is not None:
-            delta -= dlse
+        dout = torch.zeros_like(out) if dout is None else row_strided(dout)
+        flat_dlse = None if dlse is None else dlse[None, ..., 0]
+        delta = output_delta(out[None], dout[None], flat_dlse)[0, ..., None]
         *inputs, to, to_lse, do = (_blocks(x, block) for x in (q, k, v, out, lse, dout))
         dlse = None if dlse is None else _blocks(dlse, block)[..., 0]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .delta import output_delta
 from .launch import check_tensors, fp32_precision, row_strided, target_of
 from .muse import one_head_size
 from .registry import Problem, register
@@ -17,7 +18,7 @@ from .spatial_attend import spatial_attend
 from .spatial_key_grad import spatial_key_grad
 from .spatial_query_grad import spatial_query_grad
 from .spatial_summaries import spatial_means, spatial_summaries
-from .spatial_summary_grad import spatial_delta, spatial_summary_grad
+from .spatial_summary_grad import spatial_summary_grad
 
 
 def fits(q: Tensor, v: Tensor) -> bool:
@@ -91,7 +92,7 @@ class _SpatialMuSe(torch.autograd.Function):
         q, k, v, centroids, out, lse = ctx.saved_tensors
         tree, scale = ctx.tree, ctx.scale
         dout = torch.zeros_like(out) if dout is None else row_strided(dout)
-        delta = spatial_delta(out, dout, dlse)
+        delta = output_delta(out, dout, dlse)
         # Recomputed: they are several times as large as q, k and v.
         summaries = spatial_summaries(centroids, k, v, tree, scale, precision=ctx.precision)
         seen = centroids, *summaries

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -36,6 +37,11 @@ def missing_device(device: str) -> str | None:
     )
 
 
+def typed_command() -> str:
+    """The command that runs, as one would type it again."""
+    return shlex.join(["multipole-lab", *sys.argv[1:]])
+
+
 class Record:
     """Rows of one benchmark: printed as they come, and written to the file after every one.
 
@@ -48,7 +54,7 @@ class Record:
 
     def __init__(self, target: str | None, device: str, **facts: object) -> None:
         self.target, self.rows = target, []
-        self.head = {"device": device_name(device), "command": " ".join(sys.argv), **_versions(), **facts}
+        self.head = {"device": device_name(device), "command": typed_command(), **_versions(), **facts}
         self.note(
             ", ".join(f"{key} {value}" for key, value in self.head.items() if not isinstance(value, dict))
         )

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from multipole_lab.analysis.kernel_cases import Case, Setting, exact_gradients
-from multipole_lab.analysis.kernel_oracle import error
+from multipole_lab.analysis.kernel_cases import Case, Setting, exact_gradients, head_error
+from multipole_lab.analysis.kernel_oracle import Head
 
 
 def spatial_cases(s: Setting) -> Iterator[Case]:
     """spatial_full and spatial_causal, where the kernels take the heads."""
+    from multipole_lab.attention import MuSe
     from multipole_lab.kernels.spatial import Tree
     from multipole_lab.kernels.spatial_muse import causal_tree, fits, spatial_muse
 
-    p = s.problem
+    p, head = s.problem, s.head()
     if not fits(s.q, s.v):
         return
     trees = {"spatial_full": Tree.full(p.queries, p.keys, p.clusters, p.clusters)}
@@ -33,17 +34,9 @@ def spatial_cases(s: Setting) -> Iterator[Case]:
         def plain(q: Tensor, k: Tensor, v: Tensor, tree=tree):
             return exact_gradients(q, k, v, upstream, tree.causal)
 
-        yield Case(name, inputs, call, lambda r, tree=tree: _head_error(s, tree, upstream, r), plain)
+        method = MuSe(clusters=tree.key_clusters, leaf=tree.block, partition="spatial", backend="torch")
 
+        def attend(h: Head, method=method, tree=tree) -> Tensor:
+            return method(*(x[None, None] for x in (h.q, h.k, h.v)), causal=tree.causal, scale=h.scale)[0, 0]
 
-def _head_error(s: Setting, tree, upstream: Tensor, r: tuple[Tensor, ...]) -> float:
-    """The larger of the errors of out and of dq in the first head."""
-    from multipole_lab.attention import MuSe
-
-    method = MuSe(clusters=tree.key_clusters, leaf=tree.block, partition="spatial", backend="torch")
-    q, k, v = (x[:1, :1].detach().double() for x in (s.q, s.k, s.v))
-    with torch.enable_grad():
-        q.requires_grad_()
-        out = method(q, k, v, causal=tree.causal, scale=s.scale)
-        (dq,) = torch.autograd.grad(out, q, upstream[:1, :1].double())
-    return max(error(r[0][:1, :1], out), error(r[1][:1, :1], dq))
+        yield Case(name, inputs, call, lambda r, attend=attend: head_error(head, r, upstream, attend), plain)

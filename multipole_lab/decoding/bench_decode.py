@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import statistics
 import sys
 import time
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         or f"synthetic, {args.keys} keys, heads {args.heads[0]}/{args.heads[1]} of {args.head_size}"
     )
     record = Record(
-        args.json, args.device, command=shlex.join(["multipole-lab", *sys.argv[1:]]), dtype=args.dtype, keys=what,
+        args.json, args.device, dtype=args.dtype, keys=what,
         steps=args.steps,
     )  # fmt: skip
     if args.grow:

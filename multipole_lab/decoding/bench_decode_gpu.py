@@ -8,7 +8,6 @@ every way that torch has, with the queries of a group as heads or as rows; the b
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -55,10 +54,7 @@ def run(args: argparse.Namespace) -> int:
         q = q[:, :, -8:]
         states = {f"{n} level{'s' * (n > 1)}": clustered(k, v, n, args.budget) for n in (1, 2)}
         speed = copy_speed(device)
-        command = shlex.join(["multipole-lab", *sys.argv[1:]])
-        record = Record(
-            args.json, args.device, command=command, copy_gb_s=speed, dtype=args.dtype, keys=args.keys
-        )
+        record = Record(args.json, args.device, copy_gb_s=speed, dtype=args.dtype, keys=args.keys)
         for batch in args.batch:
             for row in measure(batch, q, k, v, scale, states, args, speed):
                 record.add(row, text_of(row))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -59,12 +58,12 @@ def run(args: argparse.Namespace) -> int:
             rows.append(compare(model, ids, args.prompt, settings, dense, start, free))
             _print(rows[-1], first=len(rows) == 1)
     if args.json:
-        from multipole_lab.analysis.bench_record import device_name
+        from multipole_lab.analysis.bench_record import device_name, typed_command
         from multipole_lab.models.provenance import describe_model, versions
 
         record = {
             "device": device_name(args.device),
-            "command": shlex.join(["multipole-lab", *sys.argv[1:]]),
+            "command": typed_command(),
             "model": describe_model(model),
             **versions(),
             "rows": rows,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import pandas
 import torch
 
 import multipole_lab
+from multipole_lab.analysis.bench_record import typed_command
 from multipole_lab.analysis.method_text import check_method
 from multipole_lab.evaluation import report
 from multipole_lab.evaluation.choice import check_positions
@@ -59,8 +59,7 @@ def run(args: argparse.Namespace, prepare: Callable[..., Evaluation]) -> pandas.
         **evaluation.settings,
     }
     path = results_path(args.out, evaluation.name, args.model, settings_hash(settings))
-    command = shlex.join(["multipole-lab", *sys.argv[1:]])
-    with Journal(path, settings, {"command": command, **versions()}) as journal:
+    with Journal(path, settings, {"command": typed_command(), **versions()}) as journal:
         try:
             rows = frame(run_items(evaluation, readers, journal), journal.settings)
         except KeyboardInterrupt:

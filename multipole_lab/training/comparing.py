@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import statistics
 import sys
@@ -146,8 +145,9 @@ def _fastest_exact(preset: Preset, device: str):
 
 def _command() -> str:
     """What was typed, where it was typed."""
-    typed = sys.argv[1:] if sys.argv[1:2] == ["train"] else ["train", "compare"]
-    return shlex.join(["multipole-lab", *typed])
+    from multipole_lab.analysis.bench_record import typed_command
+
+    return typed_command() if sys.argv[1:2] == ["train"] else "multipole-lab train compare"
 
 
 def _write(
