@@ -323,6 +323,16 @@ HOSTILE = {
         0,
         "more than 64 MB",
     ),
+    "an answer of terabytes": (
+        "def weights(q, k, scale):\n    return torch.ones(1).expand(10**12)",
+        0,
+        "more than 64 MB",
+    ),
+    "an answer too deep": (
+        "def weights(q, k, scale):\n    x = q\n    for _ in range(17): x = [x]\n    return x",
+        0,
+        "nested more than 16",
+    ),
     "an answer that is an object": (
         "class Any:\n    __eq__ = lambda *a: True\ndef weights(*a): return Any()",
         0,
@@ -341,7 +351,9 @@ HOSTILE = {
 def test_hostile(grade, zygote, name):
     source, points, reason = HOSTILE[name]
     began = time.monotonic()
-    earned, result = grade({"A1-1": source}, seconds=1)
+    # Little time only where time is what ends it: a slow machine needs a part of a second for some of the others.
+    seconds = 1 if {"processor time", "no answer"} & set(reason.split("|")) else 5
+    earned, result = grade({"A1-1": source}, seconds=seconds)
     said = reasons(result)
     assert earned == {"A1.1": points, "A1.2": 5.0}, said
     assert any(part in said for part in reason.split("|")), said

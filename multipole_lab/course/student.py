@@ -58,8 +58,7 @@ def serve(sock: socket.socket, job: dict) -> None:
     ]
     wire.send(sock, {"errors": errors, "defined": defined, "functions": functions[:50]})
     while True:
-        call = wire.receive(sock)
-        wire.send(sock, _answer(namespace, call))
+        sock.sendall(_answer(namespace, wire.receive(sock)))
 
 
 def _run(label: str, source: str, namespace: dict) -> tuple[str, str] | None:
@@ -73,17 +72,15 @@ def _run(label: str, source: str, namespace: dict) -> tuple[str, str] | None:
     return None
 
 
-def _answer(namespace: dict, call: dict) -> dict:
+def _answer(namespace: dict, call: dict) -> bytes:
+    """The packed message for one call: its result, or what was raised."""
     try:
         torch.manual_seed(0)
-        result = namespace[call["name"]](*call["args"], **call["kwargs"])
-        try:
-            wire.pack(result)
-        except wire.WireError as error:
-            return {"error": ["WireError", f"it returned {error}, which cannot be compared"]}
-        return {"result": result}
+        return wire.pack({"result": namespace[call["name"]](*call["args"], **call["kwargs"])})
+    except wire.WireError as error:
+        return wire.pack({"error": ["WireError", f"it returned {error}, which cannot be compared"]})
     except BaseException as error:
-        return {"error": list(describe(error))}
+        return wire.pack({"error": list(describe(error))})
 
 
 def describe(error: BaseException) -> tuple[str, str]:

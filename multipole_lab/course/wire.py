@@ -31,7 +31,14 @@ def pack(message: object) -> bytes:
     """
     tensors: dict[str, torch.Tensor] = {}
     structure = json.dumps(_down(message, tensors, 0)).encode()
-    blob = save(tensors) if tensors else b""
+    # Before anything is copied: to refuse a large answer must not cost the student's processor time.
+    if len(structure) + sum(tensor.nbytes for tensor in tensors.values()) > LARGEST:
+        raise WireError(f"more than {LARGEST >> 20} MB")
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    blob = save(copies) if copies else b""
     if len(structure) + len(blob) > LARGEST:
         raise WireError(f"more than {LARGEST >> 20} MB")
     return struct.pack("<QQ", 8 + len(structure) + len(blob), len(structure)) + structure + blob
@@ -92,7 +99,7 @@ def _down(value: object, tensors: dict[str, torch.Tensor], depth: int) -> object
         if value.is_complex() or value.layout != torch.strided:
             raise WireError(f"a {value.dtype} {value.layout} tensor")
         name = str(len(tensors))
-        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        tensors[name] = value
         return {"tensor": name}
     if isinstance(value, _PLAIN):
         return {"plain": value}
