@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
+from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -118,7 +118,7 @@ def assign(
     x, centroids = row_strided(x), centroids.float().contiguous()
     BD = power_of_two(D)
     tile = choose("assign", target_of(x), BD, x.element_size(), tile)
-    tiles = triton.cdiv(N, tile.rows)
+    tiles = cdiv(N, tile.rows)
     labels = torch.empty(B, H, N, dtype=torch.int64, device=x.device)
     distances = torch.empty(B, H, N, dtype=torch.float32, device=x.device)
     launch(

@@ -14,7 +14,7 @@ from .decode_near import attend_chunk, load_queries
 from .decode_replace import replace_chunk
 from .decode_tiles import Tile, choose
 from .decode_work import Work, processors
-from .launch import check_tensors, fp32_precision, launch, power_of_two, target_of
+from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, target_of
 from .registry import Problem, register
 
 
@@ -145,7 +145,7 @@ def decode_attend(
     BD, BDV = power_of_two(D), power_of_two(Dv)
     tile = choose("decode_attend", target_of(q), max(BD, BDV), q.element_size(), tile)
     chunk = chunk or chunk_size(R * (room + F + T + E), tile.cols, processors(q))
-    chunks = [triton.cdiv(n, chunk) for n in (room, F, T, E)]
+    chunks = [cdiv(n, chunk) for n in (room, F, T, E)]
     out = work.take("chunk_out", (R, sum(chunks), G, Dv), q)
     lse = work.take("chunk_lse", (R, sum(chunks), G), q)
     some = q.new_empty(1, dtype=torch.int32) if members is None else members  # stands for what is not there
@@ -172,7 +172,7 @@ def decode_attend(
 
 def chunk_size(work: int, step: int, processors: int) -> int:
     """A multiple of `step` such that 3 chunks a processor, which run at once, cover the work; at most 16 steps."""
-    return step * min(16, max(1, triton.cdiv(work, 3 * processors * step)))
+    return step * min(16, max(1, cdiv(work, 3 * processors * step)))
 
 
 def _example(p: Problem) -> None:

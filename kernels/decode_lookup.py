@@ -10,7 +10,7 @@ from torch import Tensor
 from .decode_logits import Exact, exact_rows, logits_of_rows, squares
 from .decode_tiles import Tile, choose
 from .decode_work import Work
-from .launch import check_tensors, fp32_precision, launch, power_of_two, target_of
+from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, target_of
 from .registry import Problem, register
 
 
@@ -150,7 +150,7 @@ def _lookup(
     valid = exact.valid if exact else None
     E = exact.size if exact else 0
     tile = choose("decode_lookup", target_of(probe), power_of_two(D), probe.element_size(), tile)
-    tiles, exact_tiles = triton.cdiv(C, tile.cols), triton.cdiv(E, tile.cols)
+    tiles, exact_tiles = cdiv(C, tile.cols), cdiv(E, tile.cols)
     launch(
         _lookup_kernel, (R * (tiles + exact_tiles),),
         probe, centroids, tokens, tokens if spread is None else spread, listed, n_listed, norm, exact_q, keys,

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import launch, power_of_two, target_of
+from .launch import cdiv, launch, power_of_two, target_of
 from .tiles import Tile, choose
 
 
@@ -44,7 +44,7 @@ def output_delta(out: Tensor, dout: Tensor, dlse: Tensor | None, tile: Tile | No
     """
     B, Hq, N, Dv = out.shape
     tile = choose("output_delta", target_of(out), power_of_two(Dv), out.element_size(), tile)
-    tiles = triton.cdiv(N, tile.rows)
+    tiles = cdiv(N, tile.rows)
     delta = torch.empty(B, Hq, N, dtype=torch.float32, device=out.device)
     launch(
         _delta_kernel, (B * Hq * tiles,), out, dout, delta if dlse is None else dlse.contiguous(), delta,

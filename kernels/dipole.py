@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
+from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -115,7 +115,7 @@ def dipole(
     k, v, centroids = row_strided(k), row_strided(v), centroids.contiguous()
     BD, BDV, columns = power_of_two(D), power_of_two(Dv), Hq // Hk * Cq * R
     tile = choose("dipole", target_of(k), max(BD, BDV), k.element_size(), tile)
-    tiles = triton.cdiv(columns, tile.rows)
+    tiles = cdiv(columns, tile.rows)
     moment = torch.empty(B, Hq, Cq, R, Dv, dtype=torch.float32, device=k.device)
     launch(
         _dipole_kernel, (B * Hk * tiles,), k, v, centroids,

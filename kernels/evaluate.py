@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import (
+    cdiv,
     check_tensors,
     fp32_precision,
     launch,
@@ -184,7 +185,7 @@ def evaluate(
     precision = precision or fp32_precision(k)
     if moment is not None:
         precision = plain_when_wide(precision, max(BD, BDV))
-    parts = triton.cdiv(Nq, Cq * tile.rows)
+    parts = cdiv(Nq, Cq * tile.rows)
     share = None if moment is None else torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
     if into is not None:
         out, lse = into

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
+from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
 from .leaf_backward import leaf_backward
 from .online import softmax_step
 from .registry import Problem, register
@@ -107,7 +107,7 @@ def leaf_into(
     Hk, Nk, Dv = k.shape[1], k.shape[2], v.shape[-1]
     BD, BDV = power_of_two(D), power_of_two(Dv)
     tile = choose("leaf", target_of(q), max(BD, BDV), q.element_size(), tile)
-    tiles = triton.cdiv(Nq, tile.rows)
+    tiles = cdiv(Nq, tile.rows)
     launch(
         _leaf_kernel, (B * Hq * tiles,),
         q, k, v, q if valid is None else valid, q if bias is None else bias, out, lse, scale,

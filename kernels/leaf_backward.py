@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import launch, power_of_two, row_strided, target_of
+from .launch import cdiv, launch, power_of_two, row_strided, target_of
 from .tiles import choose
 from .visible import mask_kind, visible
 
@@ -152,7 +152,7 @@ def leaf_backward(
     head, width, target = max(BD, BDV), q.element_size(), target_of(q)
     valid, bias = q if valid is None else valid, q if bias is None else bias
     tile = choose("leaf_query_grad", target, head, width)
-    tiles = triton.cdiv(Nq, tile.rows)
+    tiles = cdiv(Nq, tile.rows)
     launch(
         _query_kernel, (B * Hq * tiles,),
         q, k, v, valid, bias, out, lse, dout, delta if dlse is None else dlse.contiguous(), delta, dq, scale,
@@ -160,7 +160,7 @@ def leaf_backward(
         BM=tile.rows, BN=tile.cols, DLSE=dlse is not None, **constants, tile=tile,
     )  # fmt: skip
     tile = choose("leaf_key_grad", target, head, width)
-    tiles = triton.cdiv(Nk, tile.rows)
+    tiles = cdiv(Nk, tile.rows)
     launch(
         _key_kernel, (B * Hk * tiles,),
         q, k, v, valid, bias, lse, dout, delta, dk, dv, scale, *strides, Hk, Hq // Hk, Nq, Nk, D, Dv, tiles,

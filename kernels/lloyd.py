@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .assign import FARTHEST, finite
 from .centroids import restart_empty
-from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
+from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
 from .registry import Problem, register
 from .sort import offsets_of_chunks, scatter
 from .tiles import Tile, choose
@@ -161,9 +161,9 @@ def lloyd(
     x, centroids = row_strided(x), centroids.float().contiguous()
     BD, BINS = power_of_two(D), power_of_two(C)
     tile = choose("lloyd", target_of(x), BD, x.element_size(), tile)
-    chunks = triton.cdiv(N, tile.rows)
-    span = triton.cdiv(chunks, max(1, PROGRAMS // (B * H)))
-    parts = triton.cdiv(chunks, span)
+    chunks = cdiv(N, tile.rows)
+    span = cdiv(chunks, max(1, PROGRAMS // (B * H)))
+    parts = cdiv(chunks, span)
 
     def empty(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=x.device)
@@ -181,7 +181,7 @@ def lloyd(
     )  # fmt: skip
     means, counts = empty(B, H, C, D, dtype=torch.float32), empty(B, H, C)
     mean_tile = choose("means", target_of(x), BD, x.element_size())
-    blocks = triton.cdiv(C, mean_tile.rows)
+    blocks = cdiv(C, mean_tile.rows)
     launch(
         _means_kernel, (B * H * blocks,), sums, members, counts, means, C, D, parts, blocks,
         BD=BD, BINS=BINS, BC=mean_tile.rows, BP=mean_tile.cols, tile=mean_tile,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .launch import cdiv
+
 
 def member_tiles(members: int, clusters: int, rows: int) -> int:
     """The most tiles that `members` in `clusters` clusters can need: sum_i ceil(n_i / rows)."""
-    return min(members, triton.cdiv(members, rows) + clusters)
+    return min(members, cdiv(members, rows) + clusters)
 
 
 @triton.jit

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from .evaluate_backward import delta_kernel, moment_grad_kernel, summary_grad_kernel
 from .key_grad import key_grad_kernel
-from .launch import launch, plain_when_wide, power_of_two, row_strided, target_of
+from .launch import cdiv, launch, plain_when_wide, power_of_two, row_strided, target_of
 from .lookup import member_tiles
 from .query_grad import query_grad_kernel
 from .registry import Problem
@@ -89,7 +88,7 @@ def muse_backward(
         delta_far = delta
     d_mass, d_mean_k, d_mean_v = fp32(B, Hq, Cq, Ck), fp32(B, Hq, Cq, Ck, D), fp32(B, Hq, Cq, Ck, Dv)
     tile = pick("summary_grad")
-    key_tiles = triton.cdiv(Ck, tile.rows)
+    key_tiles = cdiv(Ck, tile.rows)
     launch(
         summary_grad_kernel, (B * Hq * Cq * key_tiles,),
         q, centroids, q_order, q_offsets, far, mean_k, mean_v, lse, dout, delta_far,
@@ -114,7 +113,7 @@ def muse_backward(
         Ck, D, Dv, R, **sizes, BR=BR, BN=tile.cols, DIPOLE=turn, FULL=full, tile=tile,
     )  # fmt: skip
     tile = pick("centroid_grad")
-    splits, row_tiles = triton.cdiv(Ck, SPAN), triton.cdiv(rows, tile.rows)
+    splits, row_tiles = cdiv(Ck, SPAN), cdiv(rows, tile.rows)
     partial = fp32(B * Hk, splits, rows, D)
     launch(
         centroid_grad_kernel, (B * Hk * splits * row_tiles,),
@@ -125,7 +124,7 @@ def muse_backward(
     d_centroids += partial.sum(1).view(B, Hq, Cq, D)
     if turn:
         tile = pick("moment_centroid_grad")
-        d_columns, column_tiles = fp32(B, Hq, Cq, R, D), triton.cdiv(rows * R, tile.rows)
+        d_columns, column_tiles = fp32(B, Hq, Cq, R, D), cdiv(rows * R, tile.rows)
         launch(
             moment_centroid_grad_kernel, (B * Hk * column_tiles,),
             k, v, centroids, basis, k_order, k_offsets, far, far_mass, mean_k, mean_v, d_moment, d_columns,

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_device, launch, power_of_two, target_of
+from .launch import cdiv, check_device, launch, power_of_two, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -55,7 +55,7 @@ def select_near(mass: Tensor, near: int, tile: Tile | None = None) -> tuple[Tens
     rows = B * Hq * Cq
     launch(
         _select_kernel,
-        (triton.cdiv(rows, tile.rows),),
+        (cdiv(rows, tile.rows),),
         mass,
         chosen,
         far,

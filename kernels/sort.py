@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_device, launch, power_of_two, target_of
+from .launch import cdiv, check_device, launch, power_of_two, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -80,7 +80,7 @@ def sort_by_label(labels: Tensor, clusters: int, tile: Tile | None = None) -> tu
     B, H, N = labels.shape
     labels = labels.contiguous()
     tile = choose("sort", target_of(labels), 16, 4, tile)
-    chunks = triton.cdiv(N, tile.rows)
+    chunks = cdiv(N, tile.rows)
     chunk_counts = torch.empty(B * H, chunks, clusters + 1, dtype=torch.int32, device=labels.device)
     launch(
         _count_kernel, (B * H * chunks,), labels, chunk_counts, N, clusters, chunks,
@@ -112,7 +112,7 @@ def scatter(labels: Tensor, before: Tensor, offsets: Tensor, rows: int, tile: Ti
     """The order [B, H, N] of labels counted in chunks of `rows`, from what `offsets_of_chunks` made of the counts."""
     B, H, N = labels.shape
     tile = choose("sort", target_of(labels), 16, 4, tile)
-    chunks = triton.cdiv(N, rows)
+    chunks = cdiv(N, rows)
     order = torch.empty_like(labels)
     launch(
         _scatter_kernel, (B * H * chunks,), labels, before, offsets, order, N, offsets.shape[-1] - 1, chunks,

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 
+from .launch import cdiv
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -45,7 +47,7 @@ class Tree:
 
     def tiles(self, rows: int) -> int:
         """Tiles of that many positions in the exact blocks of the queries."""
-        return self.queries // self.block * triton.cdiv(self.block, rows)
+        return self.queries // self.block * cdiv(self.block, rows)
 
 
 @triton.jit

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import fp32_precision, launch, power_of_two, target_of
+from .launch import cdiv, fp32_precision, launch, power_of_two, target_of
 from .spatial import Tree, tile_at, tile_in
 from .tiles import Tile, choose
 
@@ -171,7 +171,7 @@ def spatial_key_grad(
     BD, BDV = power_of_two(D), power_of_two(Dv)
     tile = choose("spatial_key_grad", target_of(k), max(BD, BDV), k.element_size(), tile)
     block = tree.block if tree.causal else Nk
-    tiles = Nk // block * triton.cdiv(block, tile.rows)
+    tiles = Nk // block * cdiv(block, tile.rows)
     parts = tiles // 2 if tree.causal else tiles
     dk, dv = torch.empty_like(k), torch.empty_like(v)
     part = torch.empty(B * Hq, tree.levels, parts, Cq, D, dtype=torch.float32, device=k.device)

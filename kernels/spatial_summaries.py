@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import fp32_precision, launch, power_of_two, target_of
+from .launch import cdiv, fp32_precision, launch, power_of_two, target_of
 from .spatial import Tree, node_at
 from .tiles import Tile, choose
 
@@ -45,7 +45,7 @@ def spatial_means(q: Tensor, tree: Tree, tile: Tile | None = None) -> Tensor:
     """
     B, Hq, _, D = q.shape
     tile = choose("spatial_mean", target_of(q), power_of_two(D), q.element_size(), tile)
-    longest = triton.cdiv(tree.queries >> tree.causal, tree.query_clusters)
+    longest = cdiv(tree.queries >> tree.causal, tree.query_clusters)
     centroids = torch.empty(B, Hq, tree.nodes, tree.query_clusters, D, dtype=q.dtype, device=q.device)
     launch(
         _mean_kernel, (B * Hq * tree.nodes * tree.query_clusters,), q, centroids, *q.stride()[:3], Hq, tree.queries,
@@ -172,14 +172,12 @@ def spatial_summaries(
     tile = choose("spatial_summary", target_of(k), max(BD, BDV), k.element_size(), tile)
     rows = min(tile.rows, power_of_two(Hq // Hk * Cq))
     tile = replace(tile, warps=max(1, tile.warps * rows // tile.rows))  # few centroids are few products
-    tiles = triton.cdiv(Hq // Hk * Cq, rows)
+    tiles = cdiv(Hq // Hk * Cq, rows)
     mass = torch.empty(B, Hq, nodes, Cq, Ck, dtype=torch.float32, device=k.device)
     mean_k = torch.empty(B, Hq, nodes, Cq, Ck, D, dtype=k.dtype, device=k.device)
     mean_v = torch.empty(B, Hq, nodes, Cq, Ck, Dv, dtype=k.dtype, device=k.device)
-    lengths = [triton.cdiv(tree.keys >> (depth + tree.causal), Ck) for depth in range(tree.levels)]
-    groups = sum(
-        triton.cdiv(Ck, max(1, tile.cols // length)) << depth for depth, length in enumerate(lengths)
-    )
+    lengths = [cdiv(tree.keys >> (depth + tree.causal), Ck) for depth in range(tree.levels)]
+    groups = sum(cdiv(Ck, max(1, tile.cols // length)) << depth for depth, length in enumerate(lengths))
     launch(
         _summary_kernel, (groups * B * Hk * tiles,), k, v, centroids, mass, mean_k, mean_v, scale,
         *k.stride()[:3], *v.stride()[:3], B * Hk, Hk, Hq // Hk, tree.queries, tree.keys, Cq, Ck, nodes, tiles, D, Dv,

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import fp32_precision, launch, power_of_two, target_of
+from .launch import cdiv, fp32_precision, launch, power_of_two, target_of
 from .spatial import Tree, node_at
 from .tiles import Tile, choose
 
@@ -98,7 +98,7 @@ def spatial_summary_grad(
     Dv, Cq, Ck = dout.shape[-1], tree.query_clusters, tree.key_clusters
     BD, BDV = power_of_two(D), power_of_two(Dv)
     tile = choose("spatial_summary_grad", target_of(q), max(BD, BDV), q.element_size(), tile)
-    tiles = triton.cdiv(Ck, tile.rows)
+    tiles = cdiv(Ck, tile.rows)
     d_mass, turn = torch.empty_like(mass), torch.empty_like(mass)
     d_mean_k, d_mean_v = torch.empty_like(mean_k), torch.empty_like(mean_v)
     launch(

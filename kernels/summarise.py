@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
+from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -111,7 +111,7 @@ def summarise(
     k, v, centroids = row_strided(k), row_strided(v), centroids.contiguous()
     BD, BDV, rows = power_of_two(D), power_of_two(Dv), Hq // Hk * Cq
     tile = choose("summarise", target_of(k), max(BD, BDV), k.element_size(), tile)
-    tiles = triton.cdiv(rows, tile.rows)
+    tiles = cdiv(rows, tile.rows)
     mass = torch.empty(B, Hq, Cq, Ck, dtype=torch.float32, device=k.device)
     mean_k = torch.empty(B, Hq, Cq, Ck, D, dtype=k.dtype, device=k.device)
     mean_v = torch.empty(B, Hq, Cq, Ck, Dv, dtype=k.dtype, device=k.device)
