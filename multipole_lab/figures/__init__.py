@@ -5,7 +5,9 @@ from .clusters import clusters
 from .decode import decode
 from .error import error
 from .expansion import expansion
+from .fields import fields
 from .front import front
+from .lines import lines
 from .parallel import parallel
 from .roofline import roofline
 from .speed import speed
@@ -18,7 +20,9 @@ __all__ = [
     "decode",
     "error",
     "expansion",
+    "fields",
     "front",
+    "lines",
     "parallel",
     "roofline",
     "speed",

@@ -1,0 +1,78 @@
+"""Measured curves, one for each thing that is compared: the figure that most experiments end with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+
+from . import theme
+
+SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
+_ROOM = 60  # letters of a legend that fit one line of a narrow figure
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    finding: str,
+    reading: str = "",
+    *,
+    x: str,
+    y: str,
+    log: str = "",
+    colours: Mapping[str, str] | None = None,
+    notes: Mapping[str, Sequence[str]] | None = None,
+    rule: float | None = None,
+) -> go.Figure:
+    """Draw named curves over one pair of axes, a mark at every measured point.
+
+    How to read it: a mark was measured, the line between two marks only joins them. With both axes logarithmic a
+    power law is a straight line whose slope is its exponent.
+
+    Parameters
+    ----------
+    series : name -> (x values [L], y values [L]); lengths may differ between curves.
+    finding, reading : the title, and the smaller line below it.
+    x, y : titles of the axes.
+    log : which axes are logarithmic: "", "x", "y" or "xy". Few whole numbers on a logarithmic x have a tick each.
+    colours : of some curves; the others take the theme's in turn.
+    notes : name -> words for the hover box of each mark.
+    rule : height of a dotted line, such as 1 for "as fast as exact attention".
+
+    Raises
+    ------
+    ValueError : ``log`` is something else, or a curve has not one y for every x.
+    """
+    if log not in ("", "x", "y", "xy"):
+        raise ValueError(f"log is {log!r}; allowed are '', 'x', 'y' and 'xy'")
+    for name, (xs, ys) in series.items():
+        if len(xs) != len(ys):
+            raise ValueError(f"series[{name!r}] has {len(xs)} x values and {len(ys)} y values")
+    below = sum(len(name) + 5 for name in series) > _ROOM
+    top = theme.heading_height(finding, reading) + (0 if below else 34)
+    figure = go.Figure(layout={"template": theme.TEMPLATE, "title": theme.title(finding, reading)})
+    for i, (name, (xs, ys)) in enumerate(series.items()):
+        figure.add_scatter(
+            x=list(xs), y=list(ys), name=name, mode="lines+markers", text=(notes or {}).get(name),
+            line={"color": (colours or {}).get(name), "width": 2.5},
+            marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9},
+        )  # fmt: skip
+    if rule is not None:
+        figure.add_hline(y=rule, line_dash="dot", line_color=theme.RULE)
+    if "x" in log:
+        figure.update_xaxes(
+            type="log", **_ticks(sorted({float(value) for xs, _ in series.values() for value in xs}))
+        )
+    if "y" in log:
+        figure.update_yaxes(type="log", exponentformat="power")
+    legend = {"orientation": "v", "y": -0.2, "yanchor": "top"} if below else {"y": 1.0, "yanchor": "bottom"}
+    return figure.update_layout(
+        height=top + 300 + 22 * len(series) * below, margin={"t": top}, legend=legend, xaxis_title=x, yaxis_title=y
+    )  # fmt: skip
+
+
+def _ticks(values: list[float]) -> dict:
+    """A tick for every length or budget that was measured; plotly's own where there are many, or none is round."""
+    if len(values) > 9 or not all(value.is_integer() for value in values):
+        return {}
+    return {"tickvals": values, "ticktext": [f"{value:,.0f}" for value in values]}
