@@ -71,21 +71,29 @@ def suggested(length: int, causal: bool = False) -> list[Method]:
         for clusters in sizes:
             found += _of_size(clusters, near=(0, 2, 4, 8, 16), balanced=(2, 4, 8))
         return fitting(found, length, causal)
-    for leaf in sorted({min(max(length // part, 64), 2048) for part in (8, 4, 2)}):
+    leaves = {min(max(length // part, 64), 2048) for part in (8, 4, 2)}
+    if length >= 8192:
+        leaves.add(1024)  # the fastest on a GPU at any length
+    for leaf in sorted(leaves):
         for clusters in (clusters for clusters in sizes if 4 * clusters <= leaf):
             found += _of_size(clusters, near=(0, 2, 4, 8), balanced=(4,), leaf=leaf, sinks=4)
     return fitting(found, length, causal)
 
 
 def _of_size(clusters: int, near: Sequence[int], balanced: Sequence[int], **settings: int) -> list[Method]:
-    """Settings with so many clusters: k-means and contiguous blocks, some balanced, some with a dipole."""
+    """Settings with so many clusters: k-means and contiguous blocks, some balanced, some with a dipole.
+
+    Where there are many, contiguous blocks also with an eighth as many of queries: summaries are what costs then.
+    """
     muse = {"clusters": clusters, **settings}
+    fewer = [clusters // 8] if clusters >= 64 else []
     return [
         Centroid(**{**muse, "sinks": 4}),
         *(MuSe(near=n, **muse) for n in near),
         *(MuSe(near=n, order="dipole", **muse) for n in (0, 4)),
         *(MuSe(near=n, partition="balanced", **muse) for n in balanced),
         *(MuSe(near=n, partition="spatial", **muse) for n in near),
+        *(MuSe(near=n, partition="spatial", query_clusters=c, **muse) for c in fewer for n in (0, 4)),
     ]
 
 
