@@ -13,7 +13,8 @@ import pytest
 from multipole_lab import cli
 from multipole_lab.figures import training as draw
 from multipole_lab.training import Preset, compare_training, prepare_corpus
-from multipole_lab.training.comparing import FIGURE, RESULT, summarise, table
+from multipole_lab.training.compared import summarise, table
+from multipole_lab.training.comparing import FIGURE, RESULT
 from multipole_lab.training.turns import TakeTurns, side_by_side
 
 SMALL = Preset(

@@ -102,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from multipole_lab.analysis.method_text import check_method
-    from multipole_lab.training.comparing import SIDES, forget
+    from multipole_lab.training.compared import SIDES
+    from multipole_lab.training.comparing import forget
     from multipole_lab.training.presets import PRESETS, dry
     from multipole_lab.training.processes import end_group, is_first, world_size
 
@@ -226,7 +227,8 @@ def _train(args, preset, corpus, device, out, seeds, log_every, say) -> int:
 
 
 def _compare(args, preset, corpus, device, out, seeds, log_every) -> int:
-    from multipole_lab.training.comparing import compare_training, table
+    from multipole_lab.training.compared import table
+    from multipole_lab.training.comparing import compare_training
 
     with _bar("exact and MuSe", preset.steps * len(seeds)) as bar:
         result = compare_training(

@@ -1,0 +1,132 @@
+"""What a comparison of two trainings has found: its numbers, its curves and its words."""
+
+from __future__ import annotations
+
+import statistics
+
+SIDES = ("exact", "muse")
+# The first steps of a side, and its first row, are left out of its times: kernels are compiled and memory is found.
+WARM = 3
+
+
+def summarise(found: dict[int, dict[str, list[dict]]]) -> dict:
+    """The table: a row a seed, and mean and standard deviation over the seeds.
+
+    Losses are compared at the last step at which both sides looked at the held-out text; times are medians over the
+    steps that both have done, the first few left out. Differences are MuSe's, in percent of exact's: less is better.
+    """
+    rows = []
+    for seed, sides in found.items():
+        looks = {
+            side: {r["step"]: r["heldout_loss"] for r in sides[side] if "heldout_loss" in r} for side in SIDES
+        }
+        shared = set.intersection(*(set(x) for x in looks.values()))
+        steps = {side: {r["step"]: r for r in sides[side] if "loss" in r} for side in SIDES}
+        both = sorted(set.intersection(*(set(x) for x in steps.values())))
+        timed = [step for step in both[1:] if step > WARM] or both
+        if not shared or not both:
+            continue
+        step = max(shared)
+        row = {"seed": seed, "steps": step}
+        for side in SIDES:
+            of = [steps[side][s] for s in timed]
+            row |= {
+                f"{side}_heldout_loss": looks[side][step],
+                f"{side}_seconds": statistics.median(r["seconds"] for r in of),
+                f"{side}_attention_seconds": statistics.median(r["attention_seconds"] for r in of),
+                f"{side}_tokens_per_second": statistics.median(r["tokens_per_second"] for r in of),
+            }
+        for what in ("heldout_loss", "seconds", "attention_seconds"):
+            exact, muse = row[f"exact_{what}"], row[f"muse_{what}"]
+            row[f"{what}_difference"] = None if None in (exact, muse) else 100 * (muse / exact - 1)
+        row["by_layer"] = _by_layer(steps, timed)
+        rows.append(row)
+    spread = {}
+    for name in rows[0] if rows else ():
+        values = [row[name] for row in rows if isinstance(row[name], float)]
+        if len(values) == len(rows) and name not in ("seed", "steps"):
+            deviation = statistics.stdev(values) if len(values) > 1 else None
+            spread[name] = {"mean": statistics.fmean(values), "deviation": deviation}
+    return {"seeds": rows, "summary": spread}
+
+
+def _by_layer(steps: dict[str, dict[int, dict]], timed: list[int]) -> dict[str, dict[str, float]]:
+    """Median seconds of attention in every layer, for both sides."""
+    layers = steps["exact"][timed[0]]["attention_by_layer"]
+    return {
+        layer: {
+            side: statistics.median(steps[side][s]["attention_by_layer"][layer] for s in timed)
+            for side in SIDES
+        }
+        for layer in layers
+    }
+
+
+def curve(rows: list[dict]) -> dict:
+    """What is drawn of one run's log: losses and times by step."""
+    steps = [row for row in rows if "loss" in row]
+    looks = [row for row in rows if "heldout_loss" in row]
+    return {
+        "step": [row["step"] for row in steps],
+        **{name: [_digits(row[name]) for row in steps] for name in ("loss", "seconds", "attention_seconds")},
+        "heldout_step": [row["step"] for row in looks],
+        "heldout_loss": [_digits(row["heldout_loss"]) for row in looks],
+    }
+
+
+def _digits(x: float | None) -> float | None:
+    """Six digits, which is what a curve shows; the log has them all."""
+    return None if x is None else float(f"{x:.6g}")
+
+
+def figure(result: dict):
+    """The curves of a result, as it stands."""
+    from multipole_lab.figures import training as draw
+
+    curves = result["curves"]
+    every = [curves[seed] for seed in curves if all(curves[seed][side]["step"] for side in SIDES)]
+    return draw.training(
+        {side: [(c[side]["step"], c[side]["loss"], c[side]["seconds"]) for c in every] for side in SIDES},
+        {side: [(c[side]["heldout_step"], c[side]["heldout_loss"]) for c in every] for side in SIDES},
+        {name: x["mean"] for name, x in result["summary"].items()},
+        method=result["preset"]["method"],
+        machine=result["device"],
+    )
+
+
+def table(result: dict) -> str:
+    """The result in words and numbers, as wide as a terminal."""
+    rows = result["seeds"]
+    if not rows:
+        return "no held-out loss yet"
+    p = result["preset"]
+    lines = [
+        f"{result['device']}, torch {result['versions']['torch']}; context {p['context']:,}, "
+        f"batch {p['batch'] * p['accumulate']}; {p['method']} in layer {', '.join(map(str, p['muse_layers']))} of "
+        f"{p['layers']}; exact: {result['exact_backend']}",
+        f"{'':>9} {'steps':>6} {'held-out loss':>17} {'':>9} {'ms a step':>17} {'':>9} {'ms in attention':>17}",
+        f"{'seed':>9} {'':>6} {'exact':>8} {'MuSe':>8} {'diff':>9} {'exact':>8} {'MuSe':>8} {'diff':>9} "
+        f"{'exact':>8} {'MuSe':>8} {'diff':>9}",
+    ]
+    kinds = (("heldout_loss", 1, ".4f"), ("seconds", 1e3, ".1f"), ("attention_seconds", 1e3, ".1f"))
+    for row in rows:
+        cells = [f"{row['seed']:>9} {row['steps']:>6}"]
+        for name, factor, form in kinds:
+            cells += [f"{row[f'{side}_{name}'] * factor:8{form}}" for side in SIDES]
+            cells.append(f"{row[f'{name}_difference']:+8.2f}%")
+        lines.append(" ".join(cells))
+    summary = result["summary"]
+    for label, key in (("mean", "mean"), ("deviation", "deviation")):
+        if len(rows) == 1:
+            break
+        cells = [f"{label:>9} {'':>6}"]
+        for name, factor, form in kinds:
+            cells += [f"{summary[f'{side}_{name}'][key] * factor:8{form}}" for side in SIDES]
+            sign = "+" if key == "mean" else ""
+            cells.append(f"{summary[f'{name}_difference'][key]:{sign}8.2f}%")
+        lines.append(" ".join(cells))
+    for layer in p["muse_layers"]:
+        times = [row["by_layer"][str(layer)] for row in rows]
+        change = statistics.fmean(100 * (t["muse"] / t["exact"] - 1) for t in times)
+        lines.append(f"attention of layer {layer} alone: {change:+.1f}% time, forward and backward")
+    return "\n".join(lines)
