@@ -25,3 +25,21 @@ def poisoned(monkeypatch):
     monkeypatch.setattr(torch, "empty", poison(torch.empty))
     monkeypatch.setattr(torch, "empty_like", poison(torch.empty_like))
     monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    """The process that students' processes come from; what an instructor keeps hidden is hidden from it."""
+    from multipole_lab.course import notebook
+    from multipole_lab.course.session import Zygote, library_paths
+
+    with Zygote(0, [notebook.masters_folder(), library_paths()[1][0]]) as one:
+        yield one
+
+
+@pytest.fixture
+def grade(zygote, tmp_path, monkeypatch):
+    """Grade one submission; see `submissions.grader`."""
+    from submissions import grader
+
+    return grader(zygote, tmp_path, monkeypatch)

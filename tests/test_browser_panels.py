@@ -1,15 +1,11 @@
 """Every panel in a real JupyterLab: by keyboard, in both themes, at two widths, under a scan for accessibility."""
 
 import time
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import browsing
 import nbformat
 import pytest
-
-spec = spec_from_file_location("browsing", Path(__file__).with_name("browsing.py"))
-browsing = module_from_spec(spec)
-spec.loader.exec_module(browsing)
 
 # The controls that the keyboard moves in each panel, one after the other from where the one before left it.
 # What measures goes on doing so after its cell: last, so that it does not hold up the others.

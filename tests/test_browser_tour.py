@@ -1,13 +1,9 @@
 """The tour as a reader meets it: a real JupyterLab in a real Chromium, with no network."""
 
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import browsing
 import pytest
-
-spec = spec_from_file_location("browsing", Path(__file__).with_name("browsing.py"))
-browsing = module_from_spec(spec)
-spec.loader.exec_module(browsing)
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -5,20 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
+import parallel_worker as worker
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import multipole_lab as ml
 from multipole_lab.parallel import ContextParallel, parallel_reference, part_of, ring_attention
-
-WORKER = Path(__file__).with_name("parallel_worker.py")
-_spec = spec_from_file_location("parallel_worker", WORKER)
-worker = module_from_spec(_spec)
-_spec.loader.exec_module(worker)
 
 FOUND = ("out", "lse", "dq", "dk", "dv")
 MUSE = [name for name, (method, *_) in worker.CASES.items() if method is not None]
@@ -29,7 +23,7 @@ def start(mode, ranks, folder):
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
-            [sys.executable, str(WORKER), mode, str(rank), str(ranks), str(folder)],
+            [sys.executable, worker.__file__, mode, str(rank), str(ranks), str(folder)],
             env=env, stderr=subprocess.PIPE, text=True,
         )
         for rank in range(ranks)
