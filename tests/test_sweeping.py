@@ -113,7 +113,7 @@ def test_what_is_suggested_fits_every_length(causal):
         assert found == fitting(found, length, causal)
 
 
-def test_the_setting_that_is_fastest_on_a_gpu_is_suggested():
+def test_the_setting_recorded_on_a_gpu_is_suggested():
     for length in (16_384, 65_536):
         found = suggested(length, causal=True)
         assert ml.MuSe(clusters=128, query_clusters=16, partition="spatial", sinks=4) in found
