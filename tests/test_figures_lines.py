@@ -87,7 +87,7 @@ def test_recorded_speedups_name_their_machine_and_have_an_error():
 
 
 def test_without_records_there_are_no_rows(monkeypatch, tmp_path):
-    monkeypatch.setattr("multipole_lab.analysis.recorded._folder", lambda: tmp_path)
+    monkeypatch.setattr("multipole_lab.analysis.recorded.benchmarks_folder", lambda: tmp_path)
     assert list(attention_speedups().columns) == ["name", "n", "speedup", "rse"]
     assert attention_speedups().empty
     with pytest.raises(FileNotFoundError, match="there are none"):

@@ -106,9 +106,9 @@ def recorded(folder: Path | None = None) -> Iterator[Recorded]:
     ``ms``, ``bytes`` and ``operations``. Everything else in that folder is somebody else's.
     """
     if folder is None:
-        from multipole_lab.models.sample import data_folder
+        from multipole_lab.analysis.recorded import benchmarks_folder
 
-        folder = data_folder() / "benchmarks"
+        folder = benchmarks_folder()
     for path in sorted(folder.glob("*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multipole_lab.analysis.method_text import parse_method
@@ -22,9 +23,9 @@ def record(name: str) -> dict:
     ------
     FileNotFoundError : there is none of that name; the message lists those that there are.
     """
-    path = _folder() / f"{name}.json"
+    path = benchmarks_folder() / f"{name}.json"
     if not path.is_file():
-        there = ", ".join(sorted(file.stem for file in _folder().glob("*.json")))
+        there = ", ".join(sorted(file.stem for file in benchmarks_folder().glob("*.json")))
         raise FileNotFoundError(f"data/benchmarks has no record {name!r}; there are {there or 'none'}")
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -40,7 +41,7 @@ def attention_speedups() -> pandas.DataFrame:
     import pandas
 
     rows = []
-    for path in sorted(_folder().glob("*attention*.json")):
+    for path in sorted(benchmarks_folder().glob("*attention*.json")):
         run = record(path.stem)
         for row in run["rows"]:
             method = parse_method(row["method"])
@@ -51,7 +52,8 @@ def attention_speedups() -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=["name", "n", "speedup", "rse"])
 
 
-def _folder():
+def benchmarks_folder() -> Path:
+    """Where the records lie."""
     from multipole_lab.models.sample import data_folder
 
     return data_folder() / "benchmarks"

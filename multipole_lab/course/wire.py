@@ -32,15 +32,13 @@ def pack(message: object) -> bytes:
     tensors: dict[str, torch.Tensor] = {}
     structure = json.dumps(_down(message, tensors, 0)).encode()
     # Before anything is copied: to refuse a large answer must not cost the student's processor time.
-    if len(structure) + sum(tensor.nbytes for tensor in tensors.values()) > LARGEST:
-        raise WireError(f"more than {LARGEST >> 20} MB")
+    _check_size(len(structure) + sum(tensor.nbytes for tensor in tensors.values()))
     copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
     blob = save(copies) if copies else b""
-    if len(structure) + len(blob) > LARGEST:
-        raise WireError(f"more than {LARGEST >> 20} MB")
+    _check_size(len(structure) + len(blob))  # with the names and shapes of the tensors
     return struct.pack("<QQ", 8 + len(structure) + len(blob), len(structure)) + structure + blob
 
 
@@ -72,6 +70,11 @@ def receive(sock: socket.socket, deadline: float | None = None) -> object:
     if not 8 <= length <= LARGEST + 8:
         raise WireError(f"a message of {length} bytes; {LARGEST} are allowed")
     return unpack(_exactly(sock, length, deadline))
+
+
+def _check_size(size: int) -> None:
+    if size > LARGEST:
+        raise WireError(f"more than {LARGEST >> 20} MB")
 
 
 def _exactly(sock: socket.socket, count: int, deadline: float | None) -> bytes:
