@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .assign import finite, nearest
+from .assign import finite, halves, nearest
 from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
@@ -71,30 +71,14 @@ def _bits(b_distance):
 
 @triton.jit
 def _overflow_kernel(
-    x,
-    centroids,
-    labels,
-    room,
-    waiting,
-    asked,
-    asked_distance,
-    stride_xb,
-    stride_xh,
-    stride_xn,
-    H,
-    N,
-    C,
-    D: tl.constexpr,
-    BD: tl.constexpr,
-    BINS: tl.constexpr,
-    BM: tl.constexpr,
-    BC: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    x, high, low, norm, labels, room, waiting, asked, asked_distance, stride_xb, stride_xh, stride_xn, H, N, C,
+    D: tl.constexpr, BD: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     i_row = tl.program_id(0).to(tl.int64)
     o_m, o_d, o_bin = tl.arange(0, BM), tl.arange(0, BD), tl.arange(0, BINS)
     p_x = x + (i_row // H) * stride_xb + (i_row % H) * stride_xh
-    p_centroid, p_room, p_label = centroids + i_row * C * D, room + i_row * C, labels + i_row * N
+    p_high, p_low, p_norm = high + i_row * C * D, low + i_row * C * D, norm + i_row * C
+    p_room, p_label = room + i_row * C, labels + i_row * N
     p_waiting, p_asked, p_distance = waiting + i_row * N, asked + i_row * N, asked_distance + i_row * N
 
     n_waiting = tl.zeros([], dtype=tl.int32)
@@ -111,10 +95,9 @@ def _overflow_kernel(
             b_n = tl.load(p_waiting + i + o_m, mask=m_m, other=0).to(tl.int64)
             p_row = p_x + b_n[:, None] * stride_xn + o_d[None, :]  # [BM, BD]
             b_x = finite(tl.load(p_row, mask=m_m[:, None] & (o_d[None, :] < D), other=0.0))
-            b_label, b_best = nearest(b_x, p_centroid, p_room, C, D, BD, BC, True, PRECISION)
-            b_wide = b_x.to(tl.float32)
+            b_label, b_best = nearest(b_x, p_high, p_low, p_norm, p_room, C, D, BD, BC, True, PRECISION)
             tl.store(p_asked + i + o_m, b_label, mask=m_m)
-            tl.store(p_distance + i + o_m, _bits(b_best + tl.sum(b_wide * b_wide, axis=1)), mask=m_m)
+            tl.store(p_distance + i + o_m, _bits(b_best), mask=m_m)
         tl.debug_barrier()
         b_taken = tl.zeros([BINS], dtype=tl.int32)
         n_left = tl.zeros([], dtype=tl.int32)
@@ -203,27 +186,10 @@ def capped_rounds(
     overflow = choose("overflow", target, BD, x.element_size(), tile)
     scratch = torch.empty(3, B, H, N, dtype=torch.int32, device=x.device)
     launch(
-        _overflow_kernel,
-        (B * H,),
-        x,
-        centroids,
-        labels,
-        room,
-        scratch[0],
-        scratch[1],
-        scratch[2],
-        *x.stride()[:3],
-        H,
-        N,
-        C,
-        D,
-        BD=BD,
-        BINS=power_of_two(C),
-        BM=overflow.rows,
-        BC=overflow.cols,
-        PRECISION=fp32_precision(x),
-        tile=overflow,
-    )
+        _overflow_kernel, (B * H,),
+        x, *halves(centroids, x.dtype), labels, room, *scratch, *x.stride()[:3], H, N, C, D,
+        BD=BD, BINS=power_of_two(C), BM=overflow.rows, BC=overflow.cols, PRECISION=fp32_precision(x), tile=overflow,
+    )  # fmt: skip
     return labels
 
 

@@ -37,9 +37,11 @@ def _mean_kernel(
     i_start = tl.load(offsets + i_row * (C + 1) + i_c)
     i_end = tl.load(offsets + i_row * (C + 1) + i_c + 1)
     b_sum = tl.zeros([BM, BD], dtype=tl.float32)
+    p_order = order + i_row * N + o_m
+    b_n = tl.load(p_order + i_start, mask=i_start + o_m < i_end, other=0)
     for i in range(i_start, i_end, BM):
         m_m = i + o_m < i_end
-        b_n = tl.load(order + i_row * N + i + o_m, mask=m_m, other=0)
+        b_next = tl.load(p_order + i + BM, mask=i + BM + o_m < i_end, other=0)  # long before it is needed
         # [BM, BD]
         b_x = tl.load(
             p_x + b_n[:, None] * stride_xn + o_d[None, :],
@@ -49,6 +51,7 @@ def _mean_kernel(
         if not RAW:
             b_x = finite(b_x)
         b_sum += b_x.to(tl.float32)
+        b_n = b_next
     b_mean = tl.sum(b_sum, axis=0) / tl.maximum(i_end - i_start, 1).to(tl.float32)  # [BD]
     tl.store(means + (i_row * C + i_c) * D + o_d, b_mean, mask=o_d < D)
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .assign import FARTHEST, finite
+from .assign import ABOVE, FARTHEST, finite, row_min
 from .centroids import restart_empty
 from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
 from .registry import Problem, register
@@ -23,21 +23,6 @@ from .tiles import Tile, choose
 LARGEST = {2: 8192, 4: 2048}
 # About two programs for each multiprocessor of a large device.
 PROGRAMS = 256
-
-
-@triton.jit
-def _packed_min(b_distance, o_bin, BINS: tl.constexpr):
-    """The least distance of every row and where it is, in one comparison: the index takes the place of the last bits.
-
-    Distances that differ by less than BINS units in their last place count as equal, far below what half precision
-    keeps.
-    """
-    b_bits = b_distance.to(tl.int32, bitcast=True)
-    b_bits = b_bits ^ ((b_bits >> 31) & 0x7FFFFFFF)  # integers in the order of the floats
-    b_least = tl.min((b_bits & (-BINS)) | o_bin[None, :], axis=1)
-    b_bits = b_least & (-BINS)
-    b_bits = b_bits ^ ((b_bits >> 31) & 0x7FFFFFFF)
-    return b_bits.to(tl.float32, bitcast=True), b_least & (BINS - 1)
 
 
 @triton.jit
@@ -55,7 +40,7 @@ def _lloyd_kernel(
     # [BINS, BD] all centroids stay with the program; in half precision as a sum of two, as in `assign`
     p_c = centroids + (i_row * C + o_bin[:, None]) * D + o_d[None, :]
     b_c = tl.load(p_c, mask=m_c[:, None] & m_d[None, :], other=0.0)
-    b_norm = tl.where(m_c, tl.sum(b_c * b_c, axis=1), float("inf"))
+    b_norm = tl.where(m_c, tl.sum(b_c * b_c, axis=1), FARTHEST)
     b_high = b_c.to(x.dtype.element_ty)
     b_low = (b_c - b_high.to(tl.float32)).to(x.dtype.element_ty)
     b_sum = tl.zeros([BINS, BD], dtype=tl.float32)
@@ -69,19 +54,22 @@ def _lloyd_kernel(
         if b_x.dtype != tl.float32:
             b_dot = tl.dot(b_x, tl.trans(b_low), b_dot)
         b_distance = b_norm[None, :] - 2.0 * b_dot  # [BM, BINS]
+        b_wide = b_x.to(tl.float32)
+        b_square = tl.sum(b_wide * b_wide, axis=1)
         if b_x.dtype == tl.float32:
-            b_distance = tl.where(m_c[None, :] & (tl.abs(b_distance) >= FARTHEST), FARTHEST, b_distance)
-            b_best, b_label = tl.min(b_distance, axis=1, return_indices=True)
+            b_distance = tl.where(tl.abs(b_distance) < FARTHEST, b_distance, FARTHEST)
         else:
-            b_best, b_label = _packed_min(b_distance, o_bin, BINS)
+            b_distance += (b_square + ABOVE * b_square)[:, None]
+            b_square = -ABOVE * b_square
+        b_best, b_label = row_min(b_distance, o_bin, BINS, b_x.dtype != tl.float32)
+        b_label = tl.minimum(b_label, C - 1)  # where all distances overflow
         m_valid = m_n
         if MASKED:
             m_valid = m_n & (tl.load(valid + i_b * N + o_n, mask=m_n, other=0) != 0)
         b_label = tl.where(m_valid, b_label, -1)
         tl.store(labels + i_row * N + o_n, b_label.to(tl.int64), mask=m_n)
         if FAR:
-            b_wide = b_x.to(tl.float32)
-            b_best = tl.where(m_valid, b_best + tl.sum(b_wide * b_wide, axis=1), float("-inf"))
+            b_best = tl.where(m_valid, b_best + b_square, float("-inf"))
             tl.store(distances + i_row * N + o_n, b_best, mask=m_n)
         m_member = o_bin[:, None] == b_label[None, :]  # [BINS, BM]
         b_sum = tl.dot(m_member.to(b_x.dtype), b_x, b_sum, input_precision=PRECISION)

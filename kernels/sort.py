@@ -15,6 +15,9 @@ from .launch import cdiv, check_device, launch, power_of_two, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
+# Labels of a chunk at most: a histogram keeps them in registers.
+LONGEST = 2048
+
 
 @triton.jit
 def _count_kernel(labels, chunk_counts, N, C, CHUNKS, BINS: tl.constexpr, BN: tl.constexpr):
@@ -45,19 +48,28 @@ def _scan_kernel(chunk_counts, offsets, C, CHUNKS, BINS: tl.constexpr, BM: tl.co
 
 
 @triton.jit
-def _scatter_kernel(labels, before, offsets, order, N, C, CHUNKS, BN: tl.constexpr):
+def _scatter_kernel(
+    labels, before, offsets, order, N, C, CHUNKS, CHUNK: tl.constexpr, SPAN: tl.constexpr, BN: tl.constexpr
+):
+    # one program: a chunk, BN positions at a time
     i_row, i_chunk = (tl.program_id(0) // CHUNKS).to(tl.int64), tl.program_id(0) % CHUNKS
     o_local = tl.arange(0, BN)
-    o_n = i_chunk * BN + o_local
-    p_label = labels + i_row * N
-    b_label = tl.load(p_label + o_n, mask=o_n < N, other=0).to(tl.int32)
-    b_label = tl.where(b_label < 0, C, b_label)
-    # [BN, BN] equal labels earlier in the chunk
-    m_same = (b_label[:, None] == b_label[None, :]) & (o_local[None, :] < o_local[:, None])
-    b_rank = tl.sum(m_same.to(tl.int32), axis=1)
-    b_before = tl.load(before + (i_row * CHUNKS + i_chunk) * (C + 1) + b_label)
-    b_start = tl.load(offsets + i_row * (C + 1) + b_label)
-    tl.store(order + i_row * N + b_start + b_before + b_rank, o_n.to(tl.int64), mask=o_n < N)
+    p_before = before + (i_row * CHUNKS + i_chunk) * (C + 1)
+    for i in range(0, SPAN):
+        o_n = i_chunk * CHUNK + i * BN + o_local
+        b_label = tl.load(labels + i_row * N + o_n, mask=o_n < N, other=0).to(tl.int32)
+        b_label = tl.where(b_label < 0, C, b_label)
+        # [BN others, BN]: a column stays in a thread, and its sum with it
+        m_same = (b_label[:, None] == b_label[None, :]) & (o_n < N)[:, None]
+        b_rank = tl.sum((m_same & (o_local[:, None] < o_local[None, :])).to(tl.int32), axis=0)
+        b_place = tl.load(p_before + b_label) + b_rank
+        b_start = tl.load(offsets + i_row * (C + 1) + b_label)
+        tl.store(order + i_row * N + b_start + b_place, o_n.to(tl.int64), mask=o_n < N)
+        if SPAN > 1:  # the last of equal labels counts them for the positions that follow
+            b_total = tl.sum(m_same.to(tl.int32), axis=0)
+            tl.debug_barrier()
+            tl.store(p_before + b_label, b_place + 1, mask=(b_rank + 1 == b_total) & (o_n < N))
+            tl.debug_barrier()
 
 
 def sort_by_label(labels: Tensor, clusters: int, tile: Tile | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,20 +86,24 @@ def sort_by_label(labels: Tensor, clusters: int, tile: Tile | None = None) -> tu
     -------
     order [B, H, N], offsets [B, H, C + 1], counts [B, H, C], all int64.
 
-    Bytes: 24 B H N for labels (twice) and order, plus 16 (C + 1) for every 128 labels. Operations: 128 B H N.
+    Chunks have 128 labels, or as many as there are clusters (2,048 at most): the counts of a chunk take no more memory
+    than its labels then.
+
+    Bytes: 24 B H N for labels (twice) and order, plus 16 (C + 1) for every chunk. Operations: 128 B H N.
     """
     check_device("sort_by_label", labels)
     B, H, N = labels.shape
     labels = labels.contiguous()
     tile = choose("sort", target_of(labels), 16, 4, tile)
-    chunks = cdiv(N, tile.rows)
+    chunk = max(tile.rows, min(LONGEST, power_of_two(clusters)))
+    chunks = cdiv(N, chunk)
     chunk_counts = torch.empty(B * H, chunks, clusters + 1, dtype=torch.int32, device=labels.device)
     launch(
         _count_kernel, (B * H * chunks,), labels, chunk_counts, N, clusters, chunks,
-        BINS=power_of_two(clusters + 1), BN=tile.rows, tile=tile,
+        BINS=power_of_two(clusters + 1), BN=chunk, tile=tile,
     )  # fmt: skip
-    offsets = offsets_of_chunks(chunk_counts, B, H, clusters, tile)
-    return scatter(labels, chunk_counts, offsets, tile.rows, tile), offsets, offsets.diff(dim=-1)
+    offsets = offsets_of_chunks(chunk_counts, B, H, clusters)
+    return scatter(labels, chunk_counts, offsets, chunk, tile), offsets, offsets.diff(dim=-1)
 
 
 def offsets_of_chunks(
@@ -98,7 +114,7 @@ def offsets_of_chunks(
     Returns offsets [B, H, C + 1] int64; the counts become the numbers of members in earlier chunks.
     """
     bins = power_of_two(clusters + 1)
-    tile = choose("sort", target_of(chunk_counts), 16, 4, tile)
+    tile = choose("scan", target_of(chunk_counts), 16, 4, tile)
     chunks = chunk_counts.numel() // (B * H * (clusters + 1))
     offsets = torch.empty(B, H, clusters + 1, dtype=torch.int64, device=chunk_counts.device)
     scanned = max(2, min(power_of_two(chunks, least=2), tile.cols // bins))
@@ -108,15 +124,16 @@ def offsets_of_chunks(
     return offsets
 
 
-def scatter(labels: Tensor, before: Tensor, offsets: Tensor, rows: int, tile: Tile | None = None) -> Tensor:
-    """The order [B, H, N] of labels counted in chunks of `rows`, from what `offsets_of_chunks` made of the counts."""
+def scatter(labels: Tensor, before: Tensor, offsets: Tensor, chunk: int, tile: Tile | None = None) -> Tensor:
+    """The order [B, H, N] of labels counted in chunks of so many, from what `offsets_of_chunks` made of the counts,
+    which are spent."""
     B, H, N = labels.shape
     tile = choose("sort", target_of(labels), 16, 4, tile)
-    chunks = cdiv(N, rows)
+    rows, chunks = min(tile.rows, chunk), cdiv(N, chunk)
     order = torch.empty_like(labels)
     launch(
         _scatter_kernel, (B * H * chunks,), labels, before, offsets, order, N, offsets.shape[-1] - 1, chunks,
-        BN=rows, tile=tile,
+        CHUNK=chunk, SPAN=chunk // rows, BN=rows, tile=tile,
     )  # fmt: skip
     return order
 
@@ -127,7 +144,8 @@ def _example(p: Problem) -> None:
 
 def _cost(p: Problem) -> tuple[float, float]:
     vectors = p.batch * p.kv_heads * p.keys
-    return 24 * vectors + 16 * (p.clusters + 1) * vectors / 128, 128 * vectors
+    chunk = min(LONGEST, max(128, p.clusters))
+    return 24 * vectors + 16 * (p.clusters + 1) * vectors / chunk, 128 * vectors
 
 
 register("sort_by_label", _example, _cost)

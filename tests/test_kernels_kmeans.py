@@ -57,6 +57,14 @@ def test_assign_breaks_ties_to_the_lower_cluster():
     assert (assign(x, centroids)[0] == 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_assign_names_a_cluster_where_distances_overflow():
+    x = torch.full((1, 1, 5, 16), 1e25, device=DEVICE)
+    labels, distances = assign(x, -x[:, :, :3])
+    assert ((labels >= 0) & (labels < 3)).all()
+    assert torch.isfinite(distances).all()
+
+
 @pytest.mark.parametrize("N", [1, 63, 127, 1000])
 @pytest.mark.parametrize("C", [1, 3, 64, 300])
 def test_sort_is_the_contract_of_clusters(N, C, poisoned):

@@ -91,6 +91,14 @@ def test_a_tile_is_found_for_every_head_size_width_and_memory():
     assert tiles.choose("leaf", TARGETS[2], 64, 2, tiles.Tile(32, 16)) == tiles.Tile(32, 16)
 
 
+@pytest.mark.parametrize("head", [16, 64, 128, 256])
+def test_no_fp32_summary_multiplies_64_rows_along_an_edge_of_16(head):
+    """Triton 3.6 reads beyond shared memory there: compute-sanitizer on an H100, at head size 80."""
+    for target in TARGETS:
+        tile = tiles.choose("summarise", target, head, 4)
+        assert target.capability < 90 or tile.rows < 64 or tile.cols > 16
+
+
 def compile_report(*arguments):
     """`multipole-lab kernels` in a process of its own, because here kernels are interpreted."""
     program = (
