@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
+from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, row_strided, spans, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -31,11 +31,12 @@ def load_direction(basis, o_col, m_c, D: tl.constexpr, R: tl.constexpr, BD: tl.c
 def _dipole_kernel(
     k, v, centroids, basis, order, offsets, far, far_mass, mean_k, moment, scale, stride_kb, stride_kh,
     stride_kn, stride_vb, stride_vh, stride_vn, HK, NK, CK, COLS, R: tl.constexpr, D: tl.constexpr,
-    DV: tl.constexpr, TILES, BD: tl.constexpr, BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
+    DV: tl.constexpr, TILES, SPAN, BD: tl.constexpr, BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
     FULL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    # one program: BC columns, each one direction of one query cluster, over all keys of the head
+    # one program: BC columns, each one direction of one query cluster, over SPAN key clusters of the head
     i_tile, i_head = tl.program_id(0) % TILES, (tl.program_id(0) // TILES).to(tl.int64)
+    i_part = tl.program_id(1)
     o_c, o_d, o_dv, o_m = (
         i_tile * BC + tl.arange(0, BC),
         tl.arange(0, BD),
@@ -53,7 +54,7 @@ def _dipole_kernel(
     b_total = tl.load(far_mass + o_row, mask=m_c, other=0.0)  # [BC]
     b_total = tl.where(b_total > float("-inf"), b_total, 0.0)
     b_moment = tl.zeros([BC, BDV], dtype=tl.float32)
-    for i_j in range(0, CK):
+    for i_j in range(i_part * SPAN, tl.minimum((i_part + 1) * SPAN, CK)):
         i_start = tl.load(offsets + i_head * (CK + 1) + i_j)
         i_end = tl.load(offsets + i_head * (CK + 1) + i_j + 1)
         m_far = m_c & (tl.load(far + o_row * CK + i_j, mask=m_c, other=float("-inf")) > float("-inf"))
@@ -73,7 +74,8 @@ def _dipole_kernel(
             b_y = tl.dot(b_u, tl.trans(b_k), input_precision=PRECISION) - b_centre[:, None]
             b_w = tl.where(m_far[:, None] & m_m[None, :], tl.exp(b_s) * b_y, 0.0)
             b_moment = tl.dot(b_w.to(b_v.dtype), b_v, b_moment, input_precision=PRECISION)
-    tl.store(moment + o_col[:, None] * DV + o_dv[None, :], b_moment, mask=m_c[:, None] & m_dv[None, :])
+    p_moment = moment + i_part.to(tl.int64) * (tl.num_programs(0) // TILES) * COLS * DV
+    tl.store(p_moment + o_col[:, None] * DV + o_dv[None, :], b_moment, mask=m_c[:, None] & m_dv[None, :])
 
 
 def dipole(
@@ -105,7 +107,9 @@ def dipole(
     -------
     moment [B, Hq, Cq, r, Dv] fp32: row r is M_i u_r.
 
-    Bytes: K, V and order for every tile of columns (L2), mean_k, 4 B Hq Cq r Dv written.
+    The key clusters are divided among so many programs that a large device is filled; their parts are added in order.
+
+    Bytes: K, V and order for every tile of columns (L2), mean_k, 4 B Hq Cq r Dv written by every part.
     Operations: B Hq Nk Cq r (4 D + 2 Dv).
     """
     check_tensors("dipole", centroids=centroids, k=k, v=v)
@@ -116,15 +120,16 @@ def dipole(
     BD, BDV, columns = power_of_two(D), power_of_two(Dv), Hq // Hk * Cq * R
     tile = choose("dipole", target_of(k), max(BD, BDV), k.element_size(), tile)
     tiles = cdiv(columns, tile.rows)
-    moment = torch.empty(B, Hq, Cq, R, Dv, dtype=torch.float32, device=k.device)
+    span, parts = spans(Ck, B * Hk * tiles)
+    moment = torch.empty(parts, B, Hq, Cq, R, Dv, dtype=torch.float32, device=k.device)
     launch(
-        _dipole_kernel, (B * Hk * tiles,), k, v, centroids,
+        _dipole_kernel, (B * Hk * tiles, parts), k, v, centroids,
         centroids if basis is None else basis.contiguous(), order.contiguous(), offsets.contiguous(), far,
         far_mass, mean_k, moment, scale, *k.stride()[:3], *v.stride()[:3], Hk, Nk, Ck, columns, R, D, Dv,
-        tiles, BD=BD, BDV=BDV, BC=tile.rows, BM=tile.cols, FULL=basis is None,
+        tiles, span, BD=BD, BDV=BDV, BC=tile.rows, BM=tile.cols, FULL=basis is None,
         PRECISION=precision or fp32_precision(k), tile=tile,
     )  # fmt: skip
-    return moment
+    return moment[0] if parts == 1 else moment.sum(0)
 
 
 def _example(p: Problem) -> None:

@@ -23,6 +23,8 @@ from .tiles import Target, Tile
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MIN_HEAD, MAX_HEAD = 16, 256
 MIN_CAPABILITY = (7, 5)
+# About two programs for each multiprocessor of a large device.
+PROGRAMS = 256
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,12 @@ def cdiv(size: int, edge: int) -> int:
     """How many tiles of an edge hold `size` elements. Triton's own is for kernels: called from the host it unwraps its
     arguments, which takes 3 us, a tenth of a launch."""
     return -(-size // edge)
+
+
+def spans(items: int, programs: int) -> tuple[int, int]:
+    """The items of a part and the number of parts, so that `programs` for each part fill a large device."""
+    span = cdiv(items, cdiv(PROGRAMS, programs))
+    return span, cdiv(items, span)
 
 
 def row_strided(x: Tensor) -> Tensor:

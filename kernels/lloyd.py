@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .assign import ABOVE, FARTHEST, finite, row_min
 from .centroids import restart_empty
-from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
+from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, row_strided, spans, target_of
 from .registry import Problem, register
 from .sort import offsets_of_chunks, scatter
 from .tiles import Tile, choose
@@ -21,8 +21,6 @@ from .tiles import Tile, choose
 # The sums of one program stay in registers: at most so many numbers, by bytes per element. A product of fp32 holds its
 # operands in three parts.
 LARGEST = {2: 8192, 4: 2048}
-# About two programs for each multiprocessor of a large device.
-PROGRAMS = 256
 
 
 @triton.jit
@@ -150,8 +148,7 @@ def lloyd(
     BD, BINS = power_of_two(D), power_of_two(C)
     tile = choose("lloyd", target_of(x), BD, x.element_size(), tile)
     chunks = cdiv(N, tile.rows)
-    span = cdiv(chunks, max(1, PROGRAMS // (B * H)))
-    parts = cdiv(chunks, span)
+    span, parts = spans(chunks, B * H)
 
     def empty(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=x.device)
@@ -191,7 +188,8 @@ def _example(p: Problem) -> None:
 
 def _cost(p: Problem) -> tuple[float, float]:
     vectors = p.batch * p.kv_heads * p.keys
-    moved = vectors * (p.head * p.width + 12) + 8 * PROGRAMS * p.clusters * p.head
+    parts = spans(p.keys, p.batch * p.kv_heads)[1] * p.batch * p.kv_heads
+    moved = vectors * (p.head * p.width + 12) + 8 * parts * p.clusters * p.head
     return moved, (4 if p.width == 4 else 6) * vectors * p.clusters * p.head
 
 

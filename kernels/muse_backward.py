@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .evaluate_backward import delta_kernel, moment_grad_kernel, summary_grad_kernel
 from .key_grad import key_grad_kernel
-from .launch import cdiv, launch, plain_when_wide, power_of_two, row_strided, target_of
+from .launch import cdiv, launch, plain_when_wide, power_of_two, row_strided, spans, target_of
 from .lookup import member_tiles
 from .query_grad import query_grad_kernel
 from .registry import Problem
@@ -124,14 +124,16 @@ def muse_backward(
     d_centroids += partial.sum(1).view(B, Hq, Cq, D)
     if turn:
         tile = pick("moment_centroid_grad")
-        d_columns, column_tiles = fp32(B, Hq, Cq, R, D), cdiv(rows * R, tile.rows)
+        column_tiles = cdiv(rows * R, tile.rows)
+        span, parts = spans(Ck, B * Hk * column_tiles)
+        d_columns = fp32(parts, B, Hq, Cq, R, D)
         launch(
-            moment_centroid_grad_kernel, (B * Hk * column_tiles,),
+            moment_centroid_grad_kernel, (B * Hk * column_tiles, parts),
             k, v, centroids, basis, k_order, k_offsets, far, far_mass, mean_k, mean_v, d_moment, d_columns,
-            scale, *k_strides, *v_strides, Hk, Nk, Ck, rows * R, R, D, Dv, column_tiles,
+            scale, *k_strides, *v_strides, Hk, Nk, Ck, rows * R, R, D, Dv, column_tiles, span,
             **sizes, BC=tile.rows, BM=tile.cols, FULL=full, PRECISION=dipole_precision, tile=tile,
         )  # fmt: skip
-        d_centroids += d_columns.sum(3)
+        d_centroids += d_columns.sum((0, 4))
     # Padding is in no tile, so the gradients start from zero.
     dq = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     dk = torch.zeros(k.shape, dtype=k.dtype, device=k.device)

@@ -105,12 +105,14 @@ def centroid_grad_kernel(
 def moment_centroid_grad_kernel(
     k, v, centroids, basis, k_order, k_offsets, far, far_mass, mean_k, mean_v, d_moment, d_columns,
     scale, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
-    HK, NK, CK, COLS, R: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, TILES,
+    HK, NK, CK, COLS, R: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, TILES, SPAN,
     BD: tl.constexpr, BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
     FULL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """s sum_n w y e k_n for every column (query cluster i, direction r); summed over r outside it is dp_i."""
+    """s sum_n w y e k_n over SPAN key clusters for every column (query cluster i, direction r); summed over the parts
+    and over r outside it is dp_i."""
     i_tile, i_head = tl.program_id(0) % TILES, (tl.program_id(0) // TILES).to(tl.int64)
+    i_part = tl.program_id(1)
     o_c, o_d, o_dv, o_m = (
         i_tile * BC + tl.arange(0, BC),
         tl.arange(0, BD),
@@ -129,7 +131,7 @@ def moment_centroid_grad_kernel(
     b_total = tl.load(far_mass + o_row, mask=m_c, other=0.0)
     b_total = tl.where(b_total > float("-inf"), b_total, 0.0)
     b_dp = tl.zeros([BC, BD], dtype=tl.float32)
-    for i_j in range(0, CK):
+    for i_j in range(i_part * SPAN, tl.minimum((i_part + 1) * SPAN, CK)):
         i_start = tl.load(k_offsets + i_head * (CK + 1) + i_j)
         i_end = tl.load(k_offsets + i_head * (CK + 1) + i_j + 1)
         o_j = o_row * CK + i_j
@@ -148,4 +150,5 @@ def moment_centroid_grad_kernel(
             )
             b_ds = (b_w * b_y * b_e).to(b_k.dtype)  # [BM, BC]
             b_dp = tl.dot(tl.trans(b_ds), b_k, b_dp, input_precision=PRECISION)
-    tl.store(d_columns + o_col[:, None] * D + o_d[None, :], b_dp * scale, mask=m_cd)
+    p_columns = d_columns + i_part.to(tl.int64) * (tl.num_programs(0) // TILES) * COLS * D
+    tl.store(p_columns + o_col[:, None] * D + o_d[None, :], b_dp * scale, mask=m_cd)
