@@ -139,10 +139,11 @@ def muse_cases(s: Setting) -> Iterator[Case]:
         lambda r: max(error(r[0][0, 0], mass), error(r[1][0, 0], mean_k), error(r[2][0, 0], mean_v)),
     )  # fmt: skip
     masses, *means = summary(points, s.k, s.v)
-    yield Case(
-        "select_near", (masses,), lambda mass: select_near(mass, p.near),
-        lambda r: differing(r[0], masses.topk(p.near, dim=-1).indices), lambda mass: mass.topk(p.near, dim=-1),
-    )  # fmt: skip
+    if p.near:
+        yield Case(
+            "select_near", (masses,), lambda mass: select_near(mass, p.near),
+            lambda r: differing(r[0], masses.topk(p.near, dim=-1).indices), lambda mass: mass.topk(p.near, dim=-1),
+        )  # fmt: skip
     near, far, far_mass = select_near(masses, p.near)
     is_near = far[0, 0] == -torch.inf
     g = torch.Generator().manual_seed(0)
