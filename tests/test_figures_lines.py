@@ -14,6 +14,17 @@ def drawn(**choices):
     return figures.lines(CURVES, "Found", "Read", x="budget", y="error", **choices)
 
 
+def test_a_logarithmic_height_has_a_tick_for_every_power_of_ten():
+    def ticks(*heights):
+        return figures.lines(
+            {"a": (range(len(heights)), heights)}, "Found", x="x", y="y", log="y"
+        ).layout.yaxis
+
+    assert ticks(0.27, 3, 79).ticktext == ("0.1", "1", "10", "100")
+    assert ticks(1e-6, 0.1).dtick == 1
+    assert ticks(1, 3).tickvals is None
+
+
 def test_lines_draws_every_point_of_every_curve_with_a_symbol_of_its_own():
     figure = drawn(log="xy", colours={"dropped": theme.VERMILION}, notes={"near": ["a", "b", "c"]}, rule=1)
     near, dropped = figure.data

@@ -35,19 +35,24 @@ def attention_speedups() -> pandas.DataFrame:
 
     Returns
     -------
-    A row for each run and length: ``name`` (date, device, heads and method in words), ``n``, ``speedup``, ``rse``.
-    Without any record it has no rows.
+    A row for each setting and length, by length: ``name`` (dates, device, heads and method in words), ``n``, ``speedup``,
+    ``rse``. Without any record it has no rows.
     """
     import pandas
 
-    rows = []
+    found: dict[tuple[str, str], list[dict]] = {}
     for path in sorted(benchmarks_folder().glob("*attention*.json")):
         run = record(path.stem)
         for row in run["rows"]:
             method = parse_method(row["method"])
             kind = {"spatial": "runs", "kmeans": "k-means"}.get(method.partition, method.partition)
             words = f"{row['heads']} heads of {row['dim']}, {kind}, near={method.near}"
-            name = f"recorded {run['date']}, {run['device']}: {words}"
+            found.setdefault((run["device"], words), []).append({"date": run["date"], **row})
+    rows = []
+    for (device, words), runs in found.items():
+        dates = " and ".join(sorted({row["date"] for row in runs}))
+        name = f"recorded {dates}, {device}: {words}"
+        for row in sorted(runs, key=lambda row: row["n"]):
             rows.append({"name": name, **{key: row[key] for key in ("n", "speedup", "rse")}})
     return pandas.DataFrame(rows, columns=["name", "n", "speedup", "rse"])
 

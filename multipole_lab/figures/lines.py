@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
@@ -64,7 +65,7 @@ def lines(
             type="log", **_ticks(sorted({float(value) for xs, _ in series.values() for value in xs}))
         )
     if "y" in log:
-        figure.update_yaxes(type="log", exponentformat="power")
+        figure.update_yaxes(type="log", **_decades([y for _, ys in series.values() for y in ys if y > 0]))
     legend = {"orientation": "v", "y": -0.2, "yanchor": "top"} if below else {"y": 1.0, "yanchor": "bottom"}
     return figure.update_layout(
         height=top + 300 + 22 * len(series) * below, margin={"t": top}, legend=legend, xaxis_title=x, yaxis_title=y
@@ -76,3 +77,16 @@ def _ticks(values: list[float]) -> dict:
     if len(values) > 9 or not all(value.is_integer() for value in values):
         return {}
     return {"tickvals": values, "ticktext": [f"{value:,.0f}" for value in values]}
+
+
+def _decades(values: list[float]) -> dict:
+    """A tick for every power of ten, in plain numbers where those are short; plotly's own on less than two of them."""
+    if not values or max(values) < 30 * min(values):
+        return {"exponentformat": "power"}
+    if min(values) < 1e-3 or max(values) > 1e4:
+        return {"exponentformat": "power", "dtick": 1}
+    powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+    return {
+        "tickvals": [10.0**power for power in powers],
+        "ticktext": [f"{10.0**power:g}" for power in powers],
+    }
