@@ -35,8 +35,8 @@ def attention_speedups() -> pandas.DataFrame:
 
     Returns
     -------
-    A row for each setting and length, by length: ``name`` (dates, device, heads and method in words), ``n``, ``speedup``,
-    ``rse``. Without any record it has no rows.
+    A row for each setting and length, in this order: ``name`` (dates, device, heads and method in words), ``n``,
+    ``speedup``, ``rse``. Without any record it has no rows.
     """
     import pandas
 
