@@ -57,7 +57,7 @@ def kmeans(
     -------
     labels, centroids, counts, order, offsets: the fields of `Clusters` in their order.
 
-    Launches: 2 an iteration and 4 at the end where `lloyd.fits`; otherwise 6 and 5; 5 more under a cap.
+    Launches: 3 an iteration and 4 at the end where `lloyd.fits`; otherwise 7 and 6; 6 more under a cap.
     Bytes and operations: the sums of `assign`, `sort_by_label`, `cluster_means` and `capped_rounds`.
     """
     check_tensors("kmeans", x=x)

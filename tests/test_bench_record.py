@@ -9,6 +9,7 @@ import torch
 from multipole_lab.analysis import bench_attention, bench_command, bench_kmeans
 from multipole_lab.analysis.bench_record import Record
 from multipole_lab.analysis.exact_sides import exact_sides
+from multipole_lab.analysis.precision import default_dtype_name
 from multipole_lab.analysis.rotation import copies_needed, in_turn, rotated
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -88,3 +89,26 @@ def test_inputs_take_turns_and_the_first_are_the_given_ones():
         call()
     assert seen == [1, 2, 1]
     assert copies_needed(1 << 20, torch.device("cpu")) == 1
+
+
+def test_measured_is_the_benchmark_as_a_table_that_names_its_device():
+    table = bench_attention.measured("--sample random --heads 1 --dim 16 --clusters 4 --n 64 96 --repeats 1")
+    assert list(table["n"]) == [64, 96]
+    assert (table["speedup"] > 0).all()
+    assert table["name"].str.startswith("live: ").all()
+    assert table["name"].str.contains("thread").all()
+
+
+@NO_GPU
+def test_measured_refuses_a_device_that_is_not_there():
+    with pytest.raises(ValueError, match="--device cuda needs an NVIDIA GPU"):
+        bench_attention.measured("--device cuda --n 64")
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")]
+)
+def test_a_gpu_is_measured_in_the_half_precision_of_its_tensor_cores(capability, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert default_dtype_name("cuda") == dtype
+    assert default_dtype_name("cpu") == "float32"

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+from typing import TYPE_CHECKING
 
-from multipole_lab.analysis.bench_record import Record, add_json, missing_device
+from multipole_lab.analysis.bench_record import Record, add_json, device_name, missing_device
+
+if TYPE_CHECKING:
+    import pandas
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -21,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="head size; default: the sample's own (a multiple puts heads side by side), or 64",
     )
-    add("--dtype", choices=DTYPES, help="default: bfloat16 on cuda, float32 elsewhere")
+    add("--dtype", choices=DTYPES, help="default: float32; on a GPU bfloat16, below 8.0 float16")
     add("--causal", action="store_true", help="causal attention instead of full")
     add("--backward", action="store_true", help="time forward and backward together")
     add(
@@ -56,10 +61,12 @@ def _cap(text: str) -> float | None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a row for each length."""
+    from multipole_lab.analysis.precision import default_dtype_name
+
     if problem := missing_device(args.device):
         print(f"multipole-lab bench attention: {problem}", file=sys.stderr)
         return 2
-    args.dtype = args.dtype or ("bfloat16" if args.device.startswith("cuda") else "float32")
+    args.dtype = args.dtype or default_dtype_name(args.device)
     record = Record(args.json, args.device, heads=args.heads, dtype=args.dtype, causal=args.causal)
     try:
         method = method_of(args)
@@ -71,6 +78,36 @@ def run(args: argparse.Namespace) -> int:
         print(f"multipole-lab bench attention: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def measured(options: str) -> pandas.DataFrame:
+    """What ``multipole-lab bench attention`` with these options measures here and now, as a table.
+
+    Parameters
+    ----------
+    options : as one would type them, such as ``"--device cuda --graphs --n 4096 8192"``.
+
+    Returns
+    -------
+    A row for each length, as in its JSON, and a column ``name``: "live" and the device.
+
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError : what the benchmark would refuse, or a device that is not there.
+    """
+    import pandas
+
+    from multipole_lab.analysis.precision import default_dtype_name
+
+    parser = argparse.ArgumentParser("bench attention")
+    add_arguments(parser)
+    args = parser.parse_args(shlex.split(options))
+    if problem := missing_device(args.device):
+        raise ValueError(problem)
+    args.dtype = args.dtype or default_dtype_name(args.device)
+    method = method_of(args)
+    table = pandas.DataFrame([measure(args, method, n) for n in args.n])
+    return table.assign(name=f"live: {device_name(args.device)}")
 
 
 def method_of(args: argparse.Namespace):

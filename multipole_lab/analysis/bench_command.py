@@ -50,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
     return importlib.import_module(module).run(args) or 0
 
 
-# What `bench decode` takes where it is not told: a GPU decodes longer caches, of several entries, in half precision.
+# What `bench decode` takes where it is not told; a GPU decodes longer caches, of several entries.
 DECODE = {
     "cpu": {"keys": 32768, "batch": 1, "dtype": "float32"},
-    "cuda": {"keys": 131072, "batch": [1, 4, 16], "dtype": "bfloat16", "layers": 4, "repeats": 30},
+    "cuda": {"keys": 131072, "batch": [1, 4, 16], "dtype": None, "layers": 4, "repeats": 30},
 }
 GPU_DECODE = "multipole_lab.decoding.bench_decode_gpu"
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from multipole_lab.analysis.inputs import resampled
 from multipole_lab.analysis.operation_counts import operations
+from multipole_lab.analysis.precision import default_dtype
 from multipole_lab.analysis.references import fastest_reference, reference
 from multipole_lab.analysis.timing import interleaved
 from multipole_lab.attention import Method
@@ -34,7 +35,7 @@ class Workload:
     layers : which of them.
     length : tokens, from the first; beyond the sample's end tokens are drawn again, and ``source`` says so.
     causal : causal attention instead of full.
-    device : where to compute: float32 on a CPU, bfloat16 on CUDA.
+    device : where to compute, in the precision of ``default_dtype``.
     groups : key/value heads, from the first, each with all its query heads; all by default.
     seed : of the resampling.
 
@@ -56,7 +57,7 @@ class Workload:
         self.layers, self.length, self.causal, self.device = list(layers), length, causal, device
         self.scale = sample.scale
         self.source = source_of(sample, length)
-        dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+        dtype = default_dtype(device)
         self.inputs, self.exact = [], []
         for layer in self.layers:
             q, k, v = (getattr(sample[layer], part)[:, :, :length] for part in "qkv")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from multipole_lab.analysis.bench_record import Record, add_json, missing_device
 from multipole_lab.analysis.graphs import graphed
+from multipole_lab.analysis.precision import default_dtype_name
 from multipole_lab.analysis.roofline import copy_speed
 from multipole_lab.analysis.timing import interleaved
 from multipole_lab.decoding.dense_sides import dense_sides
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--layers", type=int, default=4, help="caches a graph goes through; fewer where memory is short")
     add("--repeats", type=int, default=30)
     add("--device", default="cuda")
-    add("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    add("--dtype", choices=["bfloat16", "float16", "float32"], help="default: the GPU's half precision")
     add_json(parser)
 
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if problem := missing_device(args.device):
         print(f"multipole-lab bench decode: {problem}", file=sys.stderr)
         return 2
+    args.dtype = args.dtype or default_dtype_name(args.device)
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     with torch.no_grad():
         q, k, v, scale, _ = synthetic(1, *args.heads, args.keys, args.head_size, dtype, device)
