@@ -8,6 +8,7 @@ import torch
 from multipole_lab.analysis import (
     cosine,
     interleaved,
+    lengths,
     loss_difference,
     next_token_kl,
     per_head_error,
@@ -15,6 +16,8 @@ from multipole_lab.analysis import (
     relative_squared_error,
     worst_token,
 )
+from multipole_lab.attention import Exact
+from multipole_lab.models.sample import LayerSample
 
 
 def test_the_error_of_a_head_is_relative_and_heads_are_averaged():
@@ -43,6 +46,14 @@ def test_sides_take_turns():
     times = interleaved({"A": lambda: calls.append("A"), "B": lambda: calls.append("B")}, repeats=2)
     assert calls == ["A", "B"] * 3
     assert set(times) == {"A", "B"}
+
+
+def test_one_turn_that_had_to_wait_does_not_become_the_time_of_its_length(monkeypatch):
+    clock = iter([2000.0] + [4.0] * 100)  # the first turn, and all others
+    monkeypatch.setattr(lengths, "interleaved", lambda sides, **_: dict.fromkeys(sides, next(clock)))
+    layer = LayerSample(*torch.randn(3, 1, 1, 8, 4))
+    paces = [pace for pace in lengths.time_lengths(layer, [8], Exact(), seconds=0.1) if pace]
+    assert [(pace.exact_ms, pace.approx_ms) for pace in paces] == [(4.0, 4.0)]
 
 
 def test_the_worst_token_is_where_the_error_is():
