@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
+from dataclasses import is_dataclass
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,13 +13,31 @@ from torch import Tensor, nn
 
 from multipole_lab.attention.checks import check_qkv, check_scale, key_mask, without_padding
 from multipole_lab.attention.partials import Partial
+from multipole_lab.printing import changed
+from multipole_lab.suggesting import check_fields
 
 
 class Method:
     """Base of the methods: frozen dataclasses that are called like ``scaled_dot_product_attention``.
 
-    A subclass gives ``_full`` and ``_causal``; both return a partial.
+    A subclass gives ``_full`` and ``_causal``; both return a partial. It prints as the call that makes it again, with
+    the arguments that differ from their defaults, and answers a wrong argument with the nearest right one.
     """
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__repr__" not in vars(
+            cls
+        ):  # a dataclass gets one of its own otherwise, which writes out every field
+            cls.__repr__ = Method.__repr__
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        if "__dataclass_fields__" in vars(cls) and not torch.compiler.is_compiling():
+            check_fields(cls, args, kwargs)
+        return super().__new__(cls)
+
+    def __repr__(self) -> str:
+        return changed(self) if is_dataclass(self) else f"{type(self).__name__}()"
 
     def __call__(
         self,
