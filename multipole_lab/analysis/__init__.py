@@ -12,13 +12,15 @@ from multipole_lab.analysis.errors import (
     relative_squared_error,
     worst_token,
 )
+from multipole_lab.analysis.measured import Measured, machine
 from multipole_lab.analysis.operation_counts import operations, share_of_exact
 from multipole_lab.analysis.sweeping import sweep
-from multipole_lab.analysis.timing import interleaved, machine
+from multipole_lab.analysis.timing import interleaved
 from multipole_lab.analysis.tuning import tune
 
 __all__ = [
     "CostModel",
+    "Measured",
     "compare",
     "cosine",
     "fit_cost_model",

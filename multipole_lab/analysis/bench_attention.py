@@ -7,7 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from multipole_lab.analysis.bench_record import Record, add_json, device_name, missing_device
+from multipole_lab.analysis.bench_record import Record, add_json, missing_device
 
 if TYPE_CHECKING:
     import pandas
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"multipole-lab bench attention: {problem}", file=sys.stderr)
         return 2
     args.dtype = args.dtype or default_dtype_name(args.device)
-    record = Record(args.json, args.device, heads=args.heads, dtype=args.dtype, causal=args.causal)
+    record = Record(args.json, args.device, args.dtype, heads=args.heads, causal=args.causal)
     try:
         method = method_of(args)
         record.note(f"{method}; the error is against exact attention in float32")
@@ -89,7 +89,7 @@ def measured(options: str) -> pandas.DataFrame:
 
     Returns
     -------
-    A row for each length, as in its JSON, and a column ``name``: "live" and the device.
+    A row for each length, as in its JSON, and a column ``name``: "live", the device and the precision.
 
     Raises
     ------
@@ -97,6 +97,7 @@ def measured(options: str) -> pandas.DataFrame:
     """
     import pandas
 
+    from multipole_lab.analysis.measured import Measured
     from multipole_lab.analysis.precision import default_dtype_name
 
     parser = argparse.ArgumentParser("bench attention")
@@ -107,7 +108,7 @@ def measured(options: str) -> pandas.DataFrame:
     args.dtype = args.dtype or default_dtype_name(args.device)
     method = method_of(args)
     table = pandas.DataFrame([measure(args, method, n) for n in args.n])
-    return table.assign(name=f"live: {device_name(args.device)}")
+    return table.assign(name=f"live: {Measured.here(args.device, args.dtype).words}")
 
 
 def method_of(args: argparse.Namespace):

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     torch.manual_seed(0)
     roof = measure_roofline(args.device, getattr(torch, args.dtype))
-    record = Record(args.json, args.device, roofline=roof.row())
+    record = Record(args.json, args.device, args.dtype, roofline=roof.row())
     record.note(f"measured: copy {roof.gigabytes:.0f} GB/s, {args.dtype} product {roof.teraops:.1f} Top/s")
     failed = 0
     try:

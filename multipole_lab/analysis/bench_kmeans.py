@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"multipole-lab bench kmeans: {problem}", file=sys.stderr)
         return 2
     args.dtype = args.dtype or ("float16" if args.device.startswith("cuda") else "float32")
-    record = Record(args.json, args.device, heads=args.heads, n=args.n, dtype=args.dtype)
+    record = Record(args.json, args.device, args.dtype, heads=args.heads, n=args.n)
     try:
         _, x, _, source = heads_of(args.sample, None, args.heads, args.n, args.dim)
         for count in args.clusters:

@@ -12,6 +12,8 @@ import math
 import subprocess
 import sys
 
+from multipole_lab.analysis.bench_record import Record, add_json
+
 CHILD = """
 import json, resource, sys, time
 import torch
@@ -39,11 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dim", type=int, default=64)
     add("--clusters", type=int, default=64)
     add("--causal", action="store_true")
-    add("--json", action="store_true", help="one JSON object a line instead of a table")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a row for each length and the exponent fitted to their times."""
+    record = Record(args.json, "cpu", "float32", heads=args.heads, dim=args.dim)
     rows = []
     for n in args.n:
         command = [sys.executable, "-c", CHILD, n, args.heads, args.dim, int(args.causal), args.clusters]
@@ -51,17 +54,14 @@ def run(args: argparse.Namespace) -> int:
         row = json.loads(done.stdout) | {"causal": args.causal, "clusters": args.clusters}
         row["ratio"] = row["extra_bytes"] / row["io_bytes"]
         rows.append(row)
-        if args.json:
-            print(json.dumps(row), flush=True)
-        else:
-            print(
-                f"n {n:7d}: {row['seconds']:7.3f} s, extra memory {row['extra_bytes'] / 1e6:8.1f} MB, "
-                f"{row['ratio']:.2f} times q, k, v and the output",
-                flush=True,
-            )
+        record.add(
+            row,
+            f"n {n:7d}: {row['seconds']:7.3f} s, extra memory {row['extra_bytes'] / 1e6:8.1f} MB, "
+            f"{row['ratio']:.2f} times q, k, v and the output",
+        )
     if len(rows) > 1:
         exponent = slope([r["n"] for r in rows], [r["seconds"] for r in rows])
-        print(json.dumps({"exponent": exponent}) if args.json else f"time grows as n^{exponent:.2f}")
+        record.add({"exponent": exponent}, f"time grows as n^{exponent:.2f}")
     return 0
 
 

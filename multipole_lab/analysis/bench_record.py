@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -24,22 +23,19 @@ def missing_device(device: str) -> str | None:
     """What is missing for ``--device``, or None where it is there."""
     import torch
 
+    from multipole_lab.analysis.measured import machine
+
     if not device.startswith("cuda"):
         return None
     if torch.cuda.is_available():
         capability = torch.cuda.get_device_capability(device)
         if capability >= (7, 5):
             return None
-        return f"{torch.cuda.get_device_name(device)} has compute capability {capability}; 7.5 or later is needed"
+        return f"{machine(device)} has compute capability {capability}; 7.5 or later is needed"
     return (
         "--device cuda needs an NVIDIA GPU of compute capability 7.5 or later, its driver and a CUDA build of "
         f"torch; here is torch {torch.__version__}, which finds no GPU. `multipole-lab doctor` says what to install"
     )
-
-
-def typed_command() -> str:
-    """The command that runs, as one would type it again."""
-    return shlex.join(["multipole-lab", *sys.argv[1:]])
 
 
 class Record:
@@ -48,16 +44,26 @@ class Record:
     Parameters
     ----------
     target : None for text, "-" for JSON lines, otherwise the file for the whole record.
-    device : the device that the times are of.
+    device : the device that the times are of. dtype : their precision; None where every row says its own.
+    threads : of torch in the processes that are timed, where those are others.
     facts : what belongs to all rows, a measured roofline for example.
     """
 
-    def __init__(self, target: str | None, device: str, **facts: object) -> None:
+    def __init__(
+        self,
+        target: str | None,
+        device: str,
+        dtype: str | None = None,
+        threads: int | None = None,
+        **facts: object,
+    ) -> None:
+        from multipole_lab.analysis.measured import Measured
+
+        measured = Measured.here(device, dtype, "multipole-lab bench", threads)
         self.target, self.rows = target, []
-        self.head = {"device": device_name(device), "command": typed_command(), **_versions(), **facts}
-        self.note(
-            ", ".join(f"{key} {value}" for key, value in self.head.items() if not isinstance(value, dict))
-        )
+        self.head = {**measured.facts(), **facts}
+        said = [f"{name} {value}" for name, value in facts.items() if not isinstance(value, dict)]
+        self.note("; ".join(filter(None, (str(measured), ", ".join(said)))))
 
     def note(self, text: str) -> None:
         """Print text that is no row; to the error stream where the output is JSON."""
@@ -66,38 +72,11 @@ class Record:
     def add(self, row: dict, text: str) -> None:
         """Print a row and keep it."""
         self.rows.append(row)
-        print(
-            json.dumps({"device": self.head["device"], **row}) if self.target == STDOUT else text, flush=True
-        )
+        if self.target == STDOUT:
+            text = json.dumps({"device": self.head["device"], "dtype": self.head["dtype"], **row})
+        print(text, flush=True)
         if self.target not in (None, STDOUT):
             path = Path(self.target)
             part = path.with_name(path.name + ".part")
             part.write_text(json.dumps({**self.head, "rows": self.rows}, indent=1) + "\n", encoding="utf-8")
             os.replace(part, path)
-
-
-def device_name(device: str) -> str:
-    """The GPU's name, or the processor and the threads that torch uses."""
-    import torch
-
-    from multipole_lab.analysis.timing import processor
-
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{processor()}, {torch.get_num_threads()} threads"
-
-
-def _versions() -> dict:
-    import datetime
-    import platform
-
-    import torch
-
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
-    try:
-        import triton
-
-        versions["triton"] = triton.__version__
-    except ImportError:
-        versions["triton"] = None
-    return {"date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), "versions": versions}

@@ -6,7 +6,8 @@ Matched means the same number of exactly summed query-key pairs and the same num
 from __future__ import annotations
 
 import argparse
-import json
+
+from multipole_lab.analysis.bench_record import Record, add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--clusters", type=int, default=64)
     add("--near", type=int, nargs="+", default=[0, 4])
     add("--causal", action="store_true")
-    add("--json", action="store_true", help="one JSON object a line instead of a table")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from multipole_lab.models import load_sample
 
     sample = load_sample(args.sample)
+    record = Record(args.json, "cpu", "float32", sample=args.sample)
     for near in args.near:
         for layer in sample.layers:
             q, k, v = (x[:, :, : args.n] for x in (sample[layer].q, sample[layer].k, sample[layer].v))
@@ -53,9 +55,6 @@ def run(args: argparse.Namespace) -> int:
                 for name, method in methods.items():
                     out = method(q, k, v, causal=args.causal, scale=sample.scale)
                     row[name] = relative_squared_error(out, exact).item()
-            if args.json:
-                print(json.dumps(row), flush=True)
-            else:
-                errors = "  ".join(f"{name} {row[name]:.4f}" for name in methods)
-                print(f"layer {layer:3d}  near {near}  {errors}", flush=True)
+            errors = "  ".join(f"{name} {row[name]:.4f}" for name in methods)
+            record.add(row, f"layer {layer:3d}  near {near}  {errors}")
     return 0

@@ -90,13 +90,13 @@ def kernel_work(
 
 def measure_device() -> Device:
     """Measure this machine: square matrix products in fp32 (fp16 on a GPU), and copies that no cache holds."""
+    from multipole_lab.analysis.measured import machine
     from multipole_lab.analysis.roofline import measure_roofline
-    from multipole_lab.analysis.timing import machine
 
     place, dtype = ("cuda", torch.float16) if torch.cuda.is_available() else ("cpu", torch.float32)
     found = measure_roofline(place, dtype, repeats=5)
     words = f"measured just now: {found.dtype} products and copies"
-    return Device(machine(), found.teraops, found.gigabytes, words)
+    return Device(machine(place), found.teraops, found.gigabytes, words)
 
 
 def recorded(folder: Path | None = None) -> Iterator[Recorded]:

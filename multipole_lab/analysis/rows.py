@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multipole_lab.analysis.measured import Measured
 
 Measure = Callable[[], Mapping[str, object]]
 
@@ -28,8 +32,12 @@ class Rows:
 
 
 @contextlib.contextmanager
-def kept_rows(out: str | Path | None, kind: str, settings: Mapping[str, object]) -> Iterator[Rows]:
+def kept_rows(
+    out: str | Path | None, kind: str, settings: Mapping[str, object], measured: Measured
+) -> Iterator[Rows]:
     """Rows in the file ``out``, as JSON lines, or in memory where it is None.
+
+    The file goes on only where settings, machine, precision and versions are those that it was begun with.
 
     Raises
     ------
@@ -38,9 +46,7 @@ def kept_rows(out: str | Path | None, kind: str, settings: Mapping[str, object])
     if out is None:
         yield Rows()
         return
-    from multipole_lab.analysis.timing import machine
     from multipole_lab.evaluation.journal import Journal
-    from multipole_lab.models.provenance import versions
 
-    with Journal(out, settings, {**versions(), "machine": machine()}, kind) as journal:
+    with Journal(out, {**settings, **measured.identity()}, measured.facts(), kind) as journal:
         yield Rows(journal)

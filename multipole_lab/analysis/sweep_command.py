@@ -52,6 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, the cost model and the clusters to take."""
     from multipole_lab.analysis.cost_model import recommended
+    from multipole_lab.analysis.measured import Measured
     from multipole_lab.analysis.method_text import parse_method
     from multipole_lab.analysis.sweeping import sweep
     from multipole_lab.models import load_sample
@@ -74,9 +75,12 @@ def run(args: argparse.Namespace) -> int:
         return 1
     model, words = _model(table)
     print(table[SHOWN].to_string(index=False, float_format=lambda x: f"{x:.4g}"))
-    print(f"\n{words}\n\nThe fastest MuSe with an error of at most {args.max_error:g}:")
+    measured = Measured(**table.attrs["measured"])
+    print(
+        f"\nMeasured on {measured}\n\n{words}\n\nThe fastest MuSe with an error of at most {args.max_error:g}:"
+    )
     print(best.to_string(index=False, na_rep="-", float_format=lambda x: f"{x:.4g}"))
-    for path in _written(args, table, model, best):
+    for path in _written(args, table, model, best, measured):
         print(path)
     return 0
 
@@ -92,13 +96,14 @@ def _model(table) -> tuple[object, str]:
     return model, f"Cost model: {model}"
 
 
-def _written(args, table, model, best) -> list[Path]:
+def _written(args, table, model, best, measured) -> list[Path]:
     """The files that were asked for."""
     written = []
     if args.json:
         written.append(Path(args.json))
         record = {
             "format": "multipole_lab sweep 1",
+            "measured": measured.facts(),
             "rows": json.loads(table.to_json(orient="records")),
             "cost_model": model and {
                 "prices_ms": model.prices, "residuals": json.loads(model.table.to_json(orient="records")),
@@ -109,14 +114,13 @@ def _written(args, table, model, best) -> list[Path]:
         written[-1].parent.mkdir(parents=True, exist_ok=True)
         written[-1].write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if args.html:
-        from multipole_lab.analysis.timing import machine
         from multipole_lab.figures import sweep as draw
 
         written.append(Path(args.html))
         written[-1].parent.mkdir(parents=True, exist_ok=True)
         figure = draw(
             table["ms"].to_numpy(), table["rse"].to_numpy(), table["length"].to_numpy(), list(table["method"]),
-            args.max_error, machine(), predicted_ms=predictions(model, table),
+            args.max_error, measured.words, predicted_ms=predictions(model, table),
         )  # fmt: skip
         figure.write_html(written[-1], include_plotlyjs=True)
     return written

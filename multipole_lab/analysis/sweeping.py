@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from multipole_lab.analysis.measured import Measured
 from multipole_lab.analysis.method_text import as_python
+from multipole_lab.analysis.precision import default_dtype
 from multipole_lab.analysis.rows import kept_rows
 from multipole_lab.analysis.search_space import GRID, Grid, described, fitting, settings
-from multipole_lab.analysis.timing import machine
 from multipole_lab.analysis.workload import Workload, chosen_device, chosen_layers, fingerprint
 from multipole_lab.attention import Exact, Method
 
@@ -61,7 +62,8 @@ def sweep(
     A row for each length and setting: method (text), length, causal, rse (relative squared error, mean over heads
     and layers), worst_layer, ms, exact_ms, speedup, operations (multiply-adds), share (of exact attention's), clusters,
     near, source ("captured" or "resampled from ..."), heads, baseline (which exact attention), front (nothing else of
-    this length is as fast and as accurate), code (a line to paste).
+    this length is as fast and as accurate), code (a line to paste). ``table.attrs["measured"]`` says on which machine,
+    in which precision, with which versions and by which command (``Measured``).
 
     Raises
     ------
@@ -84,10 +86,11 @@ def sweep(
         )
     identity = {
         "sample": fingerprint(sample), "layers": layers, "causal": causal, "groups": groups, "repeats": repeats,
-        "seed": seed, "machine": machine(), "device": device,
+        "seed": seed, "device": device,
     }  # fmt: skip
+    measured = Measured.here(device, default_dtype(device), "ml.sweep")
     rows = []
-    with kept_rows(out, "sweep", identity) as kept:
+    with kept_rows(out, "sweep", identity, measured) as kept:
         for length, chosen in plan.items():
             work = _Lazily(sample, layers, length, causal, device, groups, seed)
             for text, method in chosen.items():
@@ -99,6 +102,7 @@ def sweep(
                     progress(len(rows), total)
     table = pandas.DataFrame(rows).drop(columns="id")
     table.insert(len(table.columns) - 1, "front", front(table))
+    table.attrs["measured"] = measured.facts()
     return table
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
+
+from multipole_lab.analysis.measured import machine as machine  # its address so far
 
 
 def interleaved(
@@ -49,23 +49,6 @@ def interleaved(
             if progress is not None:
                 progress(done, total)
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-def machine() -> str:
-    """The name of the machine that times are taken on: its GPU, or its processor and the threads torch uses."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    threads = torch.get_num_threads()
-    return f"{processor()}, {threads} thread{'s' * (threads > 1)}"
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _wall_ms(call: Callable[[], object]) -> float:

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
                 held_out=held_out, device=args.device, repeats=args.repeats, seed=args.seed, out=out,
                 progress=progress,
             )  # fmt: skip
-        print(found)
+        print(f"{found}\n\nMeasured on {found.measured}")
         if args.json:
             print(f"\n{found.save(args.json)}")
     except (ValueError, TypeError, OSError) as error:
@@ -71,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
 
 def place(args: argparse.Namespace, command: str, names: tuple[str, ...]) -> Path:
     """The file of measurements: the one that was named, or one that the same arguments on this machine find again."""
-    from multipole_lab.analysis.timing import machine
+    from multipole_lab.analysis.measured import Measured
+    from multipole_lab.analysis.precision import default_dtype
+    from multipole_lab.analysis.workload import chosen_device
     from multipole_lab.evaluation.journal import settings_hash
 
     path = args.out and Path(args.out)
@@ -79,7 +81,9 @@ def place(args: argparse.Namespace, command: str, names: tuple[str, ...]) -> Pat
         settings = {
             name: getattr(args, name) for name in ("sample", "causal", "layers", "device", "seed", *names)
         }
-        path = Path("runs") / f"{command}-{settings_hash({**settings, 'machine': machine()})[:8]}.jsonl"
+        device = chosen_device(args.device)
+        settings |= Measured.here(device, default_dtype(device)).identity()
+        path = Path("runs") / f"{command}-{settings_hash(settings)[:8]}.jsonl"
     if args.fresh:
         path.unlink(missing_ok=True)
     elif path.is_file():

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from multipole_lab.analysis.measured import Measured
 from multipole_lab.analysis.method_text import as_python, as_text
-from multipole_lab.analysis.timing import machine
 from multipole_lab.attention import Exact, Method
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class Tuned:
         attention), worst_head, exact_seconds, turns, operations, allowed.
     evidence : a row for each layer: part ("held out", or "other sample"), layer, rse, worst_head, source.
     tried : how many methods were looked at.
-    length, layers, causal, source, device, machine, baseline : what it is true of.
+    length, layers, causal, source, device, baseline : what it is true of.
+    measured : the machine, precision, versions and command that the times are of.
     """
 
     method: Method
@@ -51,8 +52,8 @@ class Tuned:
     causal: bool
     source: str
     device: str
-    machine: str
     baseline: str
+    measured: Measured
     table: pandas.DataFrame = field(repr=False)
     evidence: pandas.DataFrame = field(repr=False)
 
@@ -74,8 +75,13 @@ class Tuned:
         return cls(
             method=method, error=float(lines[lines["part"] == "held out"]["rse"].mean()),
             tuned_error=float(own["rse"]), seconds=float(own["seconds"]), exact_seconds=exact_seconds,
-            speedup=float(own["speedup"]), machine=machine(), table=table, evidence=lines, **facts,
+            speedup=float(own["speedup"]), table=table, evidence=lines, **facts,
         )  # fmt: skip
+
+    @property
+    def machine(self) -> str:
+        """The name of the GPU, or of the processor with its threads, that times are of."""
+        return self.measured.device
 
     @property
     def holds(self) -> bool:
@@ -91,7 +97,7 @@ class Tuned:
     def note(self) -> str:
         """The finding in a sentence or two."""
         kind = "causal" if self.causal else "full"
-        what = f"{kind} attention over {self.length:,} tokens ({self.source}) on {self.machine}"
+        what = f"{kind} attention over {self.length:,} tokens ({self.source}) on {self.measured.words}"
         if isinstance(self.method, Exact):
             return f"{self._why_exact} For {what}, exact attention is the choice."
         kept = "keeps to it" if self.holds else "DOES NOT keep to it: ask for a smaller max_error"
@@ -135,7 +141,8 @@ class Tuned:
             name: [_without_nan(row) for row in getattr(self, name).to_dict("records")]
             for name in ("table", "evidence")
         }
-        return {"format": FORMAT, "method": as_text(self.method), "code": self.code, **own, **tables}
+        facts = {"measured": self.measured.facts()}
+        return {"format": FORMAT, "method": as_text(self.method), "code": self.code, **own, **facts, **tables}
 
     def save(self, path: str | Path) -> Path:
         """Write everything as JSON; ``analysis.method_text.parse_method`` reads the method back."""

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from multipole_lab.analysis.measured import Measured
 from multipole_lab.analysis.method_text import as_text
+from multipole_lab.analysis.precision import default_dtype
 from multipole_lab.analysis.rows import Rows, kept_rows
 from multipole_lab.analysis.search_space import described, fitting, suggested
-from multipole_lab.analysis.timing import machine
 from multipole_lab.analysis.tuned import Tuned
 from multipole_lab.analysis.workload import Workload, chosen_device, chosen_layers, fingerprint
 from multipole_lab.attention import Exact, Method
@@ -88,10 +89,11 @@ def tune(
     identity = {
         "sample": fingerprint(sample), "held_out": held_out and fingerprint(held_out), "layers": layers,
         "length": length, "causal": causal, "max_error": max_error, "methods": list(candidates), "repeats": repeats,
-        "seed": seed, "machine": machine(), "device": device,
+        "seed": seed, "device": device,
     }  # fmt: skip
+    measured = Measured.here(device, default_dtype(device), "ml.tune")
     tell = progress or (lambda done, total: None)
-    with kept_rows(out, "tune", identity) as rows:
+    with kept_rows(out, "tune", identity, measured) as rows:
         tell(0, 1)
         work = Workload(sample, layers, length, causal, device, seed=seed)
         search = _Search(work, candidates, max_error, repeats, seed, rows, tell)
@@ -103,7 +105,7 @@ def tune(
         tell(1, 1)
     return Tuned.made(
         chosen, table, evidence, max_error=max_error, length=length, layers=layers, causal=causal, device=device,
-        baseline=work.baseline, source=work.source, tried=len(candidates),
+        baseline=work.baseline, source=work.source, tried=len(candidates), measured=measured,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import time
 import torch
 from torch import Tensor
 
-from multipole_lab.analysis.bench_record import Record, add_json
+from multipole_lab.analysis.bench_record import Record, add_json, missing_device
 from multipole_lab.decoding import growth
 from multipole_lab.decoding.baselines import Clustered, Dense, Pages, TopKeys, WindowSinks
 from multipole_lab.decoding.problems import problems
@@ -54,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one row a side; returns the exit status."""
+    if problem := missing_device(args.device):
+        print(f"multipole-lab bench decode: {problem}", file=sys.stderr)
+        return 2
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
@@ -65,10 +68,7 @@ def run(args: argparse.Namespace) -> int:
         args.sample
         or f"synthetic, {args.keys} keys, heads {args.heads[0]}/{args.heads[1]} of {args.head_size}"
     )
-    record = Record(
-        args.json, args.device, dtype=args.dtype, keys=what,
-        steps=args.steps,
-    )  # fmt: skip
+    record = Record(args.json, args.device, args.dtype, keys=what, steps=args.steps)
     if args.grow:
         return _grow(layers, args, record)
     record.note(HEADING)

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         q = q[:, :, -8:]
         states = {f"{n} level{'s' * (n > 1)}": clustered(k, v, n, args.budget) for n in (1, 2)}
         speed = copy_speed(device)
-        record = Record(args.json, args.device, copy_gb_s=speed, dtype=args.dtype, keys=args.keys)
+        record = Record(args.json, args.device, args.dtype, copy_gb_s=speed, keys=args.keys)
         for batch in args.batch:
             for row in measure(batch, q, k, v, scale, states, args, speed):
                 record.add(row, text_of(row))

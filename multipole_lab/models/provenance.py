@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import platform
 from pathlib import Path
 
-import torch
-import transformers
 from transformers import PreTrainedModel
+
+from multipole_lab.analysis.measured import versions as versions  # what a capture's numbers may depend on
 
 SOURCE_FILE = "source.json"  # beside the weights that `load_model` made: where it had them from
 
@@ -26,16 +24,3 @@ def describe_model(model: PreTrainedModel) -> dict:
     elif getattr(config, "_commit_hash", None):
         description |= {"hub_id": config._name_or_path, "revision": config._commit_hash, "source": "hub"}
     return description
-
-
-def versions() -> dict:
-    """The date and the versions that numbers may depend on."""
-    return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "machine": f"{platform.system()} {platform.machine()}",
-    }

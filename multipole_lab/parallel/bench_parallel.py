@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+import threading
 import time
+
+from multipole_lab.analysis.bench_record import Record, add_json
 
 HEADER = (
     f"{'ranks':>5} {'n':>8} {'method':>6} {'ms':>9} {'forward B':>12} {'backward B':>12} {'rse':>9} "
@@ -39,23 +41,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--check-to", type=int, default=131072, metavar="N", help="longest n compared with one process")
     add("--limit", type=float, default=300.0, metavar="S", help="seconds that a rank waits for another")
     add("--seed", type=int, default=0)
-    add("--json", action="store_true", help="one JSON object a line instead of a table")
+    add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print two rows for each number of ranks and length."""
-    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+    from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, get_context
 
     from multipole_lab.parallel.launch import launch
 
     try:
         _check(args)
-        if not args.json:
-            print(_caption(args))
-            print(HEADER, flush=True)
+        record = Record(
+            args.json, "cpu", "float32", threads=1, heads=args.heads, causal=args.causal, clusters=args.clusters,
+            near=args.near,
+        )  # fmt: skip
+        record.note(
+            "all ranks on this one machine, over gloo; forward and backward; bytes of the busiest rank"
+        )
+        record.note(HEADER)
         options = {name: value for name, value in vars(args).items() if not callable(value)}
-        for ranks in args.ranks:
-            launch(measure, ranks, options, limit=args.limit)
+        rows, sent = get_context("spawn").Pipe(
+            duplex=False
+        )  # from the first rank; ends with whoever may send
+        keeper = threading.Thread(target=_keep, args=(rows, record), daemon=True)
+        keeper.start()
+        try:
+            for ranks in args.ranks:
+                launch(measure, ranks, options, sent, limit=args.limit)
+        finally:
+            sent.close()
+            keeper.join()
     except (ValueError, TypeError, OSError, ProcessRaisedException, ProcessExitedException) as error:
         print(f"multipole-lab bench parallel: {error}", file=sys.stderr)
         return 2
@@ -83,18 +99,18 @@ def _method(args: argparse.Namespace):
     )  # fmt: skip
 
 
-def _caption(args: argparse.Namespace) -> str:
-    from multipole_lab.analysis.timing import machine
+def _keep(rows, record: Record) -> None:
+    """Print and keep the rows that come, until nobody can send any."""
+    while True:
+        try:
+            row = rows.recv()
+        except EOFError:
+            return
+        record.add(row, text_of(row))
 
-    kind = "causal" if args.causal else "full"
-    return (
-        f"{machine()}, shared by all ranks; gloo, one thread a rank; {kind}, {args.heads} heads, float32, "
-        f"{args.clusters} clusters a rank, near {args.near}; forward and backward in ms, bytes sent by the busiest rank"
-    )
 
-
-def measure(options: dict) -> None:
-    """What one rank does; the first one prints."""
+def measure(options: dict, sent) -> None:
+    """What one rank does; the first one sends the rows."""
     import torch.distributed as dist
 
     from multipole_lab.analysis.inputs import heads_of
@@ -128,8 +144,8 @@ def measure(options: dict) -> None:
         if n <= args.check_to:
             row["difference"] = _difference(method, whole, inputs, ranks, part, args.causal)
         if rank == 0:
-            _print(row, args.json)
-            _print(base | {"method": "ring", **ring}, args.json)
+            sent.send(row)
+            sent.send(base | {"method": "ring", **ring})
         dist.barrier()
 
 
@@ -206,15 +222,12 @@ def _difference(method, whole: list, inputs: list, ranks: int, part: slice, caus
     return worst.item()
 
 
-def _print(row: dict, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(row), flush=True)
-        return
+def text_of(row: dict) -> str:
+    """A row as a line under ``HEADER``."""
     ms = "" if row["seconds"] is None else f"{row['seconds'] * 1e3:.0f}"
     rse = f"{row['rse']:.2e}" if "rse" in row else ""
     difference = f"{row['difference']:.1e}" if "difference" in row else ""
-    print(
+    return (
         f"{row['ranks']:5d} {row['n']:8d} {row['method']:>6} {ms:>9} {row['forward_bytes']:12,d} "
-        f"{row['backward_bytes']:12,d} {rse:>9} {difference:>10}",
-        flush=True,
+        f"{row['backward_bytes']:12,d} {rse:>9} {difference:>10}"
     )
