@@ -18,7 +18,7 @@ from multipole_lab.printing import count
 Function = TypeVar("Function", bound=Callable)
 
 
-def nearest(typed: object, known: Iterable[object]) -> str | None:
+def nearest(typed: str, known: Iterable[object]) -> str | None:
     """The known name that is spelt most like the typed one, in whatever case; None where none is like it."""
     by_letters = {str(one).lower(): str(one) for one in known}
     close = difflib.get_close_matches(str(typed).lower(), by_letters, n=1, cutoff=0.5)
@@ -26,17 +26,16 @@ def nearest(typed: object, known: Iterable[object]) -> str | None:
 
 
 def question(typed: object, known: Iterable[object]) -> str:
-    """``"; did you mean 'clusters'?"``, to end a message's first half with; a full stop where nothing is near."""
-    close = nearest(typed, known)
-    return f"; did you mean {close!r}?" if close else "."
+    """``"; did you mean 'clusters'?"``, or nothing where nothing is near."""
+    close = nearest(typed, known) if isinstance(typed, str) else None
+    return f"; did you mean {close!r}?" if close else ""
 
 
 def check_choice(name: str, value: object, allowed: Sequence[str], more: str = "") -> None:
     """Refuse what is none of the allowed words with a ValueError; ``more`` ends the list of them."""
     if not isinstance(value, str) or value not in allowed:
-        close = nearest(value, allowed) if isinstance(value, str) else None
-        hint = f"; did you mean {close!r}?" if close else ""
-        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}{more}{hint}")
+        words = ", ".join(map(repr, allowed))
+        raise ValueError(f"{name} is {value!r}; allowed are {words}{more}{question(value, allowed)}")
 
 
 def check_names(what: str, typed: Iterable[str], known: Collection[str]) -> None:
@@ -44,7 +43,7 @@ def check_names(what: str, typed: Iterable[str], known: Collection[str]) -> None
     for name in typed:
         if name not in known:
             takes = f"It takes: {', '.join(known)}" if known else "It takes none"
-            raise TypeError(f"{what} has no argument {name!r}{question(name, known)} {takes}")
+            raise TypeError(f"{what} has no argument {name!r}{question(name, known) or '.'} {takes}")
 
 
 def suggesting(function: Function) -> Function:
@@ -121,7 +120,7 @@ def lazy_names(
 
 def no_attribute(package: str, name: str, known: Iterable[str]) -> AttributeError:
     """The error for a name that a package has not; Python asks for some between underscores, which get no guess."""
-    hint = "" if name.startswith("_") else question(name, known).rstrip(".")
+    hint = "" if name.startswith("_") else question(name, known)
     return AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
 
 

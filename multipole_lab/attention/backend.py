@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from multipole_lab.suggesting import check_choice
+
 BACKENDS = ("auto", "torch", "triton")
 
 
 def check_backend(backend: object) -> None:
     """One of the known backends."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}; allowed are {', '.join(map(repr, BACKENDS))}")
+    check_choice("backend", backend, BACKENDS)
 
 
 def use_triton(backend: str, q: Tensor, v: Tensor) -> bool:

@@ -21,6 +21,7 @@ from multipole_lab.attention.recompute import recomputed
 from multipole_lab.attention.slots import Slots, from_slots, to_slots
 from multipole_lab.clustering.checks import check_count
 from multipole_lab.clustering.clusters import statistics_dtype
+from multipole_lab.suggesting import check_choice
 
 ORDERS = ("monopole", "dipole")
 
@@ -80,8 +81,7 @@ class MuSe(Method):
         _ = self._partition  # checks its own fields
         if self.query_clusters is not None:
             check_count("query_clusters", self.query_clusters, 1)
-        if self.order not in ORDERS:
-            raise ValueError(f"order is {self.order!r}; allowed are {', '.join(map(repr, ORDERS))}")
+        check_choice("order", self.order, ORDERS)
         if self.dipole_rank is not None:
             check_count("dipole_rank", self.dipole_rank, 1)
         check_count("leaf", self.leaf, 1)

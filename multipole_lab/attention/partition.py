@@ -16,6 +16,7 @@ from multipole_lab.clustering.clusters import Clusters
 from multipole_lab.clustering.kmeans import count_members, kmeans_labels
 from multipole_lab.clustering.seeding import seed_centroids
 from multipole_lab.clustering.spatial import spatial_labels
+from multipole_lab.suggesting import check_choice
 
 PARTITIONS = ("kmeans", "balanced", "spatial")
 
@@ -32,8 +33,7 @@ class Partition:
     near: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in PARTITIONS:
-            raise ValueError(f"partition is {self.kind!r}; allowed are {', '.join(map(repr, PARTITIONS))}")
+        check_choice("partition", self.kind, PARTITIONS)
         if isinstance(self.clusters, str):
             if self.clusters != "auto":
                 raise ValueError(f"clusters is {self.clusters!r}; an integer or 'auto' is needed")

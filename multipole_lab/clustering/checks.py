@@ -11,7 +11,12 @@ from torch import Tensor
 def check_vectors(x: Tensor, name: str = "x") -> None:
     """A floating [B, H, N, D] tensor with at least one vector."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} is a {type(x).__name__}; a torch tensor [B, H, N, D] is needed")
+        hint = (
+            ": torch.as_tensor makes one of it"
+            if hasattr(x, "__array__") or isinstance(x, (list, tuple))
+            else ""
+        )
+        raise TypeError(f"{name} is a {type(x).__name__}; a torch tensor [B, H, N, D] is needed{hint}")
     if not x.is_floating_point():
         raise TypeError(f"{name} has dtype {x.dtype}; a floating dtype is needed")
     if x.ndim != 4:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from multipole_lab.printing import count
+
 
 @dataclass(frozen=True)
 class Clusters:
@@ -30,6 +32,16 @@ class Clusters:
     counts: Int[Tensor, "B H C"]
     order: Int[Tensor, "B H N"]
     offsets: Int[Tensor, "B H C1"]
+
+    def __repr__(self) -> str:
+        B, H, C = self.counts.shape
+        heads = count(H, "head") if B == 1 else f"{B} x {count(H, 'head')}"
+        members = ""
+        if type(self.counts) is Tensor and not self.counts.is_meta:  # numbers that can be looked at
+            members = f", {self.counts.min():,} to {self.counts.max():,} members"
+        return (
+            f"Clusters({count(C, 'cluster')} of {count(self.labels.shape[-1], 'vector')} in {heads}{members})"
+        )
 
     @property
     def size(self) -> int:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from multipole_lab.suggesting import check_choice
+
 INITS = ("random", "strided", "k-means++")
 
 
@@ -24,8 +26,7 @@ def seed_centroids(
         if init.numel() != R * clusters * D or init.shape[-2:] != (clusters, D):
             raise ValueError(f"init has shape {tuple(init.shape)}; [B, H, {clusters}, {D}] is needed")
         return init.reshape(R, clusters, D).to(x)
-    if init not in INITS:
-        raise ValueError(f"init is {init!r}; allowed are {', '.join(map(repr, INITS))} or a tensor")
+    check_choice("init", init, INITS, more=" or a tensor")
     # The generator is the CPU's on every device, so that one seed gives one result.
     generator = torch.Generator().manual_seed(seed)
     if init == "k-means++":

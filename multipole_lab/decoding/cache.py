@@ -15,6 +15,8 @@ from multipole_lab.decoding.rope import rotation_of
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
 from multipole_lab.decoding.trace import Trace
+from multipole_lab.printing import changed, count
+from multipole_lab.suggesting import check_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -81,10 +83,7 @@ class MultipoleCache(Cache):
         config: PreTrainedConfig | None = None,
         **others: object,
     ) -> None:
-        unknown = set(others) - set(Settings.__dataclass_fields__)
-        if unknown:
-            known = ", ".join(sorted(Settings.__dataclass_fields__))
-            raise TypeError(f"MultipoleCache has no parameter {', '.join(sorted(unknown))}; it has {known}")
+        check_names("MultipoleCache", others, (*Settings.__dataclass_fields__, "config"))
         self.settings = Settings(
             fraction=fraction, budget=budget, levels=levels, sinks=sinks, recent=recent, **others
         )
@@ -102,6 +101,11 @@ class MultipoleCache(Cache):
         else:
             super().__init__(layer_class_to_replicate=make)
         self._shared.layers = self.layers
+
+    def __repr__(self) -> str:
+        held = self.get_seq_length()
+        filled = f" holding {count(held, 'token')} in {count(len(self.layers), 'layer')}" if held else ""
+        return changed(self.settings).replace("Settings", type(self).__name__, 1) + filled
 
     @property
     def nbytes(self) -> dict[str, int]:

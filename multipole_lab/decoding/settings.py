@@ -8,6 +8,8 @@ from typing import Literal
 
 from multipole_lab.attention.backend import check_backend
 from multipole_lab.clustering.checks import check_cap, check_count
+from multipole_lab.printing import changed
+from multipole_lab.suggesting import check_choice
 
 # Below this many centroids a lookup costs less than what pruning it would lose.
 LEAST_LOOKUPS = 256
@@ -43,6 +45,8 @@ class Settings:
     seed: int = 0
     backend: Literal["auto", "torch", "triton"] = "auto"
 
+    __repr__ = changed
+
     def __post_init__(self) -> None:
         _check_share("fraction", self.fraction)
         _check_share("lookups", self.lookups)
@@ -69,8 +73,7 @@ class Settings:
             raise TypeError(f"spread is {self.spread!r}; a number in [0, 1] is needed")
         if not 0 <= self.spread <= 1:
             raise ValueError(f"spread is {self.spread}; a number in [0, 1] is needed")
-        if self.rope not in ("rotated", "windowed"):
-            raise ValueError(f"rope is {self.rope!r}; 'rotated' or 'windowed' is allowed")
+        check_choice("rope", self.rope, ("rotated", "windowed"))
         check_backend(self.backend)
 
     @property

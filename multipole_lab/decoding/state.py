@@ -26,6 +26,8 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from multipole_lab.printing import one_line
+
 
 class Level(NamedTuple):
     """One level of clusters; see the module."""
@@ -36,6 +38,8 @@ class Level(NamedTuple):
     first: Int[Tensor, "B Hk room"]
     members: Int[Tensor, "B Hk room"]
     size: int
+
+    __repr__ = one_line
 
     def rows(self) -> Level:
         """The same with one row per key/value head, [R, room, ...]; no copy."""
@@ -57,3 +61,5 @@ class State(NamedTuple):
     length: int
     valid: Bool[Tensor, "B exact"] | None = None
     spreads: tuple[Float[Tensor, "B Hk room"], ...] = ()
+
+    __repr__ = one_line

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multipole_lab.decoding.state import State
+from multipole_lab.printing import one_line
 
 if TYPE_CHECKING:
     from multipole_lab.decoding.hierarchy import Hierarchy
@@ -44,6 +45,8 @@ class TracedStep:
     share: Float[np.ndarray, "B Hk C"]
     tokens: Int[np.ndarray, "B Hk C"]
 
+    __repr__ = one_line
+
     def exact(self) -> Bool[np.ndarray, "B Hk N"]:
         """Which keys were summed exactly, in the order of the text. All others counted through centroids."""
         B, Hk, _ = self.chosen.shape
@@ -66,6 +69,8 @@ class Trace:
 
     layers: Collection[int] | None = None
     steps: list[TracedStep] = field(default_factory=list)
+
+    __repr__ = one_line
 
     def of(self, layer: int) -> list[TracedStep]:
         """The steps of one layer."""

@@ -23,6 +23,7 @@ from multipole_lab.models import (
 )
 from multipole_lab.models.fetch import FetchError
 from multipole_lab.models.registry import KNOWN, Known
+from multipole_lab.suggesting import check_choice
 
 Source = Literal["auto", "hub", "wheel"]
 
@@ -61,8 +62,7 @@ def load_model(
     FetchError
         When no source answers (it says what would help), or a hash is not the pinned one.
     """
-    if source not in ("auto", "hub", "wheel"):
-        raise ValueError(f"source is {source!r}; 'auto', 'hub' or 'wheel' is allowed")
+    check_choice("source", source, ("auto", "hub", "wheel"))
     known = KNOWN.get(str(name))
     if known is not None:
         place, options = _locate_known(known, source)

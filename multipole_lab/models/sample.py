@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from multipole_lab.models.tensor_file import TensorFile, sha256, write_json
+from multipole_lab.printing import count
+from multipole_lab.suggesting import question
 
 FORMAT = "multipole_lab sample 1"
 
@@ -31,6 +33,21 @@ class LayerSample:
     q: Float[Tensor, "1 Hq N D"]
     k: Float[Tensor, "1 Hk N D"]
     v: Float[Tensor, "1 Hk N Dv"]
+
+    def __repr__(self) -> str:
+        return f"LayerSample(q {list(self.q.shape)}, k {list(self.k.shape)}, v {list(self.v.shape)})"
+
+
+class Provenance(dict):
+    """Where a sample comes from: a dictionary that prints what matters in one line; ``dict(...)`` shows all of it."""
+
+    def __repr__(self) -> str:
+        model = self.get("model") or {}
+        origin = model.get("wheel") or model.get("hub_id") or model.get("source")
+        told = [model.get("name") or model.get("class"), origin and f"from {origin}"]
+        told += [f"reading {self['text_file']}" if self.get("text_file") else None, self.get("date")]
+        shown = ", ".join(str(one) for one in told if one) or "nothing known"
+        return f"Provenance({shown}: {count(len(self), 'entry', 'entries')})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +78,22 @@ class Sample:
     tensors: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
     path: Path | None = None
     _read: dict[int, LayerSample] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "provenance", Provenance(self.provenance))
+
+    def __repr__(self) -> str:
+        model = self.provenance.get("model") or {}
+        text = self.provenance.get("text_file")
+        name = model.get("name") or model.get("class")
+        few = len(self.layers) <= 12
+        layers = (
+            f"layers {self.layers}"
+            if few
+            else f"{len(self.layers)} layers from {self.layers[0]} to {self.layers[-1]}"
+        )
+        tokens = count(len(self), "token") + (f" of {text}" if text else "")
+        return f"Sample({f'{name}, ' if name else ''}{tokens}, {layers})"
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -179,7 +212,8 @@ def load_sample(name: str | Path) -> Sample:
     path = Path(name).expanduser()
     if path.suffix in {".safetensors", ".json"} or len(path.parts) > 1 or path.exists():
         return Sample.load(path)
-    raise ValueError(f"no sample {str(name)!r}; there are {', '.join(shipped) or 'none'}, or give a path")
+    there = f"there are {', '.join(shipped) or 'none'}, or give a path"
+    raise ValueError(f"no sample {str(name)!r}; {there}{question(name, shipped)}")
 
 
 def data_folder() -> Path:
