@@ -2,77 +2,103 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
 import os
+import re
+import shutil
+import signal
+import subprocess
 import sys
-import threading
+import tempfile
+from pathlib import Path
 
+import plotly
 import plotly.graph_objects as go
 
-# The browser is kept for the next picture this long, then closed: a lecture hall's server has many kernels.
-_KEEP_SECONDS = 30
-_lock = threading.Lock()
-_timer: threading.Timer | None = None
-_absent = False
+from .browser import find_browser
 
-
-def warm_up() -> None:
-    """Start the browser in the background, so that the first picture waits less for it."""
-    with contextlib.suppress(Exception), _lock:
-        if not _absent:
-            _start()
+# A busy computer has taken 20 s for a picture that takes one; a browser that hangs is waited for once.
+SECONDS = 30
+# The browser draws, prints the page as text and ends. Its clock stands still while something loads, and then jumps: it
+# waits for the picture, not for the budget. No sandbox, which is refused in containers and under root; the page is
+# our own. The rest keeps Chromium from calling home, and has it draw 3-D pictures without a GPU.
+_FLAGS = (
+    "--headless", "--dump-dom", "--virtual-time-budget=60000", "--no-sandbox", "--disable-gpu",
+    "--enable-unsafe-swiftshader", "--disable-dev-shm-usage", "--disable-breakpad", "--no-first-run",
+    "--no-default-browser-check", "--disable-extensions", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-domain-reliability",
+)  # fmt: skip
+_PAGE = """<!doctype html><meta charset="utf-8"><script src="plotly.min.js"></script><body><script>
+Plotly.toImage({figure}, {size}).then((address) => {{ document.body.textContent = address; }});
+</script>"""
+_PICTURE = re.compile(rb"data:image/png;base64,([A-Za-z0-9+/]+=*)")
+_given_up = False
 
 
 def png(figure: go.Figure, width: int = 900, height: int | None = None) -> bytes | None:
-    """Draw a figure on white, or return None where no Chromium, Chrome or kaleido is installed.
+    """Draw a figure on white, or return None where no browser draws it within 30 seconds.
 
-    The first picture takes seconds while the browser starts, each further one a third of a second.
+    The first failure is said in one line on stderr; after it this process tries no more. No browser is left running.
 
     Parameters
     ----------
     width, height : in pixels; the figure's own height, or 450, by default.
     """
-    global _absent
-    if _absent or "VOILA_REQUEST_URL" in os.environ:
+    global _given_up
+    if _given_up:
         return None
     still = go.Figure(figure)
     still.update_layout(paper_bgcolor="#ffffff", font_color="#444444")
     still.update_coloraxes(colorbar_tickfont_color="#444444")
-    size = {"width": width, "height": int(height or figure.layout.height or 450), "scale": 1}
+    size = {"format": "png", "width": width, "height": int(height or figure.layout.height or 450)}
     try:
-        with _lock:
-            kaleido = _start()
-            return kaleido.calc_fig_sync(still, opts={"format": "png", **size})
-    except Exception as error:  # no browser, no kaleido, a browser that does not start: a picture is no must
-        _absent = True
-        print(
-            f"No static picture of panels: {type(error).__name__}: {error}".splitlines()[0], file=sys.stderr
-        )
+        path = find_browser()
+        if path is None:
+            raise RuntimeError(_absent())
+        return _draw(path, _PAGE.format(figure=still.to_json(), size=json.dumps(size)))
+    except Exception as error:  # whatever a browser may do: a picture is no must
+        _given_up = True
+        print(f"Panels leave no pictures: {error}", file=sys.stderr)
         return None
 
 
-def _start():
-    """Start kaleido's server unless it runs, and have it stop when nothing has been drawn for a while."""
-    global _timer
-    import kaleido
+def _draw(path: str, page: str) -> bytes:
+    """Have the browser draw a page; raise RuntimeError, in one line, where no picture comes of it."""
+    # A browser from Ubuntu's snap store sees no other folder than the reader's own.
+    place = Path.home() if "snap" in path else None
+    with tempfile.TemporaryDirectory(prefix="picture-", dir=place, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        shutil.copy(Path(plotly.__file__).parent / "package_data/plotly.min.js", folder)
+        (folder / "page.html").write_text(page, encoding="utf-8")
+        address = (folder / "page.html").as_uri()
+        command = [path, *_FLAGS, f"--user-data-dir={folder / 'profile'}", address]
+        # Into a file: a pipe would be waited for as long as any descendant of the browser holds it.
+        with (folder / "text").open("wb") as text, (folder / "log").open("wb") as log:
+            browser = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=text, stderr=log, start_new_session=True
+            )
+            try:
+                browser.wait(SECONDS)
+            except subprocess.TimeoutExpired:
+                raise RuntimeError(f"{path} drew none in {SECONDS} s") from None
+            finally:  # also when the reader interrupts
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(browser.pid, signal.SIGKILL)
+                browser.wait()
+        found = _PICTURE.search((folder / "text").read_bytes())
+        if found is None:
+            said = (folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
+            raise RuntimeError(
+                f"{path} ended with {browser.returncode} and no picture{': ' * len(said)}{''.join(said)}"
+            )
+        return base64.b64decode(found[1])
 
-    if _timer is None:
-        # Without MathJax, which would come from the network; plotly.js comes from the installed plotly.
-        page = kaleido.PageGenerator(mathjax=False)
-        kaleido.start_sync_server(n=1, timeout=30, page_generator=page, silence_warnings=True)
-    else:
-        _timer.cancel()
-    _timer = threading.Timer(_KEEP_SECONDS, _stop)
-    _timer.daemon = True
-    _timer.start()
-    return kaleido
 
-
-def _stop() -> None:
-    """Close the browser."""
-    global _timer
-    import kaleido
-
-    with _lock, contextlib.suppress(Exception):
-        _timer = None
-        kaleido.stop_sync_server(silence_warnings=True)
+def _absent() -> str:
+    """Say in words that there is no browser, and what to do."""
+    named = os.environ.get("BROWSER_PATH")
+    if named:
+        return f"BROWSER_PATH is {named!r}, which is no program"
+    return "no Chromium or Chrome found (on Debian and Ubuntu: sudo apt-get install chromium)"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ipywidgets.widgets.widget import Widget
 
-from multipole_lab.figures.png import png, warm_up
+from multipole_lab.figures.png import png
 from multipole_lab.figures.theme import CONFIG
 
 if TYPE_CHECKING:
@@ -19,20 +19,14 @@ VARIABLE = "MULTIPOLE_LAB_PICTURES"
 _VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def prepare_picture() -> None:
-    """Start the browser that draws the picture while the panel computes; only where a notebook runs."""
-    if _wanted() == "png" and _in_kernel():
-        warm_up()
-
-
 def leave_picture(panel: Panel, data: dict) -> dict | tuple[dict, dict]:
     """Add to a display's data what a reader without ipywidgets sees.
 
-    Without a live front end, as when a notebook is executed for a page, work under way is finished first. With one
-    the reader is not kept waiting: a panel that still measures leaves its words only.
+    Where a notebook is executed for a page, work under way is finished and a picture is drawn. A person at a live front
+    end has the panel itself and is kept waiting for neither: the panel leaves its words only.
     """
-    wanted = _wanted()
-    live = Widget._control_comm is not None  # a front end that draws widgets has announced itself
+    wanted, kernel = os.environ.get(VARIABLE, "png"), _kernel()
+    live = _live(kernel)
     if wanted != "none" and not live:
         panel.figure()
     data = {**data, "text/plain": f"{panel.name} panel: {panel.summary}"}
@@ -40,21 +34,27 @@ def leave_picture(panel: Panel, data: dict) -> dict | tuple[dict, dict]:
         page = panel.figure().to_html(full_html=False, include_plotlyjs=False, config=CONFIG)
         data.pop(_VIEW, None)
         return {**data, "text/html": page}
-    if wanted == "png" and _in_kernel() and (panel.done or not live):
+    if wanted == "png" and kernel is not None and not live:
         picture = png(panel.figure())
         if picture is not None:
             return {**data, "image/png": base64.b64encode(picture).decode()}, {}
     return data
 
 
-def _wanted() -> str:
-    """What the environment asks for."""
-    return os.environ.get(VARIABLE, "png")
-
-
-def _in_kernel() -> bool:
-    """Whether this is a notebook's kernel, whose displays are kept."""
+def _kernel() -> object | None:
+    """The notebook's kernel, whose displays are kept, if this is one."""
     from IPython import get_ipython
 
-    shell = get_ipython()
-    return shell is not None and getattr(shell, "kernel", None) is not None
+    return getattr(get_ipython(), "kernel", None)
+
+
+def _live(kernel: object | None) -> bool:
+    """Whether a person waits for this cell, rather than a program that executes a notebook.
+
+    A front end says with each request whether its user can be asked something, and may announce that it draws widgets
+    (no proof of none: JupyterLab does so when a kernel starts, which has not yet loaded ipywidgets).
+    """
+    if Widget._control_comm is not None or "VOILA_REQUEST_URL" in os.environ:
+        return True
+    request = kernel.get_parent() if kernel is not None else {}
+    return bool(request.get("content", {}).get("allow_stdin", False))
