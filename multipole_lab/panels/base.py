@@ -17,7 +17,7 @@ import traitlets
 
 from multipole_lab.figures.theme import CONFIG, enlarge
 
-from .leaving import leave_picture, prepare_picture
+from .leaving import leave_picture
 from .porter import Porter
 from .shown import Shown
 from .style import STYLE
@@ -50,7 +50,6 @@ class Panel(widgets.VBox):
     """
 
     def __init__(self, name: str, controls: dict[str, widgets.Widget]) -> None:
-        prepare_picture()
         self.name, self.controls = name, controls
         self._defaults = self.state()
         self._version, self._job, self._timer, self._held = 0, None, None, False
