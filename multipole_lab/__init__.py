@@ -1,11 +1,27 @@
 """Multipole attention: keys that are far away are summed once and expanded around a point.
 
-Names are resolved when first used, so that ``multipole-lab --help`` and the doctor need no torch.
+A first look::
+
+    import multipole_lab as ml
+
+    sample = ml.load_sample("smollm2")  # a real model reading a story
+    layer = sample[15]  # its queries, keys and values
+    out = ml.MuSe(order="dipole")(layer.q, layer.k, layer.v)
+    print(ml.compare(sample, [ml.MuSe(), ml.MuSe(order="dipole")]))
+
+Methods, called as scaled_dot_product_attention is: MuSe, Centroid, TopK,
+Window, Exact; merge joins parts. ``method.on(model)`` puts one into a
+transformers model; MultipoleCache decodes with clustered keys.
+Clusterings: kmeans, balanced, spatial. Samples: load_sample, capture,
+load_model. What suits you: compare, tune, sweep. In a notebook: panels.
+
+``help(ml.MuSe)`` explains one name, ``multipole-lab --help`` the commands.
+Names are resolved when first used: the commands' help needs no torch.
 """
 
 from __future__ import annotations
 
-import importlib
+from multipole_lab.suggesting import lazy_names
 
 __version__ = "0.1.0"
 
@@ -41,18 +57,10 @@ _SUBPACKAGES = (
     "models",
     "panels",
     "parallel",
+    "training",
 )
 
 __all__ = [*_WHERE, *_SUBPACKAGES]
 
 
-def __getattr__(name: str) -> object:
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-    if name in _SUBPACKAGES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _WHERE, _SUBPACKAGES)

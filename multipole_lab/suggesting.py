@@ -10,6 +10,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
@@ -115,7 +116,11 @@ def lazy_names(
             return importlib.import_module(f"{package}.{name}")
         raise no_attribute(package, name, names)
 
-    return get, lambda: sorted([*names, "__all__", "__doc__", "__file__", "__name__"])
+    def listed() -> list[str]:
+        own = [name for name in vars(sys.modules[package]) if name.startswith("__")]
+        return sorted({*names, *own})
+
+    return get, listed
 
 
 def no_attribute(package: str, name: str, known: Iterable[str]) -> AttributeError:

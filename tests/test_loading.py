@@ -189,7 +189,7 @@ def test_a_wrong_name_is_refused(name):
 
 
 def test_a_wrong_source_is_refused():
-    with pytest.raises(ValueError, match="source is 'disk'; 'auto', 'hub' or 'wheel'"):
+    with pytest.raises(ValueError, match="source is 'disk'; allowed are 'auto', 'hub', 'wheel'"):
         load_model("smollm2", source="disk")
     with pytest.raises(ValueError, match="'owner/model' comes from the hub"):
         load_model("owner/model", source="wheel")

@@ -17,6 +17,7 @@ from multipole_lab.analysis.operation_counts import operations, share_of_exact
 from multipole_lab.analysis.sweeping import sweep
 from multipole_lab.analysis.timing import interleaved
 from multipole_lab.analysis.tuning import tune
+from multipole_lab.suggesting import known_names
 
 __all__ = [
     "CostModel",
@@ -41,3 +42,5 @@ __all__ = [
     "tune",
     "worst_token",
 ]
+
+__getattr__ = known_names(__name__, __all__)

@@ -7,5 +7,8 @@ from multipole_lab.attention.muse import MuSe
 from multipole_lab.attention.partials import merge
 from multipole_lab.attention.topk import TopK
 from multipole_lab.attention.window import Window
+from multipole_lab.suggesting import known_names
 
 __all__ = ["Centroid", "Exact", "Method", "MuSe", "TopK", "Window", "merge"]
+
+__getattr__ = known_names(__name__, __all__)

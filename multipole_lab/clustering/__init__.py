@@ -5,6 +5,7 @@ from multipole_lab.clustering.clusters import Clusters
 from multipole_lab.clustering.diagnostics import inertia, silhouette, sizes
 from multipole_lab.clustering.kmeans import kmeans
 from multipole_lab.clustering.spatial import spatial
+from multipole_lab.suggesting import known_names
 
 __all__ = [
     "Clusters",
@@ -16,3 +17,5 @@ __all__ = [
     "sizes",
     "spatial",
 ]
+
+__getattr__ = known_names(__name__, __all__)

@@ -7,7 +7,7 @@ students' code imports this package and must find nothing in it.
 
 from __future__ import annotations
 
-import importlib
+from multipole_lab.suggesting import lazy_names
 
 _WHERE = {
     "Diagnosis": "checking",
@@ -22,11 +22,4 @@ _WHERE = {
 __all__ = [*_WHERE]
 
 
-def __getattr__(name: str) -> object:
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _WHERE)

@@ -4,5 +4,8 @@ from multipole_lab.decoding.cache import MultipoleCache
 from multipole_lab.decoding.state import Level, State
 from multipole_lab.decoding.step import decode_step
 from multipole_lab.decoding.trace import Trace, TracedStep, labels
+from multipole_lab.suggesting import known_names
 
 __all__ = ["Level", "MultipoleCache", "State", "Trace", "TracedStep", "decode_step", "labels"]
+
+__getattr__ = known_names(__name__, __all__)

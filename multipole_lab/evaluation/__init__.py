@@ -7,7 +7,7 @@ resolved when first used: the command line needs no torch to print its help.
 
 from __future__ import annotations
 
-import importlib
+from multipole_lab.suggesting import lazy_names
 
 _WHERE = {
     "Evaluation": "engine",
@@ -21,11 +21,4 @@ _WHERE = {
 __all__ = list(_WHERE)
 
 
-def __getattr__(name: str) -> object:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _WHERE)

@@ -1,5 +1,7 @@
 """Pictures of multipole attention: pure functions, numpy arrays in, a plotly ``go.Figure`` out."""
 
+from multipole_lab.suggesting import known_names
+
 from .blocks import blocks
 from .clusters import clusters
 from .decode import decode
@@ -29,3 +31,5 @@ __all__ = [
     "sweep",
     "tuner",
 ]
+
+__getattr__ = known_names(__name__, __all__)

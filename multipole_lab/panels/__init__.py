@@ -1,5 +1,7 @@
 """Panels: sliders around the figures, on real queries and keys. Each function returns a widget to display."""
 
+from multipole_lab.suggesting import known_names
+
 from .blocks import blocks
 from .clusters import clusters
 from .decode import decode
@@ -11,3 +13,5 @@ from .speed import speed
 from .tuner import tuner
 
 __all__ = ["blocks", "clusters", "decode", "error", "expansion", "front", "roofline", "speed", "tuner"]
+
+__getattr__ = known_names(__name__, __all__)

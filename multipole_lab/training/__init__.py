@@ -5,7 +5,7 @@ Names are resolved when first used, so that the command line answers before tran
 
 from __future__ import annotations
 
-import importlib
+from multipole_lab.suggesting import lazy_names
 
 # No module may bear the name of something it exports: once imported, it would stand in that thing's place.
 _WHERE = {
@@ -22,11 +22,4 @@ _WHERE = {
 __all__ = list(_WHERE)
 
 
-def __getattr__(name: str) -> object:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _WHERE)
