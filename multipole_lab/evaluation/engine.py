@@ -62,8 +62,12 @@ class Evaluation:
     figures: Callable[[pandas.DataFrame, list[str]], list[go.Figure]]
 
 
-def run_items(evaluation: Evaluation, readers: Iterable[Reader], journal: Journal) -> list[dict]:
+def run_items(evaluation: Evaluation, readers: Iterable[Reader], journal: Journal, device: str) -> list[dict]:
     """Score what the journal lacks; returns the rows of these items and methods, in order.
+
+    Parameters
+    ----------
+    device : the name of what the readers compute on, which every row keeps beside its seconds.
 
     Raises
     ------
@@ -93,6 +97,7 @@ def run_items(evaluation: Evaluation, readers: Iterable[Reader], journal: Journa
                 **row,
                 "calls": calls,
                 "seconds": spent,
+                "device": device,
             }
             journal.add(row)
             bar.update()

@@ -58,17 +58,12 @@ def run(args: argparse.Namespace) -> int:
             rows.append(compare(model, ids, args.prompt, settings, dense, start, free))
             _print(rows[-1], first=len(rows) == 1)
     if args.json:
-        from multipole_lab.analysis.bench_record import device_name, typed_command
-        from multipole_lab.models.provenance import describe_model, versions
+        from multipole_lab.analysis.measured import Measured
+        from multipole_lab.models.provenance import describe_model
 
-        record = {
-            "device": device_name(args.device),
-            "command": typed_command(),
-            "model": describe_model(model),
-            **versions(),
-            "rows": rows,
-        }
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        measured = Measured.here(args.device, model.dtype, "multipole-lab eval generate")
+        record = {**measured.facts(), "model": describe_model(model), "rows": rows}
+        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

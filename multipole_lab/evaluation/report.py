@@ -81,9 +81,8 @@ def _model(header: Mapping[str, object]) -> str:
     settings = header["settings"]
     model = settings["model"]
     name = model.get("hub_id") or model.get("name") or model["class"]
-    return (
-        f"{name} ({model['class']}), {settings['dtype']} on {settings['device']}, begun on {header['date']}"
-    )
+    device = header.get("device", settings["device"])  # older records kept only "cpu" or "cuda"
+    return f"{name} ({model['class']}), {settings['dtype']} on {device}, begun on {header['date']}"
 
 
 def _html(table: pandas.DataFrame) -> str:

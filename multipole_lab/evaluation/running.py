@@ -14,7 +14,7 @@ import pandas
 import torch
 
 import multipole_lab
-from multipole_lab.analysis.bench_record import typed_command
+from multipole_lab.analysis.measured import Measured
 from multipole_lab.analysis.method_text import check_method
 from multipole_lab.evaluation import report
 from multipole_lab.evaluation.choice import check_positions
@@ -22,7 +22,7 @@ from multipole_lab.evaluation.engine import DENSE, Evaluation, results_path, run
 from multipole_lab.evaluation.journal import Journal, settings_hash
 from multipole_lab.evaluation.reader import Reader, weights_digest
 from multipole_lab.models.loading import load_model
-from multipole_lab.models.provenance import describe_model, versions
+from multipole_lab.models.provenance import describe_model
 
 REPORT, TABLE = "report.html", "table.csv"
 
@@ -59,9 +59,10 @@ def run(args: argparse.Namespace, prepare: Callable[..., Evaluation]) -> pandas.
         **evaluation.settings,
     }
     path = results_path(args.out, evaluation.name, args.model, settings_hash(settings))
-    with Journal(path, settings, {"command": typed_command(), **versions()}) as journal:
+    measured = Measured.here(args.device, args.dtype, "multipole-lab eval")
+    with Journal(path, settings, measured.facts()) as journal:
         try:
-            rows = frame(run_items(evaluation, readers, journal), journal.settings)
+            rows = frame(run_items(evaluation, readers, journal, measured.device), journal.settings)
         except KeyboardInterrupt:
             print(f"\n{path} keeps {len(journal.rows)} results; the same command continues", file=sys.stderr)
             raise
@@ -70,7 +71,9 @@ def run(args: argparse.Namespace, prepare: Callable[..., Evaluation]) -> pandas.
         pictures = evaluation.figures(rows, [DENSE, *methods])
         report.write(path.with_name(REPORT), evaluation, table, pictures, journal.header)
     print(report.as_text(table))
+    print(f"\nMeasured on {measured}")
     _tell_of_exact_calls(rows)
+    _tell_of_machines(rows)
     print(f"\n{path}\n{path.with_name(TABLE)}\n{path.with_name(REPORT)}")
     return table
 
@@ -110,6 +113,13 @@ def _tell_of_exact_calls(rows: pandas.DataFrame) -> None:
         for reason, count in total.items():
             if reason != "approximated":
                 print(f"{method}: {count:,} of {total.total():,} calls of attention stayed exact: {reason}")
+
+
+def _tell_of_machines(rows: pandas.DataFrame) -> None:
+    """Where an evaluation went on on another machine, its seconds are of several and say little."""
+    known = list(dict.fromkeys(rows["device"].dropna())) if "device" in rows else []
+    if len(known) > 1:
+        print(f"seconds are of {len(known)} machines, not to be compared: {'; '.join(known)}")
 
 
 def _identity(model: object) -> dict:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 
+from multipole_lab.training.presets import PRECISIONS
+
 SIDES = ("exact", "muse")
 # The first steps of a side, and its first row, are left out of its times: kernels are compiled and memory is found.
 WARM = 3
@@ -90,8 +92,13 @@ def figure(result: dict):
         {side: [(c[side]["heldout_step"], c[side]["heldout_loss"]) for c in every] for side in SIDES},
         {name: x["mean"] for name, x in result["summary"].items()},
         method=result["preset"]["method"],
-        machine=result["device"],
+        machine=_place(result),
     )
+
+
+def _place(result: dict) -> str:
+    """Device and precision, also of results that were recorded before they named the precision."""
+    return f"{result['device']}, {PRECISIONS[result['preset']['precision']]}"
 
 
 def table(result: dict) -> str:
@@ -100,8 +107,10 @@ def table(result: dict) -> str:
     if not rows:
         return "no held-out loss yet"
     p = result["preset"]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
     lines = [
-        f"{result['device']}, torch {result['versions']['torch']}; context {p['context']:,}, "
+        f"{_place(result)}; {versions}; {result['date']}",
+        f"context {p['context']:,}, "
         f"batch {p['batch'] * p['accumulate']}; {p['method']} in layer {', '.join(map(str, p['muse_layers']))} of "
         f"{p['layers']}; exact: {result['exact_backend']}",
         f"{'':>9} {'steps':>6} {'held-out loss':>17} {'':>9} {'ms a step':>17} {'':>9} {'ms in attention':>17}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
@@ -14,7 +13,7 @@ from pathlib import Path
 from multipole_lab.training.compared import SIDES, curve, figure, summarise
 from multipole_lab.training.corpus import Corpus
 from multipole_lab.training.journal import Journal
-from multipole_lab.training.presets import Preset
+from multipole_lab.training.presets import PRECISIONS, Preset
 from multipole_lab.training.processes import world_size
 from multipole_lab.training.running import Run, check_resumable, train_run
 
@@ -140,28 +139,22 @@ def _fastest_exact(preset: Preset, device: str):
     return Named()
 
 
-def _command() -> str:
-    """What was typed, where it was typed."""
-    from multipole_lab.analysis.bench_record import typed_command
-
-    return typed_command() if sys.argv[1:2] == ["train"] else "multipole-lab train compare"
-
-
 def _write(
     folder: Path, preset: Preset, corpus: Corpus, runs: dict, device: str, backend: str, compiled: bool
 ) -> dict:
     """Write the result as it stands, each file whole or not at all."""
-    from multipole_lab.analysis.timing import machine
-    from multipole_lab.models.provenance import versions
+    from multipole_lab.analysis.measured import Measured
 
     found = {
         seed: {side: Journal(run.folder).rows() for side, run in sides.items()}
         for seed, sides in runs.items()
     }
+    measured = Measured.here(device, PRECISIONS[preset.precision], "multipole-lab train compare")
+    every = [row for sides in found.values() for rows in sides.values() for row in rows]
+    trained_on = dict.fromkeys(row["device"] for row in every if "device" in row)
     result = {
-        "command": _command(),
-        "device": machine(),
-        **versions(),
+        **measured.facts(),
+        "device": " and ".join(trained_on) or measured.device,
         "exact_backend": backend,
         "compiled": compiled,
         "preset": preset.to_dict(),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-MODES = ("no", "bf16", "fp16")
+# What a Trainer calls the precision, and what computes in it: float32 weights under autocast.
+PRECISIONS = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
+MODES = tuple(PRECISIONS)
 POSITIVE = (
     "layers", "width", "heads", "mlp", "vocab", "context", "batch", "accumulate", "steps", "every", "heldout_blocks",
 )  # fmt: skip

@@ -9,6 +9,9 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
+from multipole_lab.analysis.measured import Measured
+from multipole_lab.training.presets import PRECISIONS
+
 FILE = "profile.json"
 
 
@@ -27,7 +30,7 @@ class Profile(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         if self._done == self.after:
-            _wait()
+            _wait(args.device)
             self._profiler = torch.profiler.profile()
             self._profiler.__enter__()
             self._begun = time.perf_counter()
@@ -36,10 +39,12 @@ class Profile(TrainerCallback):
         self._done += 1
         if self._profiler is None or self._done < self.after + self.steps:
             return
-        _wait()
+        _wait(args.device)
         wall = time.perf_counter() - self._begun
         self._profiler.__exit__(None, None, None)
-        table = summarise(self._profiler.key_averages(), self.steps, wall, self.rows)
+        precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
+        facts = Measured.here(args.device, PRECISIONS[precision], "train_run").facts()
+        table = {**facts, **summarise(self._profiler.key_averages(), self.steps, wall, self.rows)}
         (self.folder / FILE).write_text(json.dumps(table, indent=1), encoding="utf-8")
         self._profiler = None
 
@@ -67,6 +72,6 @@ def summarise(events, steps: int, wall: float, rows: int = 40) -> dict:
     }
 
 
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -9,9 +9,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from multipole_lab.analysis.measured import Measured
 from multipole_lab.training.corpus import Corpus, Sequences
 from multipole_lab.training.journal import Journal
-from multipole_lab.training.presets import Preset
+from multipole_lab.training.presets import PRECISIONS, Preset
 from multipole_lab.training.processes import is_first, meet, world_size
 
 SETTINGS = "run.json"
@@ -57,6 +58,11 @@ class Run:
             **({"compiled": True} if self.compiled else {}),
         }
 
+    @property
+    def measured(self) -> Measured:
+        """What belongs to the times of this run: the device's name, precision, versions and command."""
+        return Measured.here(self.device, PRECISIONS[self.preset.precision], "train_run")
+
 
 def check_resumable(folder: Path, settings: dict) -> None:
     """Whether a folder's run, if there is one, is this one.
@@ -69,10 +75,10 @@ def check_resumable(folder: Path, settings: dict) -> None:
     if not file.is_file():
         return
     before = json.loads(file.read_text(encoding="utf-8"))
-    # Looks at the held-out text may differ; what is learned does not depend on them.
+    # Looks at the held-out text and the machine may differ; what is learned does not depend on them.
     differ = [
         f"{name}: {before.get(name)!r} there, {settings.get(name)!r} now"
-        for name in sorted({*before, *settings} - {"every", "heldout_blocks"})
+        for name in sorted({*before, *settings} - {"every", "heldout_blocks", "measured"})
         if before.get(name) != settings.get(name)
     ]
     if differ:
@@ -118,7 +124,8 @@ def train_run(
     meet(run.device)  # all have read the folder before the first process changes it
     if is_first():
         run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / SETTINGS).write_text(json.dumps(run.settings, indent=1), encoding="utf-8")
+        settings = {**run.settings, "measured": run.measured.facts()}
+        (run.folder / SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
         journal.cut(resume)
         for step, path in whole.items():
             if step > resume:

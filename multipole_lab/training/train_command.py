@@ -6,12 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from multipole_lab import extras
+
 MODES = ("run", "compare", "prepare")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add ``train`` to the command line."""
-    from multipole_lab.training.presets import MODES as PRECISIONS
+    from multipole_lab.training.presets import MODES as ALLOWED
     from multipole_lab.training.presets import PRESETS
 
     parser = subparsers.add_parser(
@@ -70,7 +72,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         add(f"--{name}", type=kind, help=f"{words}; the preset's by default")
     add(
         "--precision",
-        choices=PRECISIONS,
+        choices=ALLOWED,
         help="autocast: no, bf16 or fp16; the preset's by default, on a CPU no",
     )
     add("--compile", action="store_true", help="compile what lies around attention, of both sides alike")
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         print(f"multipole-lab train: {error}", file=sys.stderr)
         return 2
 
@@ -166,10 +168,7 @@ def _device(name: str) -> str:
 
 
 def _check_packages() -> None:
-    try:
-        import accelerate  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("training needs accelerate: pip install 'multipole_lab[models]'") from error
+    extras.require("training", "models", "accelerate")
 
 
 def _corpus(args, preset, say):
@@ -187,7 +186,9 @@ def _corpus(args, preset, say):
 
 
 def _describe(preset, corpus, device, say) -> None:
+    from multipole_lab.analysis.measured import Measured
     from multipole_lab.training.gpt import build_model, describe
+    from multipole_lab.training.presets import PRECISIONS
     from multipole_lab.training.processes import world_size
 
     splits = corpus.record["splits"]
@@ -195,8 +196,9 @@ def _describe(preset, corpus, device, say) -> None:
     say(
         f"{splits['train']['tokens'] / 1e6:.1f}M tokens to learn from, "
         f"{splits['heldout']['tokens'] / 1e6:.2f}M held out; {preset.steps:,} steps of "
-        f"{preset.tokens_per_step(world_size()):,} tokens on {world_size()} x {device}, precision {preset.precision}"
+        f"{preset.tokens_per_step(world_size()):,} tokens in {world_size()} process{'es' * (world_size() > 1)}"
     )
+    say(str(Measured.here(device, PRECISIONS[preset.precision], "multipole-lab train")))
 
 
 def _train(args, preset, corpus, device, out, seeds, log_every, say) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from multipole_lab.analysis.measured import machine
 from multipole_lab.training.checkpoints import Checkpoints
 from multipole_lab.training.clocks import AttentionClock, Stopwatch
 from multipole_lab.training.journal import Journal
@@ -93,6 +94,7 @@ class Recorder(TrainerCallback):
     Parameters
     ----------
     every : steps between two looks and two checkpoints. log_every : steps between two rows.
+    device : what is trained on; every row names it.
     clock : of the attention. journal : None where another process writes.
     stop : asked after every step whether it was the last, for a limit on time.
     show : called with every row.
@@ -111,7 +113,7 @@ class Recorder(TrainerCallback):
     ) -> None:
         self.every, self.log_every, self.tokens = every, log_every, tokens_per_step
         self.clock, self.journal, self.stop, self.show = clock, journal, stop, show
-        self.watch = Stopwatch(device)
+        self.watch, self.device = Stopwatch(device), machine(device)
         self._begun: object = None
         self._steps = 0
         self.last_row: dict = {}
@@ -138,6 +140,7 @@ class Recorder(TrainerCallback):
             "loss": logs["loss"],
             "grad_norm": logs.get("grad_norm"),
             "rate": logs["learning_rate"],
+            "device": self.device,  # a run may go on on another machine
             "seconds": ms / 1e3 / steps,
             "tokens_per_second": self.tokens / max(1e-9, ms / 1e3 / steps),
             "attention_seconds": sum(layers.values()) / 1e3 / steps,
