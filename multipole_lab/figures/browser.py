@@ -22,5 +22,5 @@ def find_browser() -> str | None:
 
         path = Chromium.find_browser(skip_local=False)
     except ImportError:
-        path = next(filter(None, map(shutil.which, NAMES)), None)
+        path = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, NAMES)), None)
     return path if path and Path(path).is_file() and os.access(path, os.X_OK) else None

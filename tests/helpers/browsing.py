@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from multipole_lab.figures.browser import find_browser as installed_browser
+
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "test-output"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NO_BROWSER = "no Chromium or Chrome found"
 # Without a sandbox because containers run as root; the rest keeps Chromium itself from calling home, and
 # lets it draw 3-D pictures without a GPU.
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -27,17 +29,47 @@ FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component
 
 
 def find_browser() -> str:
-    """The path of an installed Chromium; none is a failure in CI and a skip elsewhere."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    """The path of the browser that panels use too. None is a skip; in CI a failure, unless the run has hidden it.
+
+    A run hides every browser by a BROWSER_PATH that is no program.
+    """
+    path = installed_browser()
     if path is None:
-        reason = f"no browser: install Chromium (apt-get install chromium); looked for {', '.join(BROWSERS)}"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+        hidden = os.environ.get("BROWSER_PATH")
+        reason = f"{NO_BROWSER}: {f'BROWSER_PATH is {hidden!r}' if hidden else 'apt-get install chromium'}"
+        pytest.fail(reason) if os.environ.get("CI") == "true" and not hidden else pytest.skip(reason)
+    return path
+
+
+# Stand-ins for a browser that fails, by the way in which it does; $0.started tells that it was started.
+FAILING = {
+    "absent": None,
+    "hangs": "sleep 1000",
+    "hangs with a child that holds its output": "sleep 1000 & sleep 1000",
+    "ends at once": "exit 0",
+    "has no sandbox": "echo 'FATAL: no usable sandbox!' >&2; exit 133",
+    "lacks its program": "exec /nonexistent/chromium",
+    "is no program": "\0",
+}
+
+
+def failing_browser(folder: Path, how: str) -> Path:
+    """Write a stand-in for a browser that fails; return its path, for BROWSER_PATH."""
+    path = folder / "chromium"
+    if FAILING[how] is not None:
+        path.write_text(
+            "\0" if how == "is no program" else f'#!/bin/sh\necho $$ > "$0.started"\n{FAILING[how]}\n'
+        )
+        path.chmod(0o755)
     return path
 
 
 @contextlib.contextmanager
-def jupyter_lab(folder: Path):
-    """Serve a copy of notebooks/ from ``folder`` on a free port, settings its own; yield (url, token)."""
+def jupyter_lab(folder: Path, **environment: str):
+    """Serve a copy of notebooks/ from ``folder`` on a free port, settings its own; yield (url, token).
+
+    The server's environment is this one's and what ``environment`` adds.
+    """
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -45,9 +77,7 @@ def jupyter_lab(folder: Path):
     token = secrets.token_hex(16)
     places = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
               "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")  # fmt: skip
-    # The picture for readers without widgets takes a second browser, and tests/test_panels_leaving.py looks at it.
-    env = {**os.environ, "MULTIPOLE_LAB_PICTURES": "none"}
-    env |= {name: str(folder / name.lower()) for name in places}
+    env = {**os.environ, **{name: str(folder / name.lower()) for name in places}, **environment}
     command = [sys.executable, "-m", "jupyterlab", f"--config={folder / 'notebooks/jupyter_lab_config.py'}",
                "--no-browser", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
                f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}",
