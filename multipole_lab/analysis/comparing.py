@@ -10,28 +10,28 @@ import torch
 from multipole_lab.analysis.errors import per_head_error
 from multipole_lab.analysis.references import reference
 from multipole_lab.analysis.timing import interleaved
+from multipole_lab.analysis.workload import chosen_layers
 from multipole_lab.attention import Exact, Method
 
 if TYPE_CHECKING:
-    import pandas
-
+    from multipole_lab.analysis.table import Table
     from multipole_lab.models import Sample
 
 
 def compare(
     sample: Sample,
-    methods: Sequence[Method],
+    methods: Method | Sequence[Method],
     causal: bool = False,
     layers: Sequence[int] | None = None,
     tokens: int | None = None,
     repeats: int = 3,
-) -> pandas.DataFrame:
+) -> Table:
     """Every method against exact attention on every captured layer.
 
     Parameters
     ----------
     sample : captured layers, as ``ml.load_sample`` gives them.
-    methods : at least one.
+    methods : one or more.
     causal : causal attention instead of full.
     layers : which layers; all of the sample by default.
     tokens : use the first so many tokens; all by default.
@@ -39,24 +39,29 @@ def compare(
 
     Returns
     -------
-    A row for each method and layer: ``method``, ``layer``, ``causal``, ``n``, ``rse`` (relative squared error, mean
-    over heads), ``worst_head`` (its largest over heads), ``seconds``, ``exact_seconds`` (torch's
-    scaled_dot_product_attention in the same turns), ``speedup`` and ``memory`` (bytes of the largest resident
-    growth on CUDA; NaN on a CPU, where torch does not count them).
+    A data frame, which prints whole in 80 columns. A row for each method and layer: ``method`` (its text), ``layer``,
+    ``causal``, ``n``, ``rse`` (relative squared error, mean over heads), ``worst_head`` (its largest over heads),
+    ``seconds``, ``exact_seconds`` (torch's scaled_dot_product_attention in the same turns), ``speedup`` and
+    ``memory`` (bytes of the largest resident growth on CUDA; NaN on a CPU, where torch does not count them).
 
     Raises
     ------
-    ValueError : no methods, or tokens out of range.
+    ValueError : no methods, tokens out of range, or layers that were not captured.
+    TypeError : what is no sample or no method.
     """
-    import pandas
+    from multipole_lab.analysis.table import Table
 
-    methods = list(methods)
+    layers = chosen_layers(sample, layers)
+    methods = [methods] if isinstance(methods, Method) else list(methods)
     if not methods:
         raise ValueError("methods is empty; at least one is needed")
+    for method in methods:
+        if not isinstance(method, Method):
+            raise TypeError(f"methods has {method!r}; attention methods such as ml.MuSe() are needed")
     if tokens is not None and not 1 <= tokens <= len(sample):
         raise ValueError(f"tokens is {tokens}; between 1 and the sample's {len(sample)} is needed")
     rows = []
-    for layer in sample.layers if layers is None else layers:
+    for layer in layers:
         q, k, v = (x[:, :, :tokens] for x in (sample[layer].q, sample[layer].k, sample[layer].v))
         exact = Exact()(q, k, v, causal=causal, scale=sample.scale)
         sides = {"exact": lambda q=q, k=k, v=v: reference(q, k, v, causal, sample.scale)}
@@ -81,7 +86,7 @@ def compare(
                     "memory": peak_memory(sides[str(i)], q.device),
                 }
             )
-    return pandas.DataFrame(rows)
+    return Table(rows)
 
 
 def peak_memory(call, device: torch.device) -> float:

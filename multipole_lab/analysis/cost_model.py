@@ -64,7 +64,7 @@ class CostModel:
         far, pairs = self.prices.get("far", 0.0), self.prices.get("near", 0.0)
         return float(np.sqrt(pairs * near * length / far)) if far and pairs and near else float("nan")
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         prices = " + ".join(f"{price:.3g} {name}" for name, price in self.prices.items() if price)
         return (
             f"ms = {prices}; residuals {self.typical_error:.0%} in the median and {self.worst_error:.0%} at most, over "
@@ -138,7 +138,7 @@ def recommended(table: pandas.DataFrame, max_error: float) -> pandas.DataFrame:
     ------
     ValueError : an error that is not above 0.
     """
-    import pandas
+    from multipole_lab.analysis.table import Table
 
     if not max_error > 0:
         raise ValueError(f"max_error is {max_error!r}; a number above 0 is needed")
@@ -148,4 +148,4 @@ def recommended(table: pandas.DataFrame, max_error: float) -> pandas.DataFrame:
         allowed = rows[rows["method"].str.startswith("MuSe(") & (rows["rse"] <= max_error)]
         best = allowed.loc[allowed["ms"].idxmin(), names].to_dict() if len(allowed) else dict.fromkeys(names)
         found.append({"length": length, "causal": causal, "source": source, **best})
-    return pandas.DataFrame(found)
+    return Table(found)

@@ -74,12 +74,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"multipole-lab sweep: {error}", file=sys.stderr)
         return 1
     model, words = _model(table)
-    print(table[SHOWN].to_string(index=False, float_format=lambda x: f"{x:.4g}"))
+    print(table[SHOWN])
     measured = Measured(**table.attrs["measured"])
     print(
         f"\nMeasured on {measured}\n\n{words}\n\nThe fastest MuSe with an error of at most {args.max_error:g}:"
     )
-    print(best.to_string(index=False, na_rep="-", float_format=lambda x: f"{x:.4g}"))
+    print(best.reset_index(drop=True))
     for path in _written(args, table, model, best, measured):
         print(path)
     return 0

@@ -18,6 +18,7 @@ from multipole_lab.attention import Exact, Method
 if TYPE_CHECKING:
     import pandas
 
+    from multipole_lab.analysis.table import Table
     from multipole_lab.models import Sample
 
 LONGEST = 131_072
@@ -37,7 +38,7 @@ def sweep(
     seed: int = 0,
     out: str | Path | None = None,
     progress: Callable[[float, float], object] | None = None,
-) -> pandas.DataFrame:
+) -> Table:
     """Error and time of every setting at every length, in turns with exact attention.
 
     Parameters
@@ -59,17 +60,16 @@ def sweep(
 
     Returns
     -------
-    A row for each length and setting: method (text), length, causal, rse (relative squared error, mean over heads
-    and layers), worst_layer, ms, exact_ms, speedup, operations (multiply-adds), share (of exact attention's), clusters,
-    near, source ("captured" or "resampled from ..."), heads, baseline (which exact attention), front (nothing else of
-    this length is as fast and as accurate), code (a line to paste). ``table.attrs["measured"]`` says on which machine,
-    in which precision, with which versions and by which command (``Measured``).
+    A data frame that prints whole: a row for each length and setting: method (text), length, causal, rse (relative
+    squared error, mean over heads and layers), worst_layer, ms, exact_ms, speedup, operations (multiply-adds), share
+    (of exact attention's), clusters, near, source ("captured" or "resampled from ..."), heads, baseline (which exact
+    attention), front (nothing else of this length is as fast and as accurate), code (a line to paste).
 
     Raises
     ------
     ValueError, TypeError : an empty or wrong grid, lengths below 1 or above 131,072, settings of which none fits.
     """
-    import pandas
+    from multipole_lab.analysis.table import Table
 
     layers, device = chosen_layers(sample, layers), chosen_device(device)
     lengths = _lengths(sample, lengths)
@@ -100,7 +100,7 @@ def sweep(
                 )
                 if progress is not None:
                     progress(len(rows), total)
-    table = pandas.DataFrame(rows).drop(columns="id")
+    table = Table(rows).drop(columns="id")
     table.insert(len(table.columns) - 1, "front", front(table))
     table.attrs["measured"] = measured.facts()
     return table

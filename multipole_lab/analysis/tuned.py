@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from multipole_lab.analysis.method_text import as_python, as_text
 from multipole_lab.attention import Exact, Method
 
 if TYPE_CHECKING:
-    import pandas
+    from multipole_lab.analysis.table import Table
 
 FORMAT = "multipole_lab tuned 1"
 FIRST = ["method", "rse", "seconds", "speedup"]
@@ -54,19 +55,19 @@ class Tuned:
     device: str
     baseline: str
     measured: Measured
-    table: pandas.DataFrame = field(repr=False)
-    evidence: pandas.DataFrame = field(repr=False)
+    table: Table = field(repr=False)
+    evidence: Table = field(repr=False)
 
     @classmethod
     def made(cls, method: Method, rows: list[dict], evidence: list[dict], **facts) -> Tuned:
         """Put together from the measured rows; ``facts`` are the remaining attributes that are known already."""
-        import pandas
+        from multipole_lab.analysis.table import Table
 
-        table = pandas.DataFrame([{k: x for k, x in row.items() if k not in ("id", "ms")} for row in rows])
+        table = Table([{k: x for k, x in row.items() if k not in ("id", "ms")} for row in rows])
         table = table[[*FIRST, *(name for name in table.columns if name not in FIRST)]]
         table["allowed"] = table["rse"] <= facts["max_error"]
         table = table.sort_values("speedup", ascending=False, ignore_index=True)
-        lines = pandas.DataFrame(evidence)
+        lines = Table(evidence)
         own = table[table["method"] == as_text(method)].to_dict("records")
         exact_seconds = float(table["exact_seconds"].median())
         own = (
@@ -152,9 +153,12 @@ class Tuned:
         return path
 
     def __str__(self) -> str:
-        table = self.table[[*FIRST, "worst_head"]].to_string(index=False, float_format=lambda x: f"{x:.4g}")
-        evidence = self.evidence.to_string(index=False, float_format=lambda x: f"{x:.4g}")
-        return f"{table}\n\n{evidence}\n\n{self.note}\n\n{self.code}"
+        parts = self.table[[*FIRST, "worst_head"]], self.evidence, textwrap.fill(self.note, 80), self.code
+        return "\n\n".join(map(str, parts))
+
+    def __repr__(self) -> str:
+        held = f"error {self.error:.2g} on held-out queries, allowed {self.max_error:g}"
+        return f"Tuned({self.method}: {self._pace}, {held}; print it for the tables)"
 
     def _repr_html_(self) -> str:
         table = self.table[[*FIRST, "worst_head"]].head(12)

@@ -18,6 +18,7 @@ from multipole_lab.analysis.precision import default_dtype
 from multipole_lab.analysis.references import fastest_reference, reference
 from multipole_lab.analysis.timing import interleaved
 from multipole_lab.attention import Method
+from multipole_lab.models.sample import check_sample
 
 if TYPE_CHECKING:
     from multipole_lab.models import Sample
@@ -175,8 +176,12 @@ def chosen_layers(sample: Sample, layers: Sequence[int] | None) -> list[int]:
     Raises
     ------
     ValueError : none, or one that was not captured.
+    TypeError : what is no sample.
     """
-    layers = list(sample.layers if layers is None else layers)
+    check_sample(sample)
+    if layers is None or isinstance(layers, int):
+        layers = sample.layers if layers is None else [layers]
+    layers = list(layers)
     if not layers:
         raise ValueError("layers is empty; at least one is needed")
     for layer in layers:

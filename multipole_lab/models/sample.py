@@ -216,6 +216,18 @@ def load_sample(name: str | Path) -> Sample:
     raise ValueError(f"no sample {str(name)!r}; {there}{question(name, shipped)}")
 
 
+def check_sample(sample: object) -> None:
+    """Refuse what is no sample with a TypeError that says how to have one."""
+    if isinstance(sample, Sample):
+        return
+    how = "ml.load_sample and ml.capture give one"
+    if isinstance(sample, LayerSample):
+        how = "give the whole sample, and the layer's number as layers=[15]"
+    elif isinstance(sample, (str, Path)):
+        how = f"ml.load_sample({str(sample)!r}) opens one"
+    raise TypeError(f"sample is a {type(sample).__name__}; a Sample is needed: {how}")
+
+
 def data_folder() -> Path:
     """The lab's data: installed as ``multipole_lab.data``, or the repository's folder beside the package."""
     try:
