@@ -10,9 +10,11 @@ import torch
 
 from multipole_lab.analysis.errors import relative_squared_error
 from multipole_lab.analysis.heads import first_tokens
-from multipole_lab.analysis.references import reference
+from multipole_lab.analysis.precision import default_dtype
+from multipole_lab.analysis.references import fastest_reference, reference
 from multipole_lab.analysis.timing import interleaved
-from multipole_lab.attention import Centroid, Exact, Method, MuSe, Window
+from multipole_lab.analysis.workload import chosen_device
+from multipole_lab.attention import Centroid, Method, MuSe, Window
 
 FAMILIES = (
     "MuSe monopole",
@@ -78,28 +80,31 @@ def measure(
     causal: bool = False,
     scale: float | None = None,
     turns: int = 3,
+    device: str | None = None,
 ) -> Iterator[Cost | None]:
     """Yield one :class:`Cost` for each candidate, in their order, as soon as it is measured.
 
     Every turn of a candidate is followed by a turn of exact attention. Between two turns it yields None, so that
-    a caller can attend to other things or stop. On the GPU where there is one.
+    a caller can attend to other things or stop. In the device's ``default_dtype``; errors are against float32.
 
     Parameters
     ----------
     layer : q [1, Hq, N, D], k [1, Hk, N, D], v [1, Hk, N, Dv]; the first ``length`` tokens are used.
     turns : timed turns of each; a first turn warms up and gives the error.
+    device : "cpu" or "cuda"; by default the GPU where there is one.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    q, k, v = (x.to(device) for x in first_tokens(layer, length))
-    exact = Exact()(q, k, v, causal=causal, scale=scale)
+    device = chosen_device(device)
+    q, k, v = (x.to(device, default_dtype(device)) for x in first_tokens(layer, length))
+    exact = reference(q.float(), k.float(), v.float(), causal, scale)
     yield None
+    _, attend_exactly = fastest_reference(q, k, v, causal)
     for index, candidate in enumerate(chosen):
 
         def attend(method=candidate.method):
             return method(q, k, v, causal=causal, scale=scale)
 
         rse = float(relative_squared_error(attend(), exact))
-        sides = {"approx": attend, "exact": lambda: reference(q, k, v, causal, scale)}
+        sides = {"approx": attend, "exact": attend_exactly}
         times: dict[str, list[float]] = {"approx": [], "exact": []}
         for turn in range(turns):
             yield None

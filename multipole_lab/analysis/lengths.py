@@ -10,25 +10,33 @@ import torch
 
 from multipole_lab.analysis.errors import relative_squared_error
 from multipole_lab.analysis.heads import first_tokens
-from multipole_lab.analysis.references import reference
+from multipole_lab.analysis.precision import default_dtype
+from multipole_lab.analysis.references import fastest_reference, reference
 from multipole_lab.analysis.timing import interleaved
+from multipole_lab.analysis.workload import chosen_device
 
 
 @dataclass(frozen=True)
 class Pace:
-    """One length measured: tokens, median milliseconds of both sides, relative squared error."""
+    """One length measured: tokens, median milliseconds of both sides, relative squared error, the exact kernel."""
 
     length: int
     exact_ms: float
     approx_ms: float
     rse: float
+    baseline: str
 
 
 @torch.inference_mode()
 def time_lengths(
-    layer, lengths: Sequence[int], method: Callable, scale: float | None = None, seconds: float = 0.8
+    layer,
+    lengths: Sequence[int],
+    method: Callable,
+    scale: float | None = None,
+    seconds: float = 0.8,
+    device: str | None = None,
 ) -> Iterator[Pace | None]:
-    """Yield one :class:`Pace` for each length, as soon as it is measured, on the GPU where there is one.
+    """Yield one :class:`Pace` for each length, as soon as it is measured, in the device's ``default_dtype``.
 
     Between two turns it yields None, so that a caller can attend to other things or stop.
 
@@ -39,13 +47,16 @@ def time_lengths(
     method : called as ``method(q, k, v, scale=...)``; its time includes the clustering.
     scale : the factor on the logits.
     seconds : about how long to measure one length, in at least two turns and at most nine.
+    device : "cpu" or "cuda"; by default the GPU where there is one.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(device)
     for length in lengths:
-        q, k, v = (x.to(device) for x in first_tokens(layer, length))
-        exact, approx = reference(q, k, v, False, scale), method(q, k, v, scale=scale)  # also the warm-up
+        q, k, v = (x.to(device, default_dtype(device)) for x in first_tokens(layer, length))
+        exact = reference(q.float(), k.float(), v.float(), False, scale)
+        baseline, attend_exactly = fastest_reference(q, k, v, False)
+        rse = float(relative_squared_error(method(q, k, v, scale=scale), exact))  # both sides are warm now
         sides = {
-            "exact": lambda q=q, k=k, v=v: reference(q, k, v, False, scale),
+            "exact": attend_exactly,
             "approx": lambda q=q, k=k, v=v: method(q, k, v, scale=scale),
         }
         times: dict[str, list[float]] = {"exact": [], "approx": []}
@@ -54,7 +65,7 @@ def time_lengths(
             for side, ms in interleaved(sides, repeats=1, warmup=0, device=device).items():
                 times[side].append(ms)
         exact_ms, approx_ms = (statistics.median(side) for side in times.values())
-        yield Pace(length, exact_ms, approx_ms, float(relative_squared_error(approx, exact)))
+        yield Pace(length, exact_ms, approx_ms, rse, baseline)
 
 
 def _turns(times: dict[str, list[float]], seconds: float) -> int:

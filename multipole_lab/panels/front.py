@@ -8,21 +8,19 @@ import ipywidgets as widgets
 import numpy as np
 
 from multipole_lab.analysis.candidates import FAMILIES, candidates, measure
-from multipole_lab.analysis.timing import machine
 from multipole_lab.figures import front as draw
 
 from . import controls
 from .base import Picture
-from .sampled import SampledPanel
+from .timed import TimedPanel
 
 
-class FrontPanel(SampledPanel):
+class FrontPanel(TimedPanel):
     """Error against time for some twenty settings, measured here and now; moving the budget measures nothing."""
 
     title = "front"
 
     def __init__(self, sample) -> None:
-        self.machine = machine()
         self._measured: dict[tuple, dict[int, object]] = {}
         super().__init__(sample)
 
@@ -48,7 +46,8 @@ class FrontPanel(SampledPanel):
         chosen = [tried[i] for i in missing]
         if not missing:
             return
-        for cost in measure(self.sample[layer], context, chosen, causal, self.sample.scale):
+        layer = self.sample[layer]
+        for cost in measure(layer, context, chosen, causal, self.sample.scale, device=self.device):
             if cost is None:
                 yield None
                 continue

@@ -8,25 +8,20 @@ import ipywidgets as widgets
 import numpy as np
 
 from multipole_lab.analysis.lengths import time_lengths
-from multipole_lab.analysis.timing import machine
 from multipole_lab.attention import MuSe
 from multipole_lab.figures import speed as draw
 
 from . import controls
 from .base import Picture
-from .sampled import SampledPanel
+from .timed import TimedPanel
 
 _COLUMNS = ("length", "exact_ms", "approx_ms", "rse")
 
 
-class SpeedPanel(SampledPanel):
+class SpeedPanel(TimedPanel):
     """Time against context length, exact and approximate, with the error on the same axes."""
 
     title = "speed"
-
-    def __init__(self, sample) -> None:
-        self.machine = machine()
-        super().__init__(sample)
 
     def controls_for(self, sample) -> dict:
         """Make the controls with the ranges that this sample allows."""
@@ -48,27 +43,29 @@ class SpeedPanel(SampledPanel):
         attend = MuSe(**choices)
         lengths = [n for n in (2**i for i in range(31)) if shortest <= n < context] + [context]
         table: dict[str, list] = {name: [] for name in _COLUMNS}
-        yield self._draw(table, 0.0)
+        yield self._draw(table, 0.0, "")
         # Work grows with the square of the length, and so does the share of it that is done.
         total = sum(n * n for n in lengths)
-        for pace in time_lengths(self.sample[layer], lengths, attend, scale=self.sample.scale):
+        layer = self.sample[layer]
+        for pace in time_lengths(layer, lengths, attend, scale=self.sample.scale, device=self.device):
             if pace is None:
                 yield None
                 continue
             for name in _COLUMNS:
                 table[name].append(getattr(pace, name))
             done = sum(n * n for n in table["length"]) / total
-            yield self._draw(table, done if pace.length < context else 1.0)
+            yield self._draw(table, done if pace.length < context else 1.0, pace.baseline)
 
-    def _draw(self, table: dict[str, list], done: float) -> Picture:
-        """Draw what has been measured so far."""
+    def _draw(self, table: dict[str, list], done: float, baseline: str) -> Picture:
+        """Draw what has been measured so far, against the kernel ``baseline`` of exact attention."""
         columns = [np.array(table[name]) for name in _COLUMNS]
         heads = self.sample[self.sample.layers[0]].q.shape[1]
+        rival = f", against torch's {baseline}" if baseline else ""
         figure = draw(
             *columns,
             machine=self.machine,
             name="MuSe",
-            detail=f"All {heads} heads, k-means included.",
+            detail=f"All {heads} heads, k-means included{rival}.",
             measuring=done < 1,
         )
         return Picture(figure, {name: list(values) for name, values in table.items()}, done)

@@ -10,22 +10,20 @@ from collections.abc import Iterator
 import ipywidgets as widgets
 import numpy as np
 
-from multipole_lab.analysis.timing import machine
 from multipole_lab.figures import tuner as draw
 
 from .base import Picture
-from .sampled import SampledPanel
+from .timed import TimedPanel
 
 _PAUSE_SECONDS = 0.05
 
 
-class TunerPanel(SampledPanel):
+class TunerPanel(TimedPanel):
     """Search once, then move the allowed error: the recommendation follows from what was measured."""
 
     title = "tuner"
 
     def __init__(self, sample) -> None:
-        self.machine = machine()
         self._found, self._search = None, None
         self._code = widgets.HTML()
         super().__init__(sample)
