@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from multipole_lab.analysis.errors import per_head_error
+from multipole_lab.analysis.measured import Measured
 from multipole_lab.analysis.references import reference
 from multipole_lab.analysis.timing import interleaved
 from multipole_lab.analysis.workload import chosen_layers
@@ -43,6 +44,7 @@ def compare(
     ``causal``, ``n``, ``rse`` (relative squared error, mean over heads), ``worst_head`` (its largest over heads),
     ``seconds``, ``exact_seconds`` (torch's scaled_dot_product_attention in the same turns), ``speedup`` and
     ``memory`` (bytes of the largest resident growth on CUDA; NaN on a CPU, where torch does not count them).
+    ``table.attrs["measured"]`` has device, precision, versions and command, as a ``Measured`` has them.
 
     Raises
     ------
@@ -86,7 +88,9 @@ def compare(
                     "memory": peak_memory(sides[str(i)], q.device),
                 }
             )
-    return Table(rows)
+    table = Table(rows)
+    table.attrs["measured"] = Measured.here(q.device, q.dtype, "ml.compare").facts()
+    return table
 
 
 def peak_memory(call, device: torch.device) -> float:

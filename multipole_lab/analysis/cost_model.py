@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from multipole_lab.analysis.measured import Measured
 from multipole_lab.analysis.method_text import parse_method
 from multipole_lab.attention import MuSe
 from multipole_lab.attention.causal import block_sizes
@@ -68,8 +69,13 @@ class CostModel:
         prices = " + ".join(f"{price:.3g} {name}" for name, price in self.prices.items() if price)
         return (
             f"ms = {prices}; residuals {self.typical_error:.0%} in the median and {self.worst_error:.0%} at most, over "
-            f"{len(self.table)} times"
+            f"{len(self.table)} times{self._place}"
         )
+
+    @property
+    def _place(self) -> str:
+        facts = self.table.attrs.get("measured")
+        return f" on {Measured(**facts).words}" if facts else ""
 
 
 def fit_cost_model(table: pandas.DataFrame) -> CostModel:
@@ -101,7 +107,9 @@ def fit_cost_model(table: pandas.DataFrame) -> CostModel:
     kept = rows[["method", "length", "causal", "ms"]].assign(
         predicted_ms=predicted, residual=predicted / ms - 1
     )
-    return CostModel(dict(zip(names, prices.tolist(), strict=True)), kept.reset_index(drop=True))
+    kept = kept.reset_index(drop=True)
+    kept.attrs = dict(table.attrs)  # where it was measured
+    return CostModel(dict(zip(names, prices.tolist(), strict=True)), kept)
 
 
 def counts(method: MuSe, length: int, causal: bool = False) -> dict[str, float]:
@@ -148,4 +156,6 @@ def recommended(table: pandas.DataFrame, max_error: float) -> pandas.DataFrame:
         allowed = rows[rows["method"].str.startswith("MuSe(") & (rows["rse"] <= max_error)]
         best = allowed.loc[allowed["ms"].idxmin(), names].to_dict() if len(allowed) else dict.fromkeys(names)
         found.append({"length": length, "causal": causal, "source": source, **best})
-    return Table(found)
+    best = Table(found)
+    best.attrs = dict(table.attrs)  # where it was measured
+    return best

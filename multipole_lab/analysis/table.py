@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import shutil
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas
+
+from multipole_lab.analysis.measured import Measured
 
 Cell = Callable[[str, object], str]
 # The widest print; a narrower terminal gets narrower ones. Longer tables print their two ends.
@@ -31,7 +34,7 @@ class Table(pandas.DataFrame):
     def __repr__(self) -> str:
         if self.empty:
             return super().__repr__()
-        return printed(self)
+        return "\n".join(filter(None, (printed(self), self._place())))
 
     def _repr_html_(self) -> str | None:
         options = {
@@ -43,7 +46,13 @@ class Table(pandas.DataFrame):
         with pandas.option_context(
             *(x for name, value in options.items() for x in (f"display.{name}", value))
         ):
-            return super()._repr_html_()
+            page, place = super()._repr_html_(), self._place()
+        return f"{page}<p>{html.escape(place)}</p>" if page and place else page
+
+    def _place(self) -> str:
+        """Where the times are from, where that is known: ``attrs["measured"]`` has the facts of a ``Measured``."""
+        facts = self.attrs.get("measured")
+        return textwrap.fill(f"measured on {Measured(**facts).words}", WIDTH) if facts else ""
 
 
 @dataclass(frozen=True)

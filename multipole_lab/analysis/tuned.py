@@ -67,6 +67,7 @@ class Tuned:
         table = table[[*FIRST, *(name for name in table.columns if name not in FIRST)]]
         table["allowed"] = table["rse"] <= facts["max_error"]
         table = table.sort_values("speedup", ascending=False, ignore_index=True)
+        table.attrs["measured"] = facts["measured"].facts()
         lines = Table(evidence)
         own = table[table["method"] == as_text(method)].to_dict("records")
         exact_seconds = float(table["exact_seconds"].median())
