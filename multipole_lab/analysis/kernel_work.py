@@ -46,6 +46,12 @@ class Recorded:
     seconds: float
     device: str
     date: str
+    dtype: str = ""
+
+    @property
+    def words(self) -> str:
+        """Device, precision and day."""
+        return ", ".join(filter(None, (self.device, self.dtype, self.date)))
 
 
 # From the makers' data sheets, without sparsity. A device that is not here can be given as Device(...).
@@ -119,4 +125,5 @@ def recorded(folder: Path | None = None) -> Iterator[Recorded]:
         for row in rows if isinstance(rows, list) and isinstance(device, str) else []:
             if isinstance(row, dict) and {"kernel", "ms", "bytes", "operations"} <= set(row):
                 work = Work(row["kernel"], float(row["bytes"]), float(row["operations"]))
-                yield Recorded(work, row["ms"] / 1e3, device, str(record.get("date", "no date")))
+                dtype = row.get("dtype", record.get("dtype", ""))
+                yield Recorded(work, row["ms"] / 1e3, device, str(record.get("date", "no date")), dtype)

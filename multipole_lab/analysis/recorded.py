@@ -35,7 +35,7 @@ def attention_speedups() -> pandas.DataFrame:
 
     Returns
     -------
-    A row for each setting and length, in this order: ``name`` (dates, device, heads and method in words), ``n``,
+    A row for each setting and length, in this order: ``name`` (dates, device, precision, heads, method), ``n``,
     ``speedup``, ``rse``. Without any record it has no rows.
     """
     import pandas
@@ -47,11 +47,12 @@ def attention_speedups() -> pandas.DataFrame:
             method = parse_method(row["method"])
             kind = {"spatial": "runs", "kmeans": "k-means"}.get(method.partition, method.partition)
             words = f"{row['heads']} heads of {row['dim']}, {kind}, near={method.near}"
-            found.setdefault((run["device"], words), []).append({"date": run["date"], **row})
+            place = f"{run['device']}, {row['dtype']}"
+            found.setdefault((place, words), []).append({"date": run["date"], **row})
     rows = []
-    for (device, words), runs in found.items():
+    for (place, words), runs in found.items():
         dates = " and ".join(sorted({row["date"] for row in runs}))
-        name = f"recorded {dates}, {device}: {words}"
+        name = f"recorded {dates}, {place}: {words}"
         for row in sorted(runs, key=lambda row: row["n"]):
             rows.append({"name": name, **{key: row[key] for key in ("n", "speedup", "rse")}})
     return pandas.DataFrame(rows, columns=["name", "n", "speedup", "rse"])

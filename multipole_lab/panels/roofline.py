@@ -57,7 +57,7 @@ class RooflinePanel(Panel):
             recorded_names=[one.work.name for one in known],
             recorded_intensity=np.array([one.work.operations / one.work.moved for one in known]),
             recorded_tflops=np.array([one.work.operations / one.seconds / 1e12 for one in known]),
-            recorded="; ".join(dict.fromkeys(f"{one.device}, {one.date}" for one in known)),
+            recorded="; ".join(dict.fromkeys(one.words for one in known)),
         )  # fmt: skip
         ms = np.array([one.seconds(peak) for one in work]) * 1e3
         yield Picture(figure, {"kernel": names, "bytes": moved, "operations": operations, "least_ms": ms})
