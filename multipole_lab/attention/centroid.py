@@ -14,6 +14,7 @@ from multipole_lab.attention.checks import finite
 from multipole_lab.attention.exact import exact_causal, exact_partial
 from multipole_lab.attention.expansion import NEVER, softmax_seen
 from multipole_lab.attention.method import Method
+from multipole_lab.attention.padding import without_gaps
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.attention.partition import Partition
 from multipole_lab.attention.recompute import recomputed
@@ -30,6 +31,10 @@ class Centroid(Method):
 
     ``a_j(q) ~ log n_j + s q.k_j`` and ``v_j(q) ~ v_j`` with the plain means k_j and v_j: DESIGN's expansion at the
     origin. Sinks, the most recent keys and up to ``budget`` tokens of the clusters of largest ``a_j(q)`` are exact.
+
+    A query's result depends on no other query, but in causal attention, beyond the leaf, the length decides where blocks
+    begin. So padding must be named, on whichever side it is: with ``mask`` or ``lengths`` real positions get what the
+    same call without the padding gives them, as in ``MuSe``. Without them padding is text like any other.
 
     Parameters
     ----------
@@ -75,13 +80,22 @@ class Centroid(Method):
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         self._partition.check_fits(k.shape[2])
+        square = q.shape[2] == k.shape[2]
+        return without_gaps(self._over_all, q, k, v, scale, mask, False, square, self._over_all)
+
+    def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+        if mask is not None and k.shape[2] <= self.leaf:
+            return exact_causal(q, k, v, scale, mask, self.backend)
+        return without_gaps(self._over_past, q, k, v, scale, mask, True, True, self._over_all)
+
+    def _over_all(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         if not use_triton(self.backend, q, v) and not finite(q, k, v):
             return exact_partial(q, k, v, scale, mask=mask)
         return with_sinks(
             self._with_recent, q, k, v, scale, mask, self.sinks, causal=False, backend=self.backend
         )
 
-    def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+    def _over_past(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         if not use_triton(self.backend, q, v) and not finite(q, k, v):
             return exact_causal(q, k, v, scale, mask)
 

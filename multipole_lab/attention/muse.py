@@ -15,6 +15,7 @@ from multipole_lab.attention.checks import finite
 from multipole_lab.attention.exact import exact_causal, exact_partial
 from multipole_lab.attention.expansion import NEVER, dipole, far_field, principal_directions, summarise
 from multipole_lab.attention.method import Method
+from multipole_lab.attention.padding import without_gaps
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.attention.partition import Partition
 from multipole_lab.attention.recompute import recomputed
@@ -34,6 +35,14 @@ class MuSe(Method):
     towards it: the mass, the key centroid and the value centroid under the softmax weights of the query
     cluster's centroid. The ``near`` key clusters of largest mass are summed exactly instead. Time is O(N C D) for
     full attention and O(N C D log N) for causal; memory is linear in N.
+
+    A position's result depends on all queries and keys that are clustered with its own, through the centroids: in full
+    attention on every other query; in causal attention, beyond the leaf, also on later queries of its block, and
+    through the length on where blocks begin, though never on later keys or values. So padding must be named, on
+    whichever side it is: with ``mask`` or ``lengths`` real positions get what the same call without the padding gives
+    them, one call for each length in the batch; the host reads the mask, and waits for a GPU that makes it. Without
+    them padding is text like any other. In full attention with as many queries as keys, queries beside a masked key
+    are clustered apart from the others.
 
     Parameters
     ----------
@@ -102,13 +111,22 @@ class MuSe(Method):
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         self._partition.check_fits(k.shape[2])
+        square = q.shape[2] == k.shape[2]
+        return without_gaps(self._over_all, q, k, v, scale, mask, False, square, self._over_all)
+
+    def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+        if mask is not None and k.shape[2] <= self.leaf:
+            return exact_causal(q, k, v, scale, mask, self.backend)
+        return without_gaps(self._over_past, q, k, v, scale, mask, True, True, self._over_all)
+
+    def _over_all(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         triton = use_triton(self.backend, q, v)
         if not triton and not finite(q, k, v):
             return exact_partial(q, k, v, scale, mask=mask)
         attend = self._kernels() if triton else self._clustered
         return with_sinks(attend, q, k, v, scale, mask, self.sinks, causal=False, backend=self.backend)
 
-    def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+    def _over_past(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         triton = use_triton(self.backend, q, v)
         if not triton and not finite(q, k, v):
             return exact_causal(q, k, v, scale, mask)

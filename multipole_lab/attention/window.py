@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from multipole_lab.attention.exact import exact_partial
 from multipole_lab.attention.method import Method
+from multipole_lab.attention.padding import without_gaps
 from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.checks import check_count
 
@@ -37,10 +39,14 @@ class Window(Method):
         check_count("sinks", self.sinks, 0)
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        return self._windowed(q, k, v, scale, mask, causal=False)
+        if q.shape[2] > k.shape[2]:  # no mask says which of the queries before all keys are padding
+            return self._windowed(q, k, v, scale, mask, causal=False)
+        attend = partial(self._windowed, causal=False)
+        return without_gaps(attend, q, k, v, scale, mask, causal=False, last=True)
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        return self._windowed(q, k, v, scale, mask, causal=True)
+        attend = partial(self._windowed, causal=True)
+        return without_gaps(attend, q, k, v, scale, mask, causal=True, last=True)
 
     def _windowed(self, q, k, v, scale, mask, causal: bool) -> Partial:
         """Blocks of queries, each over the stretch of keys that its windows cover, with the band masked."""
