@@ -32,9 +32,9 @@ class Centroid(Method):
     ``a_j(q) ~ log n_j + s q.k_j`` and ``v_j(q) ~ v_j`` with the plain means k_j and v_j: DESIGN's expansion at the
     origin. Sinks, the most recent keys and up to ``budget`` tokens of the clusters of largest ``a_j(q)`` are exact.
 
-    A query's result depends on no other query, but in causal attention, beyond the leaf, the length decides where blocks
-    begin. So padding must be named, on whichever side it is: with ``mask`` or ``lengths`` real positions get what the
-    same call without the padding gives them, as in ``MuSe``. Without them padding is text like any other.
+    A query's result depends on no other query, but in causal attention, beyond the leaf, the length decides where
+    blocks begin. So padding must be named, on whichever side it is: with ``mask`` or ``lengths`` real positions get
+    what the same call without the padding gives them, as in ``MuSe``. Without them padding is text like any other.
 
     Parameters
     ----------
