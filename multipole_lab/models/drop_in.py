@@ -70,8 +70,8 @@ class DropIn:
     ``use_cache=False``, as transformers wants it): each text by itself; caches; learned sinks (gpt-oss); training,
     also with gradient checkpointing (run ``backward`` inside the ``with``: the layers are computed again there).
 
-    Padding must be named by an ``attention_mask``, on the right too: without one it is text, and moves what ``MuSe`` and
-    ``Centroid`` make of the tokens before it.
+    Padding must be named by an ``attention_mask``, on the right too: without one it is text, and moves what ``MuSe``
+    and ``Centroid`` make of the tokens before it.
 
     Exact as before, and counted in ``exact``: layers that are not named; sliding windows and chunks shorter than the
     text; single queries under ``MuSe``, whose expansion point they would be (decode with ``MultipoleCache``);
