@@ -31,16 +31,17 @@ def run(args: argparse.Namespace) -> int:
     problems = [Problem(head=head, dtype=_DTYPES[dtype]) for head in args.head for dtype in args.dtype]
     targets = [t for t in TARGETS if not args.capability or t.capability in args.capability]
     _print_costs(problems, args.only)
-    print(f"{'launcher':28} {'kernel':36} {'sm':>4} {'D':>4} {'dtype':8} {'tile':15} "
-          f"{'shared':>7} {'limit':>6} {'regs':>5} {'spill':>6}")  # fmt: skip
+    print(f"  {'sm':>4} {'D':>4} {'dtype':8} {'tile':20} {'shared':>7} {'limit':>7} {'regs':>5} {'spill':>6}")
     bad = total = 0
+    above = ""
     for row in report(problems, targets, args.only):
         total += 1
         bad += not row.good
         dtype = str(row.problem.dtype).removeprefix("torch.")
-        print(f"{row.launcher:28} {row.kernel:36} {row.target.capability:4} {row.problem.head:4} {dtype:8} "
-              f"{row.tile:15} {row.shared:7} {row.target.shared_kb * 1024:6} {row.registers:5} "
-              f"{row.spilled:6}"
+        if above != (above := f"{row.launcher}: {row.kernel}"):
+            print(above)
+        print(f"  {row.target.capability:4} {row.problem.head:4} {dtype:8} {row.tile:20} {row.shared:7} "
+              f"{row.target.shared_kb * 1024:7} {row.registers:5} {row.spilled:6}"
               f"{'' if row.good else '  <-- ' + (row.error or 'does not fit')}", flush=True)  # fmt: skip
     print(f"{total} compiled, {bad} do not fit, spill or fail")
     return 1 if bad else 0

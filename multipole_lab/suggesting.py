@@ -49,17 +49,19 @@ def check_names(what: str, typed: Iterable[str], known: Collection[str]) -> None
 
 def suggesting(function: Function) -> Function:
     """A public function that answers a wrong argument with the right ones (Python itself does so from 3.13 on)."""
-    parameters = inspect.signature(function).parameters.values()
+    parameters = list(inspect.signature(function).parameters.values())
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return function
-    known = tuple(p.name for p in parameters)
-    by_place = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    name = function.__qualname__.removesuffix(".__call__")
+    own = bool(parameters) and parameters[0].name == "self"  # a method's first argument, which nobody types
+    known = tuple(p.name for p in parameters)[own:]
+    by_place = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY][own:]
 
     @functools.wraps(function)
     def checked(*args, **kwargs):
-        if len(args) > len(by_place):
-            too_many(function.__name__, len(args), by_place, [name for name in known if name not in by_place])
-        check_names(function.__name__, kwargs, known)
+        if len(args) - own > len(by_place):
+            too_many(name, len(args) - own, by_place, [other for other in known if other not in by_place])
+        check_names(name, kwargs, known)
         return function(*args, **kwargs)
 
     return checked

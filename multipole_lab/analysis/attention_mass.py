@@ -11,11 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from multipole_lab.attention import Method
+from multipole_lab.suggesting import suggesting
 
 # Unit vectors at a time: the value head size of one call.
 STEP = 128
 
 
+@suggesting
 @torch.no_grad()
 def method_weights(
     method: Method,
@@ -55,6 +57,7 @@ def method_weights(
     return torch.cat(parts, -1), lse[:, :, queries]
 
 
+@suggesting
 @torch.no_grad()
 def mass_overlap(
     method: Method,
@@ -75,6 +78,7 @@ def mass_overlap(
     return torch.minimum(ours, exact).sum(-1)
 
 
+@suggesting
 @torch.no_grad()
 def mass_recall(
     method: Method,

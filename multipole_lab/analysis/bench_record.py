@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 from pathlib import Path
 
 STDOUT = "-"
@@ -67,11 +68,12 @@ class Record:
 
     def note(self, text: str) -> None:
         """Print text that is no row; to the error stream where the output is JSON."""
-        print(text, file=sys.stderr if self.target == STDOUT else sys.stdout, flush=True)
+        print(fitted(text), file=sys.stderr if self.target == STDOUT else sys.stdout, flush=True)
 
     def add(self, row: dict, text: str) -> None:
         """Print a row and keep it."""
         self.rows.append(row)
+        text = fitted(text)
         if self.target == STDOUT:
             text = json.dumps({"device": self.head["device"], "dtype": self.head["dtype"], **row})
         print(text, flush=True)
@@ -80,3 +82,10 @@ class Record:
             part = path.with_name(path.name + ".part")
             part.write_text(json.dumps({**self.head, "rows": self.rows}, indent=1) + "\n", encoding="utf-8")
             os.replace(part, path)
+
+
+def fitted(text: str, width: int = 80) -> str:
+    """The text with its long lines broken between words."""
+    lines = (textwrap.fill(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+             if len(line) > width else line for line in text.splitlines())  # fmt: skip
+    return "\n".join(lines)

@@ -13,12 +13,14 @@ from multipole_lab.analysis.references import reference
 from multipole_lab.analysis.timing import interleaved
 from multipole_lab.analysis.workload import chosen_layers
 from multipole_lab.attention import Exact, Method
+from multipole_lab.suggesting import suggesting
 
 if TYPE_CHECKING:
     from multipole_lab.analysis.table import Table
     from multipole_lab.models import Sample
 
 
+@suggesting
 def compare(
     sample: Sample,
     methods: Method | Sequence[Method],

@@ -13,6 +13,7 @@ from multipole_lab.analysis.measured import Measured
 from multipole_lab.analysis.method_text import parse_method
 from multipole_lab.attention import MuSe
 from multipole_lab.attention.causal import block_sizes
+from multipole_lab.suggesting import suggesting
 
 if TYPE_CHECKING:
     import pandas
@@ -78,6 +79,7 @@ class CostModel:
         return f" on {Measured(**facts).words}" if facts else ""
 
 
+@suggesting
 def fit_cost_model(table: pandas.DataFrame) -> CostModel:
     """Fit the prices to the MuSe rows of a sweep by least squares of the relative errors, none below 0.
 
@@ -134,6 +136,7 @@ def _fitted(A: Float[np.ndarray, "rows terms"], nnls) -> Float[np.ndarray, " ter
     return nnls(A / sizes, np.ones(len(A)))[0] / sizes
 
 
+@suggesting
 def recommended(table: pandas.DataFrame, max_error: float) -> pandas.DataFrame:
     """The fastest MuSe under an error at every length of a sweep, and so the C to take there.
 

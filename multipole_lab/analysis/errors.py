@@ -6,7 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from multipole_lab.suggesting import suggesting
 
+
+@suggesting
 def relative_squared_error(
     approx: Float[Tensor, "B H N Dv"], exact: Float[Tensor, "B H N Dv"]
 ) -> Float[Tensor, ""]:
@@ -21,6 +24,7 @@ def relative_squared_error(
     return per_head_error(approx, exact).mean()
 
 
+@suggesting
 def per_head_error(
     approx: Float[Tensor, "B H N Dv"], exact: Float[Tensor, "B H N Dv"]
 ) -> Float[Tensor, "B H"]:
@@ -31,6 +35,7 @@ def per_head_error(
     return torch.where(size == 0, torch.where(wrong == 0, 0.0, torch.inf), wrong / size)
 
 
+@suggesting
 def per_query_error(
     approx: Float[Tensor, "B H N Dv"], exact: Float[Tensor, "B H N Dv"]
 ) -> Float[Tensor, "B H N"]:
@@ -42,6 +47,7 @@ def per_query_error(
     return wrong / size.mean(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
 
 
+@suggesting
 def worst_token(
     approx: Float[Tensor, "B H N Dv"], exact: Float[Tensor, "B H N Dv"]
 ) -> tuple[Float[Tensor, "B H"], Int[Tensor, "B H"]]:
@@ -50,6 +56,7 @@ def worst_token(
     return largest.values, largest.indices
 
 
+@suggesting
 def cosine(approx: Float[Tensor, "*batch D"], exact: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
     """``o.o~ / (||o|| ||o~||)`` of every vector, in float64: outputs of a layer, hidden states, sentence embeddings.
 
@@ -70,6 +77,7 @@ def cosine(approx: Float[Tensor, "*batch D"], exact: Float[Tensor, "*batch D"]) 
     return torch.where(both_zero, 1.0, (a * e).sum(-1) / (a_norm * e_norm).clamp(min=tiny))
 
 
+@suggesting
 def loss_difference(
     approx: Float[Tensor, "*batch V"], exact: Float[Tensor, "*batch V"], targets: Int[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:
@@ -88,6 +96,7 @@ def loss_difference(
     return e - a
 
 
+@suggesting
 def next_token_kl(
     approx: Float[Tensor, "*batch V"], exact: Float[Tensor, "*batch V"]
 ) -> Float[Tensor, "*batch"]:

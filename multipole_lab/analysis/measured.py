@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 import multipole_lab
+from multipole_lab.suggesting import suggesting
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Measured:
         return f"{self.words}; {', '.join(known)}; {self.date}; {self.command}"
 
 
+@suggesting
 def machine(device: str | torch.device, threads: int | None = None) -> str:
     """The name of what computes on a device: its GPU, or the processor and the threads that torch uses.
 

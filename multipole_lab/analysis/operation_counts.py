@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, TopK, Window
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.attention.partition import Partition
+from multipole_lab.suggesting import suggesting
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class _Heads:
         return count * (self.D + self.Dv)
 
 
+@suggesting
 def operations(
     method: Method,
     queries: int,

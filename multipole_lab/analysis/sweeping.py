@@ -14,6 +14,7 @@ from multipole_lab.analysis.rows import kept_rows
 from multipole_lab.analysis.search_space import GRID, Grid, described, fitting, settings
 from multipole_lab.analysis.workload import Workload, chosen_device, chosen_layers, fingerprint
 from multipole_lab.attention import Exact, Method
+from multipole_lab.suggesting import suggesting
 
 if TYPE_CHECKING:
     import pandas
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 LONGEST = 131_072
 
 
+@suggesting
 def sweep(
     sample: Sample,
     grid: Grid | Sequence[Method] | None = None,

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 import torch
 
 from multipole_lab.analysis.measured import machine as machine  # its address so far
+from multipole_lab.suggesting import suggesting
 
 
+@suggesting
 def interleaved(
     sides: Mapping[str, Callable[[], object]],
     repeats: int = 5,

@@ -18,6 +18,7 @@ from multipole_lab.analysis.search_space import described, fitting, suggested
 from multipole_lab.analysis.tuned import Tuned
 from multipole_lab.analysis.workload import Workload, chosen_device, chosen_layers, fingerprint
 from multipole_lab.attention import Exact, Method
+from multipole_lab.suggesting import suggesting
 
 if TYPE_CHECKING:
     from multipole_lab.models import Sample
@@ -34,6 +35,7 @@ WORSE, SLOWER, KEPT = 4.0, 1.6, 24
 HOPELESS = 1.5
 
 
+@suggesting
 def tune(
     sample: Sample,
     max_error: float = 0.02,

@@ -8,9 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from multipole_lab.suggesting import suggesting
+
 Partial = tuple[Float[Tensor, "*batch N Dv"], Float[Tensor, "*batch N"]]
 
 
+@suggesting
 def merge(partials: Sequence[Partial]) -> Partial:
     """Attention over the union of the partials' keys.
 

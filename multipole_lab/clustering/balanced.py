@@ -8,8 +8,10 @@ from torch import Tensor
 
 from multipole_lab.clustering.checks import check_count, check_mask, check_vectors
 from multipole_lab.clustering.clusters import Clusters, statistics_dtype
+from multipole_lab.suggesting import suggesting
 
 
+@suggesting
 def balanced(
     x: Float[Tensor, "B H N D"],
     size: int = 64,
@@ -113,6 +115,7 @@ def project(points: Float[Tensor, "G n D"], here: Bool[Tensor, "G n"]) -> Float[
     return (centred @ axis).squeeze(-1).nan_to_num(nan=0.0)
 
 
+@suggesting
 def induced_metric(
     other: Float[Tensor, "B Ho N D"], heads: int, centre: bool = False
 ) -> Float[Tensor, "B H D D"]:

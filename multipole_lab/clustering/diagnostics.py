@@ -8,8 +8,10 @@ from torch import Tensor
 
 from multipole_lab.clustering.checks import check_count, check_vectors
 from multipole_lab.clustering.clusters import Clusters
+from multipole_lab.suggesting import suggesting
 
 
+@suggesting
 def inertia(x: Float[Tensor, "B H N D"], clusters: Clusters) -> Float[Tensor, "B H"]:
     """The sum of squared distances of every vector to its cluster's mean, float64; padding does not count.
 
@@ -25,11 +27,13 @@ def inertia(x: Float[Tensor, "B H N D"], clusters: Clusters) -> Float[Tensor, "B
     return (x.double() - nearest).square().sum(-1).masked_fill(labels < 0, 0.0).sum(-1)
 
 
+@suggesting
 def sizes(clusters: Clusters) -> Int[Tensor, "B H C"]:
     """Members of every cluster, the largest cluster first."""
     return clusters.counts.sort(dim=-1, descending=True).values
 
 
+@suggesting
 def silhouette(
     x: Float[Tensor, "B H N D"], clusters: Clusters, samples: int = 2000, seed: int = 0
 ) -> Float[Tensor, "B H"]:

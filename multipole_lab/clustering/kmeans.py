@@ -13,8 +13,10 @@ from multipole_lab.clustering.checks import check_clustering
 from multipole_lab.clustering.clusters import Clusters, member_sum, statistics_dtype
 from multipole_lab.clustering.distances import nearest
 from multipole_lab.clustering.seeding import seed_centroids
+from multipole_lab.suggesting import suggesting
 
 
+@suggesting
 def kmeans(
     x: Float[Tensor, "B H N D"],
     clusters: int = 64,

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from multipole_lab.clustering.checks import check_count, check_mask, check_vectors
 from multipole_lab.clustering.clusters import Clusters
+from multipole_lab.suggesting import suggesting
 
 
+@suggesting
 def spatial(x: Float[Tensor, "B H N D"], size: int = 64, mask: Bool[Tensor, "B N"] | None = None) -> Clusters:
     """Cut the sequence into blocks of ``size`` neighbours; the last may be shorter.
 

@@ -18,7 +18,7 @@ from multipole_lab.decoding.settings import Settings
 
 SUMMARY = "time, error and bytes of one decoding step over a clustered cache"
 HEADING = (
-    f"{'side':16} {'budget':>8} {'step ms':>9} {'update ms':>10} {'total':>8} {'speedup':>8} "
+    f"{'side':16} {'budget':>6} {'step ms':>9} {'update ms':>9} {'total':>8} {'speedup':>8} "
     f"{'error':>9} {'MB':>8}"
 )  # fmt: skip
 
@@ -190,6 +190,6 @@ def _average(layers: list[list[dict]], budget: float) -> list[dict]:
 
 def _line(r: dict) -> str:
     return (
-        f"{r['side']:16} {r['budget']:8g} {r['step_ms']:9.3f} {r['update_ms']:10.3f} {r['total_ms']:8.3f} "
+        f"{r['side']:16} {r['budget']:6g} {r['step_ms']:9.3f} {r['update_ms']:9.3f} {r['total_ms']:8.3f} "
         f"{r['speedup']:8.2f} {r['error']:9.5f} {r['megabytes']:8.2f}"
     )

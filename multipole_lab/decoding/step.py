@@ -33,10 +33,12 @@ from multipole_lab.decoding.choice import choose, gather_rows, weighted_rows
 from multipole_lab.decoding.state import Level, State
 from multipole_lab.decoding.trace import Seen
 from multipole_lab.kernels.decode_work import Work
+from multipole_lab.suggesting import suggesting
 
 __all__ = ["Level", "State", "choose", "decode_step", "exact_part", "masses"]
 
 
+@suggesting
 def decode_step(
     q: Float[Tensor, "B Hq 1 D"],
     state: State,

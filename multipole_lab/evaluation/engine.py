@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multipole_lab.evaluation.journal import Journal
+from multipole_lab.suggesting import suggesting
 
 if TYPE_CHECKING:
     import pandas
@@ -62,6 +63,7 @@ class Evaluation:
     figures: Callable[[pandas.DataFrame, list[str]], list[go.Figure]]
 
 
+@suggesting
 def run_items(evaluation: Evaluation, readers: Iterable[Reader], journal: Journal, device: str) -> list[dict]:
     """Score what the journal lacks; returns the rows of these items and methods, in order.
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from multipole_lab.suggesting import suggesting
+
 Operation = Literal["given", "more", "fewer", "times", "sum", "difference"]
 LARGEST = 99
 
@@ -142,6 +144,7 @@ def compute(operation: Operation, amount: int, parents: list[int]) -> int:
     raise ValueError(f"operation is {operation!r}")
 
 
+@suggesting
 def make_problem(
     operations: int, length: int, seed: int, count: Callable[[str], int] = lambda text: len(text.split())
 ) -> Problem:

@@ -11,6 +11,7 @@ from string import Template
 import pandas
 import plotly.graph_objects as go
 
+from multipole_lab.analysis.table import printed
 from multipole_lab.evaluation.engine import Evaluation
 from multipole_lab.figures.theme import CONFIG
 
@@ -72,8 +73,7 @@ def write(
 
 def as_text(table: pandas.DataFrame) -> str:
     """The table for a terminal."""
-    words = pandas.DataFrame({name: [_cell(name, value) for value in table[name]] for name in table})
-    return words.to_string(index=False)
+    return printed(table.reset_index(drop=True), cell=_cell)
 
 
 def _model(header: Mapping[str, object]) -> str:

@@ -9,11 +9,14 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.colors import sample_colorscale
 
+from multipole_lab.suggesting import suggesting
+
 from . import theme
 
 COLOURS = ("level", "error", "mass")
 
 
+@suggesting
 def blocks(
     tokens: int,
     leaf: int,

@@ -8,6 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
+from multipole_lab.suggesting import suggesting
+
 from . import theme
 
 _KEY = (
@@ -20,6 +22,7 @@ _QUERY = (
 _BAR = "cluster %{customdata}<br>%{y:,} keys<extra></extra>"
 
 
+@suggesting
 def clusters(
     points: Float[np.ndarray, "N dims"],
     labels: Int[np.ndarray, " N"],

@@ -8,12 +8,15 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
+from multipole_lab.suggesting import suggesting
+
 from . import theme
 
 # Chosen keys stand out from those that are always exact.
 CHOSEN, ALWAYS = theme.ORANGE, theme.SKY
 
 
+@suggesting
 def decode(
     positions: Int[np.ndarray, " T"],
     chosen: Sequence[Int[np.ndarray, " M"]],

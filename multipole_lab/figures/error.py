@@ -8,9 +8,12 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
+from multipole_lab.suggesting import suggesting
+
 from . import theme
 
 
+@suggesting
 def error(
     rse: Float[np.ndarray, " H"],
     head: int,

@@ -6,6 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
+from multipole_lab.suggesting import suggesting
+
 from . import theme
 
 # Three columns of square plots: the two ends of each in the figure's width; the colour bars take the rest.
@@ -14,6 +16,7 @@ _ROWS = ((0.57, 0.96), (0.0, 0.4))
 NAMES = {"potential": "Log mass", "output": "Output"}
 
 
+@suggesting
 def expansion(
     axis: Float[np.ndarray, " S"],
     truth: Float[np.ndarray, "S S"],

@@ -9,11 +9,14 @@ from jaxtyping import Float
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
+from multipole_lab.suggesting import suggesting
+
 from . import theme
 
 FLOOR = 1e-6  # errors below it have one colour
 
 
+@suggesting
 def fields(
     axis: Float[np.ndarray, " S"],
     errors: Mapping[str, Float[np.ndarray, " SS"]],

@@ -8,12 +8,15 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float
 
+from multipole_lab.suggesting import suggesting
+
 from . import theme
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star-triangle-down", "hexagon")
 _HOVER = "<b>%{text}</b><br>%{x:.3g} ms, error %{y:.2g}<extra></extra>"
 
 
+@suggesting
 def front(
     ms: Float[np.ndarray, " M"],
     rse: Float[np.ndarray, " M"],

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
+from multipole_lab.suggesting import suggesting
+
 from . import theme
 
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
 _ROOM = 60  # letters of a legend that fit one line of a narrow figure
 
 
+@suggesting
 def lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     finding: str,

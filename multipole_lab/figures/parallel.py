@@ -6,9 +6,12 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
+from multipole_lab.suggesting import suggesting
+
 from . import theme
 
 
+@suggesting
 def parallel(
     lengths: Int[np.ndarray, " L"],
     muse_bytes: Float[np.ndarray, " L"],

@@ -8,11 +8,14 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from multipole_lab.suggesting import suggesting
+
 from . import theme
 
 MEMORY, ARITHMETIC = theme.SKY, theme.ORANGE
 
 
+@suggesting
 def roofline(
     names: Sequence[str],
     moved: Float[np.ndarray, " K"],

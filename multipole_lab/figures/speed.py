@@ -6,9 +6,12 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
+from multipole_lab.suggesting import suggesting
+
 from . import theme
 
 
+@suggesting
 def speed(
     lengths: Int[np.ndarray, " L"],
     exact_ms: Float[np.ndarray, " L"],

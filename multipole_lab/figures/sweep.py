@@ -9,12 +9,15 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from plotly.subplots import make_subplots
 
+from multipole_lab.suggesting import suggesting
+
 from . import theme
 from .front import pareto
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star-triangle-down", "hexagon")
 
 
+@suggesting
 def sweep(
     ms: Float[np.ndarray, " M"],
     rse: Float[np.ndarray, " M"],

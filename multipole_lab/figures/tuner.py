@@ -8,9 +8,12 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from multipole_lab.suggesting import suggesting
+
 from . import theme
 
 
+@suggesting
 def tuner(
     rse: Float[np.ndarray, " M"],
     speedup: Float[np.ndarray, " M"],

@@ -24,8 +24,10 @@ from multipole_lab.models.masks import structure_of
 from multipole_lab.models.provenance import describe_model, versions
 from multipole_lab.models.sample import Sample, safetensors_path, write_record
 from multipole_lab.models.tensor_file import TensorFile
+from multipole_lab.suggesting import suggesting
 
 
+@suggesting
 def capture(
     model: PreTrainedModel,
     tokenizer: Callable,

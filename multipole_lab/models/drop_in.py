@@ -26,10 +26,13 @@ from multipole_lab.models.interface import (
     layer_numbers,
 )
 from multipole_lab.models.masks import LazyMask, Structure, structure_of
+from multipole_lab.printing import count
+from multipole_lab.suggesting import suggesting
 
 Layers = int | Iterable[int] | Mapping[int, Method] | None
 
 
+@suggesting
 @contextmanager
 def attention_on(model: nn.Module, method: Method, layers: Layers = None) -> Iterator[DropIn]:
     """Run a model with ``method`` as its attention; what ``method.on(model, layers)`` does.
@@ -95,6 +98,12 @@ class DropIn:
     exact: Counter[tuple[int, str]] = field(default_factory=Counter)
     _numbers: dict[nn.Module, int] = field(default_factory=dict, repr=False)
     _seen: tuple | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        kinds = Counter(map(repr, self.methods.values()))
+        methods = ", ".join(f"{kind} in {count(layers, 'layer')}" for kind, layers in kinds.items())
+        calls = f"{count(self.approximated.total(), 'call')} approximated, {self.exact.total():,} exact"
+        return f"DropIn({methods or 'no layer'}; {calls})"
 
     @classmethod
     def of(cls, model: nn.Module, method: Method, layers: Layers) -> DropIn:

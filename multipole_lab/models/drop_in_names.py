@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, TopK, Window
 from multipole_lab.models.drop_in import DropIn
 from multipole_lab.models.interface import Output, attend_as, check_layers, inner_model, register
+from multipole_lab.suggesting import suggesting
 
 NAMES: dict[str, type[Method]] = {
     "muse": MuSe,
@@ -33,6 +34,7 @@ NAMES: dict[str, type[Method]] = {
 }
 
 
+@suggesting
 def configure_attention(model: nn.Module, method: Method, layers: int | Iterable[int] | None = None) -> str:
     """Let a model use a method from now on: write its configuration and set its implementation.
 

@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from multipole_lab.models.masks import lazy_mask, mask_for
+from multipole_lab.suggesting import suggesting
 
 Output = tuple[Tensor, Tensor | None]
 # Called as function(former, module, query, key, value, attention_mask, **kwargs), like any attention function but for
@@ -26,6 +27,7 @@ Output = tuple[Tensor, Tensor | None]
 Hook = Callable[..., Output]
 
 
+@suggesting
 @contextmanager
 def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Run a model with another attention function; on exit, also after an error, each part has its own again.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from multipole_lab.models.tensor_file import TensorFile, sha256, write_json
 from multipole_lab.printing import count
-from multipole_lab.suggesting import question
+from multipole_lab.suggesting import question, suggesting
 
 FORMAT = "multipole_lab sample 1"
 
@@ -197,6 +197,7 @@ def write_record(path: Path, sample: Sample) -> None:
     write_json(path.with_suffix(".json"), record)
 
 
+@suggesting
 def load_sample(name: str | Path) -> Sample:
     """Open a sample that comes with the lab, such as ``"smollm2"``, or any saved one by its path.
 

@@ -154,6 +154,9 @@ class Panel(widgets.VBox):
         """The error shown in the panel in plain text, or an empty string."""
         return html.unescape(re.sub(r"<[^>]+>", " ", self._message.value)).strip()
 
+    def __repr__(self) -> str:
+        return f"{self.name} panel (sliders in Jupyter; here .set(...), .figure(), .table()): {self.summary}"
+
     def _repr_mimebundle_(self, **kwargs) -> dict | tuple[dict, dict]:
         """The live widget, and for a reader without one (GitHub, nbviewer, a PDF) a picture and its words."""
         return leave_picture(self, super()._repr_mimebundle_(**kwargs))

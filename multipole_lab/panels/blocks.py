@@ -14,6 +14,7 @@ from multipole_lab.analysis.threads import one_thread
 from multipole_lab.attention import Exact, MuSe
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.figures import blocks as draw
+from multipole_lab.suggesting import suggesting
 
 from . import controls
 from .base import Picture
@@ -86,6 +87,7 @@ class BlocksPanel(SampledPanel):
             return levels, float(relative_squared_error(method(q, k, v, **how), Exact()(q, k, v, **how)))
 
 
+@suggesting
 def blocks(sample) -> BlocksPanel:
     """Show the hierarchy of causal attention. ``sample`` is from ``ml.load_sample`` or ``ml.capture``."""
     return BlocksPanel(sample)

@@ -12,6 +12,7 @@ from multipole_lab.analysis.threads import one_thread
 from multipole_lab.clustering.capped import capacity
 from multipole_lab.clustering.kmeans import kmeans
 from multipole_lab.figures import clusters as draw
+from multipole_lab.suggesting import suggesting
 
 from . import controls
 from .base import Picture
@@ -81,6 +82,7 @@ class ClustersPanel(SampledPanel):
         return principal_axes(one_head(self.sample[layer], head, context)[1][0, 0].numpy())
 
 
+@suggesting
 def clusters(sample) -> ClustersPanel:
     """Show which keys of a head share a cluster. ``sample`` is from ``ml.load_sample`` or ``ml.capture``."""
     return ClustersPanel(sample)

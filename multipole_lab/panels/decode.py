@@ -12,6 +12,7 @@ from multipole_lab.analysis.heads import first_tokens
 from multipole_lab.analysis.threads import one_thread
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.figures import decode as draw
+from multipole_lab.suggesting import suggesting
 
 from . import controls
 from .base import Picture
@@ -101,6 +102,7 @@ class DecodePanel(SampledPanel):
             )
 
 
+@suggesting
 def decode(sample) -> DecodePanel:
     """Show what a clustered cache reads exactly. ``sample`` is from ``ml.load_sample`` or ``ml.capture``."""
     return DecodePanel(sample)

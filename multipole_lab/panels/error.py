@@ -13,6 +13,7 @@ from multipole_lab.analysis.heads import one_head
 from multipole_lab.analysis.threads import one_thread
 from multipole_lab.attention import Centroid, Exact, MuSe
 from multipole_lab.figures import error as draw
+from multipole_lab.suggesting import suggesting
 
 from . import controls
 from .base import Picture
@@ -106,6 +107,7 @@ class ErrorPanel(SampledPanel):
         return attend(*one_head(self.sample[layer], head, context), scale=self.sample.scale)
 
 
+@suggesting
 def error(sample) -> ErrorPanel:
     """Show the error of an approximation. ``sample`` is from ``ml.load_sample`` or ``ml.capture``."""
     return ErrorPanel(sample)

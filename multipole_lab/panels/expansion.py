@@ -8,6 +8,7 @@ import numpy as np
 
 from multipole_lab.analysis import toy
 from multipole_lab.figures import expansion as draw
+from multipole_lab.suggesting import suggesting
 
 from . import controls
 from .base import Panel, Picture
@@ -80,6 +81,7 @@ class ExpansionPanel(Panel):
             self.set(p_x=round(points.xs[0] / 0.2) * 0.2, p_y=round(points.ys[0] / 0.2) * 0.2)
 
 
+@suggesting
 def expansion(steps: int = 41) -> ExpansionPanel:
     """Show a multipole expansion in two dimensions; ``steps`` is the grid points along a side."""
     return ExpansionPanel(steps)

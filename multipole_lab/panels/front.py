@@ -9,6 +9,7 @@ import numpy as np
 
 from multipole_lab.analysis.candidates import FAMILIES, candidates, measure
 from multipole_lab.figures import front as draw
+from multipole_lab.suggesting import suggesting
 
 from . import controls
 from .base import Picture
@@ -90,6 +91,7 @@ class FrontPanel(TimedPanel):
         self._moved(None)
 
 
+@suggesting
 def front(sample) -> FrontPanel:
     """Weigh error against time over many settings. ``sample`` is from ``ml.load_sample`` or ``ml.capture``."""
     return FrontPanel(sample)

@@ -9,6 +9,7 @@ import numpy as np
 
 from multipole_lab.analysis.kernel_work import DEVICES, Device, kernel_work, measure_device, recorded
 from multipole_lab.figures import roofline as draw
+from multipole_lab.suggesting import suggesting
 
 from . import controls
 from .base import Panel, Picture
@@ -70,6 +71,7 @@ class RooflinePanel(Panel):
         return self._here
 
 
+@suggesting
 def roofline() -> RooflinePanel:
     """Show what bounds the kernels, on published peaks or on this machine's. Needs no sample and no GPU."""
     return RooflinePanel()

@@ -10,6 +10,7 @@ import numpy as np
 from multipole_lab.analysis.lengths import time_lengths
 from multipole_lab.attention import MuSe
 from multipole_lab.figures import speed as draw
+from multipole_lab.suggesting import suggesting
 
 from . import controls
 from .base import Picture
@@ -77,6 +78,7 @@ class SpeedPanel(TimedPanel):
         return [again, *super()._buttons()]
 
 
+@suggesting
 def speed(sample) -> SpeedPanel:
     """Time exact and approximate attention here and now. ``sample`` is from ``ml.load_sample``."""
     return SpeedPanel(sample)

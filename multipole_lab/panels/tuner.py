@@ -11,6 +11,7 @@ import ipywidgets as widgets
 import numpy as np
 
 from multipole_lab.figures import tuner as draw
+from multipole_lab.suggesting import suggesting
 
 from .base import Picture
 from .timed import TimedPanel
@@ -186,6 +187,7 @@ class _Stop(Exception):
     """The search is no longer wanted."""
 
 
+@suggesting
 def tuner(sample) -> TunerPanel:
     """Find the fastest method under an error. ``sample`` is from ``ml.load_sample`` or ``ml.capture``."""
     return TunerPanel(sample)

@@ -15,8 +15,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from multipole_lab.clustering.checks import check_count
+from multipole_lab.suggesting import suggesting
 
 
+@suggesting
 def launch(
     function: Callable[..., None], ranks: int, *args: object, limit: float = 300.0, threads: int = 1
 ) -> None:

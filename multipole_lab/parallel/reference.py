@@ -14,8 +14,10 @@ from multipole_lab.attention.muse import MuSe, _muse
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.attention.slots import Slots
 from multipole_lab.clustering.checks import check_count
+from multipole_lab.suggesting import suggesting
 
 
+@suggesting
 def part_of(positions: int, rank: int, ranks: int) -> slice:
     """The contiguous part of a sequence that a rank owns; the first parts are one longer where they must differ.
 
@@ -33,6 +35,7 @@ def part_of(positions: int, rank: int, ranks: int) -> slice:
     return slice(first, first + size + (rank < longer))
 
 
+@suggesting
 def parallel_reference(
     method: MuSe,
     q: Float[Tensor, "B Hq N D"],

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
+from collections.abc import Callable
 
 from multipole_lab.training.presets import PRECISIONS
 
 SIDES = ("exact", "muse")
+WIDTH = 80  # of the table
+# Of each side: its name in the results, what makes the printed unit of it, and how it is printed.
+COLUMNS = (("heldout_loss", 1, "6.4f"), ("seconds", 1e3, "7.1f"), ("attention_seconds", 1e3, "7.1f"))
 # The first steps of a side, and its first row, are left out of its times: kernels are compiled and memory is found.
 WARM = 3
 
@@ -101,6 +106,15 @@ def _place(result: dict) -> str:
     return f"{result['device']}, {PRECISIONS[result['preset']['precision']]}"
 
 
+def _line(label: object, steps: object, value: Callable[[str], float], sign: str = "+") -> str:
+    """A line of the table; ``value`` gives what stands in it by name."""
+    cells = [f"{label:>4} {steps:>5}"]
+    for name, factor, form in COLUMNS:
+        cells += [f"{value(f'{side}_{name}') * factor:{form}}" for side in SIDES]
+        cells.append(f"{value(f'{name}_difference'):{sign}6.2f}%")
+    return " ".join(cells)
+
+
 def table(result: dict) -> str:
     """The result in words and numbers, as wide as a terminal."""
     rows = result["seeds"]
@@ -108,32 +122,24 @@ def table(result: dict) -> str:
         return "no held-out loss yet"
     p = result["preset"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
+    where = f"{_place(result)}; {versions}; {result['date']}"
+    what = (
+        f"context {p['context']:,}, batch {p['batch'] * p['accumulate']}; {p['method']} in layer "
+        f"{', '.join(map(str, p['muse_layers']))} of {p['layers']}; exact: {result['exact_backend']}"
+    )
     lines = [
-        f"{_place(result)}; {versions}; {result['date']}",
-        f"context {p['context']:,}, "
-        f"batch {p['batch'] * p['accumulate']}; {p['method']} in layer {', '.join(map(str, p['muse_layers']))} of "
-        f"{p['layers']}; exact: {result['exact_backend']}",
-        f"{'':>9} {'steps':>6} {'held-out loss':>17} {'':>9} {'ms a step':>17} {'':>9} {'ms in attention':>17}",
-        f"{'seed':>9} {'':>6} {'exact':>8} {'MuSe':>8} {'diff':>9} {'exact':>8} {'MuSe':>8} {'diff':>9} "
-        f"{'exact':>8} {'MuSe':>8} {'diff':>9}",
+        textwrap.fill(where, WIDTH),
+        textwrap.fill(what, WIDTH),
+        f"{'':>10} {'held-out loss':^21} {'ms a step':^23} {'ms in attention':^23}".rstrip(),
+        f"{'seed':>4} {'steps':>5} {'exact':>6} {'MuSe':>6} {'diff':>7}"
+        + f" {'exact':>7} {'MuSe':>7} {'diff':>7}" * 2,
     ]
-    kinds = (("heldout_loss", 1, ".4f"), ("seconds", 1e3, ".1f"), ("attention_seconds", 1e3, ".1f"))
     for row in rows:
-        cells = [f"{row['seed']:>9} {row['steps']:>6}"]
-        for name, factor, form in kinds:
-            cells += [f"{row[f'{side}_{name}'] * factor:8{form}}" for side in SIDES]
-            cells.append(f"{row[f'{name}_difference']:+8.2f}%")
-        lines.append(" ".join(cells))
+        lines.append(_line(row["seed"], row["steps"], lambda name, row=row: row[name]))
     summary = result["summary"]
-    for label, key in (("mean", "mean"), ("deviation", "deviation")):
-        if len(rows) == 1:
-            break
-        cells = [f"{label:>9} {'':>6}"]
-        for name, factor, form in kinds:
-            cells += [f"{summary[f'{side}_{name}'][key] * factor:8{form}}" for side in SIDES]
-            sign = "+" if key == "mean" else ""
-            cells.append(f"{summary[f'{name}_difference'][key]:{sign}8.2f}%")
-        lines.append(" ".join(cells))
+    if len(rows) > 1:
+        lines.append(_line("mean", "", lambda name: summary[name]["mean"]))
+        lines.append(_line("s.d.", "", lambda name: summary[name]["deviation"], sign=""))
     for layer in p["muse_layers"]:
         times = [row["by_layer"][str(layer)] for row in rows]
         change = statistics.fmean(100 * (t["muse"] / t["exact"] - 1) for t in times)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
+from multipole_lab.suggesting import suggesting
 from multipole_lab.training.compared import SIDES, curve, figure, summarise
 from multipole_lab.training.corpus import Corpus
 from multipole_lab.training.journal import Journal
@@ -20,6 +21,7 @@ from multipole_lab.training.running import Run, check_resumable, train_run
 RESULT, FIGURE = "compare.json", "compare.html"
 
 
+@suggesting
 def compare_training(
     preset: Preset,
     corpus: Corpus,

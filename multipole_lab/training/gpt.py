@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from multipole_lab.suggesting import suggesting
 from multipole_lab.training.presets import Preset
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 
+@suggesting
 def build_model(
     preset: Preset, tokenizer: PreTrainedTokenizerFast | None = None, seed: int = 0
 ) -> LlamaForCausalLM:
@@ -50,6 +52,7 @@ def build_model(
     return model
 
 
+@suggesting
 def parameter_counts(model) -> dict[str, int]:
     """How many parameters are where: embeddings, attention, mlp, norms, head, and in total."""
     counts = {"embeddings": 0, "attention": 0, "mlp": 0, "norms": 0, "head": 0}

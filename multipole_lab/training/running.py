@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multipole_lab.analysis.measured import Measured
+from multipole_lab.suggesting import suggesting
 from multipole_lab.training.corpus import Corpus, Sequences
 from multipole_lab.training.journal import Journal
 from multipole_lab.training.presets import PRECISIONS, Preset
@@ -88,6 +89,7 @@ def check_resumable(folder: Path, settings: dict) -> None:
         )
 
 
+@suggesting
 def train_run(
     run: Run,
     *,
