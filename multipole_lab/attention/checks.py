@@ -8,6 +8,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from multipole_lab.attention.transforms import has_values
 from multipole_lab.clustering.checks import check_mask, check_vectors
 from multipole_lab.clustering.clusters import statistics_dtype
 
@@ -85,14 +86,17 @@ def key_mask(
 
 def without_padding(k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """k and v with zeros for padding, whose NaNs a weight of zero would not silence; untouched if there are none."""
-    if k.device.type == "cpu" and not torch.compiler.is_compiling() and finite(k, v):
+    looked = k.device.type == "cpu" and not torch.compiler.is_compiling() and has_values(k) and has_values(v)
+    if looked and finite(k, v):
         return k, v
     padding = ~mask[:, None, :, None]
     return k.masked_fill(padding, 0.0), v.masked_fill(padding, 0.0)
 
 
 def finite(*tensors: Tensor) -> bool:
-    """Whether all numbers are finite, as far as a look is free: under ``torch.compile`` it answers yes.
+    """Whether all numbers are finite, as far as a look is free: where there is none it answers yes.
+
+    There is none under ``torch.compile`` and ``torch.func.vmap``, and at tensors without numbers (meta and fake ones).
 
     One NaN or infinite key reaches every query that sees it, and a NaN query none but itself; no summary of a
     cluster can tell. A method that meets one hands over to exact attention, so that the NaNs are where they belong.
@@ -100,6 +104,6 @@ def finite(*tensors: Tensor) -> bool:
     What torch's own attention does then holds: a NaN or infinite value also reaches the causal queries before it, as
     0 * NaN, and on a CPU a query that is all NaN gives zeros where it sees fewer than 16 keys.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not all(has_values(x) for x in tensors):
         return True
     return all(bool(x.detach().sum(dtype=statistics_dtype(x.dtype)).isfinite()) for x in tensors)

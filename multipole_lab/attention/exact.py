@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from multipole_lab.attention.backend import use_triton
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.partials import Partial, merge
+from multipole_lab.attention.transforms import differentiated_again, transformed
 from multipole_lab.clustering.clusters import statistics_dtype
 
 aten = torch.ops.aten
@@ -59,7 +60,8 @@ def exact_partial(
         mask = mask[:, None] if mask.ndim == 2 else mask  # [B, 1 or Nq, Nk]
         bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device)
         bias = bias.masked_fill(~mask, -torch.inf)[:, None]
-    out, lse = fused_attention(q, k, v, bias, causal, scale)
+    attend = plain_attention if transformed() else fused_attention
+    out, lse = attend(q, k, v, bias, causal, scale)
     if mask is not None:  # the fused kernel reports 0 where it saw no key
         seen = mask[:, 0].cumsum(-1) > 0 if causal else mask.any(-1)
         lse = lse.masked_fill(~seen[:, None], -torch.inf)
@@ -86,6 +88,8 @@ def fused_attention(
 ) -> tuple[Tensor, Tensor]:
     """``softmax(scale q k^T + bias) v`` and its log-sum-exp, equal heads and head sizes; bias [B, 1, 1 or Nq, Nk]."""
     if q.device.type == "cpu":
+        # Torch's kernel takes a contiguous last dimension for granted.
+        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         out, lse = aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, causal, attn_mask=bias, scale=scale
         )
@@ -140,7 +144,9 @@ def _backward(ctx, dout, dlse):
     q, k, v, out, lse, bias = ctx.saved_tensors
     dout = torch.zeros_like(out) if dout is None else dout
     dlse = torch.zeros_like(lse) if dlse is None else dlse
-    grads = fused_attention_backward(dout, dlse, q, k, v, out, lse, bias, ctx.causal, ctx.scale)
+    # For a second derivative the backward has to be differentiable itself: as a formula, in memory of Nq x Nk.
+    backward = plain_backward if differentiated_again() else fused_attention_backward
+    grads = backward(dout, dlse, q, k, v, out, lse, bias, ctx.causal, ctx.scale)
     return *grads, None, None, None
 
 
@@ -150,12 +156,15 @@ fused_attention.register_autograd(_backward, setup_context=_save)
 def plain_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, scale: float
 ) -> Partial:
-    """The same by the formula, for devices without a fused kernel that returns the log-sum-exp."""
+    """The same by the formula: for devices without a fused kernel, and for derivatives of every kind and order."""
     q, k, v_ = (x.to(statistics_dtype(x.dtype)) for x in (q, k, v))
     logits = _logits(q, k, bias, causal, scale)
-    lse = logits.logsumexp(-1)
-    weights = (logits - torch.where(lse == -torch.inf, 0.0, lse).unsqueeze(-1)).exp()
-    return (weights @ v_).to(v.dtype), lse
+    # A query that sees no key: the derivatives of its log-sum-exp would be NaN, and pass any mask behind.
+    blind = (logits == -torch.inf).all(-1, keepdim=True)
+    logits = logits.masked_fill(blind, 0.0)
+    lse = logits.logsumexp(-1, keepdim=True)
+    weights = (logits - lse).exp().masked_fill(blind, 0.0)
+    return (weights @ v_).to(v.dtype), lse.masked_fill(blind, -torch.inf).squeeze(-1)
 
 
 def plain_backward(
@@ -164,7 +173,7 @@ def plain_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Its gradients: with P = exp(logits - lse), dv = P^T dout and ds = P (dout v^T - sum(dout * out) + dlse).
 
-    Written out, because automatic differentiation is off inside an operator.
+    Written out, because automatic differentiation is off inside an operator; differentiable itself.
     """
     wide = statistics_dtype(q.dtype)
     dout_, q_, k_, v_, out_ = (x.to(wide) for x in (dout, q, k, v, out))

@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from multipole_lab.attention.transforms import transformed
+
 # Stands for -inf inside a softmax, whose rows of nothing but -inf would be NaN.
 NEVER = -1e30
 
 
-class SoftmaxLse(torch.autograd.Function):
-    """Softmax over one dimension and its log-sum-exp, with a single exponential for both."""
+class _SoftmaxLse(torch.autograd.Function):
+    """With a single exponential for both."""
 
     @staticmethod
     def forward(ctx, logits, dim):
@@ -33,7 +35,11 @@ class SoftmaxLse(torch.autograd.Function):
         return weights * (dweights - (inner - dlse.unsqueeze(ctx.dim))), None
 
 
-softmax_lse = SoftmaxLse.apply
+def softmax_lse(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Softmax over one dimension and its log-sum-exp."""
+    if transformed():
+        return logits.softmax(dim), logits.logsumexp(dim)
+    return _SoftmaxLse.apply(logits, dim)
 
 
 def softmax_seen(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,12 +101,17 @@ def principal_directions(d: Float[Tensor, "R I Mq D"], rank: int, steps: int = 2
     covariance = d.mT @ d  # [R, I, D, D]
     size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     covariance = covariance / size.clamp(min=torch.finfo(d.dtype).tiny)
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(D, rank, generator=generator, dtype=torch.float64).to(d)
-    basis = orthonormal(start)
+    basis = orthonormal(_scattered(D, rank, d.device).to(d.dtype))
     for _ in range(steps):
         basis = orthonormal(covariance @ basis)
     return basis
+
+
+def _scattered(rows: int, columns: int, device: torch.device) -> Float[Tensor, "D r"]:
+    """Numbers from -1/2 to 1/2 without any pattern, always the same, by a formula: a generator of random numbers can
+    be neither traced nor mapped over, and its numbers would have to be copied to the device."""
+    row, column = (torch.arange(1, n + 1, dtype=torch.float64, device=device) for n in (rows, columns))
+    return (43758.5453 * (12.9898 * row[:, None] + 78.233 * column).sin()) % 1 - 0.5
 
 
 def orthonormal(x: Float[Tensor, "*batch D r"]) -> Float[Tensor, "*batch D r"]:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from multipole_lab.attention.checks import check_qkv, check_scale, key_mask, without_padding
 from multipole_lab.attention.partials import Partial
+from multipole_lab.attention.transforms import autocast_exists, without_autocast
+from multipole_lab.clustering.checks import DTYPES
 from multipole_lab.printing import changed
-from multipole_lab.suggesting import check_fields
+from multipole_lab.suggesting import check_fields, suggesting
 
 
 class Method:
@@ -39,6 +41,7 @@ class Method:
     def __repr__(self) -> str:
         return changed(self) if is_dataclass(self) else f"{type(self).__name__}()"
 
+    @suggesting
     def __call__(
         self,
         q: Float[Tensor, "B Hq Nq D"],
@@ -73,7 +76,7 @@ class Method:
             empty tensors, a mask that depends on the query, a scale that is no finite number.
         """
         device = q.device.type if isinstance(q, Tensor) else "cpu"
-        if torch.is_autocast_enabled(device):
+        if autocast_exists(device) and torch.is_autocast_enabled(device):
             # As torch's own attention does: one low-precision dtype for all three.
             q, k, v = (_autocast(x, torch.get_autocast_dtype(device)) for x in (q, k, v))
         check_qkv(q, k, v, causal)
@@ -81,11 +84,12 @@ class Method:
         if padding is not None:
             k, v = without_padding(k, v, padding)
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else check_scale(scale)
-        with torch.autocast(device, enabled=False):
+        with without_autocast(device):
             attend = self._causal if causal else self._full
             out, lse = attend(q, k, v, scale, padding)
         return (out, lse) if return_lse else out
 
+    @suggesting
     def on(self, model: nn.Module, layers: object = None) -> AbstractContextManager:
         """Run a transformers model with this method as its attention: ``with method.on(model): model(...)``.
 
@@ -115,5 +119,5 @@ class Method:
 
 
 def _autocast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x in the autocast dtype; what is no floating tensor is left for the checks to refuse."""
-    return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+    """x in the autocast dtype; what the checks refuse is left to them."""
+    return x.to(dtype) if isinstance(x, Tensor) and x.dtype in DTYPES else x

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from multipole_lab.attention.transforms import differentiated_again, transformed, without_autocast
 from multipole_lab.clustering.clusters import statistics_dtype
 
 Formula = Callable[[Tensor, Tensor, Tensor, list[Tensor], list[float]], tuple[Tensor, Tensor]]
@@ -23,6 +24,8 @@ TILE = 1 << 19
 
 def recomputed(name: str, formula: Formula, size: Callable[..., int]) -> Callable[..., tuple[Tensor, Tensor]]:
     """Wrap a formula as the differentiable operator ``multipole_lab::name``, of the same arguments.
+
+    Where a second derivative or another transform than reverse mode is asked for, torch differentiates the formula.
 
     Parameters
     ----------
@@ -36,9 +39,13 @@ def recomputed(name: str, formula: Formula, size: Callable[..., int]) -> Callabl
     def forward(
         q: Tensor, k: Tensor, v: Tensor, constants: Sequence[Tensor], settings: Sequence[float]
     ) -> tuple[Tensor, Tensor]:
+        out, lse = in_tiles(q, k, v, constants, settings)
+        return out.contiguous(), lse.contiguous()
+
+    def in_tiles(q, k, v, constants, settings):
         tiles = [formula(*tile, settings) for tile in row_tiles(q, k, v, constants, settings, size)]
         out, lse = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*tiles, strict=True))
-        return out.reshape(*q.shape[:-1], v.shape[-1]).contiguous(), lse.reshape(q.shape[:-1]).contiguous()
+        return out.reshape(*q.shape[:-1], v.shape[-1]), lse.reshape(q.shape[:-1])
 
     @forward.register_fake
     def _(q, k, v, constants, settings):
@@ -54,13 +61,21 @@ def recomputed(name: str, formula: Formula, size: Callable[..., int]) -> Callabl
         q, k, v, *constants, lse = ctx.saved_tensors
         dout = v.new_zeros(*q.shape[:-1], v.shape[-1]) if dout is None else dout
         dlse = torch.zeros_like(lse) if dlse is None else dlse
+        if differentiated_again():
+            inputs = [x.view_as(x) for x in (q, k, v)]  # still part of the graph that they come from
+            with without_autocast(q.device.type):
+                results = in_tiles(*inputs, constants, ctx.settings)
+            grads = torch.autograd.grad(
+                results, inputs, (dout, dlse), create_graph=True, materialize_grads=True
+            )
+            return *grads, [None] * ctx.count, None
         upstream = [dout, dlse.unsqueeze(-1)]
         tiles = row_tiles(q, k, v, [*constants, *upstream], ctx.settings, size)
         parts = []
         for tq, tk, tv, rest in tiles:
             *fixed, tile_dout, tile_dlse = rest
             # A backward called inside an autocast region must recompute what the forward computed outside it.
-            with torch.enable_grad(), torch.autocast(q.device.type, enabled=False):
+            with torch.enable_grad(), without_autocast(q.device.type):
                 inputs = [x.detach().requires_grad_() for x in (tq, tk, tv)]
                 results = formula(*inputs, fixed, ctx.settings)
                 parts.append(torch.autograd.grad(results, inputs, (tile_dout, tile_dlse.squeeze(-1))))
@@ -70,7 +85,11 @@ def recomputed(name: str, formula: Formula, size: Callable[..., int]) -> Callabl
         return *grads, [None] * ctx.count, None
 
     forward.register_autograd(backward, setup_context=save)
-    return forward
+
+    def differentiable(q, k, v, constants, settings):
+        return (in_tiles if transformed() else forward)(q, k, v, constants, settings)
+
+    return differentiable
 
 
 def row_tiles(
@@ -84,6 +103,7 @@ def row_tiles(
     """Cut a call into calls with one key/value head and a batch of as many rows as fit a tile."""
     rows = k.shape[0] * k.shape[1]
     q, k, v, *constants = (x.reshape(rows, -1, *x.shape[2:]) for x in (q, k, v, *constants))
+    constants = [x.contiguous() for x in constants]  # formulas look at them in other shapes
     step = max(1, TILE // max(1, size(q, k, v, constants, settings)))
     for first in range(0, rows, step):
         part = slice(first, first + step)

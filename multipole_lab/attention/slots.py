@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from multipole_lab.attention.transforms import transformed
 from multipole_lab.clustering.clusters import counting_sort
 
 
@@ -62,6 +63,10 @@ class _Rows(torch.autograd.Function):
         return torch.where(kept.unsqueeze(-1), _gather(grad, inverse), 0.0), None, None, None
 
 
+def _rows(x: Tensor, index: Tensor, inverse: Tensor, kept: Tensor) -> Tensor:
+    return _gather(x, index) if transformed() else _Rows.apply(x, index, inverse, kept)
+
+
 def _gather(x: Tensor, index: Tensor) -> Tensor:
     # One flat index_select copies whole rows; torch.gather would look an index up for every number.
     B, H, n, D = x.shape
@@ -73,10 +78,10 @@ def to_slots(
     x: Float[Tensor, "B H N D"], slots: Slots, kept: Bool[Tensor, "B H N"]
 ) -> Float[Tensor, "B H C M D"]:
     """x in slots; an empty slot holds the vector at position 0. ``kept`` is False for padding."""
-    rows = _Rows.apply(x, slots.index.flatten(-2), slots.slot, kept)
+    rows = _rows(x, slots.index.flatten(-2), slots.slot, kept)
     return rows.view(*slots.index.shape, x.shape[-1])
 
 
 def from_slots(x: Float[Tensor, "B H C M D"], slots: Slots) -> Float[Tensor, "B H N D"]:
     """The inverse of ``to_slots``: every vector back at its position."""
-    return _Rows.apply(x.flatten(-3, -2), slots.slot, slots.index.flatten(-2), slots.filled.flatten(-2))
+    return _rows(x.flatten(-3, -2), slots.slot, slots.index.flatten(-2), slots.filled.flatten(-2))

@@ -7,9 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+# Statistics are formed in them, or in float32; a float8 tensor has scales that nobody told us.
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 def check_vectors(x: Tensor, name: str = "x") -> None:
-    """A floating [B, H, N, D] tensor with at least one vector."""
+    """A dense [B, H, N, D] tensor of float16, bfloat16, float32 or float64 with at least one vector."""
     if not isinstance(x, Tensor):
         hint = (
             ": torch.as_tensor makes one of it"
@@ -17,8 +20,22 @@ def check_vectors(x: Tensor, name: str = "x") -> None:
             else ""
         )
         raise TypeError(f"{name} is a {type(x).__name__}; a torch tensor [B, H, N, D] is needed{hint}")
+    if not torch.compiler.is_compiling() and torch.jit.is_tracing():
+        raise NotImplementedError(
+            "torch.jit.trace would keep the blocks and clusters of the example for every input; use torch.compile or "
+            "torch.export"
+        )
+    if x.is_nested:
+        raise TypeError(
+            f"{name} is a nested tensor; a dense one [B, H, N, D] is needed: x.to_padded_tensor(0.0), and lengths= "
+            "where a method is called"
+        )
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} has layout {x.layout}; a dense tensor is needed: x.to_dense()")
     if not x.is_floating_point():
         raise TypeError(f"{name} has dtype {x.dtype}; a floating dtype is needed")
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name} has dtype {x.dtype}; float16, bfloat16, float32 or float64 is needed")
     if x.ndim != 4:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; four dimensions [B, H, N, D] are needed")
     if 0 in x.shape:
