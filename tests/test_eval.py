@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import fake_gpu
 import pandas
 import pytest
 import torch
@@ -22,6 +23,8 @@ from transformers import (
 )
 
 from multipole_lab import cli
+from multipole_lab.analysis import measured
+from multipole_lab.analysis.measured import machine
 from multipole_lab.analysis.threads import one_thread
 from multipole_lab.evaluation import perplexity
 from multipole_lab.evaluation.longbench import FIELDS
@@ -201,6 +204,36 @@ def test_only_what_is_missing_is_computed(folder, text, tmp_path, capsys):
     assert evaluate(*words, "--windows", 3, "--method", "Window(size=8)") == 0
     assert rows_of(out) == after
     assert (out / "table.csv").read_bytes() == table
+
+
+def test_results_name_their_machine_and_two_machines_are_told(folder, text, tmp_path, monkeypatch, capsys):
+    fake_gpu.pretend(monkeypatch)
+    out = tmp_path / "out"
+    words = (
+        "perplexity",
+        "--model",
+        folder,
+        "--text",
+        text,
+        "--out",
+        out,
+        "--max-tokens",
+        100,
+        "--windows",
+        2,
+    )
+    assert evaluate(*words, "--limit", 1) == 0
+    printed = capsys.readouterr().out
+    assert f"Measured on {machine('cpu')}, float32; python" in printed
+    assert "machines" not in printed
+    header = json.loads((out / "results.jsonl").read_text().splitlines()[0])
+    assert (header["device"], header["dtype"]) == (machine("cpu"), "float32")
+    assert {"triton", "cuda"} <= set(header["versions"])
+    assert machine("cpu") in (out / "report.html").read_text()
+    monkeypatch.setattr(measured, "machine", lambda *_: "another machine")
+    assert evaluate(*words) == 0
+    assert "seconds are of 2 machines" in capsys.readouterr().out
+    assert rows_of(out)[1]["device"] == "another machine"
 
 
 def test_the_same_settings_find_their_folder_again(folder, text, tmp_path, monkeypatch, capsys):

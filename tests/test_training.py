@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import multipole_lab as ml
+from multipole_lab.analysis.measured import machine
 from multipole_lab.training import PRESETS, Corpus, Preset, build_model, parameter_counts, preparing
 from multipole_lab.training.clocks import AttentionClock
 from multipole_lab.training.corpus import Sequences
@@ -400,3 +401,4 @@ def test_profile_counts_the_steps_it_was_told_to(corpus, tmp_path):
     (row,) = [row for row in table["operations"] if row["name"] == "aten::embedding"]
     assert row["count"] == 1  # a step
     assert table["operations_ms"] + table["idle_ms"] == pytest.approx(table["step_ms"], rel=1e-3)
+    assert (table["device"], table["dtype"]) == (machine("cpu"), "float32")
