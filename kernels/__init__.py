@@ -21,6 +21,10 @@ if __name__ == "kernels":
         spec.loader.exec_module(module)  # the import system returns what it then finds in sys.modules
     else:
         __path__ = []
+else:
+    from multipole_lab import extras
+
+    extras.require("a Triton kernel", "", "triton")
 
 
 def load_all() -> None:

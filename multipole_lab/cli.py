@@ -14,7 +14,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from multipole_lab import __version__
+from multipole_lab import __version__, extras
 
 COMMANDS = {  # name: (module, what --help says of it)
     "doctor": ("multipole_lab.doctor", "check this machine, and print the command that mends each problem"),
@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0 when all went well, 130 after Ctrl-C, otherwise what the subcommand says.
+        The exit status: 0 when all went well, 1 without a package that the subcommand needs, 130 after Ctrl-C,
+        otherwise what the subcommand says.
 
     Raises
     ------
@@ -92,6 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        print(f"multipole-lab {args.command}: {extras.explain(error)}", file=sys.stderr)
+        return 1
 
 
 def _suggestion(typed: str) -> str:

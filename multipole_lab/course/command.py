@@ -48,10 +48,29 @@ def _add_masters(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do one step; returns the exit status."""
     try:
+        _check_begin(args)
         return _STEPS[args.step](args)
     except (ValueError, FileNotFoundError, ModuleNotFoundError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _check_begin(args: argparse.Namespace) -> None:
+    """Everything that a step lacks here, in one message rather than one a run."""
+    from multipole_lab.course.notebook import masters_folder
+    from multipole_lab.course.release import require_tools
+
+    checks = [require_tools] if args.step in ("release", "solutions") else []
+    if args.step != "report" and args.masters is None:
+        checks.append(masters_folder)
+    lacks = []
+    for check in checks:
+        try:
+            check()
+        except (FileNotFoundError, ModuleNotFoundError) as error:
+            lacks.append(str(error))
+    if lacks:
+        raise FileNotFoundError("\n".join(lacks))
 
 
 def _release(args: argparse.Namespace) -> int:

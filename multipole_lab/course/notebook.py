@@ -163,8 +163,9 @@ def masters_folder() -> Path:
     folder = Path(multipole_lab.__file__).resolve().parents[1] / "notebooks" / "assignments"
     if not any(folder.glob("A*.ipynb")):
         raise FileNotFoundError(
-            f"no master notebooks in {folder}: they stand in the repository and are not installed. "
-            "Run this in a checkout, or name their folder with --masters"
+            "the master notebooks, which hold the solutions, are not installed with the library: they are in the "
+            "repository, in notebooks/assignments. Run this in a clone of it (make install), or name their folder: "
+            "--masters DIR"
         )
     return folder
 

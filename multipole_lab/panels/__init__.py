@@ -2,6 +2,7 @@
 
 from multipole_lab.suggesting import known_names
 
+from . import needed  # noqa: F401  before the others
 from .blocks import blocks
 from .clusters import clusters
 from .decode import decode

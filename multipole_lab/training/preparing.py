@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from multipole_lab.models.fetch import cache_folder
+from multipole_lab.folders import cache_folder, make_cache_folder
+from multipole_lab.suggesting import suggesting
 from multipole_lab.training.corpus import RECORD, SPLITS, TOKENIZER, Corpus
 from multipole_lab.training.texts import Document, documents, is_heldout
 
@@ -31,6 +32,7 @@ PORTION = 4_000_000
 Say = Callable[[str], None]
 
 
+@suggesting
 def prepare_corpus(
     source: str = "python",
     vocab: int = 8192,
@@ -46,11 +48,12 @@ def prepare_corpus(
     source, megabytes : see ``texts.documents``.
     vocab : tokens of the tokenizer, bytes and the end of a text included.
     seed : chooses the held-out documents, one in twenty.
-    folder : where corpora are kept; ``data`` in the lab's cache folder by default.
+    folder : where corpora are kept; ``corpora`` in the lab's cache folder by default.
 
     Raises
     ------
     ValueError : for a source without text, or too little of it for two splits.
+    OSError : the lab's cache folder cannot be written.
     """
     home = Path(folder) if folder is not None else cache_folder() / "corpora"
     settings = {"source": _identity(source), "vocab": vocab, "megabytes": megabytes, "seed": seed}
@@ -59,7 +62,10 @@ def prepare_corpus(
     place = home / f"{label}-{key}"
     if (place / RECORD).is_file():
         return Corpus.open(place)
-    home.mkdir(parents=True, exist_ok=True)
+    if folder is None:
+        make_cache_folder("corpora")
+    else:
+        home.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=home))
     try:
         _make(made, source, vocab, megabytes, seed, settings, say)
