@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from browsing import pytest_terminal_summary  # noqa: F401, for pytest
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

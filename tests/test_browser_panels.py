@@ -68,11 +68,17 @@ def write_notebook(path):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """The notebook of all panels, run to its end, in a light theme and a 1280 pixel wide window."""
+    """The notebook of all panels, run to its end, in a light theme and a 1280 pixel wide window.
+
+    The server finds no browser of its own.
+    """
     axe_package = pytest.importorskip("axe_playwright_python", reason="pip install axe-playwright-python")
     folder = tmp_path_factory.mktemp("lab")
     browsing.SHOTS.mkdir(exist_ok=True)
-    with browsing.chromium() as browser, browsing.jupyter_lab(folder) as (url, token):
+    with (
+        browsing.chromium() as browser,
+        browsing.jupyter_lab(folder, BROWSER_PATH="/dev/null") as (url, token),
+    ):
         write_notebook(folder / "notebooks/panels.ipynb")
         opened = browsing.Notebook(browser.new_page(viewport={"width": 1280, "height": 1200}))
         opened.open(url, token, "panels.ipynb")

@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from multipole_lab.figures.browser import find_browser as installed_browser
-
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "test-output"
 NO_BROWSER = "no Chromium or Chrome found"
@@ -33,12 +31,32 @@ def find_browser() -> str:
 
     A run hides every browser by a BROWSER_PATH that is no program.
     """
-    path = installed_browser()
+    from multipole_lab.figures import browser  # not before conftest.py has told Triton to interpret
+
+    path = browser.find_browser()
     if path is None:
         hidden = os.environ.get("BROWSER_PATH")
         reason = f"{NO_BROWSER}: {f'BROWSER_PATH is {hidden!r}' if hidden else 'apt-get install chromium'}"
         pytest.fail(reason) if os.environ.get("CI") == "true" and not hidden else pytest.skip(reason)
     return path
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter):
+    """Say last and in one line what was not tested for want of a browser."""
+    yield
+    skipped = [
+        str(r.longrepr[2]) for r in terminalreporter.stats.get("skipped", []) if _skipped_for_browser(r)
+    ]
+    if skipped:
+        reason = skipped[0].removeprefix("Skipped: ")
+        terminalreporter.write_sep(
+            "=", f"{len(skipped)} browser tests skipped: {reason}", yellow=True, bold=True
+        )
+
+
+def _skipped_for_browser(report):
+    return isinstance(report.longrepr, tuple) and NO_BROWSER in report.longrepr[2]
 
 
 # Stand-ins for a browser that fails, by the way in which it does; $0.started tells that it was started.
