@@ -56,10 +56,11 @@ def suggesting(function: Function) -> Function:
     own = bool(parameters) and parameters[0].name == "self"  # a method's first argument, which nobody types
     known = tuple(p.name for p in parameters)[own:]
     by_place = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY][own:]
+    endless = any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
     @functools.wraps(function)
     def checked(*args, **kwargs):
-        if len(args) - own > len(by_place):
+        if len(args) - own > len(by_place) and not endless:
             too_many(name, len(args) - own, by_place, [other for other in known if other not in by_place])
         check_names(name, kwargs, known)
         return function(*args, **kwargs)

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from multipole_lab.attention import Exact, MuSe
 from multipole_lab.attention.causal import block_sizes
+from multipole_lab.printing import one_line
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class BlockLevel:
     size: int
     error: Float[np.ndarray, " pairs"]
     mass: Float[np.ndarray, " pairs"]
+
+    __repr__ = one_line
 
 
 @torch.inference_mode()

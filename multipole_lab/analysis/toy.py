@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from multipole_lab.printing import one_line
+
 
 @dataclass(frozen=True)
 class Toy:
@@ -19,6 +21,8 @@ class Toy:
     keys: Float[np.ndarray, "N 2"]
     values: Float[np.ndarray, " N"]
     labels: Int[np.ndarray, " N"]
+
+    __repr__ = one_line
 
     @property
     def clusters(self) -> int:
@@ -35,6 +39,8 @@ class Moments:
     value: Float[np.ndarray, " C"]
     dipole: Float[np.ndarray, "C 2"]
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True)
 class Field:
@@ -42,6 +48,8 @@ class Field:
 
     potential: Float[np.ndarray, " M"]
     output: Float[np.ndarray, " M"]
+
+    __repr__ = one_line
 
 
 def make_toy(clusters: int = 2, keys: int = 8, spread: float = 0.8, seed: int = 0) -> Toy:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multipole_lab.evaluation.journal import Journal
+from multipole_lab.printing import one_line
 from multipole_lab.suggesting import suggesting
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Item:
     facts: Mapping[str, object] = field(default_factory=dict)
     content: object = None
 
+    __repr__ = one_line
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -61,6 +64,8 @@ class Evaluation:
     score: Callable[[Item, Reader], dict]
     table: Callable[[pandas.DataFrame, list[str]], pandas.DataFrame]
     figures: Callable[[pandas.DataFrame, list[str]], list[go.Figure]]
+
+    __repr__ = one_line
 
 
 @suggesting

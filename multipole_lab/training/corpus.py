@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from multipole_lab.printing import one_line
+
 RECORD, TOKENIZER = "corpus.json", "tokenizer"
 SPLITS = ("train", "heldout")
 
@@ -26,6 +28,8 @@ class Corpus:
 
     folder: Path
     record: dict
+
+    __repr__ = one_line
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from multipole_lab.printing import changed
+
 # What a Trainer calls the precision, and what computes in it: float32 weights under autocast.
 PRECISIONS = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
 MODES = tuple(PRECISIONS)
@@ -58,6 +60,8 @@ class Preset:
     every: int = 100
     heldout_blocks: int = 16
     megabytes: float | None = 6.0
+
+    __repr__ = changed
 
     def __post_init__(self) -> None:
         for name in POSITIVE:
