@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 import multipole_lab
+from multipole_lab.printing import one_line
 from multipole_lab.suggesting import suggesting
 
 
@@ -41,6 +42,8 @@ class Measured:
     date: str
     versions: dict[str, str | None]
     system: str
+
+    __repr__ = one_line
 
     @classmethod
     def here(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -16,6 +15,8 @@ from multipole_lab import attention
 from multipole_lab.attention import Method
 from multipole_lab.decoding.cache import MultipoleCache
 from multipole_lab.decoding.settings import Settings
+from multipole_lab.printing import literal
+from multipole_lab.suggesting import nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -66,7 +67,7 @@ def as_text(method: Method | MultipoleCache | Settings) -> str:
     """
     name, values, fields = _parts(method)
     shown = [
-        f"{field.name}={values[field.name]!r}"
+        f"{field.name}={literal(values[field.name])}"
         for i, field in enumerate(fields)
         if (i == 0 and field.name in SIZES) or values[field.name] != field.default
     ]
@@ -164,7 +165,7 @@ def _made(text: str, make):
 
 def _suggestion(typed: str, known: Iterable[str]) -> str:
     """The closest name as a question, and all of them."""
-    by_letters = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(typed.lower(), by_letters, n=1, cutoff=0.5)
-    question = f"Did you mean {by_letters[close[0]]!r}? " if close else ""
+    known = list(known)
+    close = nearest(typed, known)
+    question = f"Did you mean {close!r}? " if close else ""
     return f"{question}There are {', '.join(known)}."

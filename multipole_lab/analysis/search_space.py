@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import random
 from collections.abc import Mapping, Sequence
 
 from multipole_lab.analysis.method_text import as_text, parse_method
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, Window
+from multipole_lab.suggesting import nearest
 
 Grid = Mapping[str, Sequence[object]]
 
@@ -125,8 +125,8 @@ def _method(arguments: dict[str, object]) -> Method:
     known = [field.name for field in dataclasses.fields(kind)]
     for name in arguments:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            question = f"Did you mean {close[0]!r}? " if close else ""
+            close = nearest(name, known)
+            question = f"Did you mean {close!r}? " if close else ""
             raise ValueError(
                 f"grid: {type(kind).__name__} has no {name!r}. {question}There are {', '.join(known)}"
             )
