@@ -87,7 +87,7 @@ def member_sum(
         clusters + 1
     )
     sums = torch.zeros(R * (clusters + 1), D, dtype=dtype, device=x.device)
-    sums.index_add_(0, bins.view(-1), x.reshape(-1, D).to(dtype))
+    sums = sums.index_add(0, bins.view(-1), x.reshape(-1, D).to(dtype))
     return sums.view(R, clusters + 1, D)[:, :clusters]
 
 
