@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
 
+from multipole_lab.decoding.handle import show_flex_attention_true_tensors
 from multipole_lab.decoding.layer import ClusteredLayer
 from multipole_lab.decoding.rope import rotation_of
 from multipole_lab.decoding.settings import Settings
@@ -19,6 +20,7 @@ from multipole_lab.printing import changed, count
 from multipole_lab.suggesting import check_names
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
@@ -30,7 +32,9 @@ class MultipoleCache(Cache):
     soft-capped logits (Gemma 2) included. Otherwise the model gets exact dense attention and a warning.
 
     Prompts and further turns are attended exactly; each single new token through ``decode_step``. Batches,
-    left padding, beam search, ``crop`` and ``reset`` work as for ``DynamicCache``. For inference only.
+    left padding, beam search, ``crop``, ``reset`` and copies work as for ``DynamicCache``. For inference only, also
+    inside ``torch.inference_mode``. A row is one text: transformers does not keep packed texts (``position_ids`` that
+    begin again) apart where there is a cache, and inside ``cache.on(model)`` they are refused.
 
     Parameters
     ----------
@@ -51,7 +55,8 @@ class MultipoleCache(Cache):
         clusters by the plain distance, at twice the error on real keys.
     balance : whether the key/value heads of all layers share the budget by their expected error (``balance.py``),
         instead of each having the same. Its mean over heads stays; it halves the KL divergence on real text. It
-        needs ``replacement`` and ``spread``, more than one layer, and logits without a softcap.
+        needs ``replacement`` and ``spread``, more than one layer, and logits without a softcap. The error of the
+        first 16 steps and of every 32nd is the torch reference's, which then runs beside the backend's own step.
     cap : the largest cluster over the mean one, None for no limit.
     replacement : whether clusters that are not summed exactly count through their centroids.
     rope : "rotated" clusters keys as they are cached; "windowed" clusters them with RoPE undone and looks
@@ -59,13 +64,16 @@ class MultipoleCache(Cache):
         true rotation.
     rope_offset : see ``rope``.
     seed : of the clusterings; the same seed gives the same text.
-    backend : "auto", "torch" or "triton".
+    backend : "auto", "torch" or "triton": what computes the output of every step.
     config : the model's configuration: gives layers with a sliding window a cache of that size, and RoPE for
         "windowed". Without it such layers store all keys and stay exact.
 
     Raises
     ------
-    ValueError, TypeError : on creation, for a value outside these.
+    ValueError, TypeError
+        On creation, for a value outside these. While the model runs: layers that keep a state instead of keys and
+        values (Mamba, convolutions), which hybrid models have.
+    NotImplementedError : ``offload`` and ``prefetch``; the cache stays on the model's device.
 
     References
     ----------
@@ -92,6 +100,7 @@ class MultipoleCache(Cache):
             if config is None:
                 raise ValueError("rope='windowed' needs config=model.config, to undo the model's rotation")
             rotation = rotation_of(config)
+        show_flex_attention_true_tensors()
         self._shared = Shared()
         make = partial(ClusteredLayer, self.settings, rotation, self._shared)
         windows = _windows(config)
@@ -142,7 +151,8 @@ class MultipoleCache(Cache):
 
         ``with cache.trace(layers=[15]) as trace: model.generate(...)`` fills ``trace.steps`` with a ``TracedStep``
         per new token and layer: which clusters were looked at and opened, with what estimated mass, and which
-        keys of the text were exact. Recorded steps run in torch. A step takes about
+        keys of the text were exact. The record is the torch reference's, which runs beside the kernels where those
+        make the output; rounding can then tip a choice between clusters of equal share. A step takes about
         ``B Hk (8 budget + 10 clusters)`` bytes; a prompt and further turns are exact and leave no step.
 
         Parameters
@@ -154,6 +164,27 @@ class MultipoleCache(Cache):
             yield self._shared.trace
         finally:
             self._shared.trace = before
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys and values of every layer in the text's order, as ``DynamicCache(cache)`` wants them."""
+        for layer in self.layers:
+            yield layer.keys, layer.values
+
+    def offload(self, *_: object, **__: object) -> None:
+        """Not offered."""
+        raise NotImplementedError("MultipoleCache stays on the model's device; it cannot be offloaded")
+
+    prefetch = offload
+
+    def _keeps_no_states(self, *_: object, **__: object) -> None:
+        raise ValueError(
+            "the model has layers that keep a state and no keys and values (linear attention, Mamba, convolutions, "
+            "an indexer): MultipoleCache holds attention's keys and values only; use transformers' DynamicCache"
+        )
+
+    get_conv_state = update_conv_state = _keeps_no_states
+    get_recurrent_state = update_recurrent_state = _keeps_no_states
+    update_indexer = has_previous_state = _keeps_no_states
 
     def save(self, path: str | Path) -> Path:
         """Write everything to a safetensors file; ``MultipoleCache.load`` continues from it."""

@@ -4,14 +4,17 @@ A transformers attention layer calls ``keys, values = cache.update(...)`` and th
 ``(query, keys, values, mask)``. The cache cannot see the query in ``update``, and writing 32,768 sorted keys
 back into the text's order for every token would cost more than attention itself. So ``update`` returns two
 handles: tensors in all that is asked about them (shape, dtype, device), with PyTorch's ``__torch_function__``
-protocol to notice two things. ``scaled_dot_product_attention`` on them becomes the decode step of the layer;
-any other operation gets the true keys and values in the text's order, so that another attention function
-computes exact dense attention, slower but never wrong.
+protocol to notice three things. ``scaled_dot_product_attention`` on them becomes the decode step of the layer,
+also after ``repeat_kv``, which some versions of transformers call before it (5.17 wherever there is a mask); any
+other operation gets the true keys and values in the text's order, so that another attention function computes
+exact dense attention, slower but never wrong.
 """
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from multipole_lab.decoding.layer import ClusteredLayer
 
 _ATTENTION = torch.nn.functional.scaled_dot_product_attention
+# What transformers' ``repeat_kv`` does to [B, Hk, N, D]: an axis behind the heads, expanded, and merged with them.
+_REPEAT = (Tensor.__getitem__, Tensor.expand, Tensor.reshape)
+_EVERY = slice(None)
+_NEW_AXIS = (_EVERY, _EVERY, None, _EVERY, _EVERY)
 _QUESTIONS = {
     torch.Tensor.size,
     torch.Tensor.dim,
@@ -42,17 +49,22 @@ class Handle(Tensor):
     ----------
     layer : where they live.
     which : 0 for keys, 1 for values.
+    length : N, by which a handle knows that its layer has moved on.
+    repeated : the steps of ``repeat_kv`` taken so far, each a function and its arguments; all three, or none, once
+        heads are whole.
     """
 
     layer: ClusteredLayer
     which: int
+    length: int
+    repeated: tuple[tuple[Callable, tuple], ...]
 
     @staticmethod
     def of(layer: ClusteredLayer, which: int) -> Handle:
         """The handle for what ``layer`` holds now. It is good until the layer changes."""
         store = (layer.hierarchy.keys, layer.hierarchy.values)[which]
         handle = store.view().as_subclass(Handle)
-        handle.layer, handle.which, handle.length = layer, which, store.length
+        handle.layer, handle.which, handle.length, handle.repeated = layer, which, store.length, ()
         return handle
 
     @classmethod
@@ -64,7 +76,9 @@ class Handle(Tensor):
                 return func(*args, **kwargs)
         if func is _ATTENTION:
             return _attention(*args, **kwargs)
-        _tell(func)
+        if _repeats(func, *args, **kwargs):
+            return _repeated(func, *args)
+        _tell(getattr(func, "__name__", func))
         return func(*tree_map(dense, args), **tree_map(dense, kwargs))
 
 
@@ -74,7 +88,38 @@ def dense(x: object) -> object:
         return x
     if x.length != x.layer.hierarchy.length:
         raise RuntimeError("these keys or values are from an earlier step of the cache, which has moved on")
-    return x.layer.hierarchy.dense()[x.which]
+    held = x.layer.hierarchy.dense()[x.which]
+    for func, args in x.repeated:
+        held = func(held, *args)
+    return held
+
+
+def _repeats(func: Callable, x: object, *args: object, **kwargs: object) -> bool:
+    """Whether this is the next step of ``repeat_kv`` on a handle, as transformers writes it."""
+    done = len(x.repeated) if isinstance(x, Handle) else len(_REPEAT)
+    if done == len(_REPEAT) or func is not _REPEAT[done] or kwargs:
+        return False
+    if done == 0:
+        index = args[0]
+        return isinstance(index, tuple) and len(index) == 5 and all(map(_same, index, _NEW_AXIS))
+    B, Hk, *_, N, D = x.shape
+    if done == 1:
+        return len(args) == 5 and args[:2] + args[3:] == (B, Hk, N, D)
+    return args == (B, Hk * x.shape[2], N, D)
+
+
+def _same(index: object, wanted: slice | None) -> bool:
+    return index is None if wanted is None else isinstance(index, slice) and index == wanted
+
+
+def _repeated(func: Callable, x: Handle, *args: object) -> Handle:
+    """A handle of the shape that ``func`` makes; its keys and values are not touched."""
+    with torch._C.DisableTorchFunctionSubclass():
+        shape = args if func is Tensor.reshape else func(x, *args).shape
+        handle = x.new_empty(()).expand(shape).as_subclass(Handle)
+    handle.layer, handle.which, handle.length = x.layer, x.which, x.length
+    handle.repeated = (*x.repeated, (func, args))
+    return handle
 
 
 def _attention(
@@ -82,6 +127,7 @@ def _attention(
 ):
     """``scaled_dot_product_attention`` on handles."""
     own = isinstance(key, Handle) and isinstance(value, Handle) and key.layer is value.layer
+    own = own and len(key.repeated) == len(value.repeated) in (0, len(_REPEAT))
     if own and dropout_p == 0 and not is_causal:
         out = key.layer.attend(query, attn_mask, scale)
         if out is not None:
@@ -98,10 +144,27 @@ def _attention(
     )
 
 
-def _tell(func: object) -> None:
+@functools.cache
+def show_flex_attention_true_tensors() -> None:
+    """Put ``dense`` before transformers' ``flex_attention``: it compiles for its inputs before any protocol is asked."""
+    from transformers import AttentionInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    flex = ALL_ATTENTION_FUNCTIONS["flex_attention"]
+
+    @functools.wraps(flex)
+    def on_true_tensors(module, query, key, value, attention_mask, **kwargs):
+        if isinstance(key, Handle):
+            _tell("flex_attention")
+        return flex(module, query, dense(key), dense(value), attention_mask, **kwargs)
+
+    AttentionInterface.register("flex_attention", on_true_tensors)
+
+
+def _tell(function: object) -> None:
     """Once: what is exact here is also slow."""
     warnings.warn(
-        f"the model's attention calls {getattr(func, '__name__', func)} on the keys instead of "
+        f"the model's attention calls {function} on the keys instead of "
         "scaled_dot_product_attention, so MultipoleCache gives it exact dense attention, at more than its "
         "usual cost; decode inside `with cache.on(model):`",
         stacklevel=3,

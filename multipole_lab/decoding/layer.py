@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -15,6 +17,8 @@ from multipole_lab.decoding.padding import learn_padding
 from multipole_lab.decoding.rope import Rotation
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
+from multipole_lab.decoding.storage import kept
+from multipole_lab.decoding.step import decode_step
 from multipole_lab.decoding.trace import Seen, traced
 
 
@@ -68,6 +72,7 @@ class ClusteredLayer(CacheLayerMixin):
         """All values in the text's order, [B, Hk, N, Dv]: a copy."""
         return self.hierarchy.dense()[1] if self.is_initialized else None
 
+    @kept
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take dtype, device and shape from the first keys and values."""
         self.hierarchy.append(key_states[:, :, :0], value_states[:, :, :0])
@@ -89,6 +94,10 @@ class ClusteredLayer(CacheLayerMixin):
                 f"the batch has {key_states.shape[0]} texts and the cache holds {self.batch_size}; "
                 "reset() the cache for another batch"
             )
+        return self._store(key_states, value_states)
+
+    @kept
+    def _store(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
         first = self.get_seq_length() == 0
         self.hierarchy.append(key_states, value_states)
         if first:
@@ -97,6 +106,7 @@ class ClusteredLayer(CacheLayerMixin):
             return Handle.of(self, 0), Handle.of(self, 1)
         return self.hierarchy.dense()
 
+    @kept
     def attend(
         self, query: Tensor, mask: Tensor | None, scale: float | None, softcap: float | None = None
     ) -> Tensor | None:
@@ -131,29 +141,32 @@ class ClusteredLayer(CacheLayerMixin):
         if rooms is not None:
             budget, rooms = int(rooms.max()), rooms.to(q.device)
         number = self.shared.traces(self)
-        seen = Seen() if weighs or number is not None else None  # what only the reference tells
-        step = step_function(s.backend if seen is None else "torch", q, h.values.buffer)
         scale = D**-0.5 if scale is None else scale
-        out, lse = step(
-            q,
-            state if knows_spread(step) else state._replace(spreads=()),
-            scale=scale,
-            budget=budget,
-            rooms=rooms,
-            lookups=s.looked_at(h.levels[0].keys.length if h.levels else 0, budget),
-            replacement=s.replacement,
-            top_p=None if s.top_p == 1 else s.top_p,
-            softcap=softcap,
-            lookup_q=probe,
-            work=self.shared.work(q.device),
-            **({} if seen is None else {"seen": seen}),
-        )
-        if weighs:
-            self.portion.note(expected_error(asked, state, seen.parts[2], out, lse, scale))
-            self.shared.told(self.portion)
-        if number is not None:
-            group = q.shape[1] // h.keys.buffer.shape[1]
-            self.shared.trace.steps.append(traced(number, h, seen, group))
+        arguments = {
+            "scale": scale,
+            "budget": budget,
+            "rooms": rooms,
+            "lookups": s.looked_at(h.levels[0].keys.length if h.levels else 0, budget),
+            "replacement": s.replacement,
+            "top_p": None if s.top_p == 1 else s.top_p,
+            "softcap": softcap,
+            "lookup_q": probe,
+            "work": self.shared.work(q.device),
+        }
+        step, out = step_function(s.backend, q, h.values.buffer), None
+        if (
+            weighs or number is not None
+        ):  # what only the reference tells; the output is the backend's all the same
+            seen = Seen()
+            out, lse = decode_step(q, state, **arguments, seen=seen)
+            if weighs:
+                self.portion.note(expected_error(asked, state, seen.parts[2], out, lse, scale))
+                self.shared.told(self.portion)
+            if number is not None:
+                group = q.shape[1] // h.keys.buffer.shape[1]
+                self.shared.trace.steps.append(traced(number, h, seen, group))
+        if out is None or step is not decode_step:
+            out, _ = step(q, state if knows_spread(step) else state._replace(spreads=()), **arguments)
         return out.view(*query.shape[:-1], -1)
 
     def get_seq_length(self) -> int:
@@ -176,6 +189,7 @@ class ClusteredLayer(CacheLayerMixin):
         self.portion = Portion()
         self.dense_steps = 0
 
+    @kept
     def crop(self, tokens: int) -> None:
         """Remove the last ``-tokens`` tokens; a positive number is the length to keep (transformers 4)."""
         length = self.get_seq_length()
@@ -185,11 +199,11 @@ class ClusteredLayer(CacheLayerMixin):
         """Beam search: entry i continues what entry ``beam_idx[i]`` was."""
         self._select(beam_idx)
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep only some texts of the batch; indices or a boolean mask."""
+    def batch_select_indices(self, indices: Tensor | Sequence[int]) -> None:
+        """Keep only some texts of the batch; whatever indexes a tensor's first dimension, or a boolean mask."""
         if self.is_initialized:
             every = torch.arange(self.batch_size, device=self.hierarchy.keys.buffer.device)
-            self._select(every[indices])
+            self._select(every[indices, ...])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every text of the batch ``repeats`` times."""
@@ -197,6 +211,7 @@ class ClusteredLayer(CacheLayerMixin):
             every = torch.arange(self.batch_size, device=self.hierarchy.keys.buffer.device)
             self._select(every.repeat_interleave(repeats))
 
+    @kept
     def _select(self, index: Int[Tensor, " B2"]) -> None:
         self.hierarchy.select(index)
         self.portion.select(index)

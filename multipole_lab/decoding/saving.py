@@ -15,6 +15,7 @@ from multipole_lab.decoding.balance import Portion
 from multipole_lab.decoding.hierarchy import Hierarchy
 from multipole_lab.decoding.layer import ClusteredLayer
 from multipole_lab.decoding.levels import Block
+from multipole_lab.decoding.storage import kept
 
 if TYPE_CHECKING:
     from multipole_lab.decoding.cache import MultipoleCache
@@ -51,6 +52,7 @@ def save(cache: MultipoleCache, path: str | Path) -> Path:
     return path
 
 
+@kept
 def load(cls: type[MultipoleCache], path: str | Path, config: object | None, device: str) -> MultipoleCache:
     """Read what ``save`` wrote.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,20 @@ from torch import Tensor
 # all, which is less than what one step of attention reads.
 SLACK = 32
 LEAST = 16
+
+
+def kept(function: Callable) -> Callable:
+    """Let a function make its tensors outside of ``torch.inference_mode``.
+
+    What is made inside can never be written to outside, and a cache that was filled there goes on elsewhere.
+    """
+
+    @functools.wraps(function)
+    def outside(*args: object, **kwargs: object) -> object:
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return outside
 
 
 class Growing:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from multipole_lab.decoding.state import State
 from multipole_lab.printing import one_line
+from multipole_lab.suggesting import suggesting
 
 if TYPE_CHECKING:
     from multipole_lab.decoding.hierarchy import Hierarchy
@@ -60,6 +61,8 @@ class TracedStep:
 @dataclass
 class Trace:
     """The steps taken while ``MultipoleCache.trace`` was on, in the order in which they were taken.
+
+    What they say is the torch reference's, also where kernels made the output beside it.
 
     Attributes
     ----------
@@ -125,6 +128,7 @@ def traced(layer: int, h: Hierarchy, seen: Seen, group: int) -> TracedStep:
     )  # fmt: skip
 
 
+@suggesting
 def labels(h: Hierarchy, level: int = 0) -> Int[np.ndarray, "B Hk N"]:
     """The cluster of every key in the order of the text; -1 for sinks, tail and padding.
 

@@ -16,16 +16,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from multipole_lab.attention import Method, MuSe
+from multipole_lab.attention import Exact, Method, MuSe
 from multipole_lab.models.interface import (
     Hook,
     Output,
+    attend_exactly,
+    attention_layers,
     check_layers,
+    check_no_weights,
     hooked,
     inner_model,
     layer_numbers,
 )
-from multipole_lab.models.masks import LazyMask, Structure, structure_of
+from multipole_lab.models.masks import CustomMask, LazyMask, Structure, check_positions, structure_of
 from multipole_lab.printing import count
 from multipole_lab.suggesting import suggesting
 
@@ -70,19 +73,21 @@ class DropIn:
     """What layers of a model compute instead of softmax attention.
 
     Honoured: causal and full attention; key padding on any side; packed texts (``position_ids`` that begin again, with
-    ``use_cache=False``, as transformers wants it): each text by itself; caches; learned sinks (gpt-oss); training,
-    also with gradient checkpointing (run ``backward`` inside the ``with``: the layers are computed again there).
+    ``use_cache=False`` and without ``attention_mask``, as transformers wants it): each text by itself; caches; learned
+    sinks (gpt-oss); training, also with gradient checkpointing (run ``backward`` inside the ``with``: the layers are
+    computed again there); any other mask under ``ml.Exact()``.
 
     Padding must be named by an ``attention_mask``, on the right too: without one it is text, and moves what ``MuSe``
     and ``Centroid`` make of the tokens before it.
 
     Exact as before, and counted in ``exact``: layers that are not named; sliding windows and chunks shorter than the
     text; single queries under ``MuSe``, whose expansion point they would be (decode with ``MultipoleCache``);
-    keys no more than a method's clusters.
+    keys no more than a method's clusters; layers of a hybrid model that have no attention are left alone, uncounted.
 
     Refused with a ValueError: soft-capped logits, position biases, dropout of attention weights, attention weights as
-    an output, paged caches, masks that depend on the query in other ways; a layer that was named but attends a
-    sliding window.
+    an output, paged caches, masks that depend on the query in other ways; packed texts with an ``attention_mask`` of
+    two dimensions or a cache, where transformers lets them see each other; a layer that was named but attends a
+    sliding window or has no attention.
 
     Attributes
     ----------
@@ -98,6 +103,7 @@ class DropIn:
     exact: Counter[tuple[int, str]] = field(default_factory=Counter)
     _numbers: dict[nn.Module, int] = field(default_factory=dict, repr=False)
     _seen: tuple | None = field(default=None, repr=False)
+    _positions: weakref.ref[Tensor] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         kinds = Counter(map(repr, self.methods.values()))
@@ -116,11 +122,17 @@ class DropIn:
             methods = dict(layers)
         else:
             _check_method(method, "method")
-            every = range(model.config.get_text_config().num_hidden_layers)
+            every = sorted(attention_layers(model))
             methods = dict.fromkeys(every if layers is None else check_layers(model, layers), method)
         numbers = layer_numbers(model)
         if missing := sorted(set(methods) - set(numbers.values())):
             raise ValueError(f"{type(model).__name__} has no modules that show which are layers {missing}")
+        with_attention = attention_layers(model)
+        if with_attention and (without := sorted(set(methods) - with_attention)):
+            raise ValueError(
+                f"layers contains {', '.join(map(str, without))}, which have no attention; {type(model).__name__} has "
+                f"it in layers {', '.join(map(str, sorted(with_attention)))}"
+            )
         return cls(model, methods, layers is not None, _numbers=numbers)
 
     def attend(
@@ -138,7 +150,14 @@ class DropIn:
         method = self.methods.get(layer)
         if method is None:
             return former(module, query, key, value, attention_mask, **kwargs)
-        structure = self._structure(module, query, key, attention_mask, kwargs)
+        try:
+            structure = self._structure(module, query, key, attention_mask, kwargs)
+        except CustomMask:
+            if not isinstance(method, Exact):
+                raise
+            check_honoured(method, _where(layer, module), module, kwargs)
+            self.approximated[layer] += 1
+            return attend_exactly(module, query, key, value, attention_mask, **kwargs)
         reason = _stays_exact(method, query, key, structure)
         if structure.local and self.named:
             raise ValueError(
@@ -147,7 +166,9 @@ class DropIn:
         if reason:
             self.exact[layer, reason] += 1
             return former(module, query, key, value, attention_mask, **kwargs)
-        check_honoured(method, _where(layer, module), structure, kwargs)
+        check_honoured(method, _where(layer, module), module, kwargs)
+        check_packed(structure, kwargs.get("cu_seq_lens_q"))
+        self._check_positions(structure, kwargs.get("position_ids"), query.shape[2])
         self.approximated[layer] += 1
         out = apply(method, query, key, value, structure, kwargs.get("scaling"), kwargs.get("s_aux"))
         return out.transpose(1, 2).contiguous(), None
@@ -157,7 +178,8 @@ class DropIn:
     ) -> Structure:
         """The mask's structure; one that the user wrote out is looked through once for all layers."""
         sizes = query.shape[2], key.shape[2]
-        plain = mask is not None and not isinstance(mask, LazyMask)
+        # What is made inside torch.inference_mode does not count its changes.
+        plain = mask is not None and not isinstance(mask, LazyMask) and not mask.is_inference()
         if plain and self._seen and self._seen[0]() is mask and self._seen[1:3] == (mask._version, sizes):
             return self._seen[3]
 
@@ -169,6 +191,12 @@ class DropIn:
         if plain:
             self._seen = weakref.ref(mask), mask._version, sizes, structure
         return structure
+
+    def _check_positions(self, structure: Structure, positions: Tensor | None, queries: int) -> None:
+        """``check_positions`` once for all layers, which are given the same."""
+        if self._positions is None or self._positions() is not positions:
+            check_positions(structure, positions, queries)
+            self._positions = None if positions is None else weakref.ref(positions)
 
 
 def apply(
@@ -250,7 +278,7 @@ def _stays_exact(method: Method, query: Tensor, key: Tensor, structure: Structur
     return None
 
 
-def check_honoured(method: Method, where: str, structure: Structure, kwargs: Mapping[str, object]) -> None:
+def check_honoured(method: Method, where: str, module: nn.Module, kwargs: Mapping[str, object]) -> None:
     """Refuse by name what a model wants of its attention and no expansion of softmax attention gives."""
     name = type(method).__name__
     if kwargs.get("softcap") is not None:
@@ -259,16 +287,25 @@ def check_honoured(method: Method, where: str, structure: Structure, kwargs: Map
         raise ValueError(f"{where} adds a position bias to its logits, which {name} cannot do")
     if kwargs.get("cache") is not None:
         raise ValueError(f"{where} reads a paged cache, which {name} cannot do")
-    if kwargs.get("output_attentions"):
-        raise ValueError(f"output_attentions is set, but {name} makes no attention weights; leave it False")
+    check_no_weights(module, kwargs, name)
     dropout = kwargs.get("dropout") or 0.0
     if dropout > 0:
         raise ValueError(
             f"{where} drops attention weights in training (dropout {dropout:g}), and {name} makes none to drop; "
-            "load the model with an attention dropout of 0 (attention_dropout=0.0, in BERT "
-            "attention_probs_dropout_prob=0.0), or call model.eval()"
+            f"load the model with {_dropout_name(module, dropout)}=0.0, or call model.eval()"
         )
-    packed = kwargs.get("cu_seq_lens_q")
+
+
+def _dropout_name(module: nn.Module, dropout: float) -> str:
+    """The model's own parameter for the dropout of attention weights, such as ``attn_pdrop`` in GPT-2."""
+    drops = {
+        name: value for name, value in vars(module.config).items() if "drop" in name and value == dropout
+    }
+    return next((name for name in drops if "att" in name), next(iter(drops), "attention_dropout"))
+
+
+def check_packed(structure: Structure, packed: Tensor | None) -> None:
+    """Refuse ``cu_seq_lens_q`` that say something else than the positions."""
     if packed is not None:
         cuts = structure.cuts or []
         # FlashAttention counts through the batch: one row of packed texts, or rows one behind the other.

@@ -22,7 +22,14 @@ from torch import Tensor, nn
 
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, TopK, Window
 from multipole_lab.models.drop_in import DropIn
-from multipole_lab.models.interface import Output, attend_as, check_layers, inner_model, register
+from multipole_lab.models.interface import (
+    Output,
+    attend_exactly,
+    check_layers,
+    inner_model,
+    register,
+    set_implementation,
+)
 from multipole_lab.suggesting import suggesting
 
 NAMES: dict[str, type[Method]] = {
@@ -64,9 +71,7 @@ def configure_attention(model: nn.Module, method: Method, layers: int | Iterable
     if layers is not None:
         settings["layers"] = check_layers(model, layers)
     setattr(model.config.get_text_config(), name, settings)
-    model.set_attn_implementation(name)
-    if model.config._attn_implementation != name:
-        raise ValueError(f"{type(model).__name__} does not go through transformers' attention interface")
+    set_implementation(model, name)
     return name
 
 
@@ -117,11 +122,6 @@ def _named_attention(
     **kwargs: object,
 ) -> Output:
     """One layer by the method that its configuration describes; exact by sdpa, or eager where sdpa cannot."""
-
-    def exact(*args, **kwargs) -> Output:
-        special = kwargs.get("s_aux") is not None or kwargs.get("softcap") is not None
-        return attend_as("eager" if special else "sdpa", *args, **kwargs)
-
     method, layers = configured_method(module.config, name)
     layer = getattr(module, "layer_idx", None)
     if layers is not None and layer is None:
@@ -133,7 +133,7 @@ def _named_attention(
     drop_in = DropIn(
         None, {layer: method} if chosen else {}, named=layers is not None, _numbers={module: layer}
     )
-    return drop_in.attend(exact, module, query, key, value, attention_mask, **kwargs)
+    return drop_in.attend(attend_exactly, module, query, key, value, attention_mask, **kwargs)
 
 
 for _name in NAMES:

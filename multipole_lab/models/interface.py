@@ -6,10 +6,12 @@ Every model of transformers 5 looks its attention function up by a name in ``Att
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -45,7 +47,7 @@ def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None
     """
     before = [(part, part.config._attn_implementation) for part in _parts(model)]
     try:
-        _set(model, name)
+        set_implementation(model, name)
         yield
     finally:
         for part, implementation in before:  # from the outside in: setting a part sets what is inside it
@@ -103,7 +105,7 @@ def hooked(model: PreTrainedModel, function: Hook) -> Iterator[None]:
         entry = _live[name] = _Entry(threading.get_ident(), parts, before)
         register(name, lambda *args, **kwargs: function(entry.former, *args, **kwargs))
     try:
-        _set(model, name)
+        set_implementation(model, name)
         yield
     finally:
         with _lock:
@@ -146,6 +148,34 @@ def attend_as(
     return function(module, query, key, value, mask_for(mask, name, query.dtype), **kwargs)
 
 
+def attend_exactly(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object
+) -> Output:
+    """Softmax attention under any mask: by sdpa, or by eager where sdpa cannot (sinks, capped logits)."""
+    special = kwargs.get("s_aux") is not None or kwargs.get("softcap") is not None
+    return attend_as("eager" if special else "sdpa", module, query, key, value, mask, **kwargs)
+
+
+def wants_weights(module: nn.Module, kwargs: Mapping[str, object]) -> bool:
+    """Whether a model was asked for attention weights: by the call's ``output_attentions``, or by its configuration."""
+    asked = kwargs.get("output_attentions")
+    return bool(getattr(module.config, "output_attentions", False) if asked is None else asked)
+
+
+def check_no_weights(module: nn.Module, kwargs: Mapping[str, object], name: str) -> None:
+    """Refuse what would silently be missing from the output.
+
+    Raises
+    ------
+    ValueError : attention weights are wanted of what makes none.
+    """
+    if wants_weights(module, kwargs):
+        raise ValueError(
+            f"output_attentions is set, but {name} makes no attention weights; leave it False in the call and in "
+            "model.config"
+        )
+
+
 def _ended(module: nn.Module, *_: object, **__: object) -> Output:
     raise RuntimeError(
         f"{type(module).__name__} was copied inside a `with ... .on(model)` that has ended; call "
@@ -157,10 +187,33 @@ def _parts(model: nn.Module) -> list[PreTrainedModel]:
     return [part for part in model.modules() if isinstance(part, PreTrainedModel)]
 
 
-def _set(model: PreTrainedModel, name: str) -> None:
+def set_implementation(model: PreTrainedModel, name: str) -> None:
+    """Tell a model to use the attention function of that name.
+
+    Raises
+    ------
+    ValueError : a model without attention, or whose attention does not go through transformers' interface.
+    """
+    if not any(_calls_attention(type(module)) for module in model.modules()):
+        raise ValueError(
+            f"{type(model).__name__} does not go through transformers' attention interface: it has no attention "
+            "layers, or keeps their function to itself"
+        )
     model.set_attn_implementation(name)
     if model.config._attn_implementation != name:
         raise ValueError(f"{type(model).__name__} does not go through transformers' attention interface")
+
+
+@functools.lru_cache(maxsize=1024)
+def _calls_attention(kind: type[nn.Module]) -> bool:
+    """Whether a module of this class looks its attention function up: its code names transformers' table."""
+    functions = (inspect.unwrap(f) for one in kind.__mro__ for f in vars(one).values() if callable(f))
+    return any("ALL_ATTENTION_FUNCTIONS" in f.__code__.co_names for f in functions if hasattr(f, "__code__"))
+
+
+def attention_layers(model: PreTrainedModel) -> set[int]:
+    """The layers of the text model that call an attention function; a hybrid model has others too."""
+    return {number for module, number in layer_numbers(model).items() if _calls_attention(type(module))}
 
 
 def inner_model(model: object) -> PreTrainedModel:

@@ -57,9 +57,6 @@ class MaskRequest:
     @property
     def queries(self) -> tuple[int, int]:
         """How many queries there are and the position of the first."""
-        place = self.arguments.get("cache_position")  # transformers before 5.3 or so
-        if place is not None:
-            return len(place), int(place[0])
         return self.arguments["q_length"], int(self.arguments.get("q_offset", 0))
 
     @property
@@ -80,12 +77,9 @@ class MaskRequest:
             "attention_mask": None,
             "allow_is_causal_skip": False,
             "allow_is_bidirectional_skip": False,
+            "q_length": last - first,
+            "q_offset": self.queries[1] + first,
         }
-        place = self.arguments.get("cache_position")
-        if place is not None:
-            changed["cache_position"] = place[first:last]
-        else:
-            changed |= {"q_length": last - first, "q_offset": self.queries[1] + first}
         return sdpa_mask(**{**self.arguments, **changed})[:, 0]
 
     def structure(self) -> Structure:
@@ -118,7 +112,7 @@ class MaskRequest:
             start = torch.where(seen, column, total).amin(-1)
             last = torch.where(seen, column, -1).amax(-1)
             if not bool((seen.sum(-1) == last - start + 1).all()):
-                raise ValueError(f"{_CUSTOM}, with gaps between the keys that a query sees")
+                raise CustomMask(f"{_CUSTOM}, with gaps between the keys that a query sees")
             starts.append(start)
             lasts.append(last)
         start, last = torch.cat(starts, 1), torch.cat(lasts, 1)  # [B, Nq]
@@ -133,7 +127,7 @@ class MaskRequest:
         whole = bool((torch.where(ends, last, 0) == torch.where(ends, own, 0)).all())
         same = causal or bool((ends[:, :-1] | (last[:, 1:] == last[:, :-1])).all())
         if shift or n != total or not (bool(joined.all()) and whole and same):
-            raise ValueError(_CUSTOM)
+            raise CustomMask(_CUSTOM)
         cuts = [[*row.nonzero().flatten().tolist(), n] for row in begins]
         return Structure(causal, n, self._padding(n), cuts)
 
@@ -147,9 +141,18 @@ class MaskRequest:
         return _unless_all(mask[:, first : first + keys].bool())
 
 
+class CustomMask(ValueError):
+    """A mask of which only exact attention can make sense: summaries of many keys cannot leave out some of them."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}: only exact attention can honour it; use ml.Exact(), or leave these layers out of `layers`"
+        )
+
+
 _CUSTOM = (
-    "this attention mask is neither causal nor full attention with key padding or packed texts: it depends on the "
-    "query in a way that no attention method can honour"
+    "this attention mask is neither causal nor full attention with key padding or packed texts, but depends on the "
+    "query in another way"
 )
 _QUESTIONS = {
     Tensor.size,
@@ -226,7 +229,8 @@ def structure_of(mask: Tensor | None, queries: int, keys: int, causal: Callable[
 
     Raises
     ------
-    ValueError : a mask that no attention method can honour, or one of another size.
+    CustomMask : a mask that only exact attention can honour.
+    ValueError : one of another size.
     """
     if mask is None:
         is_causal = queries > 1 and causal()
@@ -242,24 +246,57 @@ def _of_tensor(mask: Tensor, queries: int) -> Structure:
     if mask.dtype != torch.bool:
         hidden = mask <= torch.finfo(mask.dtype).min / 2
         if not bool(((mask == 0) | hidden).all()):
-            raise ValueError("the mask is a bias on the logits, which no attention method can honour")
+            raise CustomMask("the mask is a bias on the logits")
         mask = ~hidden
     if not bool((mask == mask[:, :1]).all()):
-        raise ValueError("the mask differs between heads, which no attention method can honour")
+        raise CustomMask("the mask differs between heads")
     seen = mask[:, 0]  # [B, Nq or 1, Nk]
     keep, total = seen.any(1), seen.shape[-1]
     if bool((seen == keep[:, None]).all()):
         return Structure(False, total, _unless_all(keep))
-    # The queries are the last positions: of all keys, or of those in use where a static cache has room for more.
-    for keys in (total, int(keep.any(0).nonzero().max()) + 1):
-        if keys < queries:
-            break
+    # The queries are the last positions: of all keys, or of those in use where a static cache has room for more. Then
+    # the first query's own column is the furthest by which any query sees ahead of its number; a key that is padding
+    # in every row hides its column and no other's.
+    last = torch.where(seen, torch.arange(1, total + 1, device=mask.device), 0).amax(-1) - 1  # [B, Nq or 1]
+    ahead = int((last - torch.arange(last.shape[1], device=mask.device)).max())
+    for keys in (total, max(0, ahead) + queries):
+        if not queries <= keys <= total:
+            continue
         place = torch.arange(keys - queries, keys, device=mask.device)
         past = torch.arange(total, device=mask.device) <= place[:, None]
         padding = ~keep[:, keys - queries : keys, None]  # what padding itself sees reaches nobody
         if bool((padding | (seen == past & keep[:, None])).all()):
             return Structure(True, keys, _unless_all(keep[:, :keys]))
-    raise ValueError(_CUSTOM)
+    raise CustomMask(_CUSTOM)
+
+
+def check_positions(structure: Structure, positions: Tensor | None, queries: int) -> None:
+    """Refuse packed texts that the mask does not keep apart; positions behind padding may begin again.
+
+    Parameters
+    ----------
+    structure : of the mask. positions : ``position_ids`` as the layer was given them, [B or 1, Nq], or None.
+    queries : Nq.
+
+    Raises
+    ------
+    ValueError : ``position_ids`` of one text do not rise.
+    """
+    if positions is None or positions.ndim != 2 or positions.shape[1] != queries or queries < 2:
+        return
+    if structure.cuts is not None or not structure.causal:
+        return
+    if structure.keep is not None:
+        positions = positions.masked_fill(~structure.keep[:, structure.keys - queries :], -1)
+    before = positions.cummax(-1).values[:, :-1]
+    again = (positions[:, 1:] >= 0) & (positions[:, 1:] <= before)
+    if bool(again.any()):
+        row, place = again.nonzero()[0].tolist()
+        raise ValueError(
+            f"position_ids begin again at token {place + 1} of row {row}, as packed texts do, but the texts would see "
+            "each other: transformers keeps packed texts apart only without attention_mask and without a cache. Leave "
+            "attention_mask out (padding can be a text of its own) and pass use_cache=False"
+        )
 
 
 def _unless_all(keep: Tensor) -> Tensor | None:
