@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from multipole_lab.attention.checks import check_qkv, check_scale, key_mask, without_padding
+from multipole_lab.attention.opaque import attend, written
 from multipole_lab.attention.partials import Partial
 from multipole_lab.attention.transforms import autocast_exists, without_autocast
 from multipole_lab.clustering.checks import DTYPES
@@ -85,8 +86,11 @@ class Method:
             k, v = without_padding(k, v, padding)
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else check_scale(scale)
         with without_autocast(device):
-            attend = self._causal if causal else self._full
-            out, lse = attend(q, k, v, scale, padding)
+            text = written(self) if torch.compiler.is_compiling() else None
+            if text is None:
+                out, lse = (self._causal if causal else self._full)(q, k, v, scale, padding)
+            else:
+                out, lse = attend(q, k, v, padding, scale, causal, text)
         return (out, lse) if return_lse else out
 
     @suggesting

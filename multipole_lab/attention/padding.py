@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from multipole_lab.attention.partials import Partial
+from multipole_lab.attention.transforms import has_values
 from multipole_lab.clustering.clusters import statistics_dtype
 
 Attend = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Partial]
@@ -139,6 +139,6 @@ def _select(x: Tensor, positions: Tensor) -> Tensor:
 
 def _readable(mask: Tensor) -> bool:
     """Whether the host may look at the mask."""
-    if torch.compiler.is_compiling() or mask.is_meta or isinstance(mask, FakeTensor):
+    if torch.compiler.is_compiling() or not has_values(mask):
         return False
     return not (mask.is_cuda and torch.cuda.is_current_stream_capturing())
