@@ -52,7 +52,7 @@ class Table(pandas.DataFrame):
     def _place(self) -> str:
         """Where the times are from, where that is known: ``attrs["measured"]`` has the facts of a ``Measured``."""
         facts = self.attrs.get("measured")
-        return textwrap.fill(f"measured on {Measured(**facts).words}", WIDTH) if facts else ""
+        return textwrap.fill(f"measured on {Measured(**facts).words}", screen()) if facts else ""
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,17 @@ class _Column:
         return [part.ljust(width) if self.words else part.rjust(width) for part in parts]
 
 
+def screen() -> int:
+    """The columns that a print may have: 80, or those of a narrower terminal."""
+    return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+
+
 def printed(table: pandas.DataFrame, width: int | None = None, cell: Cell | None = None) -> str:
     """A table as text of at most ``width`` columns: 80 by default, or what a narrower terminal has.
 
     ``cell`` makes the text of a value, given its column's name as well; numbers have four digits by default.
     """
-    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if width is None else width
+    width = screen() if width is None else width
     rows, note = len(table), ""
     if rows > ROWS:
         table = pandas.concat([table.head(ROWS // 2), table.tail(ROWS // 2)])
@@ -123,7 +128,7 @@ def _blocks(label: list[_Column], columns: list[_Column], width: int) -> list[tu
             blocks.append(now)
             now = list(label)
         now = [*now, column]
-    return [(block, max(_room(block, width), min(NARROW, width))) for block in [*blocks, now]]
+    return [(block, _room(block, width) or NARROW) for block in [*blocks, now]]
 
 
 def _width(columns: list[_Column], gap: int, room: int | None = None) -> int:
@@ -157,7 +162,7 @@ def _block(columns: list[_Column], gap: int, room: int | None = None) -> str:
 def _cell(name: str, value: object) -> str:
     if isinstance(value, float):
         return _float_format()(value) if value == value else "NaN"
-    return "-" if value is None else str(value)
+    return "-" if value is None else " ".join(str(value).splitlines())
 
 
 def _float_format() -> Callable[[float], str]:
