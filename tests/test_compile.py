@@ -72,6 +72,26 @@ def test_compiled_is_eager(method, causal, padded):
         torch.testing.assert_close(got, want, msg=lambda m, name=name: f"{name}: {m}")
 
 
+def test_lengths_are_checked_when_the_graph_runs():
+    method, graphs = ml.MuSe(clusters=3, leaf=8), []
+
+    def noting(graph, _):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(
+        lambda q, k, v, n: method(q, k, v, causal=True, lengths=n), fullgraph=True, backend=noting
+    )
+    for N in LENGTHS:
+        lengths = torch.tensor([N, N - 9])
+        expected = method(*qkv(N), causal=True, lengths=lengths)
+        torch.testing.assert_close(compiled(*qkv(N), lengths), expected)
+    assert len(graphs) == 2
+    for wrong in ([78, 1], [1, -1]):
+        with pytest.raises(RuntimeError, match="lengths has values below 0 or above Nk"):
+            compiled(*qkv(77), torch.tensor(wrong))
+
+
 def test_another_method_is_another_graph():
     """What a method is made of is part of its node, and a change of it is seen."""
 

@@ -66,7 +66,10 @@ def key_mask(
             raise TypeError(f"lengths has dtype {lengths.dtype}; {wanted}")
         if tuple(lengths.shape) != (batch,):
             raise ValueError(f"lengths has shape {tuple(lengths.shape)}; {wanted}")
-        if bool((lengths < 0).any()) or bool((lengths > keys).any()):
+        if torch.compiler.is_compiling():  # nobody may look; the graph does when it runs
+            fits = ((lengths >= 0) & (lengths <= keys)).all()
+            torch._assert_async(fits, "lengths has values below 0 or above Nk")
+        elif bool((lengths < 0).any()) or bool((lengths > keys).any()):
             raise ValueError(f"lengths is {lengths.tolist()}; values between 0 and Nk = {keys} are needed")
         return torch.arange(keys, device=device) < lengths[:, None]
     if mask is None:
