@@ -9,7 +9,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
+from .launch import (
+    cdiv,
+    check_given,
+    check_tensors,
+    fp32_precision,
+    launch,
+    power_of_two,
+    row_strided,
+    target_of,
+)
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -141,6 +150,17 @@ def _assign_kernel(
     tl.store(distances + i_row * N + o_n, b_best, mask=o_n < N)
 
 
+def check_centroids(operation: str, x: Tensor, centroids: Tensor) -> int:
+    """C, of centroids [B, H, C, D] that fit the vectors x [B, H, N, D]; else raise."""
+    (B, H, _, D), shape = x.shape, tuple(centroids.shape)
+    if len(shape) != 4 or shape[2] == 0 or shape != (B, H, shape[2], D):
+        raise ValueError(
+            f"{operation}: centroids have shape {shape}; [{B}, {H}, C, {D}] with C of 1 or more is needed for x "
+            f"{tuple(x.shape)}"
+        )
+    return shape[2]
+
+
 def assign(
     x: Tensor, centroids: Tensor, valid: Tensor | None = None, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -150,7 +170,7 @@ def assign(
 
     Parameters
     ----------
-    x : [B, H, N, D] fp16, bf16 or fp32; the last dimension contiguous, other strides free.
+    x : [B, H, N, D] fp16, bf16 or fp32, any strides.
     centroids : [B, H, C, D] fp32.
     valid : [B, N] bool, False for padding, which gets label -1 and distance -inf.
 
@@ -163,7 +183,8 @@ def assign(
     """
     check_tensors("assign", x=x)
     B, H, N, D = x.shape
-    C = centroids.shape[2]
+    C = check_centroids("assign", x, centroids)
+    check_given("assign", torch.bool, x, valid=(valid, (B, N)))
     x, centroids = row_strided(x), centroids.float().contiguous()
     BD = power_of_two(D)
     tile = choose("assign", target_of(x), BD, x.element_size(), tile)

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .assign import finite, halves, nearest
-from .launch import check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
+from .assign import check_centroids, finite, halves, nearest
+from .launch import check_given, check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -147,7 +147,7 @@ def capped_rounds(
     capacity: Tensor,
     tile: Tile | None = None,
 ) -> Tensor:
-    """Turn nearest-centroid labels into labels with at most `capacity` members a cluster, in place.
+    """Turn nearest-centroid labels into labels with at most `capacity` members a cluster.
 
     Rounds: every vector without a place proposes to its nearest cluster with room (ties to the lower index);
     every cluster takes the nearest of its proposers while it has room (ties to the lower position). A round
@@ -159,12 +159,20 @@ def capped_rounds(
     labels, distances : [B, H, N], from `assign`. order, offsets : from `sort_by_label` on those labels.
     capacity : [B, H] int32 on the device, ceil(cap * valid vectors / C).
 
+    Returns
+    -------
+    labels [B, H, N], in the memory of those given where they are contiguous.
+
     Bytes: labels, distances and order once, 31 times more in the clusters that overflow (cache); x and the
     centroids again for the M vectors left over. Operations: M^2 comparisons and 4 M C D a round.
     """
     check_tensors("capped_rounds", x=x)
     B, H, N, D = x.shape
-    C = centroids.shape[2]
+    C = check_centroids("capped_rounds", x, centroids)
+    check_given("capped_rounds", torch.int32, x, capacity=(capacity, (B, H)))
+    labels, distances, order, offsets, capacity = (
+        y.contiguous() for y in (labels, distances, order, offsets, capacity)
+    )
     x, centroids = row_strided(x), centroids.float().contiguous()
     BD, target = power_of_two(D), target_of(x)
     room = torch.empty(B, H, C, dtype=torch.int32, device=x.device)

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .assign import finite
-from .launch import check_tensors, launch, power_of_two, row_strided, target_of
+from .launch import check_given, check_tensors, launch, power_of_two, row_strided, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -116,6 +116,7 @@ def cluster_means(
     check_tensors("cluster_means", x=x)
     B, H, N, D = x.shape
     C = offsets.shape[-1] - 1
+    check_given("cluster_means", torch.int64, x, order=(order, (B, H, N)), offsets=(offsets, (B, H, C + 1)))
     x = row_strided(x)
     BD = power_of_two(D)
     tile = choose("centroids", target_of(x), BD, x.element_size(), tile)
@@ -151,16 +152,15 @@ def restart_empty(
     B, H, N, D = x.shape
     C = counts.shape[-1]
     x = row_strided(x)
+    written = [y.contiguous() for y in (distances, counts, centroids)]
     BD = power_of_two(D)
     tile = choose("centroids", target_of(x), BD, x.element_size(), tile)
     launch(
         _restart_kernel,
         (B * H,),
         x,
-        labels,
-        distances,
-        counts,
-        centroids,
+        labels.contiguous(),
+        *written,
         *x.stride()[:3],
         H,
         N,
@@ -171,6 +171,9 @@ def restart_empty(
         BINS=power_of_two(C),
         tile=tile,
     )
+    for given, new in zip((distances, counts, centroids), written, strict=True):
+        if new is not given:
+            given.copy_(new)
 
 
 def _example(p: Problem) -> None:

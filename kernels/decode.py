@@ -13,6 +13,7 @@ from .decode_lookup import decode_lookup, decode_lookup_listed
 from .decode_merge import decode_merge
 from .decode_select import decode_select
 from .decode_work import Work
+from .derivatives import refused
 from .launch import check_tensors
 
 
@@ -112,7 +113,8 @@ def decode_step(
         exact=exact, exact_masses=masses[..., C:], softcap=softcap, work=work,
     )  # fmt: skip
     out, lse = decode_merge(parts, part_lse, q.dtype)
-    return out.view(B, Hq, 1, -1), lse.view(B, Hq, 1)
+    words = "decode_step by the Triton kernels has no derivative; decode under torch.no_grad()"
+    return refused(words, (q, state.keys, state.values), out.view(B, Hq, 1, -1), lse.view(B, Hq, 1))
 
 
 decode_step.knows_spread = True  # it reads State.spreads

@@ -14,7 +14,7 @@ from .decode_near import attend_chunk, load_queries
 from .decode_replace import replace_chunk
 from .decode_tiles import Tile, choose
 from .decode_work import Work, processors
-from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, target_of
+from .launch import blocks_apart, cdiv, check_tensors, fp32_precision, launch, power_of_two, target_of
 from .registry import Problem, register
 
 
@@ -31,6 +31,18 @@ class Far(NamedTuple):
     opened: Tensor | None = None
     listed: Tensor | None = None
     n_listed: Tensor | None = None
+
+    def ready(self) -> Far:
+        """The same numbers, laid out as the kernel reads them."""
+        lists = (None if x is None else x.contiguous() for x in (self.opened, self.listed, self.n_listed))
+        return Far(rows_apart(self.masses), blocks_apart(self.values), self.size, *lists)
+
+
+def rows_apart(masses: Tensor) -> Tensor:
+    """`masses` [R, G, E] itself if all its rows lie one distance apart, as kernels read it, else a contiguous copy."""
+    step = masses.stride()
+    even = step[2] == 1 and step[0] == masses.shape[1] * step[1]
+    return masses if even or masses.is_contiguous() else masses.contiguous()
 
 
 @triton.jit(
@@ -137,7 +149,10 @@ def decode_attend(
     """
     check_tensors("decode_attend", q=q, keys=keys, values=values)
     work = work or Work()
-    q = q.contiguous()
+    q, keys, values = q.contiguous(), blocks_apart(keys), blocks_apart(values)
+    top, fine = (far.ready() if far else None for far in (top, fine))
+    members, taken = (None if x is None else x.contiguous() for x in (members, taken))
+    exact_masses = None if exact_masses is None else rows_apart(exact_masses)
     R, G, D = q.shape
     Dv = values.shape[-1]
     room = 0 if members is None else members.shape[-1]

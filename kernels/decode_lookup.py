@@ -10,7 +10,7 @@ from torch import Tensor
 from .decode_logits import Exact, exact_rows, logits_of_rows, squares
 from .decode_tiles import Tile, choose
 from .decode_work import Work
-from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, target_of
+from .launch import blocks_apart, cdiv, check_tensors, fp32_precision, launch, power_of_two, target_of
 from .registry import Problem, register
 
 
@@ -143,11 +143,12 @@ def _lookup(
 ) -> None:
     check_tensors("decode_lookup", q=probe)
     check_tensors("decode_lookup", centroids=centroids)
-    probe = probe.contiguous()
+    probe, centroids, tokens = probe.contiguous(), blocks_apart(centroids), blocks_apart(tokens)
+    spread = None if spread is None else blocks_apart(spread)
     R, G, D = probe.shape
-    listed, n_listed, norm = lists or (tokens, tokens, masses)
-    exact_q, keys = (exact.q.contiguous(), exact.keys) if exact else (probe, probe)
-    valid = exact.valid if exact else None
+    listed, n_listed, norm = (x.contiguous() for x in lists) if lists else (tokens, tokens, masses)
+    exact_q, keys = (exact.q.contiguous(), blocks_apart(exact.keys)) if exact else (probe, probe)
+    valid = exact.valid.contiguous() if exact and exact.valid is not None else None
     E = exact.size if exact else 0
     tile = choose("decode_lookup", target_of(probe), power_of_two(D), probe.element_size(), tile)
     tiles, exact_tiles = cdiv(C, tile.cols), cdiv(E, tile.cols)

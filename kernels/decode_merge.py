@@ -65,8 +65,8 @@ def decode_merge(
     launch(
         _merge_kernel,
         (R * G,),
-        parts,
-        part_lse,
+        parts.contiguous(),
+        part_lse.contiguous(),
         out,
         lse,
         chunks,

@@ -12,7 +12,7 @@ from torch import Tensor
 from .decode_cut import find_cut, load_ranked, pool_shares, rank
 from .decode_tiles import Tile, choose
 from .decode_work import Work
-from .launch import check_device, launch, power_of_two, target_of
+from .launch import blocks_apart, check_device, launch, power_of_two, target_of
 from .registry import Problem, register
 
 
@@ -178,6 +178,10 @@ def decode_select(
     twice, and 8 R C more a round. Operations: 3 R C a cut, some 30 cuts.
     """
     work = work or Work()
+    sizes, first = blocks_apart(sizes), blocks_apart(first)
+    masses, shares, listed, n_listed, norm, limit, rooms = (
+        None if x is None else x.contiguous() for x in (masses, shares, listed, n_listed, norm, limit, rooms)
+    )
     known = shares is not None
     R = sizes.shape[0]
     like = shares if known else masses

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, launch, power_of_two, target_of
+from .launch import cdiv, launch, power_of_two, row_strided, target_of
 from .tiles import Tile, choose
 
 
@@ -38,10 +38,11 @@ def output_delta(out: Tensor, dout: Tensor, dlse: Tensor | None, tile: Tile | No
 
     Parameters
     ----------
-    out, dout : [B, Hq, N, Dv], any strides with the last dimension contiguous. dlse : [B, Hq, N], or None for zeros.
+    out, dout : [B, Hq, N, Dv], any strides. dlse : [B, Hq, N], or None for zeros.
 
     Bytes: out and dout once. Operations: 2 B Hq N Dv.
     """
+    out, dout = row_strided(out), row_strided(dout)
     B, Hq, N, Dv = out.shape
     tile = choose("output_delta", target_of(out), power_of_two(Dv), out.element_size(), tile)
     tiles = cdiv(N, tile.rows)

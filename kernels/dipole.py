@@ -124,10 +124,10 @@ def dipole(
     moment = torch.empty(parts, B, Hq, Cq, R, Dv, dtype=torch.float32, device=k.device)
     launch(
         _dipole_kernel, (B * Hk * tiles, parts), k, v, centroids,
-        centroids if basis is None else basis.contiguous(), order.contiguous(), offsets.contiguous(), far,
-        far_mass, mean_k, moment, scale, *k.stride()[:3], *v.stride()[:3], Hk, Nk, Ck, columns, R, D, Dv,
-        tiles, span, BD=BD, BDV=BDV, BC=tile.rows, BM=tile.cols, FULL=basis is None,
-        PRECISION=precision or fp32_precision(k), tile=tile,
+        centroids if basis is None else basis.contiguous(), order.contiguous(), offsets.contiguous(),
+        far.contiguous(), far_mass.contiguous(), mean_k.contiguous(), moment, scale, *k.stride()[:3],
+        *v.stride()[:3], Hk, Nk, Ck, columns, R, D, Dv, tiles, span, BD=BD, BDV=BDV, BC=tile.rows, BM=tile.cols,
+        FULL=basis is None, PRECISION=precision or fp32_precision(k), tile=tile,
     )  # fmt: skip
     return moment[0] if parts == 1 else moment.sum(0)
 

@@ -154,12 +154,13 @@ def evaluate(
 
     Parameters
     ----------
-    q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv]; the last dimension contiguous.
+    q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv]; any strides.
     centroids : [B, Hq, Cq, D] in the dtype of q. q_order, q_offsets, k_order, k_offsets : both clusterings.
     near, far : from `select_near`. mean_k, mean_v : from `summarise`.
     basis, moment : U [B, Hq, Cq, D, r] (None: the identity) and the result of `dipole`; no moment, no dipole.
     padded : whether some queries may be in no cluster; False saves a pass over the results.
-    into : a partial (out, lse) of these queries over other keys, of any strides, that the result is merged into.
+    into : a partial (out, lse) of these queries over other keys that the result is merged into; the last dimensions
+        contiguous.
 
     Returns
     -------
@@ -189,6 +190,10 @@ def evaluate(
     share = None if moment is None else torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
     if into is not None:
         out, lse = into
+        if out.stride(-1) != 1 or lse.stride(-1) != 1:
+            raise ValueError(
+                f"evaluate: into has strides {out.stride()} and {lse.stride()}; the last must be 1"
+            )
     else:
         out = torch.empty(B, Hq, Nq, Dv, dtype=q.dtype, device=q.device)
         lse = torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
@@ -199,8 +204,9 @@ def evaluate(
         share.zero_()
     launch(
         _evaluate_kernel, (B * Hq * Cq * parts,), q, k, v, centroids.contiguous(), q_order.contiguous(),
-        q_offsets.contiguous(), k_order.contiguous(), k_offsets.contiguous(), near, far, mean_k, mean_v,
-        q if basis is None else basis.contiguous(), lse if moment is None else moment, out, lse,
+        q_offsets.contiguous(), k_order.contiguous(), k_offsets.contiguous(), near.contiguous(), far.contiguous(),
+        mean_k.contiguous(), mean_v.contiguous(), q if basis is None else basis.contiguous(),
+        lse if moment is None else moment.contiguous(), out, lse,
         lse if share is None else share, scale, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
         *out.stride()[:3], *lse.stride()[:2], Hq,
         Hq // Hk, Nq, Nk, Cq, Ck, near.shape[-1], D, Dv, R, parts, BD=BD, BDV=BDV, BR=power_of_two(R),

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .assign import assign
+from .assign import assign, check_centroids
 from .capped import capped_rounds
 from .centroids import cluster_means, restart_empty
 from .launch import check_tensors
@@ -61,6 +61,7 @@ def kmeans(
     Bytes and operations: the sums of `assign`, `sort_by_label`, `cluster_means` and `capped_rounds`.
     """
     check_tensors("kmeans", x=x)
+    check_centroids("kmeans", x, centroids)
     for _ in range(iterations):
         centroids = lloyd_iteration(x, centroids, valid)
     if cap is None and fits(x, centroids.shape[2]):

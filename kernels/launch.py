@@ -18,9 +18,12 @@ import torch
 import triton
 from torch import Tensor
 
+from .derivatives import check_transform
 from .tiles import Target, Tile
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# Elements from one position to the next at most: a tile's 256 rows, counted in 32 bits, reach no further than this.
+FARTHEST_STEP = 1 << 23
 MIN_HEAD, MAX_HEAD = 16, 256
 MIN_CAPABILITY = (7, 5)
 # About two programs for each multiprocessor of a large device.
@@ -105,6 +108,7 @@ def check_tensors(operation: str, **tensors: Tensor | None) -> None:
             f"{operation}: {', '.join(given)} differ in dtype: "
             f"{', '.join(str(x.dtype) for x in given.values())}; convert them to one dtype"
         )
+    check_transform(operation)
     name, x = next(iter(given.items()))
     if x.dtype not in DTYPES:
         raise TypeError(
@@ -153,24 +157,103 @@ def cdiv(size: int, edge: int) -> int:
 
 def spans(items: int, programs: int) -> tuple[int, int]:
     """The items of a part and the number of parts, so that `programs` for each part fill a large device."""
-    span = cdiv(items, cdiv(PROGRAMS, programs))
+    span = max(1, cdiv(items, cdiv(PROGRAMS, max(1, programs))))
     return span, cdiv(items, span)
 
 
 def row_strided(x: Tensor) -> Tensor:
-    """`x` itself if its last dimension is contiguous (any other strides are fine), else a contiguous copy."""
-    return x if x.stride(-1) == 1 else x.contiguous()
+    """`x` itself if its last dimension is contiguous and no position lies far from the next, else a contiguous copy.
+
+    All other strides are free. Copies are differentiable: call it before `apply`, so that the graph holds the input.
+    """
+    step = x.stride()
+    return x if step[-1] == 1 and step[-2] <= FARTHEST_STEP else x.contiguous()
+
+
+def row_empty(x: Tensor) -> Tensor:
+    """An empty tensor like `x` with its layout, where that has a contiguous last dimension, else a contiguous one."""
+    empty = torch.empty_like(x)
+    return empty if empty.stride(-1) == 1 else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def blocks_apart(x: Tensor) -> Tensor:
+    """`x` itself if all but its first dimension are contiguous, as kernels read it that take that stride alone."""
+    return x if x.is_contiguous() or x[:1].is_contiguous() else x.contiguous()
+
+
+def check_attention(operation: str, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise for what the kernels would read beyond: q [B, Hq, Nq, D], k [B, Hk, Nk, D], v [B, Hk, Nk, Dv]."""
+    if any(x.ndim != 4 for x in (q, k, v)):
+        needed = "q [B, Hq, Nq, D], k [B, Hk, Nk, D] and v [B, Hk, Nk, Dv] are needed"
+    elif q.shape[1] % k.shape[1]:
+        raise ValueError(
+            f"{operation}: q has {q.shape[1]} heads, which is no multiple of the {k.shape[1]} heads of k"
+        )
+    elif k.shape[:3] != v.shape[:3] or (q.shape[0], q.shape[3]) != (k.shape[0], k.shape[3]):
+        needed = (
+            "one batch, q and k of one head size, k and v of one number of heads and positions are needed"
+        )
+    else:
+        return
+    shapes = ", ".join(f"{n} {tuple(x.shape)}" for n, x in {"q": q, "k": k, "v": v}.items())
+    raise ValueError(f"{operation}: shapes are {shapes}; {needed}")
+
+
+def check_given(
+    operation: str, dtype: torch.dtype, like: Tensor, **given: tuple[Tensor | None, tuple[int, ...]]
+) -> None:
+    """Raise unless every tensor has this dtype, the shape beside it and the device of `like`; None passes."""
+    for name, (x, shape) in given.items():
+        if x is None:
+            continue
+        if x.dtype != dtype:
+            raise TypeError(f"{operation}: {name} is {x.dtype}; {dtype} is needed")
+        if tuple(x.shape) != shape:
+            raise ValueError(f"{operation}: {name} has shape {tuple(x.shape)}; {shape} is needed")
+        if x.device != like.device:
+            raise ValueError(f"{operation}: {name} is on {x.device}; {like.device} is needed")
+
+
+def check_layout(kernel: Any, names: Iterable[str], args: tuple) -> None:
+    """Raise where a kernel would take a tensor for something that it is not.
+
+    Of every tensor the last dimension must be contiguous, and every other stride must follow from the dimensions
+    behind it or be among the arguments.
+    """
+    numbers = {a for a in args if type(a) is int}
+    for name, x in zip(names, args, strict=False):
+        if not isinstance(x, Tensor) or x.is_contiguous():
+            continue
+        follows = 1
+        for dimension in range(x.ndim - 1, -1, -1):
+            size, stride = x.shape[dimension], x.stride(dimension)
+            if size == 1:
+                continue
+            if stride != follows and (dimension == x.ndim - 1 or stride not in numbers):
+                raise ValueError(
+                    f"{getattr(kernel, '__name__', kernel)} is given {name} of shape {tuple(x.shape)} and strides "
+                    f"{x.stride()}, but not the stride of dimension {dimension}; the launcher must make it contiguous"
+                )
+            follows = stride * size
+
+
+def names_of(kernel: Any) -> list[str]:
+    """The names of a kernel's parameters, compiled or interpreted."""
+    return [p.name for p in kernel.params] if hasattr(kernel, "params") else kernel.arg_names
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, tile: Tile, **constants: Any) -> None:
     """Start `kernel` on `grid` with `tile`'s warps and stages; the other tile sizes are among `constants`."""
     if recorder := _RECORDER.get():
-        names = [p.name for p in kernel.params] if hasattr(kernel, "params") else kernel.arg_names
+        names = names_of(kernel)
+        check_layout(kernel, names, args)
         recorder.launches.append(Launch(kernel, grid, dict(zip(names, args, strict=False)) | constants, tile))
         return
     if 0 in grid:
         return
     device = next(a.device for a in args if isinstance(a, Tensor))
+    if device.type == "cpu":  # interpreted: a GPU's time is not spent on it
+        check_layout(kernel, names_of(kernel), args)
     elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
     with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
         kernel[grid](*args, **constants, num_warps=tile.warps, num_stages=tile.stages)

@@ -7,7 +7,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
+from .derivatives import KernelFunction
+from .launch import (
+    cdiv,
+    check_attention,
+    check_given,
+    check_tensors,
+    fp32_precision,
+    launch,
+    power_of_two,
+    row_strided,
+    target_of,
+)
 from .leaf_backward import leaf_backward
 from .online import softmax_step
 from .registry import Problem, register
@@ -81,7 +92,7 @@ def leaf(
 
     Parameters
     ----------
-    q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv]; any strides, the last dimension contiguous.
+    q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv]; any strides.
     valid : [B, Nk], or [B, Nq, Nk] for every query its own; bool, False for keys to leave out.
     bias : b [B, Nk] fp32, a constant of the backward; -inf leaves a key out. None for zero.
 
@@ -91,10 +102,21 @@ def leaf(
 
     Bytes: q and out once, K and V once for every tile of queries (L2). Operations: 2 B Hq Nq Nk (D + Dv),
     half when causal; the backward 2.5 times as many.
+
+    Raises
+    ------
+    ValueError, TypeError : for shapes and dtypes other than these, and for a bias of which a gradient is asked.
     """
     check_tensors("leaf", q=q, k=k, v=v)
-    if q.shape[1] % k.shape[1]:
-        raise ValueError(f"q has {q.shape[1]} heads, which is no multiple of the {k.shape[1]} heads of k")
+    check_attention("leaf", q, k, v)
+    (B, _, Nq, _), Nk = q.shape, k.shape[2]
+    by_pair = valid is not None and valid.ndim == 3
+    check_given("leaf", torch.bool, q, valid=(valid, (B, Nq, Nk) if by_pair else (B, Nk)))
+    check_given("leaf", torch.float32, q, bias=(bias, (B, Nk)))
+    if bias is not None and bias.requires_grad and torch.is_grad_enabled():
+        raise ValueError("leaf: bias requires a gradient, of which the backward knows nothing; detach it")
+    q, k, v = row_strided(q), row_strided(k), row_strided(v)
+    valid, bias = (None if x is None else x.contiguous() for x in (valid, bias))
     return _Leaf.apply(q, k, v, scale, causal, valid, bias, tile, precision or fp32_precision(q))
 
 
@@ -118,11 +140,11 @@ def leaf_into(
     )  # fmt: skip
 
 
-class _Leaf(torch.autograd.Function):
+class _Leaf(KernelFunction):
+    operation = "leaf"
+
     @staticmethod
     def forward(ctx, q, k, v, scale, causal, valid, bias, tile, precision):
-        q, k, v = row_strided(q), row_strided(k), row_strided(v)
-        valid, bias = (None if x is None else x.contiguous() for x in (valid, bias))
         out = torch.empty(*q.shape[:3], v.shape[-1], dtype=q.dtype, device=q.device)
         lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
         leaf_into(out, lse, q, k, v, scale, causal, valid, bias, tile, precision)

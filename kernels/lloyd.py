@@ -11,9 +11,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .assign import ABOVE, FARTHEST, finite, row_min
+from .assign import ABOVE, FARTHEST, check_centroids, finite, row_min
 from .centroids import restart_empty
-from .launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, row_strided, spans, target_of
+from .launch import (
+    cdiv,
+    check_given,
+    check_tensors,
+    fp32_precision,
+    launch,
+    power_of_two,
+    row_strided,
+    spans,
+    target_of,
+)
 from .registry import Problem, register
 from .sort import offsets_of_chunks, scatter
 from .tiles import Tile, choose
@@ -128,7 +138,7 @@ def lloyd(
 
     Parameters
     ----------
-    x : [B, H, N, D] fp16, bf16 or fp32; the last dimension contiguous, other strides free. `fits` says whether C and D
+    x : [B, H, N, D] fp16, bf16 or fp32, any strides. `fits` says whether C and D
         are small enough.
     centroids : [B, H, C, D] fp32. valid : [B, N] bool, False for padding, which gets label -1.
     sort : also return the order of the vectors by label.
@@ -143,7 +153,8 @@ def lloyd(
     """
     check_tensors("lloyd", x=x)
     B, H, N, D = x.shape
-    C = centroids.shape[2]
+    C = check_centroids("lloyd", x, centroids)
+    check_given("lloyd", torch.bool, x, valid=(valid, (B, N)))
     x, centroids = row_strided(x), centroids.float().contiguous()
     BD, BINS = power_of_two(D), power_of_two(C)
     tile = choose("lloyd", target_of(x), BD, x.element_size(), tile)

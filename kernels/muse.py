@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .derivatives import KernelFunction
 from .dipole import dipole
 from .evaluate import evaluate
-from .launch import check_tensors, fp32_precision
+from .launch import check_attention, check_given, check_tensors, fp32_precision, row_strided
 from .muse_backward import backward_cost, muse_backward
 from .registry import Problem, cost_of, register
 from .select import select_near
@@ -35,7 +36,7 @@ def muse(
     precision: str | None = None,
     padded: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Full attention of clustered queries to clustered keys; differentiable in q, k and v.
+    """Full attention of clustered queries to clustered keys; differentiable in q, k, v and the basis.
 
     With d = q - p_i: the logits are a_ij + s d.k~_ij with values v~_ij for the far key clusters, and s q.k_n
     with v_n for the keys of the `near` clusters of largest a_ij; a dipole adds share * s * M_i U_i U_i^T d.
@@ -43,7 +44,7 @@ def muse(
     Parameters
     ----------
     q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv] of one dtype, fp16, bf16 or fp32, head sizes
-        16 .. 256; any strides with the last dimension contiguous, so views of causal blocks need no copy.
+        16 .. 256; any strides. Where the last dimension is contiguous, as in views of causal blocks, nothing is copied.
     q_centroids : [B, Hq, Cq, D], the means of the query clusters.
     q_order, q_offsets : [B, Hq, Nq] and [B, Hq, Cq + 1], as in `Clusters`; k_order, k_offsets likewise of
         the keys. Padding lies behind the last offset and takes no part.
@@ -57,19 +58,32 @@ def muse(
     -------
     out [B, Hq, Nq, Dv] in the dtype of q, lse [B, Hq, Nq] fp32. A padded query has out 0 and lse -inf.
 
-    The labels, the near selection and U are constants of the backward; p_i is the mean of its members, so its
-    gradient flows to them. The backward recomputes the summaries instead of storing them.
+    The labels and the near selection are constants of the backward; p_i is the mean of its members, so its
+    gradient flows to them. A basis that requires a gradient gets one. The backward recomputes the summaries instead
+    of storing them.
     """
     check_tensors("muse", q=q, k=k, v=v)
     if order not in ORDERS:
         raise ValueError(f"order is {order!r}; allowed are {', '.join(map(repr, ORDERS))}")
-    if q.shape[1] % k.shape[1]:
-        raise ValueError(f"q has {q.shape[1]} heads, which is no multiple of the {k.shape[1]} heads of k")
+    check_attention("muse", q, k, v)
+    (B, Hq, Nq, D), (Hk, Nk), Cq, Ck = q.shape, k.shape[1:3], q_offsets.shape[-1] - 1, k_offsets.shape[-1] - 1
+    check_given(
+        "muse", torch.int64, q, q_order=(q_order, (B, Hq, Nq)), q_offsets=(q_offsets, (B, Hq, Cq + 1)),
+        k_order=(k_order, (B, Hk, Nk)), k_offsets=(k_offsets, (B, Hk, Ck + 1)),
+    )  # fmt: skip
+    if tuple(q_centroids.shape) != (B, Hq, Cq, D) or (
+        basis is not None and basis.shape[:-1] != q_centroids.shape
+    ):
+        raise ValueError(
+            f"muse: q_centroids have shape {tuple(q_centroids.shape)}, basis "
+            f"{None if basis is None else tuple(basis.shape)}; {(B, Hq, Cq, D)}, and that with r behind, are needed"
+        )
     centroids = q_centroids.detach().to(q.dtype)
     size = v.shape[-1]
-    q, k, v, centroids = one_head_size(q, k, v, centroids)
+    q, k, v, centroids = (row_strided(x) for x in one_head_size(q, k, v, centroids))
     if basis is not None and basis.shape[-2] < q.shape[-1]:
         basis = pad(basis, (0, 0, 0, q.shape[-1] - basis.shape[-2]))
+    basis = None if basis is None else basis.contiguous()
     # Triton 3.6 reads beyond shared memory in the split products of the dipole's kernels.
     precision = precision or ("ieee" if order == "dipole" else fp32_precision(q))
     sorted_queries, sorted_keys = (q_order, q_offsets), (k_order, k_offsets)
@@ -102,7 +116,9 @@ def one_head_size(q: Tensor, k: Tensor, v: Tensor, *more: Tensor) -> tuple[Tenso
     return tuple(pad(x, (0, size - x.shape[-1])) for x in (q, k, v, *more))
 
 
-class _MuSe(torch.autograd.Function):
+class _MuSe(KernelFunction):
+    operation = "muse"
+
     @staticmethod
     def forward(
         ctx,
@@ -152,11 +168,12 @@ class _MuSe(torch.autograd.Function):
         mass, mean_k, mean_v = summarise(centroids, k, v, *k_sort, ctx.scale, precision=ctx.precision)
         near, far, far_mass = select_near(mass, ctx.near)
         summaries = (mass, near, far, far_mass, mean_k, mean_v)
-        dq, dk, dv = muse_backward(
+        dq, dk, dv, d_basis = muse_backward(
             q, k, v, centroids, *sorts, *summaries, out, lse, dout, dlse, ctx.scale, basis, moment, share,
-            precision=ctx.precision,
+            precision=ctx.precision, directions=basis is not None and ctx.needs_input_grad[11],
         )  # fmt: skip
-        return dq, dk, dv, *(None,) * 11
+        d_basis = None if d_basis is None else d_basis.to(basis.dtype)
+        return dq, dk, dv, *(None,) * 8, d_basis, None, None
 
 
 def _example(p: Problem, order: str) -> None:
@@ -166,7 +183,7 @@ def _example(p: Problem, order: str) -> None:
     q_sort = p.empty(B, Hq, p.queries, dtype=torch.int64), p.empty(B, Hq, C + 1, dtype=torch.int64)
     k_sort = p.empty(B, Hk, p.keys, dtype=torch.int64), p.empty(B, Hk, C + 1, dtype=torch.int64)
     centroids = p.empty(B, Hq, C, D, dtype=torch.float32)
-    basis = p.empty(B, Hq, C, D, p.rank) if order == "dipole" else None
+    basis = p.empty(B, Hq, C, D, p.rank).requires_grad_() if order == "dipole" else None
     out, lse = muse(q, k, v, centroids, *q_sort, *k_sort, 0.125, p.near, order, basis)
     torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .basis_grad import turn_grad_kernel
 from .evaluate_backward import delta_kernel, moment_grad_kernel, summary_grad_kernel
 from .key_grad import key_grad_kernel
 from .launch import cdiv, launch, plain_when_wide, power_of_two, row_strided, spans, target_of
@@ -24,9 +25,9 @@ def muse_backward(
     mass: Tensor, near: Tensor, far: Tensor, far_mass: Tensor, mean_k: Tensor, mean_v: Tensor,
     out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None,
     scale: float, basis: Tensor | None, moment: Tensor | None, share: Tensor | None,
-    precision: str, delta: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of q, k and v from those of out and lse.
+    precision: str, delta: Tensor | None = None, directions: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Gradients of q, k and v from those of out and lse, and with `directions` of the basis (else None).
 
     With P the softmax, dP = do.v~ (+ do.(s M d) under a dipole) or do.v_n, delta = do.out - dlse:
     ds = P (dP - delta);  da_ij = sum_q ds;  dk~_ij = s sum_q ds d;  dv~_ij = sum_q P do;
@@ -35,6 +36,7 @@ def muse_backward(
     dq = dd + near part + dp_i / n_i, with dd = s sum_j ds k~_ij.
     The dipole Z_i = M_i U_i adds, with w = exp(s p_i.k_n - L_i), y = u.(k_n - k~), e = dZ.(v_n - v~):
     dk_n += w e u + s w y e p_i, dv_n += w y dZ, dp_i += s w y e k_n, da_ij -= pi_ij <Z, dZ>.
+    The directions: du_ir = s sum_q share (Z_ir.do) d + sum_n w e k_n.
 
     Shapes as in `muse`, `summarise`, `select_near`, `evaluate` and `dipole`; dlse may be None. Where these keys are
     only some of a query's, lse is that of all and delta [B, Hq, Nq] is given; out and dlse are not read then.
@@ -42,7 +44,7 @@ def muse_backward(
     Bytes: q, k, v, out, dout and the gradients once; summaries and their gradients (fp32) three times, and so the
     moment and its gradient (fp32) and U.
     Operations (D = Dv): Hq Nq 14 D (C + near Nk / C) for queries, Hq Nk C 20 D for keys; a dipole adds Hq Nq 12 D r
-    and Hq Nk C 20 D r.
+    and Hq Nk C 20 D r, its directions Hq Nq 4 D r and Hq Nk C 6 D r.
     """
     B, Hq, Nq, D = q.shape
     Hk, Nk, Dv, Cq, Ck = k.shape[1], k.shape[2], v.shape[-1], centroids.shape[2], far.shape[-1]
@@ -57,7 +59,7 @@ def muse_backward(
     )
     q_order, q_offsets = q_order.contiguous(), q_offsets.contiguous()
     k_order, k_offsets = k_order.contiguous(), k_offsets.contiguous()
-    basis = q if basis is None else basis.contiguous()
+    basis = centroids if basis is None else basis.contiguous()
     q_strides, k_strides, v_strides, o_strides = (x.stride()[:3] for x in (q, k, v, dout))
     BD, BDV, BR = power_of_two(D), power_of_two(Dv), power_of_two(R)
     sizes = {"BD": BD, "BDV": BDV}
@@ -122,18 +124,30 @@ def muse_backward(
         **sizes, BC=tile.rows, BM=tile.cols, PRECISION=precision, tile=tile,
     )  # fmt: skip
     d_centroids += partial.sum(1).view(B, Hq, Cq, D)
+    columns, d_basis = {}, None
     if turn:
         tile = pick("moment_centroid_grad")
         column_tiles = cdiv(rows * R, tile.rows)
         span, parts = spans(Ck, B * Hk * column_tiles)
-        d_columns = fp32(parts, B, Hq, Cq, R, D)
+        for of_directions in (False, True) if directions else (False,):
+            columns[of_directions] = d_columns = fp32(parts, B, Hq, Cq, R, D)
+            launch(
+                moment_centroid_grad_kernel, (B * Hk * column_tiles, parts),
+                k, v, centroids, basis, k_order, k_offsets, far, far_mass, mean_k, mean_v, d_moment, d_columns,
+                scale, *k_strides, *v_strides, Hk, Nk, Ck, rows * R, R, D, Dv, column_tiles, span,
+                **sizes, BC=tile.rows, BM=tile.cols, FULL=full, DIRECTIONS=of_directions,
+                PRECISION=dipole_precision, tile=tile,
+            )  # fmt: skip
+        d_centroids += columns[False].sum((0, 4))
+    if directions:
+        d_basis, tile = columns[True].sum(0), pick("moment_grad")
         launch(
-            moment_centroid_grad_kernel, (B * Hk * column_tiles, parts),
-            k, v, centroids, basis, k_order, k_offsets, far, far_mass, mean_k, mean_v, d_moment, d_columns,
-            scale, *k_strides, *v_strides, Hk, Nk, Ck, rows * R, R, D, Dv, column_tiles, span,
-            **sizes, BC=tile.rows, BM=tile.cols, FULL=full, PRECISION=dipole_precision, tile=tile,
+            turn_grad_kernel, (B * Hq * Cq,),
+            q, centroids, moment, q_order, q_offsets, share, dout, d_basis,
+            scale, *q_strides, *o_strides, Hq, Nq, Cq, D, Dv, R,
+            **sizes, BR=BR, BM=tile.cols, PRECISION=precision, tile=tile,
         )  # fmt: skip
-        d_centroids += d_columns.sum((0, 4))
+        d_basis = d_basis.mT  # [B, Hq, Cq, D, R], as the basis is
     # Padding is in no tile, so the gradients start from zero.
     dq = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     dk = torch.zeros(k.shape, dtype=k.dtype, device=k.device)
@@ -161,7 +175,7 @@ def muse_backward(
         **sizes, BR=BR, BINS=power_of_two(Cq), BM=tile.rows, BN=tile.cols,
         DIPOLE=turn, FULL=full, PRECISION=precision, tile=tile,
     )  # fmt: skip
-    return dq, dk, dv
+    return dq, dk, dv, d_basis
 
 
 def backward_cost(p: Problem) -> tuple[float, float]:
@@ -170,5 +184,5 @@ def backward_cost(p: Problem) -> tuple[float, float]:
     rows, pairs = p.batch * p.query_heads * p.clusters, p.batch * p.query_heads * p.keys * p.clusters
     moved = (4 * queries + 4 * keys) * p.head * p.width
     moved += 3 * rows * p.head * (p.clusters * (2 * p.width + 8) + p.rank * (8 + p.width))
-    products = queries * (14 * (p.clusters + p.near * p.keys / p.clusters) + 12 * p.rank)
-    return moved, (products + 20 * pairs * (1 + p.rank)) * p.head
+    products = queries * (14 * (p.clusters + p.near * p.keys / p.clusters) + 16 * p.rank)
+    return moved, (products + pairs * (20 + 26 * p.rank)) * p.head

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from .branches import in_branches
 from .delta import output_delta
+from .derivatives import KernelFunction
 from .evaluate import evaluate
-from .launch import check_tensors, fp32_precision, row_strided
+from .launch import check_attention, check_tensors, fp32_precision, row_strided
 from .leaf import leaf_into
 from .leaf_backward import leaf_backward
 from .muse import one_head_size
@@ -50,17 +51,24 @@ def muse_causal(
     Bytes and operations: of `leaf`, and for every level of two clusterings, `summarise` and `evaluate` of N / 2.
     """
     check_tensors("muse_causal", q=q, k=k, v=v)
+    check_attention("muse_causal", q, k, v)
+    if q.shape[2] != k.shape[2]:
+        raise ValueError(
+            f"muse_causal: q has {q.shape[2]} positions and k {k.shape[2]}; one number is needed"
+        )
     if q.shape[2] != block << levels:
         raise ValueError(f"q has {q.shape[2]} positions; block * 2^levels, {block << levels}, is needed")
     size = v.shape[-1]
     q, k, v = one_head_size(q, k, v)
     # Batch entries become heads: groups stay together, and every block is then a view.
-    flat = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v))
+    flat = (row_strided(x.reshape(-1, *x.shape[2:])) for x in (q, k, v))
     out, lse = _Causal.apply(*flat, of_queries, of_keys, block, levels, scale, near, fp32_precision(q))
     return out.view(*q.shape[:3], -1)[..., :size], lse.view(q.shape[:3])
 
 
-class _Causal(torch.autograd.Function):
+class _Causal(KernelFunction):
+    operation = "muse_causal"
+
     @staticmethod
     def forward(ctx, q, k, v, of_queries, of_keys, block, levels, scale, near, precision):
         out = torch.empty(*q.shape[:2], v.shape[-1], dtype=q.dtype, device=q.device)
@@ -109,10 +117,11 @@ class _Causal(torch.autograd.Function):
             made = kept[5 * level : 5 * level + 5]
             qs, ks, vs, do, at_lse, at_delta = _sides(block << level, "rllrrr", q, k, v, dout, lse, delta)
             mass, *means = summarise(made[0], ks, vs, *made[3:], scale, precision=precision)
-            return muse_backward(
+            grads = muse_backward(
                 qs, ks, vs, *made, mass, *select_near(mass, near), *means, None, at_lse[..., 0].contiguous(), do, None,
                 scale, None, None, None, precision, at_delta[..., 0].contiguous(),
             )  # fmt: skip
+            return grads[:3]
 
         parts = in_branches([leaf_parts, *(partial(level_parts, level) for level in range(len(kept) // 5))])
         grads = [

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .centroids import cluster_means
+from .derivatives import KernelFunction
 from .launch import check_tensors
 from .leaf import leaf
 from .registry import Problem, register
@@ -49,7 +50,10 @@ def member_means(x: Tensor, labels: Tensor, counts: Tensor, order: Tensor, offse
     return _Means.apply(x, labels, counts, order, offsets)
 
 
-class _Means(torch.autograd.Function):
+class _Means(KernelFunction):
+    operation = "member_means"
+    twice = True  # the gradient is linear in what comes in, and torch's own operations make it
+
     @staticmethod
     def forward(ctx, x, labels, counts, order, offsets):
         ctx.save_for_backward(labels, counts)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, check_device, launch, power_of_two, target_of
+from .launch import cdiv, check_device, check_given, launch, power_of_two, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -48,6 +48,7 @@ def select_near(mass: Tensor, near: int, tile: Tile | None = None) -> tuple[Tens
     check_device("select_near", mass)
     B, Hq, Cq, Ck = mass.shape
     near = min(near, Ck)
+    check_given("select_near", torch.float32, mass, mass=(mass, (B, Hq, Cq, Ck)))
     mass = mass.contiguous()
     tile = choose("select_near", target_of(mass), 16, 4, tile)
     chosen = torch.empty(B, Hq, Cq, near, dtype=torch.int32, device=mass.device)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, check_device, launch, power_of_two, target_of
+from .launch import cdiv, check_device, check_given, launch, power_of_two, target_of
 from .registry import Problem, register
 from .tiles import Tile, choose
 
@@ -25,7 +25,7 @@ def _count_kernel(labels, chunk_counts, N, C, CHUNKS, BINS: tl.constexpr, BN: tl
     o_n, o_c = i_chunk * BN + tl.arange(0, BN), tl.arange(0, BINS)
     # [BN] padding (label -1) is counted as cluster C
     b_label = tl.load(labels + i_row * N + o_n, mask=o_n < N, other=0).to(tl.int32)
-    b_label = tl.where(b_label < 0, C, b_label)
+    b_label = tl.where((b_label < 0) | (b_label > C), C, b_label)
     b_count = tl.histogram(b_label, BINS, mask=o_n < N)  # [BINS]
     tl.store(chunk_counts + (i_row * CHUNKS + i_chunk) * (C + 1) + o_c, b_count, mask=o_c <= C)
 
@@ -58,7 +58,7 @@ def _scatter_kernel(
     for i in range(0, SPAN):
         o_n = i_chunk * CHUNK + i * BN + o_local
         b_label = tl.load(labels + i_row * N + o_n, mask=o_n < N, other=0).to(tl.int32)
-        b_label = tl.where(b_label < 0, C, b_label)
+        b_label = tl.where((b_label < 0) | (b_label > C), C, b_label)
         # [BN others, BN]: a column stays in a thread, and its sum with it
         m_same = (b_label[:, None] == b_label[None, :]) & (o_n < N)[:, None]
         b_rank = tl.sum((m_same & (o_local[:, None] < o_local[None, :])).to(tl.int32), axis=0)
@@ -79,8 +79,8 @@ def sort_by_label(labels: Tensor, clusters: int, tile: Tile | None = None) -> tu
 
     Parameters
     ----------
-    labels : [B, H, N] int64 in -1 .. clusters - 1.
-    clusters : C.
+    labels : [B, H, N] int64 in -1 .. clusters - 1. Others count as padding: the host sees no label.
+    clusters : C, 1 or more.
 
     Returns
     -------
@@ -92,7 +92,10 @@ def sort_by_label(labels: Tensor, clusters: int, tile: Tile | None = None) -> tu
     Bytes: 24 B H N for labels (twice) and order, plus 16 (C + 1) for every chunk. Operations: 128 B H N.
     """
     check_device("sort_by_label", labels)
+    if clusters < 1:
+        raise ValueError(f"sort_by_label: clusters is {clusters}; 1 or more is needed")
     B, H, N = labels.shape
+    check_given("sort_by_label", torch.int64, labels, labels=(labels, (B, H, N)))
     labels = labels.contiguous()
     tile = choose("sort", target_of(labels), 16, 4, tile)
     chunk = max(tile.rows, min(LONGEST, power_of_two(clusters)))

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import fp32_precision, launch, power_of_two, target_of
+from .launch import fp32_precision, launch, power_of_two, row_empty, target_of
 from .online import softmax_step
 from .spatial import Tree, node_at, tile_at, tile_in
 from .tiles import Tile, choose
@@ -123,7 +123,7 @@ def spatial_attend(
     Dv, BD, BDV = v.shape[-1], power_of_two(D), power_of_two(v.shape[-1])
     tile = choose("spatial_attend", target_of(q), max(BD, BDV), q.element_size(), tile)
     tiles = tree.tiles(tile.rows)
-    out = torch.empty_like(q) if Dv == D else torch.empty(B, Hq, Nq, Dv, dtype=q.dtype, device=q.device)
+    out = row_empty(q) if Dv == D else torch.empty(B, Hq, Nq, Dv, dtype=q.dtype, device=q.device)
     lse = torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
     launch(
         _attend_kernel, (B * Hq * tiles,), q, k, v, centroids, far if near is None else near, far, mean_k, mean_v,

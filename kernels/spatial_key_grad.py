@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, fp32_precision, launch, power_of_two, target_of
+from .launch import cdiv, fp32_precision, launch, power_of_two, row_empty, target_of
 from .spatial import Tree, tile_at, tile_in
 from .tiles import Tile, choose
 
@@ -173,7 +173,7 @@ def spatial_key_grad(
     block = tree.block if tree.causal else Nk
     tiles = Nk // block * cdiv(block, tile.rows)
     parts = tiles // 2 if tree.causal else tiles
-    dk, dv = torch.empty_like(k), torch.empty_like(v)
+    dk, dv = row_empty(k), row_empty(v)
     part = torch.empty(B * Hq, tree.levels, parts, Cq, D, dtype=torch.float32, device=k.device)
     launch(
         _key_grad_kernel, (B * Hk * tiles,), q, k, v, dout, centroids, mass, *grads, lse, delta, dk, dv, part, scale,

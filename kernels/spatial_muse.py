@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .delta import output_delta
-from .launch import check_tensors, fp32_precision, row_strided, target_of
+from .derivatives import KernelFunction
+from .launch import check_attention, check_tensors, fp32_precision, row_strided, target_of
 from .muse import one_head_size
 from .registry import Problem, register
 from .select import select_near
@@ -34,8 +35,8 @@ def spatial_muse(
 
     Parameters
     ----------
-    q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv] of one dtype, any strides with the last dimension
-        contiguous; head sizes as `fits` says.
+    q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv] of one dtype, any strides; head sizes as
+        `fits` says.
     tree : the blocks; its queries and keys are Nq and Nk.
     near : key clusters that every query cluster sums exactly; without gradients only.
 
@@ -48,6 +49,7 @@ def spatial_muse(
     ValueError : for sizes that are not the tree's, larger heads, or near clusters where a gradient is asked for.
     """
     check_tensors("spatial_muse", q=q, k=k, v=v)
+    check_attention("spatial_muse", q, k, v)
     if (q.shape[2], k.shape[2]) != (tree.queries, tree.keys):
         raise ValueError(
             f"q and k have {q.shape[2]} and {k.shape[2]} positions; the tree has {tree.queries} and {tree.keys}"
@@ -67,7 +69,9 @@ def spatial_muse(
     return out[..., :size], lse
 
 
-class _SpatialMuSe(torch.autograd.Function):
+class _SpatialMuSe(KernelFunction):
+    operation = "spatial_muse"
+
     @staticmethod
     def forward(ctx, q, k, v, tree, scale, near, precision):
         centroids = spatial_means(q, tree)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import fp32_precision, launch, power_of_two, target_of
+from .launch import fp32_precision, launch, power_of_two, row_empty, target_of
 from .spatial import Tree, tile_at, tile_in
 from .tiles import Tile, choose
 
@@ -113,7 +112,7 @@ def spatial_query_grad(
     BD, BDV = power_of_two(D), power_of_two(Dv)
     tile = choose("spatial_query_grad", target_of(q), max(BD, BDV), q.element_size(), tile)
     tiles = tree.tiles(tile.rows)
-    dq = torch.empty_like(q)
+    dq = row_empty(q)
     launch(
         _query_grad_kernel, (B * Hq * tiles,), q, k, v, dout, centroids, mass, mean_k, mean_v, d_centroids, lse, delta,
         dq, scale, *(s for x in (q, k, v, dout, dq) for s in x.stride()[:3]), Hq, Hq // k.shape[1], Nq,

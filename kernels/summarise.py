@@ -93,7 +93,7 @@ def summarise(
     Parameters
     ----------
     centroids : [B, Hq, Cq, D] in the dtype of k: the points p_i around which everything is expanded.
-    k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv]; the last dimension contiguous, other strides free.
+    k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv]; any strides.
     order : [B, Hk, Nk], offsets : [B, Hk, Ck + 1] of the key clusters.
     precision : of fp32 products, "ieee" or "tf32x3"; None takes what is accurate and fast there.
 

@@ -107,10 +107,10 @@ def moment_centroid_grad_kernel(
     scale, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     HK, NK, CK, COLS, R: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, TILES, SPAN,
     BD: tl.constexpr, BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
-    FULL: tl.constexpr, PRECISION: tl.constexpr,
+    FULL: tl.constexpr, DIRECTIONS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """s sum_n w y e k_n over SPAN key clusters for every column (query cluster i, direction r); summed over the parts
-    and over r outside it is dp_i."""
+    and over r outside it is dp_i. With DIRECTIONS sum_n w e k_n, which summed over the parts is du_ir."""
     i_tile, i_head = tl.program_id(0) % TILES, (tl.program_id(0) // TILES).to(tl.int64)
     i_part = tl.program_id(1)
     o_c, o_d, o_dv, o_m = (
@@ -148,7 +148,12 @@ def moment_centroid_grad_kernel(
             b_w, b_y, b_e = moment_weights(
                 b_k, b_v, b_p, b_u, b_dz.to(b_v.dtype), b_total, b_ck, b_cv, m_ok, scale, PRECISION
             )
-            b_ds = (b_w * b_y * b_e).to(b_k.dtype)  # [BM, BC]
+            b_ds = b_w * b_e  # [BM, BC]
+            if not DIRECTIONS:
+                b_ds *= b_y
+            b_ds = b_ds.to(b_k.dtype)
             b_dp = tl.dot(tl.trans(b_ds), b_k, b_dp, input_precision=PRECISION)
     p_columns = d_columns + i_part.to(tl.int64) * (tl.num_programs(0) // TILES) * COLS * D
-    tl.store(p_columns + o_col[:, None] * D + o_d[None, :], b_dp * scale, mask=m_cd)
+    if not DIRECTIONS:
+        b_dp *= scale
+    tl.store(p_columns + o_col[:, None] * D + o_d[None, :], b_dp, mask=m_cd)

@@ -57,7 +57,7 @@ def test_a_dipole_costs_its_rank_times_the_keys_and_clusters():
     (moved, operations), (more, more_operations) = (registry.cost_of(n, p) for n in ("muse", "muse_dipole"))
     pairs = p.query_heads * p.keys * p.clusters * p.rank
     queries = p.query_heads * p.queries * p.rank
-    assert more_operations - operations == 64 * (26 * pairs + 16 * queries)
+    assert more_operations - operations == 64 * (32 * pairs + 20 * queries)
     assert more > moved
 
 

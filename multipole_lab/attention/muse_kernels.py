@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 
 
 def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-    """Every query over every key that is no padding.
-
-    With a dipole of reduced rank, the backward takes the principal directions as constants.
-    """
+    """Every query over every key that is no padding."""
     from multipole_lab.kernels.branches import in_branches
     from multipole_lab.kernels.muse import muse
 
@@ -90,9 +87,11 @@ def _spatial(
     return spatial_muse(q, k, v, tree, scale, min(method.near, method.clusters))
 
 
-@torch.no_grad()
 def _directions(q: Tensor, clusters: Clusters, size: int, rank: int) -> Tensor:
-    """The principal directions of every query cluster, [B, Hq, C, D, r]."""
+    """The principal directions of every query cluster, [B, Hq, C, D, r]; a gradient flows through them to q.
+
+    The mean that they are measured from is a constant: displacements add up to zero, so it moves no covariance.
+    """
     slots = Slots.of(clusters.labels, clusters.size, size)
     qs = to_slots(q.to(statistics_dtype(q.dtype)), slots, slots.slot >= 0)
     d = (qs - clusters.centroids.to(qs.dtype).unsqueeze(-2)) * slots.filled.unsqueeze(-1)
