@@ -43,7 +43,7 @@ def front(
     families : M names: the method that a mark belongs to. settings : M strings: its setting.
     exact_ms : milliseconds of exact attention, measured in the same turns; NaN before the first.
     budget_ms : the time that one call may take; NaN before the first measurement.
-    machine : what was measured, in words.
+    machine : what was measured and in which precision, in words.
     names : the methods in the order of their colours; by default in the order in which they appear.
     measuring : more is to come; then the title claims nothing yet.
     """

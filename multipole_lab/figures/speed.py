@@ -34,7 +34,7 @@ def speed(
     lengths : [L]. Context lengths in tokens, ascending.
     exact_ms, approx_ms : [L]. Median milliseconds for one call, clustering included.
     rse : [L]. Relative squared error of the approximation.
-    machine : the device that was measured, in words.
+    machine : what was measured and in which precision, in words.
     name : the approximation, in words. detail : what was timed, in words.
     measuring : more lengths are to come; then the title claims nothing yet.
     """

@@ -38,7 +38,7 @@ def sweep(
     ----------
     ms : [M]. Milliseconds of one call. rse : [M]. Relative squared error. lengths : [M]. Tokens.
     methods : M strings, as they would be typed.
-    max_error : the error that is allowed. machine : what was measured, in words.
+    max_error : the error that is allowed. machine : what was measured and in which precision, in words.
     predicted_ms : [M]. The cost model's milliseconds, NaN for a method that it knows nothing of; None for no model.
     """
     ms, rse, lengths, methods = (np.asarray(x) for x in (ms, rse, lengths, methods))

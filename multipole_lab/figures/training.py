@@ -35,7 +35,7 @@ def training(
     heldout : likewise steps and held-out loss.
     summary : means over the seeds, in percent: ``heldout_loss_difference``, ``seconds_difference``,
         ``attention_seconds_difference``; empty while nothing is finished.
-    method : the approximation, in words. machine : the device that was trained on.
+    method : the approximation, in words. machine : the device that was trained on and its precision.
     """
     finding, reading = _words(summary, method, machine, sum(len(seeds) for seeds in losses.values()) // 2)
     top = theme.heading_height(finding, reading) + 58

@@ -34,7 +34,8 @@ def tuner(
     rse : [M]. Relative squared error. speedup : [M]. Times faster than exact attention, measured in the same turns.
     methods : M strings, as they would be typed.
     max_error : the error that is allowed. chosen : the recommended one, or None.
-    machine : what was measured, in words. note : what is said instead of a finding, while nothing is found.
+    machine : what was measured and in which precision, in words.
+    note : what is said instead of a finding, while nothing is found.
     """
     finding, reading = _words(rse, speedup, methods, max_error, chosen, machine, note)
     fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 480, "uirevision": "tuner"})
