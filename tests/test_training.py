@@ -16,8 +16,10 @@ import torch
 import multipole_lab as ml
 from multipole_lab.analysis.measured import machine
 from multipole_lab.training import PRESETS, Corpus, Preset, build_model, parameter_counts, preparing
+from multipole_lab.training.checkpoints import checkpoints
 from multipole_lab.training.clocks import AttentionClock
 from multipole_lab.training.corpus import Sequences
+from multipole_lab.training.journal import Journal
 from multipole_lab.training.preparing import prepare_corpus
 from multipole_lab.training.presets import dry
 from multipole_lab.training.running import Run, train_run
@@ -335,6 +337,39 @@ def test_killed_run_goes_on_with_the_same_losses(method, corpus, tmp_path):
         (part / "checkpoint-6" / "model.safetensors").read_bytes() for part in (tmp_path / "whole", folder)
     ]
     assert weights[0] == weights[1]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_goes_on(corpus, tmp_path):
+    """Every file of the last checkpoint in turn: cut off, then missing."""
+    rows = train_run(Run(SMALL, corpus, None, 3, "cpu", tmp_path / "run"))
+    before, last = checkpoints(tmp_path / "run").values()
+    files = sorted(path for path in last.iterdir() if path.suffix in (".json", ".safetensors"))
+    assert len(files) > 5
+    for path in files:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        with pytest.warns(UserWarning, match=rf"{last.name} is left out.*{path.name} is damaged"):
+            assert list(checkpoints(tmp_path / "run").values()) == [before]
+        path.write_bytes(content)
+    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
+        content = (last / name).read_bytes()
+        (last / name).unlink()
+        with pytest.warns(UserWarning, match=f"{name} is missing"):
+            assert list(checkpoints(tmp_path / "run").values()) == [before]
+        (last / name).write_bytes(content)
+    assert list(checkpoints(tmp_path / "run").values()) == [before, last]
+    os.truncate(last / "optimizer.safetensors", 1000)
+    with pytest.warns(UserWarning, match=r"optimizer\.safetensors is damaged"):
+        assert losses(train_run(Run(SMALL, corpus, None, 3, "cpu", tmp_path / "run"))) == losses(rows)
+    for path in (before, last):
+        os.truncate(path / "model.safetensors", 1000)
+    with pytest.raises(
+        ValueError, match=r"no checkpoint of .* is whole: .*model\.safetensors is damaged.*--restart"
+    ):
+        train_run(Run(SMALL, corpus, None, 3, "cpu", tmp_path / "run"))
+    assert before.is_dir()
+    assert last.is_dir()
+    assert losses(Journal(tmp_path / "run").rows()) == losses(rows)  # nothing was lost
 
 
 def test_finished_run_is_not_trained_again_and_another_is_refused(corpus, tmp_path):

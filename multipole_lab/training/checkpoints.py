@@ -1,8 +1,8 @@
 """Checkpoints without pickle: weights and optimizer as safetensors, all else as JSON, whole or not there.
 
-A checkpoint is written into a folder with a passing name, which is renamed when all is in it. What a run needs to go
-on as if nothing had happened: weights, the optimizer's moments, the schedule's place, the scaler of half precision, and
-the states of the random generators of every process.
+A checkpoint is written into a folder with a passing name, which is renamed when all is in it and on the disk. What a
+run needs to go on as if nothing had happened: weights, the optimizer's moments, the schedule's place, the scaler of
+half precision, and the states of the random generators of every process.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import os
 import random
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -33,12 +35,54 @@ _BETWEEN = "/"  # a parameter's name and what the optimizer keeps of it
 
 
 def checkpoints(folder: str | Path) -> dict[int, Path]:
-    """All whole checkpoints of a run by their step, the newest last."""
-    found = {}
+    """All whole checkpoints of a run by their step, the newest last.
+
+    One that cannot be read to its end (a full disk, a copy that was cut off) is left out with a warning, so that a run
+    goes on from the one before; it stays where it is until the run writes that step again.
+
+    Raises
+    ------
+    ValueError : the run has checkpoints, and none of them is whole.
+    """
+    found, damaged = {}, {}
     for path in Path(folder).glob("checkpoint-*"):
-        if (match := _NAME.fullmatch(path.name)) and (path / STATE).is_file():
-            found[int(match[1])] = path
+        if match := _NAME.fullmatch(path.name):
+            fault = damage(path)
+            if fault is None:
+                found[int(match[1])] = path
+            else:
+                damaged[path] = fault
+    if damaged and not found:
+        raise ValueError(
+            f"no checkpoint of {folder} is whole: {'; '.join(damaged.values())}. Put the files back, name another "
+            "folder with --out, or begin anew with --restart"
+        )
+    for path, fault in damaged.items():
+        warnings.warn(f"{path} is left out, for it is not whole: {fault}", stacklevel=2)
     return dict(sorted(found.items()))
+
+
+def damage(checkpoint: Path) -> str | None:
+    """Which file of a checkpoint is missing or cut off, in words; None where all are whole.
+
+    Lengths are looked at and JSON is read; a number that was changed inside a file is not noticed.
+    """
+    needed = ["config.json", OPTIMIZER, STATE, TRAINER]
+    missing = [name for name in needed if not (checkpoint / name).is_file()]
+    if not missing and not list(checkpoint.glob("model*.safetensors")):
+        missing = ["model.safetensors"]
+    if missing:
+        return f"{checkpoint / missing[0]} is missing"
+    for path in sorted(checkpoint.iterdir()):
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt"):  # compares the file's length with its header
+                    pass
+            elif path.suffix == ".json":
+                json.loads(path.read_bytes())
+        except (SafetensorError, ValueError) as error:
+            return f"{path} is damaged ({error})"
+    return None
 
 
 class Checkpoints(TrainerCallback):
@@ -100,6 +144,7 @@ class Checkpoints(TrainerCallback):
             "random": states,
         }
         (made / STATE).write_text(json.dumps(record), encoding="utf-8")
+        _to_disk(made)
         shutil.rmtree(place, ignore_errors=True)  # of an earlier run that went on from before this step
         os.replace(made, place)
         for old in list(checkpoints(self.folder).values())[: -self.KEPT]:
@@ -121,6 +166,13 @@ class Checkpoints(TrainerCallback):
         self._random = (
             states[trainer.args.process_index] if trainer.args.process_index < len(states) else None
         )
+
+
+def _to_disk(folder: Path) -> None:
+    """Wait until every file is on the disk: a name that outlives a power cut must not stand for an empty file."""
+    for path in folder.iterdir():
+        with path.open("r+b") as file:
+            os.fsync(file.fileno())
 
 
 @contextmanager
