@@ -146,7 +146,7 @@ def _attention(
 
 @functools.cache
 def show_flex_attention_true_tensors() -> None:
-    """Put ``dense`` before transformers' ``flex_attention``: it compiles for its inputs before any protocol is asked."""
+    """Put ``dense`` before transformers' ``flex_attention``, which is compiled before any protocol is asked."""
     from transformers import AttentionInterface
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

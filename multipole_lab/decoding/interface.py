@@ -26,7 +26,19 @@ def cached_attention(
     """The decode step where keys are clustered, torch's attention (soft-capped if need be) elsewhere.
 
     query [B, Hq, n, D], key [B, Hk, N, D], value [B, Hk, N, Dv]; the output is [B, n, Hq, Dv].
+
+    Raises
+    ------
+    ValueError : attention weights are wanted; a row holds packed texts, which a cache does not keep apart.
     """
+    # Models stand above decoding in the library, so this import waits until it is asked for.
+    from multipole_lab.models.interface import check_no_weights
+    from multipole_lab.models.masks import Structure, check_positions
+
+    check_no_weights(module, kwargs, "MultipoleCache.on")
+    if query.shape[2] > 1:
+        keep = None if attention_mask is None else (attention_mask[:, 0] == _shown(attention_mask)).any(1)
+        check_positions(Structure(True, key.shape[2], keep), kwargs.get("position_ids"), query.shape[2])
     softcap, scaling = kwargs.get("softcap"), kwargs.get("scaling")
     if isinstance(key, Handle) and not kwargs.get("dropout"):
         out = key.layer.attend(query, attention_mask, scaling, softcap)
@@ -36,6 +48,11 @@ def cached_attention(
     if softcap is None:
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
     return soft_capped(query, key, value, attention_mask, scaling, softcap).transpose(1, 2).contiguous(), None
+
+
+def _shown(mask: Tensor) -> bool | float:
+    """What a mask, boolean or added to the logits, says of a key that is seen."""
+    return True if mask.dtype == torch.bool else 0.0
 
 
 def soft_capped(

@@ -17,8 +17,8 @@ from multipole_lab.decoding.padding import learn_padding
 from multipole_lab.decoding.rope import Rotation
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
-from multipole_lab.decoding.storage import kept
 from multipole_lab.decoding.step import decode_step
+from multipole_lab.decoding.storage import kept
 from multipole_lab.decoding.trace import Seen, traced
 
 

@@ -57,6 +57,10 @@ class Settings:
                 raise ValueError("budget and top_p are both None; one of them must limit the exact keys")
         elif isinstance(self.budget, float):
             _check_share("budget", self.budget)
+        elif isinstance(self.budget, bool) or not isinstance(self.budget, int):
+            raise TypeError(
+                f"budget is {self.budget!r}; a number of keys is needed (128), or a share of the context (0.05)"
+            )
         else:
             check_count("budget", self.budget, 0)
         if self.levels not in (1, 2):

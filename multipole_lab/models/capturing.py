@@ -145,7 +145,8 @@ def _read(model: PreTrainedModel, ids: Tensor, keep: Hook) -> None:
     training = model.training
     try:
         model.eval()
-        with hooked(model, keep), torch.no_grad():
+        # A sample is for learning with, too; what is made in torch.inference_mode never has gradients.
+        with hooked(model, keep), torch.inference_mode(False), torch.no_grad():
             inner(**arguments)
     finally:
         model.train(training)
@@ -172,6 +173,11 @@ def _token_ids(model: PreTrainedModel, tokenizer: Callable, text: str, max_token
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_tokens
     limit = min(max_tokens, positions)
     ids = torch.as_tensor(tokenizer(text, truncation=True, max_length=limit)["input_ids"], dtype=torch.int64)
+    if ids.ndim == 2 and len(ids) == 1:  # of a tokenizer that answers with a batch
+        ids = ids[0]
+    if ids.ndim != 1:
+        raise ValueError(f"the tokenizer made token ids of shape {tuple(ids.shape)}; one row is needed")
+    ids = ids[:limit]
     if ids.numel() == 0:
         raise ValueError("text is empty; the tokenizer made no token of it")
     if len(ids) == limit < max_tokens:
