@@ -111,12 +111,24 @@ def test_gradients_of_single_samples():
         torch.testing.assert_close(got[i], wanted)
 
 
-def test_a_compiled_function_keeps_its_tangents():
+@full_and_causal
+def test_a_compiled_function_keeps_its_tangents(causal):
     q, k, v = qkv()
-    method = ml.MuSe(clusters=3)
+    method = ml.MuSe(clusters=3, leaf=8)
 
     def slope(q):
-        return torch.func.jvp(lambda q: method(q, k, v), (q,), (q,))[1]
+        return torch.func.jvp(lambda q: method(q, k, v, causal=causal), (q,), (q,))[1]
 
-    compiled = torch.compile(slope, backend="eager")
-    torch.testing.assert_close(compiled(q), slope(q))
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(slope, backend="eager")(q), slope(q))
+
+
+def test_a_compiled_method_keeps_its_second_derivative():
+    q, k, v = qkv(grad=True)
+    method = ml.MuSe(clusters=3, leaf=8)
+    seconds = []
+    torch.compiler.reset()
+    for attend in (method, torch.compile(lambda *x: method(*x), backend="eager")):
+        (slope,) = torch.autograd.grad(attend(q, k, v).square().sum(), q, create_graph=True)
+        seconds.append(torch.autograd.grad(slope.square().sum(), (q, k, v)))
+    torch.testing.assert_close(*seconds)

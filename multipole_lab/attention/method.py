@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from multipole_lab.attention.checks import check_qkv, check_scale, key_mask, without_padding
 from multipole_lab.attention.opaque import attend, written
 from multipole_lab.attention.partials import Partial
-from multipole_lab.attention.transforms import autocast_exists, without_autocast
+from multipole_lab.attention.transforms import autocast_exists, transformed, without_autocast
 from multipole_lab.clustering.checks import DTYPES
 from multipole_lab.printing import changed
 from multipole_lab.suggesting import check_fields, suggesting
@@ -86,7 +86,7 @@ class Method:
             k, v = without_padding(k, v, padding)
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else check_scale(scale)
         with without_autocast(device):
-            text = written(self) if torch.compiler.is_compiling() else None
+            text = written(self) if torch.compiler.is_compiling() and not transformed() else None
             if text is None:
                 out, lse = (self._causal if causal else self._full)(q, k, v, scale, padding)
             else:

@@ -52,8 +52,8 @@ def merge(partials: Sequence[Partial]) -> Partial:
 
 
 def _merge_two(o1: Tensor, l1: Tensor, o2: Tensor, l2: Tensor) -> Partial:
-    # exp(l2 - lse) = sigmoid(l2 - l1). Where one side saw nothing, this difference, or the derivatives of logaddexp, may
-    # be NaN: they are kept from it before, for a mask behind passes NaN gradients on.
+    # exp(l2 - lse) = sigmoid(l2 - l1). Where one side saw nothing, this difference or a derivative of logaddexp may be
+    # NaN: they are kept from it before, for a mask behind passes NaN gradients on.
     share = torch.where(l2 == -torch.inf, -torch.inf, l2 - l1).sigmoid().unsqueeze(-1)
     out = o1.to(share.dtype).lerp(o2.to(share.dtype), share)
     blind = (l1 == -torch.inf) | (l2 == -torch.inf)

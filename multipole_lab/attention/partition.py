@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from multipole_lab.attention.slots import Slots
+from multipole_lab.attention.transforms import has_values
 from multipole_lab.clustering.balanced import balanced_labels
 from multipole_lab.clustering.capped import capacity
 from multipole_lab.clustering.checks import check_cap, check_count, check_seed
@@ -88,10 +89,13 @@ class Partition:
         return Clusters(labels, cluster_means(x, order, offsets), counts, order, offsets)
 
     def slots(self, x: Tensor, mask: Tensor | None = None) -> Slots:
-        """The partition of x [B, H, N, D] laid out in slots: as many as the largest cluster has, without a cap."""
+        """The partition of x [B, H, N, D] laid out in slots: as many as the largest cluster has, without a cap.
+
+        Where no value may be looked at (meta and fake tensors, ``torch.func.vmap``), as many as vectors then.
+        """
         N, labels = x.shape[2], self.labels(x, mask)
         size = self.size(N)
-        if self.kind == "kmeans" and self.cap is None:
+        if self.kind == "kmeans" and self.cap is None and has_values(labels):
             size = max(1, int(count_members(labels.flatten(0, 1), self.made(N)).max()))
         return Slots.of(labels, self.made(N), size)
 
@@ -122,7 +126,8 @@ def _labels(
     """A partition as one opaque operator, for k-means looks at its data while it works."""
     if kind == "kmeans":
         return kmeans_labels(x, clusters, iterations, cap, seed, mask=mask)
-    return spatial_labels(x, size, mask) if kind == "spatial" else balanced_labels(x, size, mask=mask)
+    labels = spatial_labels(x, size, mask) if kind == "spatial" else balanced_labels(x, size, mask=mask)
+    return labels.contiguous()  # what the fake below says, whatever the partition left behind
 
 
 @_labels.register_fake
