@@ -94,8 +94,8 @@ def _summary_kernel(
     o_out = o_row * CK + i_j
     p_mass = mass + o_out
     p_mk, p_mv = mean_k + o_out[:, None] * D + o_d[None, :], mean_v + o_out[:, None] * DV + o_dv[None, :]
-    p_k = k + (i_kv // HK).to(tl.int64) * stride_kb + (i_kv % HK) * stride_kh
-    p_v = v + (i_kv // HK).to(tl.int64) * stride_vb + (i_kv % HK) * stride_vh
+    p_k = k + (i_kv // HK).to(tl.int64) * stride_kb + (i_kv % HK).to(tl.int64) * stride_kh
+    p_v = v + (i_kv // HK).to(tl.int64) * stride_vb + (i_kv % HK).to(tl.int64) * stride_vh
     o_mk, o_mv = o_m[:, None] * stride_kn + o_d[None, :], o_m[:, None] * stride_vn + o_dv[None, :]
     b_max = tl.full([BC], float("-inf"), dtype=tl.float32)
     b_sum = tl.zeros([BC], dtype=tl.float32)
