@@ -9,6 +9,7 @@ import torch
 import multipole_lab as ml
 from multipole_lab.kernels import launch
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 METHODS = {
     "Exact": ml.Exact(),
     "Window": ml.Window(size=4, sinks=1),
@@ -252,7 +253,7 @@ def test_more_clusters_than_keys(method):
 @pytest.mark.parametrize("method", [ml.Centroid, ml.MuSe])
 @both_ways
 def test_triton_needs_a_device_dtype_and_head_size_of_its_own(method, causal, monkeypatch):
-    q, k, v = zeros(1, 2, 6, 16), zeros(1, 1, 9, 16), zeros(1, 1, 9, 32)
+    q, k, v = (x.to(DEVICE) for x in (zeros(1, 2, 6, 16), zeros(1, 1, 9, 16), zeros(1, 1, 9, 32)))
     attend = method(clusters=2, backend="triton")
     with pytest.raises(TypeError, match=r'backend="triton": q is torch.float64.*use backend="torch"'):
         attend(q.double(), k.double(), v.double(), causal=causal)
@@ -260,6 +261,7 @@ def test_triton_needs_a_device_dtype_and_head_size_of_its_own(method, causal, mo
         ValueError, match=r'backend="triton": v has head size 8.*16 to 256; use backend="torch"'
     ):
         attend(q, k, v[..., :8], causal=causal)
+    q, k, v = (x.cpu() for x in (q, k, v))
     monkeypatch.setattr(launch, "interpreting", lambda: False)
     with pytest.raises(
         ValueError, match=r"on cpu; the Triton kernels need a CUDA device.*TRITON_INTERPRET=1"

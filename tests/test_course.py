@@ -1,6 +1,7 @@
 """Every assignment: solutions score everything, stubs nothing, releases leak nothing, checks name the mistake."""
 
 import json
+import os
 import linecache
 import time
 from dataclasses import replace
@@ -225,6 +226,10 @@ def test_forbidden_names_are_found_in_code_and_not_in_words(source, groups, foun
 
 @per_question
 def test_the_solution_passes_its_check_in_time(solved, name, item):
+    if name == "A5" and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip(
+            "A5's kernels run in Triton's interpreter, asked for before Triton is imported; here is a GPU"
+        )
     began = time.process_time()
     result = ml.course.check(item.name, solved[name][item.functions[0]])
     assert result, result

@@ -3,6 +3,8 @@
 import multipole_lab as ml
 from multipole_lab.attention.method import Method
 
+HOME = "multipole_lab.attention."
+
 METHODS = {
     "Exact": ml.Exact(),
     "Window": ml.Window(size=5, sinks=1),
@@ -22,14 +24,9 @@ METHODS = {
 
 
 def classes() -> set[type]:
-    """All classes of methods, found by themselves."""
+    """All classes of methods, found by themselves; what spreads a method over processes is none of its own."""
     found, new = set(), [Method]
     while new:
-        new = [
-            one
-            for parent in new
-            for one in parent.__subclasses__()
-            if one.__module__.startswith("multipole_lab")
-        ]
+        new = [one for parent in new for one in parent.__subclasses__() if one.__module__.startswith(HOME)]
         found.update(new)
     return found
