@@ -9,12 +9,14 @@ Only the module of the command that was typed is imported, so ``multipole-lab --
 """
 
 import argparse
-import difflib
 import importlib
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 from multipole_lab import __version__, extras
+from multipole_lab.suggesting import nearest
 
 COMMANDS = {  # name: (module, what --help says of it)
     "doctor": ("multipole_lab.doctor", "check this machine, and print the command that mends each problem"),
@@ -68,14 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     typed = argv[0] if argv and not argv[0].startswith("-") else None
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="multipole-lab",
         description="Multipole attention: see it, measure it on your own model, take it away.",
         epilog="'multipole-lab COMMAND --help' explains one command.",
     )
     parser.add_argument("--version", action="version", version=f"multipole-lab {__version__}")
     if typed is not None and typed not in COMMANDS:
-        parser.error(f"unknown command {typed!r}. {_suggestion(typed)}")
+        parser.error(f"unknown command {typed!r}. {_suggestion(typed, COMMANDS)}")
 
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, (module, summary) in COMMANDS.items():
@@ -98,10 +100,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _suggestion(typed: str) -> str:
-    """Return the closest command as a question, or all of them."""
-    close = difflib.get_close_matches(typed.lower(), COMMANDS, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"Commands: {', '.join(COMMANDS)}."
+class Parser(argparse.ArgumentParser):
+    """A parser that answers a misspelt option or choice with the nearest one; so do those of its subcommands."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if (
+            unknown
+        ):  # the parser of a subcommand knows its options; the one above, which would be asked, does not
+            typed = next((one for one in unknown if one.startswith("-")), unknown[0]).partition("=")[0]
+            self.error(f"unknown argument {typed!r}. {_suggestion(typed, self._option_string_actions, '')}")
+        return namespace, unknown
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            hint = _suggestion(str(value), list(map(str, action.choices)), "There are")
+            raise argparse.ArgumentError(action, f"{value!r} is not known. {hint}")
+
+    def error(self, message: str) -> NoReturn:
+        before = " " * len(f"{self.prog}: error: ")  # what argparse writes there
+        super().error(textwrap.fill(message, 80, initial_indent=before, break_on_hyphens=False).lstrip())
+
+
+def _suggestion(typed: str, known: Iterable[str], otherwise: str = "Commands:") -> str:
+    """The closest name as a question; or all of them, after the words ``otherwise`` if there are any."""
+    close = nearest(typed, known)
+    if close:
+        return f"Did you mean {close!r}?"
+    return f"{otherwise} {', '.join(known)}." if otherwise else "--help lists what there is."
 
 
 if __name__ == "__main__":

@@ -52,7 +52,6 @@ def suggesting(function: Function) -> Function:
     parameters = list(inspect.signature(function).parameters.values())
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return function
-    name = function.__qualname__.removesuffix(".__call__")
     own = bool(parameters) and parameters[0].name == "self"  # a method's first argument, which nobody types
     known = tuple(p.name for p in parameters)[own:]
     by_place = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY][own:]
@@ -60,6 +59,7 @@ def suggesting(function: Function) -> Function:
 
     @functools.wraps(function)
     def checked(*args, **kwargs):
+        name = type(args[0]).__name__ if function.__name__ == "__call__" and args else function.__name__
         if len(args) - own > len(by_place) and not endless:
             too_many(name, len(args) - own, by_place, [other for other in known if other not in by_place])
         check_names(name, kwargs, known)

@@ -128,7 +128,9 @@ def test_perplexity_is_the_models_own_loss_and_exact_loses_nothing(folder, text,
     assert table.loc["Window(size=16)", "KL"] > table.loc["Exact()", "KL"] + 1e-4
     assert table.loc["MuSe(clusters=8, leaf=32)", "KL"] > 1e-5
     printed = capsys.readouterr().out
-    assert "MuSe(clusters=8, leaf=32)" in printed
+    assert {"MuSe(clusters=8,", "leaf=32)"} <= set(
+        printed.split()
+    )  # in two lines, where the table would be too wide
     assert str(out / "report.html") in printed
 
 

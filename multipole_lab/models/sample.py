@@ -95,6 +95,13 @@ class Sample:
         tokens = count(len(self), "token") + (f" of {text}" if text else "")
         return f"Sample({f'{name}, ' if name else ''}{tokens}, {layers})"
 
+    def __getattr__(self, name: str) -> None:
+        if name in ("q", "k", "v"):
+            raise AttributeError(
+                f"every layer of a sample has its own {name}: sample[{self.layers[0]}].{name}"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __len__(self) -> int:
         return len(self.token_ids)
 

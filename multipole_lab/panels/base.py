@@ -155,7 +155,7 @@ class Panel(widgets.VBox):
         return html.unescape(re.sub(r"<[^>]+>", " ", self._message.value)).strip()
 
     def __repr__(self) -> str:
-        return f"{self.name} panel (sliders in Jupyter; here .set(...), .figure(), .table()): {self.summary}"
+        return f"{self.name} panel: sliders in Jupyter; elsewhere .set(...), .figure(), .table()"
 
     def _repr_mimebundle_(self, **kwargs) -> dict | tuple[dict, dict]:
         """The live widget, and for a reader without one (GitHub, nbviewer, a PDF) a picture and its words."""
