@@ -1,8 +1,8 @@
 """Every assignment: solutions score everything, stubs nothing, releases leak nothing, checks name the mistake."""
 
 import json
-import os
 import linecache
+import os
 import time
 from dataclasses import replace
 
