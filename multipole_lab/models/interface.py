@@ -207,7 +207,10 @@ def set_implementation(model: PreTrainedModel, name: str) -> None:
 @functools.lru_cache(maxsize=1024)
 def _calls_attention(kind: type[nn.Module]) -> bool:
     """Whether a module of this class looks its attention function up: its code names transformers' table."""
-    functions = (inspect.unwrap(f) for one in kind.__mro__ for f in vars(one).values() if callable(f))
+    own = [
+        one for one in kind.__mro__ if one.__module__ != PreTrainedModel.__module__
+    ]  # which keeps that table
+    functions = (inspect.unwrap(f) for one in own for f in vars(one).values() if callable(f))
     return any("ALL_ATTENTION_FUNCTIONS" in f.__code__.co_names for f in functions if hasattr(f, "__code__"))
 
 

@@ -254,14 +254,12 @@ def _of_tensor(mask: Tensor, queries: int) -> Structure:
     keep, total = seen.any(1), seen.shape[-1]
     if bool((seen == keep[:, None]).all()):
         return Structure(False, total, _unless_all(keep))
-    # The queries are the last positions: of all keys, or of those in use where a static cache has room for more. Then
-    # the first query's own column is the furthest by which any query sees ahead of its number; a key that is padding
-    # in every row hides its column and no other's.
+    # The queries are the last of the keys in use; a static cache has room for more behind them. The first query's own
+    # column is the furthest that any query sees ahead of its number, unless every query is padding.
     last = torch.where(seen, torch.arange(1, total + 1, device=mask.device), 0).amax(-1) - 1  # [B, Nq or 1]
     ahead = int((last - torch.arange(last.shape[1], device=mask.device)).max())
-    for keys in (total, max(0, ahead) + queries):
-        if not queries <= keys <= total:
-            continue
+    keys = max(0, ahead) + queries
+    if keys <= total:
         place = torch.arange(keys - queries, keys, device=mask.device)
         past = torch.arange(total, device=mask.device) <= place[:, None]
         padding = ~keep[:, keys - queries : keys, None]  # what padding itself sees reaches nobody
