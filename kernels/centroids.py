@@ -151,6 +151,8 @@ def restart_empty(
     """
     B, H, N, D = x.shape
     C = counts.shape[-1]
+    if N == 0:  # no vector to move to
+        return
     x = row_strided(x)
     written = [y.contiguous() for y in (distances, counts, centroids)]
     BD = power_of_two(D)

@@ -16,9 +16,10 @@ def double(x: torch.Tensor) -> torch.Tensor:
 
     Parameters
     ----------
-    x : Tensor, any shape, contiguous
+    x : Tensor, any shape and strides
         On a CUDA device, or anywhere under ``TRITON_INTERPRET=1``.
     """
+    x = x.contiguous()
     out = torch.empty_like(x)
     _double_kernel[(triton.cdiv(x.numel(), 256),)](x, out, x.numel(), BLOCK=256)
     return out

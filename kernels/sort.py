@@ -118,7 +118,7 @@ def offsets_of_chunks(
     """
     bins = power_of_two(clusters + 1)
     tile = choose("scan", target_of(chunk_counts), 16, 4, tile)
-    chunks = chunk_counts.numel() // (B * H * (clusters + 1))
+    chunks = chunk_counts.numel() // max(1, B * H * (clusters + 1))
     offsets = torch.empty(B, H, clusters + 1, dtype=torch.int64, device=chunk_counts.device)
     scanned = max(2, min(power_of_two(chunks, least=2), tile.cols // bins))
     launch(
