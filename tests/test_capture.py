@@ -1,7 +1,9 @@
 """A capture holds what the attention layer was given, and leaves the model as it found it."""
 
 import threading
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -269,3 +271,53 @@ def test_an_encoder_decoder_is_refused():
     config = T5Config(d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=64)
     with pytest.raises(ValueError, match="an encoder and a decoder"):
         capture(T5Model(config), Letters(), TEXT, layers=[0])
+
+
+def test_a_tokenizer_may_answer_with_a_batch_of_one_and_not_cut(model):
+    class Batch(Letters):
+        def __call__(self, text, **_):
+            return {"input_ids": [super().__call__(text)["input_ids"]]}
+
+    one = capture(model, Letters(), TEXT, layers=[1], max_tokens=50, dtype=torch.float32)
+    other = capture(model, Batch(), TEXT, layers=[1], max_tokens=50, dtype=torch.float32)
+    assert torch.equal(one.token_ids, other.token_ids)
+    assert torch.equal(one[1].k, other[1].k)
+
+    class Two(Letters):
+        def __call__(self, text, **_):
+            return {"input_ids": [[1, 2], [3, 4]]}
+
+    with pytest.raises(ValueError, match=r"token ids of shape \(2, 2\); one row is needed"):
+        capture(model, Two(), TEXT, layers=[1])
+
+
+def test_a_capture_in_inference_mode_can_be_learned_with(model):
+    with torch.inference_mode():
+        sample = capture(model, Letters(), TEXT, layers=[1], dtype=torch.float32)
+    q = sample[1].q.requires_grad_()
+    scaled_dot_product_attention(q, q, q).sum().backward()
+    assert q.grad is not None
+
+
+NOTEBOOKS = [
+    path
+    for path in sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+    if "stands in" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_model_that_stands_in_without_weights_is_captured(path, monkeypatch):
+    """The cells of a notebook up to its capture, as on a machine without weights."""
+    import multipole_lab.models as models
+
+    monkeypatch.setattr(models, "is_cached", lambda name: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    names: dict = {}
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, path.name, "exec"), names)
+            if "capture(" in cell.source:
+                break
+    assert isinstance(names["mine"], Sample)
+    assert "".join(names["mine"].tokens) == names["text"][: len(names["mine"].tokens)]
