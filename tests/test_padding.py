@@ -131,37 +131,42 @@ def test_padding_does_not_count(cls, data):
     check(method, *qkv(len(mask), heads, Nq, Nk), causal, mask)
 
 
-LEFT, RIGHT, HOLES = slice(0, 7), slice(33, 40), slice(3, 30, 5)
+LEFT, RIGHT, HOLES = slice(0, 7), slice(17, 24), slice(3, 20, 5)
 KERNELS = {
-    "k-means": ml.MuSe(clusters=4, leaf=12),
-    "k-means, near, sinks": ml.MuSe(clusters=3, leaf=12, near=1, sinks=2, cap=None),
-    "spatial": ml.MuSe(clusters=4, leaf=12, partition="spatial"),
-    "balanced, auto": ml.MuSe(clusters="auto", leaf=16, partition="balanced"),
-    "dipole": ml.MuSe(clusters=3, leaf=12, order="dipole", dipole_rank=None),
-    "centroid": ml.Centroid(clusters=3, leaf=12, sinks=1),
-    "centroid, budget": ml.Centroid(clusters=4, leaf=12, budget=9, recent=3),
+    "k-means": ml.MuSe(clusters=3, leaf=9),
+    "near, sinks": ml.MuSe(clusters=3, leaf=9, near=1, sinks=2, cap=None),
+    "spatial": ml.MuSe(clusters=3, leaf=9, partition="spatial"),
+    "balanced": ml.MuSe(clusters="auto", leaf=9, partition="balanced"),
+    "dipole": ml.MuSe(clusters=3, leaf=9, order="dipole", dipole_rank=None),
+    "centroid": ml.Centroid(clusters=3, leaf=9, sinks=1, budget=5),
 }
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
 @pytest.mark.parametrize("method", KERNELS.values(), ids=KERNELS)
 def test_padding_does_not_count_in_the_kernels(method, causal):
-    mask = torch.ones(3, 40, dtype=torch.bool, device=DEVICE)
-    for row, padding in enumerate((LEFT, RIGHT, HOLES)):
-        mask[row, padding] = False
-    q, k, v = qkv(3, (2, 1), 40, 40, D=16, Dv=16, dtype=torch.float32)
-    check(replace(method, backend="triton"), q, k, v, causal, mask, rtol=1e-4, atol=2e-5)
+    """The forward, which is slow enough where kernels are interpreted; rows part and join as they do for torch."""
+    mask = torch.ones(2, 24, dtype=torch.bool, device=DEVICE)
+    mask[0, LEFT if causal else RIGHT] = False
+    mask[1, HOLES] = False
+    q, k, v = qkv(2, (2, 1), 24, 24, D=16, Dv=16, dtype=torch.float32)
+    method = replace(method, backend="triton")
+    together = method(q, k, v, causal=causal, mask=mask, return_lse=True)
+    for row, keep in enumerate(mask):
+        alone = [x[row : row + 1, :, keep] for x in (q, k, v)]
+        for got, want in zip(together, method(*alone, causal=causal, return_lse=True), strict=True):
+            torch.testing.assert_close(got[row, :, keep], want[0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
 @pytest.mark.parametrize("padding", [LEFT, RIGHT, HOLES], ids=["left", "right", "holes"])
 def test_queries_of_padding_see_what_the_mask_says(padding, causal):
     """A mask is one of keys: the queries beside them still attend, and exactly where every cluster is near."""
-    q, k, v = qkv(2, (2, 1), 40, 40)
-    mask = torch.ones(2, 40, dtype=torch.bool, device=DEVICE)
+    q, k, v = qkv(2, (2, 1), 24, 24)
+    mask = torch.ones(2, 24, dtype=torch.bool, device=DEVICE)
     mask[0, padding] = False
     expected = ml.Exact()(q, k, v, causal=causal, mask=mask, return_lse=True)
-    for method in (ml.MuSe(clusters=3, near=3, leaf=8), ml.Centroid(clusters=3, budget=40, leaf=8)):
+    for method in (ml.MuSe(clusters=3, near=3, leaf=8), ml.Centroid(clusters=3, budget=24, leaf=8)):
         for got, want in zip(
             method(q, k, v, causal=causal, mask=mask, return_lse=True), expected, strict=True
         ):
