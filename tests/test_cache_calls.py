@@ -111,6 +111,8 @@ def test_a_changed_cache_goes_on_as_a_dense_one(name, inference):
         caches = both(model, 0 if name == "early_initialization" else 59)
         for cache in caches:
             getattr(cache, name)(*CHANGES[name])
+    if name == "reset":  # that of transformers 5.4 and 5.17 forgets the numbers and keeps its length
+        caches = DynamicCache(), caches[1]
     held = caches[0].layers[0].keys if caches[0].layers else None
     rows = 3 if held is None else held.shape[0]
     outs = [read(model, cache, tokens(30, rows, 2)) for cache in caches]  # and outside of inference mode
@@ -241,7 +243,7 @@ def one_layer(batch=2):
 
 
 def test_repeated_heads_still_reach_the_decode_step():
-    """Before 5.20 transformers repeats key/value heads itself wherever there is a mask."""
+    """Transformers 5.17 repeats key/value heads itself wherever there is a mask."""
     layer, (keys, values) = one_layer()
     q, mask = torch.randn(2, 6, 1, 16), torch.ones(2, 1, 1, 61, dtype=torch.bool)
     repeated = repeat_kv(keys, 3), repeat_kv(values, 3)
