@@ -1,6 +1,6 @@
 # Two commands: `make lab` opens the lab, `make test` proves it. `make help` lists the rest.
 #
-#   PYTHON=python3.12   the Python to make .venv with (3.11, 3.12 or 3.13; found by itself otherwise)
+#   PYTHON=python3.12   the Python to make .venv with (3.11 to 3.14; found by itself otherwise)
 #   PORT=8889           where JupyterLab listens; the next free port where that one is taken
 #   PYTEST=-x           more arguments for pytest
 

@@ -1,9 +1,33 @@
 """What `make lab` starts: JupyterLab for this computer only, which asks nobody outside it for anything."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
+
+from jupyter_core.paths import jupyter_config_dir, jupyter_data_dir, jupyter_runtime_dir
 
 c = get_config()  # traitlets puts this function here
+
+try:
+    for folder in (jupyter_config_dir(), jupyter_data_dir(), jupyter_runtime_dir()):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+except OSError as error:
+    # No home, or one that cannot be written: what JupyterLab and its kernels keep there lasts until they end.
+    home = tempfile.mkdtemp(prefix="multipole-lab-jupyter-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    print(
+        f"{error}: JupyterLab's settings are kept for this run only; to keep them: export HOME=/path",
+        file=sys.stderr,
+    )
+    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        os.environ[name] = os.path.join(home, name.lower())
+    c.LabApp.user_settings_dir = os.path.join(home, "settings")
+    c.LabApp.workspaces_dir = os.path.join(home, "workspaces")
 
 c.ServerApp.ip = "127.0.0.1"
 c.ServerApp.allow_remote_access = False

@@ -10,9 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from . import features, machine
+from . import features, machine, packages
 from .finding import Finding, install
-from .packages import packages
 
 SECONDS = 180.0
 CHECKS = (
@@ -36,7 +35,7 @@ CHECKS = (
     features.tests,
     features.browser_tests,
     features.pages,
-    packages,
+    packages.versions,
 )
 
 __all__ = ["CHECKS", "Finding", "examine"]
@@ -47,10 +46,12 @@ def examine(seconds: float = SECONDS) -> list[Finding]:
 
     Parameters
     ----------
-    seconds : for all checks together. One that has not ended by then is a warning, and each later one gets a second.
+    seconds : for all checks together. One that has not ended by then is a warning, and each later one gets a few more.
     """
     end = time.monotonic() + seconds
-    return [finding for check in CHECKS for finding in bounded(check, max(1.0, end - time.monotonic()))]
+    return [
+        finding for check in CHECKS for finding in bounded(check, max(seconds / 30, end - time.monotonic()))
+    ]
 
 
 def bounded(check: Callable[[], Iterator[Finding]], seconds: float) -> list[Finding]:
@@ -69,5 +70,5 @@ def bounded(check: Callable[[], Iterator[Finding]], seconds: float) -> list[Find
     thread.start()
     thread.join(seconds)
     return list(found) if not thread.is_alive() else [
-        *found, Finding(name, f"no answer within {seconds:.0f} s", "warning", install())
+        *found, Finding(name, f"no answer within {seconds:.0f} s", "warning", "multipole-lab doctor")
     ]  # fmt: skip

@@ -59,7 +59,9 @@ def exact_attention() -> Iterator[Finding]:
 def triton_kernels() -> Iterator[Finding]:
     """Whether a Triton kernel compiles and runs (CUDA), or only Triton's interpreter (everywhere else)."""
     if not is_there("triton"):
-        yield Feature("Triton kernels", "no triton: the torch implementations run", "note", pip("triton"))
+        yield Feature(
+            "Triton kernels", "no triton: the torch implementations run, on the CPU", "note", pip("triton")
+        )
         return
     import torch
 

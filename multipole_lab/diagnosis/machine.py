@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,11 +63,15 @@ def folders() -> Iterator[Finding]:
 
 
 def _writable(folder: str | Path) -> bool:
-    """Whether files can be made in a folder, or in the nearest one above it that is there."""
+    """Whether files can be made in a folder, or in the nearest one above it that is there, by making one."""
     place = Path(folder)
     while not place.exists() and place != place.parent:
         place = place.parent
-    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    try:
+        with tempfile.TemporaryDirectory(dir=place):
+            return True
+    except OSError:
+        return False
 
 
 def cpu() -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from multipole_lab.extras import Need, needs
 from .finding import Finding, install
 
 
-def packages() -> Iterator[Finding]:
+def versions() -> Iterator[Finding]:
     """Every distribution with its version, against the range that pyproject.toml gives."""
     seen = set()
     for need in needs():

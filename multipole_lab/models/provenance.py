@@ -8,8 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from multipole_lab.analysis.measured import versions as versions  # what a capture's numbers may depend on
-
-SOURCE_FILE = "source.json"  # beside the weights that `load_model` made: where it had them from
+from multipole_lab.models.registry import SOURCE_FILE
 
 
 def describe_model(model: PreTrainedModel) -> dict:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SOURCE_FILE = "source.json"  # beside the weights that `load_model` made: where it had them from
+
 
 @dataclass(frozen=True)
 class Known:

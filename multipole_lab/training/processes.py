@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from multipole_lab import extras
+
 
 def world_size() -> int:
     """How many processes train together."""
@@ -18,6 +20,7 @@ def is_first() -> bool:
 def meet(device: str) -> None:
     """Wait until every process has come this far; ``device`` is what they train on."""
     if world_size() > 1:
+        extras.require("training", "models", "accelerate")
         from accelerate import PartialState
 
         PartialState(cpu=device == "cpu").wait_for_everyone()
