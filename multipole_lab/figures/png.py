@@ -84,7 +84,9 @@ def _draw(path: str, page: str) -> bytes:
             except subprocess.TimeoutExpired:
                 raise RuntimeError(f"{path} drew none in {SECONDS} s") from None
             finally:  # also when the reader interrupts
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(
+                    ProcessLookupError, PermissionError
+                ):  # macOS refuses for a dead group
                     os.killpg(browser.pid, signal.SIGKILL)
                 browser.wait()
         found = _PICTURE.search((folder / "text").read_bytes())
