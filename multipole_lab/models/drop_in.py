@@ -103,7 +103,6 @@ class DropIn:
     exact: Counter[tuple[int, str]] = field(default_factory=Counter)
     _numbers: dict[nn.Module, int] = field(default_factory=dict, repr=False)
     _seen: tuple | None = field(default=None, repr=False)
-    _positions: weakref.ref[Tensor] | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         kinds = Counter(map(repr, self.methods.values()))
@@ -168,7 +167,7 @@ class DropIn:
             return former(module, query, key, value, attention_mask, **kwargs)
         check_honoured(method, _where(layer, module), module, kwargs)
         check_packed(structure, kwargs.get("cu_seq_lens_q"))
-        self._check_positions(structure, kwargs.get("position_ids"), query.shape[2])
+        _check_positions(attention_mask, structure, kwargs.get("position_ids"), query.shape[2])
         self.approximated[layer] += 1
         out = apply(method, query, key, value, structure, kwargs.get("scaling"), kwargs.get("s_aux"))
         return out.transpose(1, 2).contiguous(), None
@@ -191,12 +190,6 @@ class DropIn:
         if plain:
             self._seen = weakref.ref(mask), mask._version, sizes, structure
         return structure
-
-    def _check_positions(self, structure: Structure, positions: Tensor | None, queries: int) -> None:
-        """``check_positions`` once for all layers, which are given the same."""
-        if self._positions is None or self._positions() is not positions:
-            check_positions(structure, positions, queries)
-            self._positions = None if positions is None else weakref.ref(positions)
 
 
 def apply(
@@ -302,6 +295,17 @@ def _dropout_name(module: nn.Module, dropout: float) -> str:
         name: value for name, value in vars(module.config).items() if "drop" in name and value == dropout
     }
     return next((name for name in drops if "att" in name), next(iter(drops), "attention_dropout"))
+
+
+def _check_positions(
+    mask: Tensor | None, structure: Structure, positions: Tensor | None, queries: int
+) -> None:
+    """``check_positions``, once a forward pass: its layers are given the same mask and the same positions."""
+    request = mask.request if isinstance(mask, LazyMask) else None
+    if request is None or positions is None or request.risen is not positions:
+        check_positions(structure, positions, queries)
+        if request is not None:
+            request.risen = positions
 
 
 def check_packed(structure: Structure, packed: Tensor | None) -> None:

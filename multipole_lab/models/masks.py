@@ -48,9 +48,13 @@ class Structure:
 
 @dataclass
 class MaskRequest:
-    """The arguments with which a model asked for a mask: see ``transformers.masking_utils.sdpa_mask``."""
+    """The arguments with which a model asked for a mask: see ``transformers.masking_utils.sdpa_mask``.
+
+    ``risen`` are ``position_ids`` that ``check_positions`` let pass with this mask.
+    """
 
     arguments: dict
+    risen: Tensor | None = None
     _made: dict[str, Tensor | None] = field(default_factory=dict)
     _structure: Structure | None = None
 
