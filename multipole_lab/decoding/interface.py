@@ -32,8 +32,8 @@ def cached_attention(
     ValueError : attention weights are wanted; a row holds packed texts, which a cache does not keep apart.
     """
     # Models stand above decoding in the library, so this import waits until it is asked for.
-    from multipole_lab.models.interface import check_no_weights
-    from multipole_lab.models.masks import Structure, check_positions
+    from multipole_lab.models.masks import Structure
+    from multipole_lab.models.refusing import check_no_weights, check_positions
 
     check_no_weights(module, kwargs, "MultipoleCache.on")
     if query.shape[2] > 1:

@@ -23,12 +23,12 @@ from multipole_lab.models.interface import (
     attend_exactly,
     attention_layers,
     check_layers,
-    check_no_weights,
     hooked,
     inner_model,
     layer_numbers,
 )
-from multipole_lab.models.masks import CustomMask, LazyMask, Structure, check_positions, structure_of
+from multipole_lab.models.masks import CustomMask, LazyMask, Structure, structure_of
+from multipole_lab.models.refusing import check_apart, check_honoured, check_packed
 from multipole_lab.printing import count
 from multipole_lab.suggesting import suggesting
 
@@ -167,7 +167,7 @@ class DropIn:
             return former(module, query, key, value, attention_mask, **kwargs)
         check_honoured(method, _where(layer, module), module, kwargs)
         check_packed(structure, kwargs.get("cu_seq_lens_q"))
-        _check_positions(attention_mask, structure, kwargs.get("position_ids"), query.shape[2])
+        check_apart(attention_mask, structure, kwargs.get("position_ids"), query.shape[2])
         self.approximated[layer] += 1
         out = apply(method, query, key, value, structure, kwargs.get("scaling"), kwargs.get("s_aux"))
         return out.transpose(1, 2).contiguous(), None
@@ -269,55 +269,6 @@ def _stays_exact(method: Method, query: Tensor, key: Tensor, structure: Structur
     if structure.cuts is None and not structure.causal and _too_few(method, structure.keys):
         return "no more keys than clusters"
     return None
-
-
-def check_honoured(method: Method, where: str, module: nn.Module, kwargs: Mapping[str, object]) -> None:
-    """Refuse by name what a model wants of its attention and no expansion of softmax attention gives."""
-    name = type(method).__name__
-    if kwargs.get("softcap") is not None:
-        raise ValueError(f"{where} caps its logits (softcap={kwargs['softcap']}), which {name} cannot do")
-    if kwargs.get("position_bias") is not None:
-        raise ValueError(f"{where} adds a position bias to its logits, which {name} cannot do")
-    if kwargs.get("cache") is not None:
-        raise ValueError(f"{where} reads a paged cache, which {name} cannot do")
-    check_no_weights(module, kwargs, name)
-    dropout = kwargs.get("dropout") or 0.0
-    if dropout > 0:
-        raise ValueError(
-            f"{where} drops attention weights in training (dropout {dropout:g}), and {name} makes none to drop; "
-            f"load the model with {_dropout_name(module, dropout)}=0.0, or call model.eval()"
-        )
-
-
-def _dropout_name(module: nn.Module, dropout: float) -> str:
-    """The model's own parameter for the dropout of attention weights, such as ``attn_pdrop`` in GPT-2."""
-    drops = {
-        name: value for name, value in vars(module.config).items() if "drop" in name and value == dropout
-    }
-    return next((name for name in drops if "att" in name), next(iter(drops), "attention_dropout"))
-
-
-def _check_positions(
-    mask: Tensor | None, structure: Structure, positions: Tensor | None, queries: int
-) -> None:
-    """``check_positions``, once a forward pass: its layers are given the same mask and the same positions."""
-    request = mask.request if isinstance(mask, LazyMask) else None
-    if request is None or positions is None or request.risen is not positions:
-        check_positions(structure, positions, queries)
-        if request is not None:
-            request.risen = positions
-
-
-def check_packed(structure: Structure, packed: Tensor | None) -> None:
-    """Refuse ``cu_seq_lens_q`` that say something else than the positions."""
-    if packed is not None:
-        cuts = structure.cuts or []
-        # FlashAttention counts through the batch: one row of packed texts, or rows one behind the other.
-        if packed.flatten().tolist() not in cuts:
-            raise ValueError(
-                "cu_seq_lens_q packs texts that position_ids do not show; give position_ids that begin again "
-                "at every text, and use_cache=False"
-            )
 
 
 def _check_method(method: object, what: str) -> None:

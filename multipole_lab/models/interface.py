@@ -11,7 +11,7 @@ import inspect
 import itertools
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -154,26 +154,6 @@ def attend_exactly(
     """Softmax attention under any mask: by sdpa, or by eager where sdpa cannot (sinks, capped logits)."""
     special = kwargs.get("s_aux") is not None or kwargs.get("softcap") is not None
     return attend_as("eager" if special else "sdpa", module, query, key, value, mask, **kwargs)
-
-
-def wants_weights(module: nn.Module, kwargs: Mapping[str, object]) -> bool:
-    """Whether a model was asked for attention weights: by the call's ``output_attentions``, or by its configuration."""
-    asked = kwargs.get("output_attentions")
-    return bool(getattr(module.config, "output_attentions", False) if asked is None else asked)
-
-
-def check_no_weights(module: nn.Module, kwargs: Mapping[str, object], name: str) -> None:
-    """Refuse what would silently be missing from the output.
-
-    Raises
-    ------
-    ValueError : attention weights are wanted of what makes none.
-    """
-    if wants_weights(module, kwargs):
-        raise ValueError(
-            f"output_attentions is set, but {name} makes no attention weights; leave it False in the call and in "
-            "model.config"
-        )
 
 
 def _ended(module: nn.Module, *_: object, **__: object) -> Output:

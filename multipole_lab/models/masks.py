@@ -272,34 +272,5 @@ def _of_tensor(mask: Tensor, queries: int) -> Structure:
     raise CustomMask(_CUSTOM)
 
 
-def check_positions(structure: Structure, positions: Tensor | None, queries: int) -> None:
-    """Refuse packed texts that the mask does not keep apart; positions behind padding may begin again.
-
-    Parameters
-    ----------
-    structure : of the mask. positions : ``position_ids`` as the layer was given them, [B or 1, Nq], or None.
-    queries : Nq.
-
-    Raises
-    ------
-    ValueError : ``position_ids`` of one text do not rise.
-    """
-    if positions is None or positions.ndim != 2 or positions.shape[1] != queries or queries < 2:
-        return
-    if structure.cuts is not None or not structure.causal:
-        return
-    if structure.keep is not None:
-        positions = positions.masked_fill(~structure.keep[:, structure.keys - queries :], -1)
-    before = positions.cummax(-1).values[:, :-1]
-    again = (positions[:, 1:] >= 0) & (positions[:, 1:] <= before)
-    if bool(again.any()):
-        row, place = again.nonzero()[0].tolist()
-        raise ValueError(
-            f"position_ids begin again at token {place + 1} of row {row}, as packed texts do, but the texts would see "
-            "each other: transformers keeps packed texts apart only without attention_mask and without a cache. Leave "
-            "attention_mask out (padding can be a text of its own) and pass use_cache=False"
-        )
-
-
 def _unless_all(keep: Tensor) -> Tensor | None:
     return None if bool(keep.all()) else keep
