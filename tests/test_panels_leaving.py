@@ -145,16 +145,20 @@ def test_a_browser_that_fails_is_tried_once_and_keeps_no_panel_waiting(
     assert not living(browser)
 
 
-def living(browser):
-    """The processes of a stand-in's group that still run."""
+def living(browser, seconds=10):
+    """The processes of a stand-in's group that still run: one that has been killed may take a moment to end."""
     started = browser.with_suffix(".started")
-    if not started.exists():
-        return []
-    group, found = int(started.read_text()), []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
+    found, until = [], time.monotonic() + seconds
+    while started.exists():
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, ProcessLookupError):
+                group, ended = os.getpgid(process.pid), process.status() == psutil.STATUS_ZOMBIE
+                if group == int(started.read_text()) and not ended:
+                    found.append(process.pid)
+        if not found or time.monotonic() > until:
+            break
+        time.sleep(0.05)
     return found
 
 

@@ -83,18 +83,14 @@ def _draw(path: str, page: str) -> bytes:
                 browser.wait(SECONDS)
             except subprocess.TimeoutExpired:
                 raise RuntimeError(f"{path} drew none in {SECONDS} s") from None
-            finally:  # also when the reader interrupts
-                with contextlib.suppress(
-                    ProcessLookupError, PermissionError
-                ):  # macOS refuses for a dead group
+            finally:  # also when the reader interrupts; macOS refuses to signal a group that has ended
+                with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(browser.pid, signal.SIGKILL)
                 browser.wait()
         found = _PICTURE.search((folder / "text").read_bytes())
         if found is None:
-            said = (folder / "log").read_text(errors="replace").strip().splitlines()[-1:]
-            raise RuntimeError(
-                f"{path} ended with {browser.returncode} and no picture{': ' * len(said)}{''.join(said)}"
-            )
+            said = (folder / "log").read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise RuntimeError(f"{path} ended with {browser.returncode} and no picture: {said[-1]}")
         return base64.b64decode(found[1])
 
 
