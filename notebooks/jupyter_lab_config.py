@@ -43,6 +43,8 @@ c.ServerApp.open_browser = sys.platform == "darwin" or any(
 c.LabApp.news_url = None
 c.LabApp.check_for_updates_class = "jupyterlab.handlers.announcements.NeverCheckForUpdate"
 c.LabApp.extension_manager = "readonly"  # the default one searches PyPI
+# No search for language servers: it asks npm, which without a home folder never answers and outlives the server.
+c.LanguageServerManager.autodetect = False
 
 
 def without_announcements(handler, page_config):
