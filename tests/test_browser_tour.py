@@ -1,11 +1,14 @@
 """The tour as a reader meets it: a real JupyterLab in a real Chromium, with no network.
 
-The reader's browser is not the server's: what the server finds there hangs when it is started.
+The reader's browser is not the server's: what the server finds there hangs when it is started. Between the two is a
+JupyterHub's prefix of a user whose name is no plain ASCII.
 """
 
+import re
 from pathlib import Path
 
 import browsing
+import psutil
 import pytest
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -17,7 +20,10 @@ def tour(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     stand_in = browsing.failing_browser(folder, "hangs")
     settings = {"BROWSER_PATH": str(stand_in), "MULTIPOLE_LAB_PICTURES": "png"}
-    with browsing.chromium() as browser, browsing.jupyter_lab(folder, **settings) as (url, token):
+    with (
+        browsing.chromium() as browser,
+        browsing.jupyter_lab(folder, base="/user/j%C3%B6rg/", **settings) as (url, token),
+    ):
         opened = browsing.Notebook(browser.new_page(viewport={"width": 1280, "height": 1000}))
         opened.open(url, token, "00_tour.ipynb")
         errors = opened.run_all()
@@ -73,3 +79,14 @@ def test_downloads_come_from_the_page_itself(tour):
 def test_no_console_errors_and_no_request_leaves_this_computer(tour):
     assert not tour.complaints
     assert not tour.outside()
+
+
+def test_server_and_kernel_fit_a_machine_of_4_gb(tour):
+    """The tour's peak; a browser on the same machine takes the rest."""
+    processes = [child for child in psutil.Process().children(recursive=True) if "python" in child.name()]
+    assert any("ipykernel" in " ".join(child.cmdline()) for child in processes)
+    peak = 0
+    for child in processes:
+        status = Path(f"/proc/{child.pid}/status").read_text()
+        peak += int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
+    assert peak < 2 << 20, f"{peak / 2**20:.2f} GiB"

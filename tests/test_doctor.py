@@ -1,100 +1,144 @@
-"""The doctor: true findings on this machine, a command for each lack, an exit status to rely on."""
+"""The doctor: true findings on this machine, a command for each lack, an exit status to rely on, and an end."""
 
 import json
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from multipole_lab import cli, diagnosis, doctor
-from multipole_lab.diagnosis import Finding
+from multipole_lab import cli, diagnosis, doctor, extras
+from multipole_lab.diagnosis import Finding, features, finding, machine, packages
+
+NEEDS = list(extras.needs())
 
 
 @pytest.fixture(scope="module")
-def findings() -> dict[str, Finding]:
-    return {finding.name: finding for finding in diagnosis.examine()}
+def findings() -> list[Finding]:
+    return diagnosis.examine()
+
+
+def named(findings, name) -> Finding:
+    return next(one for one in findings if one.name == name)
+
+
+def without(monkeypatch, *names):
+    """From now on these distributions are not installed."""
+    version, is_there = packages.metadata.version, extras.is_there
+
+    def version_of(name):
+        if name in names:
+            raise packages.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(packages.metadata, "version", version_of)
+    gone = {need.module for need in NEEDS if need.name in names}
+    monkeypatch.setattr(features, "is_there", lambda module: module not in gone and is_there(module))
+
+
+# --- this machine ---------------------------------------------------------------------------------
 
 
 def test_this_machine_can_run_the_lab(findings):
-    assert not [finding for finding in findings.values() if finding.level == "problem"]
+    assert [one for one in findings if one.level == "problem"] == []
 
 
-def test_versions_of_what_matters(findings):
-    for name in (
-        "torch",
-        "transformers",
-        "jupyterlab",
-        "ipywidgets",
-        "anywidget",
-        "plotly",
-        "jupyterlab-widgets",
-    ):
-        assert findings[name].found[0].isdigit(), name
-    assert findings["Python"].found.startswith("3.")
+def test_versions_of_all_packages(findings):
+    found = {one.name: one for one in findings if one.part == "package"}
+    assert set(found) == {need.name for need in NEEDS}
+    assert all(one.found[0].isdigit() for one in found.values() if one.level == "ok")
+    assert named(findings, "Python").found.startswith("3.")
 
 
-def test_attention_backends_were_run(findings):
-    assert "math" in findings["exact attention"].found
+def test_modules_are_named_as_they_are_imported():
+    installed = [need for need in NEEDS if packages.version(need)]
+    assert [need.name for need in installed if not extras.is_there(need.module)] == []
 
 
-def test_a_triton_kernel_was_run(findings):
-    if "triton" in findings:
-        assert findings["Triton kernels"].level == "ok", findings["Triton kernels"].found
+def test_attention_backends_and_a_triton_kernel_were_run(findings):
+    assert "math" in named(findings, "exact attention").found
+    if extras.is_there("triton"):
+        assert named(findings, "Triton kernels").level == "ok", named(findings, "Triton kernels").found
 
 
-def test_every_lack_has_a_command(findings):
-    assert all(finding.mend for finding in findings.values() if finding.level in ("warning", "problem"))
+def test_every_check_has_a_line(findings):
+    assert len({one.name for one in findings if one.part != "package"}) >= len(diagnosis.CHECKS) - 1
 
 
-def test_json(capsys, monkeypatch):
-    monkeypatch.setattr(diagnosis, "examine", lambda: [Finding("disk", "7 GiB free")])
-    assert cli.main(["doctor", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["can_run"] is True
-    assert said["findings"] == [{"name": "disk", "found": "7 GiB free", "level": "ok", "mend": ""}]
+def test_every_warning_has_a_command(findings):
+    assert all(one.mend for one in findings if one.level in ("warning", "problem"))
 
 
-@pytest.mark.parametrize(("level", "status"), [("ok", 0), ("note", 0), ("warning", 0), ("problem", 1)])
-def test_exit_status_is_1_only_where_the_lab_cannot_run(level, status, capsys, monkeypatch):
-    monkeypatch.setattr(diagnosis, "examine", lambda: [Finding("torch", "gone", level, "pip install torch")])
-    assert cli.main(["doctor"]) == status
-    out = capsys.readouterr().out
-    assert "-> pip install torch" in out
-    assert ("cannot run yet: torch" in out) == (status == 1)
+# --- what is missing ------------------------------------------------------------------------------
 
 
-def test_a_missing_package_is_a_problem_and_an_optional_one_a_note(monkeypatch):
-    def version(name):
-        raise diagnosis.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(diagnosis.metadata, "version", version)
-    found = {finding.name: finding for finding in diagnosis.packages()}
-    assert {found[name].level for name in ("torch", "jupyterlab", "anywidget")} == {"problem"}
-    assert {found[name].level for name in ("gguf", "pytest")} == {"note"}
-    assert all(finding.mend for finding in found.values())
+@pytest.fixture
+def look(monkeypatch):
+    """All checks of features, with programs that all end well; the fixture is called for the findings."""
+    monkeypatch.setattr(features, "_trial", lambda *args, **kwargs: "")
+    checks = [check for check in diagnosis.CHECKS if check.__module__ == features.__name__]
+    return lambda: [one for check in checks for one in diagnosis.bounded(check, 60)]
 
 
-def test_a_package_out_of_range_is_a_warning(monkeypatch):
-    monkeypatch.setattr(diagnosis.metadata, "version", lambda name: "0.0.1")
-    found = {finding.name: finding for finding in diagnosis.packages()}
-    assert found["torch"].level == "warning"
-    assert "wanted >=2.9" in found["torch"].found
+@pytest.mark.parametrize("name", sorted({need.name for need in NEEDS}))
+def test_each_package_that_is_missing_is_missed_by_a_feature(name, look, monkeypatch):
+    without(monkeypatch, name)
+    missed = [one for one in look() if one.level != "ok" and name in one.found.replace(",", "").split()]
+    assert missed
+    assert all("install" in one.mend or one.mend.endswith("make docs") for one in missed)
+    assert all(one.part == "feature" for one in missed)
+    if not any(need.extra for need in NEEDS if need.name == name):
+        assert missed[0].level == "problem"
+
+
+def test_extras_that_nobody_wanted_are_notes(look, monkeypatch):
+    own = {need.name for need in NEEDS if not need.extra}
+    without(monkeypatch, *({need.name for need in NEEDS} - own))
+    found = [one for one in look() if "not installed" in one.found]
+    assert len(found) >= 7
+    assert {one.level for one in found} == {"note"}
+    assert all(one.mend for one in found)
+
+
+def test_half_of_the_notebooks_is_a_problem(monkeypatch):
+    without(monkeypatch, "anywidget")
+    assert [one.level for one in features.panels()] == ["problem"]
+
+
+def test_a_package_out_of_range_is_a_warning(look, monkeypatch):
+    monkeypatch.setattr(packages.metadata, "version", lambda name: "0.0.1")
+    found = {one.found: one for one in look()}
+    assert found["torch is 0.0.1, wanted >=2.9"].level == "warning"
+    assert found["anywidget is 0.0.1, wanted >=0.9.13"].mend
+
+
+def test_pictures_need_a_browser_that_starts(monkeypatch):
+    (here,) = features.pictures()
+    for path, words in ((None, "no Chromium"), ("/bin/false", "does not start")):
+        monkeypatch.setattr("multipole_lab.figures.browser.find_browser", lambda path=path: path)
+        (found,) = features.pictures()
+        assert (found.name, found.level) == ("pictures of panels", "note")
+        assert words in found.found
+        assert "chromium" in found.mend or "chrome" in found.mend
+        assert found != here
 
 
 @pytest.mark.parametrize(
-    ("version", "level"), [((3, 10), "problem"), ((3, 11), "ok"), ((3, 13), "ok"), ((3, 14), "warning")]
+    ("version", "level"),
+    [((3, 10), "problem"), ((3, 11), "ok"), ((3, 13), "ok"), ((3, 14), "ok"), ((3, 15), "warning")],
 )
 def test_python_versions(version, level, monkeypatch):
     monkeypatch.setattr(sys, "version_info", (*version, 0, "final", 0))
-    assert next(diagnosis.python()).level == level
+    assert next(machine.python()).level == level
 
 
 def test_torch_that_does_not_import_is_a_problem(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    (finding,) = diagnosis.device()
-    assert (finding.name, finding.level) == ("torch", "problem")
-    assert finding.mend
+    (found,) = features.library()
+    assert (found.name, found.level) == ("library", "problem")
+    assert found.mend
+    assert next(machine.gpu()).level == "note"
 
 
 @pytest.mark.parametrize(("capability", "level"), [((7, 0), "note"), ((7, 5), "ok"), ((9, 0), "ok")])
@@ -102,9 +146,9 @@ def test_gpu_is_named_with_its_capability(capability, level, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    memory = SimpleNamespace(total_memory=16 * diagnosis.GIB)
+    memory = SimpleNamespace(total_memory=16 * machine.GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: memory)
-    gpu = {finding.name: finding for finding in diagnosis.device()}["GPU"]
+    (gpu,) = machine.gpu()
     assert gpu.found.startswith(f"a GPU, compute capability {capability[0]}.{capability[1]}, 16 GiB")
     assert gpu.level == level
 
@@ -113,33 +157,96 @@ def test_gpu_is_named_with_its_capability(capability, level, monkeypatch):
 def test_gpu_that_torch_cannot_use_is_a_warning(cuda, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", cuda)
-    monkeypatch.setattr(diagnosis.shutil, "which", lambda name: f"/usr/bin/{name}")
-    gpu = {finding.name: finding for finding in diagnosis.device()}["GPU"]
+    monkeypatch.setattr(machine.shutil, "which", lambda name: f"/usr/bin/{name}")
+    (gpu,) = machine.gpu()
     assert gpu.level == "warning"
     assert ("--index-url" in gpu.mend) == (cuda is None)
+
+
+def test_no_compiler_is_no_reason_to_stop(monkeypatch):
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
+    found = [*machine.compiler(), *features.compiling()]
+    assert {one.level for one in found} == {"note"}
+    assert all("install" in one.mend for one in found)
+    assert "not needed without a GPU" in found[0].found
+
+
+@pytest.mark.parametrize("manager", ["apt-get", "dnf", "pacman", "zypper", "brew", "none"])
+def test_commands_are_those_of_the_system(manager, monkeypatch):
+    monkeypatch.setattr(finding.shutil, "which", lambda name: name if name == manager else None)
+    command = finding.system_package(apt_get="a", dnf="d", pacman="p", zypper="z", brew="b")
+    assert command.removeprefix("sudo ").startswith("apt-get" if manager == "none" else manager)
+
+
+# --- errors, silence, and the report --------------------------------------------------------------
 
 
 def test_a_check_that_breaks_is_a_finding():
     def broken_driver():
         raise RuntimeError("driver says no\nand more")
 
-    (finding,) = diagnosis._guarded(broken_driver)
-    assert finding == Finding("broken driver", "RuntimeError: driver says no", "warning", finding.mend)
+    (found,) = diagnosis.bounded(broken_driver, 10)
+    assert found == Finding("broken driver", "RuntimeError: driver says no", "warning", found.mend)
 
 
-def test_missing_browser_and_compiler_are_no_reason_to_stop(monkeypatch):
-    monkeypatch.setattr(diagnosis.shutil, "which", lambda name: None)
-    found = [*diagnosis.browser(), *diagnosis.compiler()]
-    assert {finding.level for finding in found} == {"note"}
-    assert all("apt-get install" in finding.mend for finding in found)
+def test_a_check_that_never_ends_is_a_finding(monkeypatch):
+    def deaf_driver():
+        yield Finding("driver", "begins")
+        time.sleep(60)
+
+    monkeypatch.setattr(diagnosis, "CHECKS", (deaf_driver, deaf_driver))
+    start = time.monotonic()
+    found = diagnosis.examine(seconds=0.2)
+    assert time.monotonic() - start < 10
+    assert [one.name for one in found] == ["driver", "deaf driver"] * 2
+    assert "no answer" in found[1].found
+
+
+def test_json(capsys, monkeypatch):
+    monkeypatch.setattr(diagnosis, "examine", lambda: [Finding("disk", "7 GiB free")])
+    assert cli.main(["doctor", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["can_run"] is True
+    assert said["findings"] == [
+        {"name": "disk", "found": "7 GiB free", "level": "ok", "mend": "", "part": "machine"}
+    ]
+
+
+@pytest.mark.parametrize(("level", "status"), [("ok", 0), ("note", 0), ("warning", 0), ("problem", 1)])
+def test_exit_status_is_1_only_where_the_lab_cannot_run(level, status, capsys, monkeypatch):
+    monkeypatch.setattr(
+        diagnosis, "examine", lambda: [Finding("library", "gone", level, "pip install torch")]
+    )
+    assert cli.main(["doctor"]) == status
+    out = capsys.readouterr().out
+    assert "-> pip install torch" in out
+    assert ("Cannot run yet: library" in out) == (status == 1)
 
 
 def test_report_aligns_and_marks():
-    text = doctor.report([Finding("a", "fine"), Finding("longer", "bad", "problem", "mend it")])
+    text = doctor.report(
+        [
+            Finding("a", "fine"),
+            Finding("longer", "bad " * 30, "problem", "mend it", "feature"),
+            Finding("torch", "2.9", part="package"),
+        ]
+    )
     assert text.splitlines() == [
-        "  ok  a       fine",
-        "FAIL  longer  bad",
+        "This machine",
+        "  ok  a  fine",
+        "",
+        "What works on it",
+        "FAIL  longer  " + ("bad " * 16).strip(),
+        "              " + ("bad " * 14).strip(),
         "              -> mend it",
         "",
-        "The lab cannot run yet: longer.",
+        "Packages",
+        "      torch 2.9",
+        "",
+        "Cannot run yet: longer.",
     ]
+
+
+def test_report_fits_80_columns(findings):
+    lines = doctor.report(findings).splitlines()
+    assert [line for line in lines if len(line) > 80 and "->" not in line and len(line.split()) > 3] == []

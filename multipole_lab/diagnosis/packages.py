@@ -54,17 +54,15 @@ def asked_by(extra: str, *, only: Iterable[str] = (), but: Iterable[str] = ()) -
     ]
 
 
-def lacks(feature: str, wanted: list[Need], partly: str = "warning") -> list[Finding]:
-    """What a feature lacks: a note where nothing of it is installed, as a choice is; ``partly`` where some of it is."""
+def lacks(feature: str, wanted: list[Need], level: str = "note") -> list[Finding]:
+    """What a feature lacks: packages that are not installed, at this level, and warnings for those out of range."""
     have = {need: version(need) for need in wanted}
     missing = [need for need in wanted if have[need] is None]
     found = []
     if missing:
+        extra = wanted[0].extra
+        mend = install(extra, *(() if extra else (need.name + need.range for need in missing)))
         words = ", ".join(need.name for need in missing)
-        level = "note" if len(missing) == len(wanted) and wanted[0].extra else partly
-        mend = install(wanted[0].extra, *(need.name + need.range for need in missing))
-        if level == "note":
-            mend = install(wanted[0].extra)
         found.append(Finding(feature, f"not installed: {words}", level, mend, "feature"))
     for need in wanted:
         if have[need] is not None and not fits(need, have[need]):

@@ -83,10 +83,11 @@ def failing_browser(folder: Path, how: str) -> Path:
 
 
 @contextlib.contextmanager
-def jupyter_lab(folder: Path, **environment: str):
+def jupyter_lab(folder: Path, base: str = "/", **environment: str):
     """Serve a copy of notebooks/ from ``folder`` on a free port, settings its own; yield (url, token).
 
-    The server's environment is this one's and what ``environment`` adds.
+    Its addresses begin with ``base``, percent-encoded, as behind a JupyterHub or another proxy. The server's
+    environment is this one's and what ``environment`` adds.
     """
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
     with socket.socket() as free:
@@ -98,12 +99,12 @@ def jupyter_lab(folder: Path, **environment: str):
     env = {**os.environ, **{name: str(folder / name.lower()) for name in places}, **environment}
     command = [sys.executable, "-m", "jupyterlab", f"--config={folder / 'notebooks/jupyter_lab_config.py'}",
                "--no-browser", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
-               f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}",
+               f"--ServerApp.root_dir={folder}", f"--ServerApp.base_url={base}", f"--IdentityProvider.token={token}",
                "--LabApp.expose_app_in_browser=True"]  # fmt: skip
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
         try:
-            url = f"http://127.0.0.1:{port}"
+            url = f"http://127.0.0.1:{port}{base}".rstrip("/")
             wait_for_server(server, url, token, folder / "server.log")
             yield url, token
         finally:
