@@ -126,10 +126,10 @@ def muse_backward(
     d_centroids += partial.sum(1).view(B, Hq, Cq, D)
     columns, d_basis = {}, None
     if turn:
-        tile = pick("moment_centroid_grad")
-        column_tiles = cdiv(rows * R, tile.rows)
-        span, parts = spans(Ck, B * Hk * column_tiles)
         for of_directions in (False, True) if directions else (False,):
+            tile = pick("basis_grad" if of_directions else "moment_centroid_grad")
+            column_tiles = cdiv(rows * R, tile.rows)
+            span, parts = spans(Ck, B * Hk * column_tiles)
             columns[of_directions] = d_columns = fp32(parts, B, Hq, Cq, R, D)
             launch(
                 moment_centroid_grad_kernel, (B * Hk * column_tiles, parts),
@@ -140,12 +140,12 @@ def muse_backward(
             )  # fmt: skip
         d_centroids += columns[False].sum((0, 4))
     if directions:
-        d_basis, tile = columns[True].sum(0), pick("moment_grad")
+        d_basis, tile = columns[True].sum(0), pick("turn_grad")
         launch(
             turn_grad_kernel, (B * Hq * Cq,),
             q, centroids, moment, q_order, q_offsets, share, dout, d_basis,
             scale, *q_strides, *o_strides, Hq, Nq, Cq, D, Dv, R,
-            **sizes, BR=BR, BM=tile.cols, PRECISION=precision, tile=tile,
+            BD=BD, BR=BR, BM=tile.cols, PRECISION=precision, tile=tile,
         )  # fmt: skip
         d_basis = d_basis.mT  # [B, Hq, Cq, D, R], as the basis is
     # Padding is in no tile, so the gradients start from zero.

@@ -20,12 +20,18 @@ LONGEST = 2048
 
 
 @triton.jit
+def within(b_label, C):
+    """Labels of 0 .. C - 1 as they are, all others as C: without a sign those below zero are the largest."""
+    return tl.minimum(b_label.to(tl.uint32), tl.cast(C, tl.uint32)).to(tl.int32)
+
+
+@triton.jit
 def _count_kernel(labels, chunk_counts, N, C, CHUNKS, BINS: tl.constexpr, BN: tl.constexpr):
     i_row, i_chunk = (tl.program_id(0) // CHUNKS).to(tl.int64), tl.program_id(0) % CHUNKS
     o_n, o_c = i_chunk * BN + tl.arange(0, BN), tl.arange(0, BINS)
     # [BN] padding (label -1) is counted as cluster C
     b_label = tl.load(labels + i_row * N + o_n, mask=o_n < N, other=0).to(tl.int32)
-    b_label = tl.where((b_label < 0) | (b_label > C), C, b_label)
+    b_label = within(b_label, C)
     b_count = tl.histogram(b_label, BINS, mask=o_n < N)  # [BINS]
     tl.store(chunk_counts + (i_row * CHUNKS + i_chunk) * (C + 1) + o_c, b_count, mask=o_c <= C)
 
@@ -58,7 +64,7 @@ def _scatter_kernel(
     for i in range(0, SPAN):
         o_n = i_chunk * CHUNK + i * BN + o_local
         b_label = tl.load(labels + i_row * N + o_n, mask=o_n < N, other=0).to(tl.int32)
-        b_label = tl.where((b_label < 0) | (b_label > C), C, b_label)
+        b_label = within(b_label, C)
         # [BN others, BN]: a column stays in a thread, and its sum with it
         m_same = (b_label[:, None] == b_label[None, :]) & (o_n < N)[:, None]
         b_rank = tl.sum((m_same & (o_local[:, None] < o_local[None, :])).to(tl.int32), axis=0)
