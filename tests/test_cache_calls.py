@@ -214,6 +214,8 @@ def test_every_way_of_generating_is_dense(how, padded):
     if padded and batch > 1:
         mask[0, :20] = 0
     asked = {"attention_mask": mask, "max_new_tokens": 20, "do_sample": False, "pad_token_id": 0, **how}
+    if "prompt_lookup_num_tokens" in how:
+        asked["eos_token_id"] = 0  # transformers 5.7 looks prompts up only where there is one
     cache = ml.MultipoleCache(**WHOLE)
     assert torch.equal(model.generate(ids, **asked, past_key_values=cache), model.generate(ids, **asked))
     assert cache.layers[0].hierarchy.blocks

@@ -5,16 +5,7 @@ import contextlib
 import pytest
 import torch
 from tiny_models import DECODERS, SMALL, TINY, close, ids_of, read, tiny
-from transformers import (
-    FalconMambaConfig,
-    FalconMambaForCausalLM,
-    FNetConfig,
-    FNetModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    JambaConfig,
-    JambaForCausalLM,
-)
+from transformers import FNetConfig, FNetModel, GPT2Config, GPT2LMHeadModel, Lfm2Config, Lfm2ForCausalLM
 
 import multipole_lab as ml
 from multipole_lab.models import capture
@@ -243,11 +234,15 @@ def test_dropout_is_refused_by_the_models_own_name_for_it(method, name):
         model(ids_of(1, 20))
 
 
-def no_attention(name):
+def hybrid(kinds):
+    """Layers of convolutions, and of attention where ``kinds`` says so."""
     torch.manual_seed(0)
-    if name == "mamba":
-        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 64, "state_size": 4}
-        return FalconMambaForCausalLM(FalconMambaConfig(**sizes)).eval()
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": len(kinds), "vocab_size": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return Lfm2ForCausalLM(Lfm2Config(**sizes, **heads, layer_types=kinds)).eval()
+
+
+def fnet():
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
     return FNetModel(FNetConfig(**sizes)).eval()
 
@@ -260,12 +255,12 @@ def every_way_in(model):
     yield lambda: capture(model, None, "one lamp afar", layers=[0])
 
 
-@pytest.mark.parametrize("name", ["mamba", "fnet"])
-def test_a_model_without_attention_is_refused_on_every_way_in(name, monkeypatch):
+@pytest.mark.parametrize("make", [fnet, lambda: hybrid(["conv", "conv"])], ids=["fnet", "convolutions"])
+def test_a_model_without_attention_is_refused_on_every_way_in(make, monkeypatch):
     from multipole_lab.models import capturing
 
     monkeypatch.setattr(capturing, "_token_ids", lambda *_: torch.arange(3))
-    model = no_attention(name)
+    model = make()
     for enter in every_way_in(model):
         with pytest.raises(
             ValueError, match="does not go through transformers' attention interface: it has no"
@@ -275,11 +270,7 @@ def test_a_model_without_attention_is_refused_on_every_way_in(name, monkeypatch)
 
 @every_method
 def test_a_hybrid_models_other_layers_are_left_alone_and_refused_by_name(method):
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "vocab_size": 64}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 1, "num_experts_per_tok": 1}
-    kinds = {"attn_layer_period": 4, "attn_layer_offset": 2, "use_mamba_kernels": False, "mamba_d_state": 4}
-    model = JambaForCausalLM(JambaConfig(**sizes, **heads, **kinds, mamba_dt_rank=4)).eval()
+    model = hybrid(["conv", "conv", "full_attention", "conv"])
     with method.on(model) as drop_in:
         read(model, ids_of(1, 20), use_cache=False)
     assert list(drop_in.methods) == [2]

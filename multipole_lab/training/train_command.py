@@ -217,7 +217,7 @@ def _train(args, preset, corpus, device, out, seeds, log_every, say) -> int:
                 callbacks=_profile(args.profile, run.folder),
                 stop=lambda step: ends is not None and time.monotonic() > ends,
                 show=lambda row, bar=bar: _show(bar, "", row),
-                fsdp={} if args.fsdp else None,
+                fsdp={"version": 2} if args.fsdp else None,
             )
         looks = [row for row in rows if "heldout_loss" in row]
         if looks:
