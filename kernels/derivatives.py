@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ALLOWED = "allowed are first derivatives in reverse mode (backward, torch.autograd.grad)"
+ALLOWED = (
+    "allowed are first derivatives in reverse mode (backward, torch.autograd.grad); "
+    'methods with backend="torch" have others'
+)
 
 
 def no_second(operation: str) -> str:

@@ -1,6 +1,7 @@
 """Every derivative of every Function of the kernels is right or refused in words; none is dropped in silence."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -158,6 +159,27 @@ def test_a_method_in_a_transform_is_refused_before_a_kernel_starts():
         for causal in (False, True):
             with pytest.raises(NotImplementedError, match=r"torch\.func"):
                 torch.func.grad(lambda k, m=method, c=causal: m(Q, k, V, causal=c).sum())(K)
+
+
+@pytest.mark.parametrize(
+    "method", [ml.MuSe(clusters=2, near=1), ml.Centroid(clusters=2)], ids=["MuSe", "Centroid"]
+)
+def test_a_penalty_on_the_gradient_of_queries_alone(method):
+    """By torch it is right; the words of the kernels' refusal promise that."""
+
+    def penalty(q, backend):
+        out = replace(method, backend=backend)(q, K.double() if backend == "torch" else K, V.to(q.dtype))
+        (grad,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
+        return grad.square().sum()
+
+    q = Q.double().requires_grad_()
+    (grad,) = torch.autograd.grad(penalty(q, "torch"), q)
+    (way,) = (x.double() for x in tensors(Q.shape, seed=2))
+    ends = [penalty((q + step * way).detach().requires_grad_(), "torch") for step in (1e-5, -1e-5)]
+    torch.testing.assert_close((grad * way).sum(), (ends[0] - ends[1]) / 2e-5, rtol=1e-6, atol=0)
+    q = Q.clone().requires_grad_()
+    with pytest.raises(NotImplementedError, match=r'has no second derivative.*backend="torch" have others'):
+        penalty(q, "triton").backward()
 
 
 def test_a_bias_that_wants_a_gradient_is_refused():

@@ -65,10 +65,11 @@ def recomputed(name: str, formula: Formula, size: Callable[..., int]) -> Callabl
             inputs = [x.view_as(x) for x in (q, k, v)]  # still part of the graph that they come from
             with without_autocast(q.device.type):
                 results = in_tiles(*inputs, constants, ctx.settings)
-            grads = torch.autograd.grad(
-                results, inputs, (dout, dlse), create_graph=True, materialize_grads=True
+            wanted = [x for x in inputs if x.requires_grad]
+            grads = iter(
+                torch.autograd.grad(results, wanted, (dout, dlse), create_graph=True, materialize_grads=True)
             )
-            return *grads, [None] * ctx.count, None
+            return *(next(grads) if x.requires_grad else None for x in inputs), [None] * ctx.count, None
         upstream = [dout, dlse.unsqueeze(-1)]
         tiles = row_tiles(q, k, v, [*constants, *upstream], ctx.settings, size)
         parts = []
