@@ -8,6 +8,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
+# Jupyter wants a home folder to be named, and does without it: for users whom the system does not know.
+export HOME := $(or $(HOME),$(shell cd ~ 2>/dev/null && pwd),/nonexistent)
+
 PYTHON ?=
 PORT ?= 8888
 PYTEST ?=

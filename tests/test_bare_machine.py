@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from multipole_lab import folders
+from multipole_lab.figures.browser import find_browser
 from multipole_lab.models import fetch
 from multipole_lab.models.registry import KNOWN
 
@@ -94,6 +95,31 @@ def test_corpora_that_cannot_be_kept_are_refused_in_our_words(tmp_path, monkeypa
     monkeypatch.setenv(folders.VARIABLE, "/proc/home")
     with pytest.raises(OSError, match=f"/proc/home/corpora cannot be written.*{folders.VARIABLE}"):
         prepare_corpus(str(tmp_path))
+
+
+def test_a_browser_is_found_without_a_home(tmp_path, monkeypatch):
+    chromium = pytest.importorskip(
+        "choreographer.browsers.chromium", reason="kaleido is not installed"
+    ).Chromium
+
+    def homeless(**kwargs):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(chromium, "find_browser", homeless)
+    monkeypatch.delenv("BROWSER_PATH", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_browser() is None
+    (tmp_path / "chromium").write_text("#!/bin/sh")
+    (tmp_path / "chromium").chmod(0o755)
+    assert find_browser() == str(tmp_path / "chromium")
+
+
+def test_make_names_a_home_for_a_user_whom_the_system_does_not_know():
+    if os.geteuid() != 0 or shutil.which("make") is None:
+        pytest.skip("only root can become another user, and make is needed")
+    command = ["make", "--print-data-base", "--dry-run", "--makefile", str(ROOT / "Makefile"), "help"]
+    said = run(command, settings(), preexec_fn=lambda: os.setresuid(54_321, 54_321, 54_321), cwd="/")
+    assert "\nHOME := /" in said
 
 
 def test_doctor_needs_no_home():
@@ -180,6 +206,22 @@ def computed(url: str, code: str) -> str:
             assert said["msg_type"] != "error", said
     finally:
         channel.close()
+
+
+# --- paths ----------------------------------------------------------------------------------------
+
+
+def test_processes_meet_in_a_folder_with_a_space_and_an_umlaut(tmp_path):
+    folder = tmp_path / "ein Raum" / "Übung"
+    folder.mkdir(parents=True)
+    (folder / "meet.py").write_text(
+        "import torch.distributed as dist\n"
+        "from multipole_lab.parallel.launch import launch\n"
+        "def meet():\n    assert dist.get_world_size() == 2\n"
+        "if __name__ == '__main__':\n    launch(meet, 2, limit=60)\n",
+        encoding="utf-8",
+    )
+    run([sys.executable, "-P", str(folder / "meet.py")], settings(TMPDIR=str(folder)), cwd=folder)
 
 
 # --- another user, no network, no compiler, one core, little memory -------------------------------

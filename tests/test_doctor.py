@@ -10,6 +10,7 @@ import torch
 
 from multipole_lab import cli, diagnosis, doctor, extras
 from multipole_lab.diagnosis import Finding, features, finding, machine, packages
+from multipole_lab.figures.browser import find_browser
 
 NEEDS = list(extras.needs())
 
@@ -106,6 +107,13 @@ def test_half_of_the_notebooks_is_a_problem(monkeypatch):
     assert [one.level for one in features.panels()] == ["problem"]
 
 
+def test_notebooks_of_a_user_without_a_home_want_one_named(monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where the system knows no such user
+    (found,) = features.panels()
+    assert (found.level, found.mend) == ("problem", "export HOME=/path")
+    assert next(one.mend for one in machine.folders()) == "export HOME=/path"
+
+
 def test_a_package_out_of_range_is_a_warning(look, monkeypatch):
     monkeypatch.setattr(packages.metadata, "version", lambda name: "0.0.1")
     found = {one.found: one for one in look()}
@@ -113,6 +121,7 @@ def test_a_package_out_of_range_is_a_warning(look, monkeypatch):
     assert found["anywidget is 0.0.1, wanted >=0.9.13"].mend
 
 
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium or Chrome")
 def test_pictures_need_a_browser_that_starts(monkeypatch):
     (here,) = features.pictures()
     for path, words in ((None, "no Chromium"), ("/bin/false", "does not start")):

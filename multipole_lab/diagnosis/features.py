@@ -120,6 +120,9 @@ def panels() -> Iterator[Finding]:
         return
     from jupyter_core.paths import jupyter_path
 
+    if not os.path.isabs(os.path.expanduser("~")):
+        yield Feature("panels", "Jupyter does not start unless HOME is set", "problem", "export HOME=/path")
+        return
     for package, folder in (
         ("jupyterlab-widgets", "@jupyter-widgets/jupyterlab-manager"),
         ("anywidget", "anywidget"),

@@ -21,6 +21,6 @@ def find_browser() -> str | None:
         from choreographer.browsers.chromium import Chromium
 
         path = Chromium.find_browser(skip_local=False)
-    except ImportError:
+    except (ImportError, RuntimeError):  # no kaleido, or no home folder in which its download could be
         path = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, NAMES)), None)
     return path if path and Path(path).is_file() and os.access(path, os.X_OK) else None

@@ -48,9 +48,10 @@ def join_and_run(
     """One process of ``launch``: joins the group that meets in ``folder``, runs, and leaves it."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
     torch.set_num_threads(threads)
-    store = (Path(folder) / "store").as_uri()
+    # A store of its own: as an address, torch looks for a folder named %20 where there is a space.
+    store = dist.FileStore(str(Path(folder) / "store"), ranks)
     dist.init_process_group(
-        "gloo", init_method=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=limit)
+        "gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=limit)
     )
     function(*args)
     leave_and_end(0)

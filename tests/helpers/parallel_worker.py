@@ -151,7 +151,7 @@ def main():
     limit = 4 if mode in ("silent", "dies") else 120
     dist.init_process_group(
         "gloo",
-        init_method=(folder / "store").as_uri(),
+        store=dist.FileStore(str(folder / "store"), ranks),
         rank=rank,
         world_size=ranks,
         timeout=timedelta(seconds=limit),
