@@ -2,7 +2,6 @@
 
 import json
 import linecache
-import os
 import time
 from dataclasses import replace
 
@@ -226,7 +225,7 @@ def test_forbidden_names_are_found_in_code_and_not_in_words(source, groups, foun
 
 @per_question
 def test_the_solution_passes_its_check_in_time(solved, name, item):
-    if name == "A5" and os.environ.get("TRITON_INTERPRET") != "1":
+    if name == "A5" and torch.cuda.is_available():
         pytest.skip(
             "A5's kernels run in Triton's interpreter, asked for before Triton is imported; here is a GPU"
         )

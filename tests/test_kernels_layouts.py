@@ -171,6 +171,11 @@ def laying(layouts):
     return lambda x: next(turn)(x.detach().clone()).requires_grad_(x.requires_grad)
 
 
+def on_meta(lay):
+    """Lay tensors without numbers: what a kernel that did not run left behind is no index."""
+    return lambda x: lay(x.detach().to("meta").requires_grad_(x.requires_grad))
+
+
 def contiguous(x):
     return x.detach().clone(memory_format=torch.contiguous_format).requires_grad_(x.requires_grad)
 
@@ -191,7 +196,7 @@ def test_every_kernel_is_told_every_layout_or_the_launcher_says_no(calls, layout
             with launch.recording(launch.Target(90, 227)):
                 results(
                     FUNCTIONS[name],
-                    *mapped((args, kwargs), laying({layout: LAYOUTS[layout]})),
+                    *mapped((args, kwargs), on_meta(laying({layout: LAYOUTS[layout]}))),
                     LAYOUTS[layout],
                 )
         except ValueError as error:

@@ -191,4 +191,6 @@ def test_rows_of_one_length_go_together(cls, causal):
         )
         calls.clear()
         method(q, k, v, causal=causal, lengths=[40] * 6)
-    assert calls == [(6, 40, None, k.data_ptr())]
+    assert [call[:3] for call in calls] == [(6, 40, None)]
+    if DEVICE == "cpu":  # a GPU is not asked first whether padding holds a NaN: zeros are put there
+        assert calls[0][3] == k.data_ptr()

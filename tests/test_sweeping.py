@@ -41,7 +41,9 @@ def sample():
 
 @pytest.fixture(scope="module")
 def table(sample):
-    return ml.sweep(sample, {"clusters": (4, 8, 16), "near": (0, 2)}, lengths=[96, 320], repeats=1)
+    return ml.sweep(
+        sample, {"clusters": (4, 8, 16), "near": (0, 2)}, lengths=[96, 320], repeats=1, device="cpu"
+    )
 
 
 def test_a_row_for_every_setting_and_length(table):

@@ -77,7 +77,7 @@ def test_the_fastest_of_those_under_the_error_is_chosen(sample, fast):
 
 def test_the_held_out_error_is_of_the_other_queries_with_another_seed(sample, fast):
     method = ml.MuSe(clusters=8, near=2)
-    found = ml.tune(sample, 0.9, methods=[method])
+    found = ml.tune(sample, 0.9, methods=[method], device="cpu")
     other = ml.MuSe(clusters=8, near=2, seed=1)
     held = folds(160)[1][0]
     wanted = []
@@ -92,7 +92,7 @@ def test_the_held_out_error_is_of_the_other_queries_with_another_seed(sample, fa
 
 def test_the_tuned_error_is_the_worse_fold(sample, fast):
     method = ml.MuSe(clusters=8, near=2)
-    found = ml.tune(sample, 0.9, methods=[method], layers=[4])
+    found = ml.tune(sample, 0.9, methods=[method], layers=[4], device="cpu")
     q, k, v = sample[4].q, sample[4].k, sample[4].v
     exact, approx = (m(q, k, v, scale=sample.scale) for m in (ml.Exact(), method))
     errors = [
@@ -117,7 +117,7 @@ def test_a_choice_that_does_not_hold_says_so(sample, fast):
 
 
 def test_an_impossible_error_gives_exact_attention_and_the_least_there_is(sample, fast):
-    found = ml.tune(sample, 1e-12, methods=METHODS)
+    found = ml.tune(sample, 1e-12, methods=METHODS, device="cpu")
     assert found.method == ml.Exact()
     assert found.error == found.tuned_error == 0
     assert found.speedup == 1

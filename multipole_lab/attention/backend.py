@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from multipole_lab.attention.transforms import transformed
 from multipole_lab.suggesting import check_choice
 
 BACKENDS = ("auto", "torch", "triton")
@@ -19,8 +20,8 @@ def use_triton(backend: str, q: Tensor, v: Tensor) -> bool:
     """Whether the Triton kernels run for these tensors.
 
     "auto" takes them on a CUDA device of compute capability 7.5 and up, for float16, bfloat16 and float32 and head
-    sizes 16 to 256. "triton" takes them always; where they cannot run, they say why. On a CPU they run only under
-    TRITON_INTERPRET=1.
+    sizes 16 to 256, and torch under forward mode and the transforms of ``torch.func``, which kernels do not have.
+    "triton" takes them always; where they cannot run, they say why. On a CPU they run only under TRITON_INTERPRET=1.
 
     Raises
     ------
@@ -31,7 +32,7 @@ def use_triton(backend: str, q: Tensor, v: Tensor) -> bool:
 
         check_tensors('backend="triton"', q=q, v=v)
         return True
-    if backend == "torch" or not q.is_cuda:
+    if backend == "torch" or not q.is_cuda or transformed():
         return False
     from multipole_lab.kernels.launch import DTYPES, MAX_HEAD, MIN_CAPABILITY, MIN_HEAD
 

@@ -10,13 +10,17 @@ from __future__ import annotations
 import ast
 import importlib
 from dataclasses import fields
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
 from multipole_lab.attention.partials import Partial
-from multipole_lab.attention.transforms import differentiated_again, without_autocast
+from multipole_lab.attention.transforms import (
+    differentiable_gradients,
+    differentiated_again,
+    without_autocast,
+)
 from multipole_lab.clustering.clusters import statistics_dtype
 
 
@@ -101,9 +105,8 @@ def _backward(ctx, dout, dlse):
     dout = q.new_zeros(*q.shape[:-1], v.shape[-1]) if dout is None else dout
     dlse = q.new_zeros(q.shape[:-1], dtype=statistics_dtype(q.dtype)) if dlse is None else dlse
     if differentiated_again():
-        inputs = [x.view_as(x) for x in (q, k, v)]  # still part of the graph that they come from
-        results = _call(*inputs, mask, ctx.scale, ctx.causal, ctx.method)
-        grads = torch.autograd.grad(results, inputs, (dout, dlse), create_graph=True, materialize_grads=True)
+        call = partial(_call, mask=mask, scale=ctx.scale, causal=ctx.causal, method=ctx.method)
+        grads = differentiable_gradients(call, (q, k, v), (dout, dlse))
     else:
         grads = attend_backward(dout, dlse, q, k, v, mask, ctx.scale, ctx.causal, ctx.method)
     return *grads, None, None, None, None

@@ -9,11 +9,17 @@ cache and the memory they take is used again. The forward is an opaque custom op
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from multipole_lab.attention.transforms import differentiated_again, transformed, without_autocast
+from multipole_lab.attention.transforms import (
+    differentiable_gradients,
+    differentiated_again,
+    transformed,
+    without_autocast,
+)
 from multipole_lab.clustering.clusters import statistics_dtype
 
 Formula = Callable[[Tensor, Tensor, Tensor, list[Tensor], list[float]], tuple[Tensor, Tensor]]
@@ -62,14 +68,8 @@ def recomputed(name: str, formula: Formula, size: Callable[..., int]) -> Callabl
         dout = v.new_zeros(*q.shape[:-1], v.shape[-1]) if dout is None else dout
         dlse = torch.zeros_like(lse) if dlse is None else dlse
         if differentiated_again():
-            inputs = [x.view_as(x) for x in (q, k, v)]  # still part of the graph that they come from
-            with without_autocast(q.device.type):
-                results = in_tiles(*inputs, constants, ctx.settings)
-            wanted = [x for x in inputs if x.requires_grad]
-            grads = iter(
-                torch.autograd.grad(results, wanted, (dout, dlse), create_graph=True, materialize_grads=True)
-            )
-            return *(next(grads) if x.requires_grad else None for x in inputs), [None] * ctx.count, None
+            call = partial(in_tiles, constants=constants, settings=ctx.settings)
+            return *differentiable_gradients(call, (q, k, v), (dout, dlse)), [None] * ctx.count, None
         upstream = [dout, dlse.unsqueeze(-1)]
         tiles = row_tiles(q, k, v, [*constants, *upstream], ctx.settings, size)
         parts = []

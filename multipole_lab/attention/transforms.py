@@ -8,6 +8,7 @@ itself runs, which torch differentiates in every mode; it keeps its temporaries 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +24,18 @@ def transformed() -> bool:
 def differentiated_again() -> bool:
     """Asked in a backward: whether its own derivative is wanted (``create_graph=True``)."""
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def differentiable_gradients(
+    call: Callable[..., tuple[Tensor, Tensor]], inputs: Sequence[Tensor], upstream: tuple[Tensor, Tensor]
+) -> Iterator[Tensor | None]:
+    """The gradients of ``call(*inputs)``, which can be differentiated in turn; None for an input without one."""
+    inputs = [x.view_as(x) for x in inputs]  # still part of the graph that they come from
+    wanted = [x for x in inputs if x.requires_grad]
+    with without_autocast(inputs[0].device.type):
+        results = call(*inputs)
+    grads = iter(torch.autograd.grad(results, wanted, upstream, create_graph=True, materialize_grads=True))
+    return (next(grads) if x.requires_grad else None for x in inputs)
 
 
 def has_values(x: Tensor) -> bool:
