@@ -166,8 +166,7 @@ def row_strided(x: Tensor) -> Tensor:
 
     All other strides are free. Copies are differentiable: call it before `apply`, so that the graph holds the input.
     """
-    step = x.stride()
-    return x if step[-1] == 1 and step[-2] <= FARTHEST_STEP else x.contiguous()
+    return x if x.stride(-1) == 1 and x.stride(-2) <= FARTHEST_STEP else x.contiguous()
 
 
 def row_empty(x: Tensor) -> Tensor:
@@ -183,18 +182,17 @@ def blocks_apart(x: Tensor) -> Tensor:
 
 def check_attention(operation: str, q: Tensor, k: Tensor, v: Tensor) -> None:
     """Raise for what the kernels would read beyond: q [B, Hq, Nq, D], k [B, Hk, Nk, D], v [B, Hk, Nk, Dv]."""
-    if any(x.ndim != 4 for x in (q, k, v)):
+    if not q.ndim == k.ndim == v.ndim == 4:
         needed = "q [B, Hq, Nq, D], k [B, Hk, Nk, D] and v [B, Hk, Nk, Dv] are needed"
-    elif q.shape[1] % k.shape[1]:
-        raise ValueError(
-            f"{operation}: q has {q.shape[1]} heads, which is no multiple of the {k.shape[1]} heads of k"
-        )
-    elif k.shape[:3] != v.shape[:3] or (q.shape[0], q.shape[3]) != (k.shape[0], k.shape[3]):
+    else:
+        (B, Hq, _, D), (*one, Hk, Nk, size), of_v = q.shape, k.shape, v.shape
+        if Hk == 0 or Hq % Hk:
+            raise ValueError(f"{operation}: q has {Hq} heads, which is no multiple of the {Hk} heads of k")
+        if (*one, size) == (B, D) and (B, Hk, Nk) == of_v[:3]:
+            return
         needed = (
             "one batch, q and k of one head size, k and v of one number of heads and positions are needed"
         )
-    else:
-        return
     shapes = ", ".join(f"{n} {tuple(x.shape)}" for n, x in {"q": q, "k": k, "v": v}.items())
     raise ValueError(f"{operation}: shapes are {shapes}; {needed}")
 
@@ -208,7 +206,7 @@ def check_given(
             continue
         if x.dtype != dtype:
             raise TypeError(f"{operation}: {name} is {x.dtype}; {dtype} is needed")
-        if tuple(x.shape) != shape:
+        if x.shape != shape:
             raise ValueError(f"{operation}: {name} has shape {tuple(x.shape)}; {shape} is needed")
         if x.device != like.device:
             raise ValueError(f"{operation}: {name} is on {x.device}; {like.device} is needed")
