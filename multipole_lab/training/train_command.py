@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -89,6 +90,11 @@ def run(args: argparse.Namespace) -> int:
     """Train; returns the exit status."""
     from torch import OutOfMemoryError
 
+    from multipole_lab.training.processes import world_size
+
+    if args.device == "cpu" and world_size() > 1:
+        # Where there are GPUs, accelerate's barrier names one for every process, also for those that use none.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
         return _run(args)
     except OutOfMemoryError as error:
