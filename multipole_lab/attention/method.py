@@ -71,8 +71,14 @@ class Method:
         -------
         out [B, Hq, Nq, Dv] in q's dtype, or ``(out, lse)``. A query that sees no key gets zeros and -inf.
 
+        Derivatives: the first in reverse mode, in memory linear in the sequence. Second ones, forward mode and the
+        transforms of ``torch.func`` are torch's of the plain formula, which keeps its temporaries; the Triton kernels
+        have no second derivative and refuse it. Assignments and the choice of near clusters are constants in all of
+        them.
+
         Raises
         ------
+        NotImplementedError : a second derivative of the Triton kernels, or ``torch.jit.trace``.
         ValueError, TypeError : shapes, heads, lengths, dtypes or devices that do not fit together, integer or
             empty tensors, a mask that depends on the query, a scale that is no finite number.
         """
