@@ -163,7 +163,7 @@ def test_a_model_reads_one_sequence_in_parts_on_several_processes(group):
 
 @pytest.mark.parametrize("mode", ["dies", "silent"])
 def test_a_rank_that_dies_or_falls_silent_ends_the_others_in_time(tmp_path, mode):
-    """The group's limit is four seconds; the silent rank would sleep for sixty."""
+    """The group's limit is eight seconds; the silent rank would sleep for sixty."""
     processes = start(mode, 3, tmp_path)
     try:
         others = [processes[0], processes[2]]

@@ -150,12 +150,14 @@ def test_grading_says_where_the_masters_are(said):
     assert "nbgrader" not in text  # grading needs none of it
 
 
-def test_doctor_knows_an_empty_environment_as_whole(said):
+def test_doctor_knows_an_empty_environment_as_whole(said, installed):
     status, text = said["doctor"]
     assert status == 0, text
     for extra in ("lab", "course", "models", "test", "docs"):
         assert f"multipole_lab[{extra}]" in text
-    assert max(len(line) for line in text.splitlines() if "->" not in line) <= 80
+    for folder in (str(installed), sys.prefix):  # which are as long as they are
+        text = text.replace(folder, "FOLDER")
+    assert [line for line in text.splitlines() if len(line) > 80 and "->" not in line] == []
 
 
 def test_every_optional_import_is_guarded():

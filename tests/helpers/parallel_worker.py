@@ -148,7 +148,7 @@ def part_company(mode, rank):
 def main():
     mode, rank, ranks, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    limit = 4 if mode in ("silent", "dies") else 120
+    limit = 8 if mode in ("silent", "dies") else 120
     dist.init_process_group(
         "gloo",
         store=dist.FileStore(str(folder / "store"), ranks),
