@@ -51,7 +51,7 @@ def for_page(output):
     if PLOTLY in data:
         import plotly.io
 
-        from multipole_lab.figures.theme import CONFIG
+        from multipole_lab.figures.common.theme import CONFIG
 
         figure = data.pop(PLOTLY)
         data["text/html"] = plotly.io.to_html(

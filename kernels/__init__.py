@@ -29,5 +29,5 @@ else:
 
 def load_all() -> None:
     """Import every kernel file, so that each has registered its tiles and its entry in the compile report."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
+        importlib.import_module(module.name)

@@ -21,6 +21,7 @@ Names are resolved when first used: the commands' help needs no torch.
 
 from __future__ import annotations
 
+from multipole_lab import renamed
 from multipole_lab.suggesting import lazy_names
 
 __version__ = "0.1.0"
@@ -36,31 +37,34 @@ _WHERE = {
     "Window": "attention",
     "balanced": "clustering",
     "capture": "models",
-    "compare": "analysis",
+    "compare": "measure",
     "kmeans": "clustering",
     "load_model": "models",
     "load_sample": "models",
     "merge": "attention",
-    "relative_squared_error": "analysis",
+    "relative_squared_error": "measure",
     "spatial": "clustering",
-    "sweep": "analysis",
-    "tune": "analysis",
+    "sweep": "search",
+    "tune": "search",
 }
 _SUBPACKAGES = (
-    "analysis",
     "attention",
     "clustering",
     "course",
     "decoding",
     "evaluation",
     "figures",
+    "lessons",
+    "measure",
     "models",
     "panels",
     "parallel",
+    "search",
     "training",
 )
 
 __all__ = [*_WHERE, *_SUBPACKAGES]
 
 
+renamed.install()
 __getattr__, __dir__ = lazy_names(__name__, _WHERE, _SUBPACKAGES)

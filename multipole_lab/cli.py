@@ -21,15 +21,15 @@ from multipole_lab.suggesting import nearest
 COMMANDS = {  # name: (module, what --help says of it)
     "doctor": ("multipole_lab.doctor", "check this machine, and print the command that mends each problem"),
     "capture": (
-        "multipole_lab.models.capture_command",
+        "multipole_lab.models.samples.capture_command",
         "record queries, keys and values of a model reading a text",
     ),
-    "bench": ("multipole_lab.analysis.bench_command", "time methods on this machine, with the error beside"),
+    "bench": ("multipole_lab.bench.command", "time methods on this machine, with the error beside"),
     "sweep": (
-        "multipole_lab.analysis.sweep_command",
+        "multipole_lab.search.sweep_command",
         "error and time over a grid of settings and lengths; what a call costs",
     ),
-    "tune": ("multipole_lab.analysis.tune_command", "the fastest method under an error, as a line to paste"),
+    "tune": ("multipole_lab.search.tune_command", "the fastest method under an error, as a line to paste"),
     "eval": (
         "multipole_lab.evaluation.eval_command",
         "evaluate a whole model: perplexity, needles, reasoning, LongBench v2, decoding",
@@ -39,11 +39,11 @@ COMMANDS = {  # name: (module, what --help says of it)
         "pretrain a small GPT with exact attention and with MuSe, side by side",
     ),
     "kernels": (
-        "multipole_lab.kernels.report_command",
+        "multipole_lab.kernels.report.command",
         "compile every Triton kernel and report what it needs",
     ),
     "course": (
-        "multipole_lab.course.command",
+        "multipole_lab.course.grading.command",
         "assignments: release them, grade submissions safely, write reports",
     ),
 }

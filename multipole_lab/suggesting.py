@@ -106,15 +106,15 @@ def lazy_names(
     Parameters
     ----------
     package : its name.
-    where : the module inside it that has each name. No module may bear the name of something it exports: once
-        imported, it would stand in that thing's place.
+    where : the module inside it that has each name (".other.module": one beside it). No module may bear the name of
+        something it exports: once imported, it would stand in that thing's place.
     subpackages : modules that are imported when first named.
     """
     names = [*where, *subpackages]
 
     def get(name: str) -> object:
         if name in where:
-            return getattr(importlib.import_module(f"{package}.{where[name]}"), name)
+            return getattr(importlib.import_module(f".{where[name]}", package), name)
         if name in subpackages:
             return importlib.import_module(f"{package}.{name}")
         raise no_attribute(package, name, names)

@@ -31,8 +31,8 @@ def poisoned(monkeypatch):
 @pytest.fixture(scope="module")
 def zygote():
     """The process that students' processes come from; what an instructor keeps hidden is hidden from it."""
-    from multipole_lab.course import notebook
-    from multipole_lab.course.session import Zygote, library_paths
+    from multipole_lab.course.grading import notebook
+    from multipole_lab.course.sandbox.session import Zygote, library_paths
 
     with Zygote(0, [notebook.masters_folder(), library_paths()[1][0]]) as one:
         yield one

@@ -8,13 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from multipole_lab.attention.backend import check_backend, use_triton
+from multipole_lab.attention.calls.backend import check_backend, use_triton
+from multipole_lab.attention.calls.checks import finite
+from multipole_lab.attention.calls.padding import without_gaps
 from multipole_lab.attention.causal import causal_attention, with_sinks
-from multipole_lab.attention.checks import finite
 from multipole_lab.attention.exact import exact_causal, exact_partial
 from multipole_lab.attention.expansion import NEVER, softmax_seen
 from multipole_lab.attention.method import Method
-from multipole_lab.attention.padding import without_gaps
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.attention.partition import Partition
 from multipole_lab.attention.recompute import recomputed
@@ -139,7 +139,7 @@ def centroid_formula(
     size, order, offsets = counts.view(rows, J), order.view(rows, Nk), offsets.view(rows, J + 1)
     k, v, labels = k.reshape(rows, Nk, -1), v.reshape(rows, Nk, -1), labels.view(rows, Nk)
     if kernels:
-        from multipole_lab.kernels.replace import member_means
+        from multipole_lab.kernels.centroid.replace import member_means
 
         k_mean, v_mean = (member_means(x, labels, size, order, offsets) for x in (k, v))
     else:
@@ -182,7 +182,7 @@ def _far_kernels(
     q: Tensor, k_mean: Tensor, v_mean: Tensor, size: Tensor, s: float, chosen: Tensor | None
 ) -> Partial:
     """The same by the kernels, in the dtype of q."""
-    from multipole_lab.kernels.replace import centroid_field
+    from multipole_lab.kernels.centroid.replace import centroid_field
 
     means = k_mean.to(q.dtype), v_mean.to(q.dtype)
     out, lse = centroid_field(q, *means, size, s, None if chosen is None else ~chosen)

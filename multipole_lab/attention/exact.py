@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from multipole_lab.attention.backend import use_triton
+from multipole_lab.attention.calls.backend import use_triton
+from multipole_lab.attention.calls.transforms import differentiated_again, transformed
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.partials import Partial, merge
-from multipole_lab.attention.transforms import differentiated_again, transformed
 from multipole_lab.clustering.clusters import statistics_dtype
 
 aten = torch.ops.aten
@@ -44,7 +44,7 @@ def exact_partial(
     float32 (float64 for float64), natural logarithm, -inf for a query that sees no key.
     """
     if (mask is None or mask.ndim == 2) and use_triton(backend, q, v):
-        from multipole_lab.kernels.leaf import leaf
+        from multipole_lab.kernels.exact.leaf import leaf
 
         return leaf(q, k, v, scale, causal, mask)
     if causal and scale <= 0:  # the fused kernel scales the -inf of its causal mask: to NaN, or to inf

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from multipole_lab.attention.transforms import transformed
+from multipole_lab.attention.calls.transforms import transformed
 
 # Stands for -inf inside a softmax, whose rows of nothing but -inf would be NaN.
 NEVER = -1e30

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from multipole_lab.attention.checks import check_qkv, check_scale, key_mask, without_padding
-from multipole_lab.attention.opaque import attend, written
+from multipole_lab.attention.calls.checks import check_qkv, check_scale, key_mask, without_padding
+from multipole_lab.attention.calls.opaque import attend, written
+from multipole_lab.attention.calls.transforms import autocast_exists, transformed, without_autocast
 from multipole_lab.attention.partials import Partial
-from multipole_lab.attention.transforms import autocast_exists, transformed, without_autocast
 from multipole_lab.clustering.checks import DTYPES
 from multipole_lab.printing import changed
 from multipole_lab.suggesting import check_fields, suggesting

@@ -9,13 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from multipole_lab.attention.backend import check_backend, use_triton
+from multipole_lab.attention.calls.backend import check_backend, use_triton
+from multipole_lab.attention.calls.checks import finite
+from multipole_lab.attention.calls.padding import without_gaps
 from multipole_lab.attention.causal import causal_attention, with_sinks
-from multipole_lab.attention.checks import finite
 from multipole_lab.attention.exact import exact_causal, exact_partial
 from multipole_lab.attention.expansion import NEVER, dipole, far_field, principal_directions, summarise
 from multipole_lab.attention.method import Method
-from multipole_lab.attention.padding import without_gaps
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.attention.partition import Partition
 from multipole_lab.attention.recompute import recomputed

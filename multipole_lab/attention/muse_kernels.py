@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
     """Every query over every key that is no padding."""
-    from multipole_lab.kernels.branches import in_branches
-    from multipole_lab.kernels.muse import muse
+    from multipole_lab.kernels.common.branches import in_branches
+    from multipole_lab.kernels.muse.forward.muse import muse
 
     if mask is None and _in_runs(method, q, k, v, min(q.shape[2], k.shape[2])):
         return _spatial(method, q, k, v, scale)
@@ -46,7 +46,7 @@ def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
 
 def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Partial:
     """All causal blocks in one pass, without padding and with a monopole."""
-    from multipole_lab.kernels.muse_causal import muse_causal
+    from multipole_lab.kernels.muse.forward.causal import muse_causal
 
     N = q.shape[2]
     block, levels = block_sizes(N, method.leaf)
@@ -62,7 +62,7 @@ def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Parti
 
 def _in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, positions: int) -> bool:
     """Whether the clusters are runs of one length in every block, for which there are kernels of their own."""
-    from multipole_lab.kernels.spatial_muse import fits
+    from multipole_lab.kernels.runs.muse import fits
 
     graded = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     return (
@@ -79,8 +79,8 @@ def _spatial(
     method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, blocks: tuple[int, int] | None = None
 ) -> Partial:
     """By the kernels of runs: full, or causal with blocks of a size that are doubled so many times."""
-    from multipole_lab.kernels.spatial import Tree
-    from multipole_lab.kernels.spatial_muse import spatial_muse
+    from multipole_lab.kernels.runs.muse import spatial_muse
+    from multipole_lab.kernels.runs.tree import Tree
 
     counts = method.query_clusters or method.clusters, method.clusters
     tree = Tree.causal_of(*blocks, *counts) if blocks else Tree.full(q.shape[2], k.shape[2], *counts)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from multipole_lab.attention.calls.transforms import has_values
 from multipole_lab.attention.slots import Slots
-from multipole_lab.attention.transforms import has_values
 from multipole_lab.clustering.balanced import balanced_labels
 from multipole_lab.clustering.capped import capacity
 from multipole_lab.clustering.checks import check_cap, check_count, check_seed
@@ -74,9 +74,9 @@ class Partition:
 
     def on_device(self, x: Tensor, mask: Tensor | None = None) -> Clusters:
         """The partition by the Triton kernels: no value of x reaches the host."""
-        from multipole_lab.kernels.centroids import cluster_means
-        from multipole_lab.kernels.kmeans import kmeans
-        from multipole_lab.kernels.sort import sort_by_label
+        from multipole_lab.kernels.clustering.centroids import cluster_means
+        from multipole_lab.kernels.clustering.kmeans import kmeans
+        from multipole_lab.kernels.clustering.sort import sort_by_label
 
         x = x.detach()
         B, H, N, D = x.shape

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from multipole_lab.attention.transforms import (
+from multipole_lab.attention.calls.transforms import (
     differentiable_gradients,
     differentiated_again,
     transformed,

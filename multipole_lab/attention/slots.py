@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multipole_lab.attention.transforms import transformed
+from multipole_lab.attention.calls.transforms import transformed
 from multipole_lab.clustering.clusters import counting_sort
 
 

@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from multipole_lab.attention.calls.padding import without_gaps
 from multipole_lab.attention.exact import exact_partial
 from multipole_lab.attention.method import Method
-from multipole_lab.attention.padding import without_gaps
 from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.checks import check_count
 

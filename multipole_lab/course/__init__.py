@@ -10,13 +10,13 @@ from __future__ import annotations
 from multipole_lab.suggesting import lazy_names
 
 _WHERE = {
-    "Diagnosis": "checking",
-    "Marks": "marks",
-    "Random": "question",
-    "check": "checking",
-    "halves": "a1",
-    "oracle": "question",
-    "same": "compare",
+    "Diagnosis": "questions.checking",
+    "Marks": "questions.marks",
+    "Random": "questions.question",
+    "check": "questions.checking",
+    "halves": "questions.a1",
+    "oracle": "questions.question",
+    "same": "questions.compare",
 }
 
 __all__ = [*_WHERE]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
 
-from multipole_lab.decoding.handle import show_flex_attention_true_tensors
 from multipole_lab.decoding.layer import ClusteredLayer
-from multipole_lab.decoding.rope import rotation_of
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
-from multipole_lab.decoding.trace import Trace
+from multipole_lab.decoding.step.trace import Trace
+from multipole_lab.decoding.store.rope import rotation_of
+from multipole_lab.interface.handle import show_flex_attention_true_tensors
 from multipole_lab.printing import changed, count
 from multipole_lab.suggesting import check_names
 
@@ -140,7 +140,7 @@ class MultipoleCache(Cache):
         """Send a model's attention through this cache whatever its attention function; undone on exit."""
         # Models stand above decoding in the library, so this import waits until it is asked for.
         from multipole_lab.decoding.interface import NAME
-        from multipole_lab.models.interface import attention_implementation
+        from multipole_lab.interface.functions import attention_implementation
 
         with attention_implementation(model, NAME):
             yield self

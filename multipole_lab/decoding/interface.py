@@ -8,7 +8,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from multipole_lab.decoding.handle import Handle, dense
+from multipole_lab.interface.handle import Handle, dense
 
 NAME = "multipole_lab_cache"
 # Logits computed at a time, so that memory stays linear in the text.
@@ -32,8 +32,8 @@ def cached_attention(
     ValueError : attention weights are wanted; a row holds packed texts, which a cache does not keep apart.
     """
     # Models stand above decoding in the library, so this import waits until it is asked for.
-    from multipole_lab.models.masks import Structure
-    from multipole_lab.models.refusing import check_no_weights, check_positions
+    from multipole_lab.interface.masks import Structure
+    from multipole_lab.interface.refusing import check_no_weights, check_positions
 
     check_no_weights(module, kwargs, "MultipoleCache.on")
     if query.shape[2] > 1:

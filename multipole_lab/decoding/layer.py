@@ -9,17 +9,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from multipole_lab.decoding.balance import Portion, expected_error
-from multipole_lab.decoding.handle import Handle
-from multipole_lab.decoding.hierarchy import Hierarchy
-from multipole_lab.decoding.kernel import knows_spread, step_function
-from multipole_lab.decoding.padding import learn_padding
-from multipole_lab.decoding.rope import Rotation
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
-from multipole_lab.decoding.step import decode_step
-from multipole_lab.decoding.storage import kept
-from multipole_lab.decoding.trace import Seen, traced
+from multipole_lab.decoding.step.backend import knows_spread, step_function
+from multipole_lab.decoding.step.balance import Portion, expected_error
+from multipole_lab.decoding.step.reference import decode_step
+from multipole_lab.decoding.step.trace import Seen, traced
+from multipole_lab.decoding.store.hierarchy import Hierarchy
+from multipole_lab.decoding.store.padding import learn_padding
+from multipole_lab.decoding.store.rope import Rotation
+from multipole_lab.decoding.store.storage import kept
+from multipole_lab.interface.handle import Handle
 
 
 class ClusteredLayer(CacheLayerMixin):

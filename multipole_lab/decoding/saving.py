@@ -11,11 +11,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from multipole_lab.decoding.balance import Portion
-from multipole_lab.decoding.hierarchy import Hierarchy
 from multipole_lab.decoding.layer import ClusteredLayer
-from multipole_lab.decoding.levels import Block
-from multipole_lab.decoding.storage import kept
+from multipole_lab.decoding.step.balance import Portion
+from multipole_lab.decoding.store.hierarchy import Hierarchy
+from multipole_lab.decoding.store.levels import Block
+from multipole_lab.decoding.store.storage import kept
 
 if TYPE_CHECKING:
     from multipole_lab.decoding.cache import MultipoleCache

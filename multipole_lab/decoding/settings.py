@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from multipole_lab.attention.backend import check_backend
+from multipole_lab.attention.calls.backend import check_backend
 from multipole_lab.clustering.checks import check_cap, check_count
 from multipole_lab.printing import changed
 from multipole_lab.suggesting import check_choice

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from multipole_lab.decoding.balance import Portion, allot
-from multipole_lab.decoding.trace import Trace
-from multipole_lab.kernels.decode_work import Work
+from multipole_lab.decoding.step.balance import Portion, allot
+from multipole_lab.decoding.step.trace import Trace
+from multipole_lab.kernels.decode.work import Work
 
 
 @dataclass

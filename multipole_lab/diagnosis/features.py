@@ -68,7 +68,7 @@ def triton_kernels() -> Iterator[Finding]:
     place = "cuda" if torch.cuda.is_available() else "cpu"
     # In a process of its own: TRITON_INTERPRET is read when Triton is imported, and a crash stays there.
     code = (
-        "import torch; from multipole_lab.kernels.probe import double; "
+        "import torch; from multipole_lab.kernels.report.probe import double; "
         f"x = torch.ones(300, device={place!r}); assert bool((double(x) == 2).all())"
     )
     error = _trial([sys.executable, "-P", "-c", code], TRITON_INTERPRET="0" if place == "cuda" else "1")
@@ -146,7 +146,7 @@ def pictures() -> Iterator[Finding]:
 
 def _browser(feature: str, use: str, without: str) -> Iterator[Finding]:
     """Whether a Chromium or Chrome is here that starts."""
-    from multipole_lab.figures.browser import find_browser
+    from multipole_lab.figures.common.browser import find_browser
 
     path = find_browser()
     error = _trial([path, "--version"]) if path else ""

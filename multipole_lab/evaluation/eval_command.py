@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     evaluation = importlib.import_module(EVALUATIONS[args.evaluation][0])
     if not hasattr(evaluation, "prepare"):
         return evaluation.run(args) or 0
-    from multipole_lab.evaluation.running import run as run_all
+    from multipole_lab.evaluation.run import run as run_all
 
     try:
         run_all(args, evaluation.prepare)

@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
             rows.append(compare(model, ids, args.prompt, settings, dense, start, free))
             _print(rows[-1], first=len(rows) == 1)
     if args.json:
-        from multipole_lab.analysis.measured import Measured
-        from multipole_lab.models.provenance import describe_model
+        from multipole_lab.environment import Measured
+        from multipole_lab.models.samples.provenance import describe_model
 
         measured = Measured.here(args.device, model.dtype, "multipole-lab eval generate")
         record = {**measured.facts(), "model": describe_model(model), "rows": rows}

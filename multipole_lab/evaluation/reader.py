@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from multipole_lab.analysis.method_text import as_text, parse_method
 from multipole_lab.decoding.cache import MultipoleCache
 from multipole_lab.evaluation.engine import DENSE
+from multipole_lab.method_text import as_text, parse_method
 
 # Logits computed at a time: at 8,192 tokens and 49,152 words all of them would be 1.6 GB.
 TILE = 1 << 24
@@ -28,7 +28,7 @@ class Reader:
     Parameters
     ----------
     model : a causal language model of transformers, in evaluation mode.
-    method : "dense" for the model's own attention, or a method as text (``analysis.method_text``). A method stands in
+    method : "dense" for the model's own attention, or a method as text (``method_text``). A method stands in
         for the attention of every layer. A ``MultipoleCache`` reads a prompt exactly and then token by token.
 
     Raises

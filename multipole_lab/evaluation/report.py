@@ -11,9 +11,9 @@ from string import Template
 import pandas
 import plotly.graph_objects as go
 
-from multipole_lab.analysis.table import printed
 from multipole_lab.evaluation.engine import Evaluation
-from multipole_lab.figures.theme import CONFIG
+from multipole_lab.figures.common.theme import CONFIG
+from multipole_lab.table import printed
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">

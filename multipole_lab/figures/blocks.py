@@ -11,7 +11,7 @@ from plotly.colors import sample_colorscale
 
 from multipole_lab.suggesting import suggesting
 
-from . import theme
+from .common import theme
 
 COLOURS = ("level", "error", "mass")
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from multipole_lab.suggesting import suggesting
 
-from . import theme
+from .common import theme
 
 _KEY = (
     "<b>%{text}</b><br>position %{customdata[0]:,}<br>"

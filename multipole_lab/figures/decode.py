@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from multipole_lab.suggesting import suggesting
 
-from . import theme
+from .common import theme
 
 # Chosen keys stand out from those that are always exact.
 CHOSEN, ALWAYS = theme.ORANGE, theme.SKY

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from multipole_lab.suggesting import suggesting
 
-from . import theme
+from .common import theme
 
 # Three columns of square plots: the two ends of each in the figure's width; the colour bars take the rest.
 _COLUMNS = ((0.0, 0.28), (0.315, 0.595), (0.63, 0.91))

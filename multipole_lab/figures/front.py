@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from multipole_lab.suggesting import suggesting
 
-from . import theme
+from .common import theme
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star-triangle-down", "hexagon")
 _HOVER = "<b>%{text}</b><br>%{x:.3g} ms, error %{y:.2g}<extra></extra>"

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from multipole_lab.suggesting import suggesting
 
-from . import theme
+from .common import theme
 
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
 _ROOM = 60  # letters of a legend that fit one line of a narrow figure

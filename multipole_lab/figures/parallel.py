@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 
 from multipole_lab.suggesting import suggesting
 
-from . import theme
+from .common import theme
 
 
 @suggesting

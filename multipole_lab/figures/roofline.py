@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from multipole_lab.suggesting import suggesting
 
-from . import theme
+from .common import theme
 
 MEMORY, ARITHMETIC = theme.SKY, theme.ORANGE
 

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from multipole_lab.suggesting import suggesting
 
-from . import theme
+from .common import theme
 from .front import pareto
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star-triangle-down", "hexagon")

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from . import theme
+from .common import theme
 
 LOOKS = {"exact": (theme.EXACT, "circle", "exact attention"), "muse": (theme.TILTED, "square", "MuSe")}
 # Steps that a smoothed loss remembers: a tenth of the run, at most this many.

@@ -11,15 +11,15 @@ from multipole_lab.suggesting import lazy_names
 _WHERE = {
     "DropIn": "drop_in",
     "FetchError": "download",
-    "LayerSample": "sample",
-    "Sample": "sample",
-    "attention_implementation": "interface",
+    "LayerSample": "samples.sample",
+    "Sample": "samples.sample",
+    "attention_implementation": ".interface.functions",
     "attention_on": "drop_in",
-    "capture": "capturing",
+    "capture": "samples.capturing",
     "configure_attention": "drop_in_names",
     "is_cached": "loading",
     "load_model": "loading",
-    "load_sample": "sample",
+    "load_sample": "samples.sample",
 }
 
 __all__ = list(_WHERE)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from multipole_lab.attention import Exact, Method, MuSe
-from multipole_lab.models.interface import (
+from multipole_lab.interface.functions import (
     Hook,
     Output,
     attend_exactly,
@@ -27,8 +27,8 @@ from multipole_lab.models.interface import (
     inner_model,
     layer_numbers,
 )
-from multipole_lab.models.masks import CustomMask, LazyMask, Structure, structure_of
-from multipole_lab.models.refusing import check_apart, check_honoured, check_packed
+from multipole_lab.interface.masks import CustomMask, LazyMask, Structure, structure_of
+from multipole_lab.interface.refusing import check_apart, check_honoured, check_packed
 from multipole_lab.printing import count
 from multipole_lab.suggesting import suggesting
 
@@ -258,7 +258,7 @@ def _too_few(method: Method, keys: int) -> bool:
 
 def _stays_exact(method: Method, query: Tensor, key: Tensor, structure: Structure) -> str | None:
     """Why this call is left to exact attention, or None."""
-    from multipole_lab.decoding.handle import Handle
+    from multipole_lab.interface.handle import Handle
 
     if structure.local:
         return f"sliding window or chunk of {structure.local} tokens"

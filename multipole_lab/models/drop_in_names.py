@@ -21,8 +21,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, TopK, Window
-from multipole_lab.models.drop_in import DropIn
-from multipole_lab.models.interface import (
+from multipole_lab.interface.functions import (
     Output,
     attend_exactly,
     check_layers,
@@ -30,6 +29,7 @@ from multipole_lab.models.interface import (
     register,
     set_implementation,
 )
+from multipole_lab.models.drop_in import DropIn
 from multipole_lab.suggesting import suggesting
 
 NAMES: dict[str, type[Method]] = {

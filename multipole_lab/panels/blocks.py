@@ -7,18 +7,18 @@ from functools import lru_cache
 
 import numpy as np
 
-from multipole_lab.analysis.block_errors import BlockLevel, block_errors
-from multipole_lab.analysis.errors import relative_squared_error
-from multipole_lab.analysis.heads import one_head
-from multipole_lab.analysis.threads import one_thread
 from multipole_lab.attention import Exact, MuSe
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.figures import blocks as draw
+from multipole_lab.lessons.block_errors import BlockLevel, block_errors
+from multipole_lab.measure.errors import relative_squared_error
+from multipole_lab.measure.heads import one_head
 from multipole_lab.suggesting import suggesting
+from multipole_lab.threads import one_thread
 
-from . import controls
-from .base import Picture
-from .sampled import SampledPanel
+from .common import controls
+from .common.base import Picture
+from .common.sampled import SampledPanel
 
 
 class BlocksPanel(SampledPanel):

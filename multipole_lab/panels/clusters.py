@@ -6,17 +6,17 @@ from functools import lru_cache
 
 import numpy as np
 
-from multipole_lab.analysis.heads import one_head
-from multipole_lab.analysis.projection import Projection, neighbour_colours, principal_axes
-from multipole_lab.analysis.threads import one_thread
 from multipole_lab.clustering.capped import capacity
 from multipole_lab.clustering.kmeans import kmeans
 from multipole_lab.figures import clusters as draw
+from multipole_lab.lessons.projection import Projection, neighbour_colours, principal_axes
+from multipole_lab.measure.heads import one_head
 from multipole_lab.suggesting import suggesting
+from multipole_lab.threads import one_thread
 
-from . import controls
-from .base import Picture
-from .sampled import SampledPanel
+from .common import controls
+from .common.base import Picture
+from .common.sampled import SampledPanel
 
 
 class ClustersPanel(SampledPanel):

@@ -7,16 +7,16 @@ from functools import lru_cache
 
 import numpy as np
 
-from multipole_lab.analysis.decode_trace import StepRecord, decode_trace
-from multipole_lab.analysis.heads import first_tokens
-from multipole_lab.analysis.threads import one_thread
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.figures import decode as draw
+from multipole_lab.lessons.decode_trace import StepRecord, decode_trace
+from multipole_lab.measure.heads import first_tokens
 from multipole_lab.suggesting import suggesting
+from multipole_lab.threads import one_thread
 
-from . import controls
-from .base import Picture
-from .sampled import SampledPanel
+from .common import controls
+from .common.base import Picture
+from .common.sampled import SampledPanel
 
 
 class DecodePanel(SampledPanel):

@@ -8,16 +8,16 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from multipole_lab.analysis.errors import per_query_error
-from multipole_lab.analysis.heads import one_head
-from multipole_lab.analysis.threads import one_thread
 from multipole_lab.attention import Centroid, Exact, MuSe
 from multipole_lab.figures import error as draw
+from multipole_lab.measure.errors import per_query_error
+from multipole_lab.measure.heads import one_head
 from multipole_lab.suggesting import suggesting
+from multipole_lab.threads import one_thread
 
-from . import controls
-from .base import Picture
-from .sampled import SampledPanel
+from .common import controls
+from .common.base import Picture
+from .common.sampled import SampledPanel
 
 _STRETCHES, _ROWS = 64, 128  # points of the line along the text; columns of the strips of output
 

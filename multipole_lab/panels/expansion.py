@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from multipole_lab.analysis import toy
 from multipole_lab.figures import expansion as draw
+from multipole_lab.lessons import toy
 from multipole_lab.suggesting import suggesting
 
-from . import controls
-from .base import Panel, Picture
+from .common import controls
+from .common.base import Panel, Picture
 
 _ORIGIN = np.zeros(2)
 

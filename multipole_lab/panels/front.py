@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import ipywidgets as widgets
 import numpy as np
 
-from multipole_lab.analysis.candidates import FAMILIES, candidates, measure
 from multipole_lab.figures import front as draw
+from multipole_lab.search.candidates import FAMILIES, candidates, measure
 from multipole_lab.suggesting import suggesting
 
-from . import controls
-from .base import Picture
-from .timed import TimedPanel
+from .common import controls
+from .common.base import Picture
+from .common.timed import TimedPanel
 
 
 class FrontPanel(TimedPanel):

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import ipywidgets as widgets
 import numpy as np
 
-from multipole_lab.analysis.kernel_work import DEVICES, Device, kernel_work, measure_device, recorded
+from multipole_lab.bench.kernels.work import DEVICES, Device, kernel_work, measure_device, recorded
 from multipole_lab.figures import roofline as draw
 from multipole_lab.suggesting import suggesting
 
-from . import controls
-from .base import Panel, Picture
+from .common import controls
+from .common.base import Panel, Picture
 
 _HERE = "this machine"
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import ipywidgets as widgets
 import numpy as np
 
-from multipole_lab.analysis.lengths import time_lengths
 from multipole_lab.attention import MuSe
 from multipole_lab.figures import speed as draw
+from multipole_lab.measure.lengths import time_lengths
 from multipole_lab.suggesting import suggesting
 
-from . import controls
-from .base import Picture
-from .timed import TimedPanel
+from .common import controls
+from .common.base import Picture
+from .common.timed import TimedPanel
 
 _COLUMNS = ("length", "exact_ms", "approx_ms", "rse")
 

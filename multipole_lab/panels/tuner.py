@@ -13,8 +13,8 @@ import numpy as np
 from multipole_lab.figures import tuner as draw
 from multipole_lab.suggesting import suggesting
 
-from .base import Picture
-from .timed import TimedPanel
+from .common.base import Picture
+from .common.timed import TimedPanel
 
 _PAUSE_SECONDS = 0.05
 
@@ -166,7 +166,7 @@ class Search:
     def _run(self) -> None:
         """Search; whatever goes wrong is for the panel to say."""
         try:
-            from multipole_lab.analysis import tune
+            from multipole_lab.search import tune
 
             self._result = tune(self.sample, max_error=self.max_error, progress=self._hear)
         except ImportError as error:

@@ -10,13 +10,13 @@ from multipole_lab.suggesting import lazy_names
 # No module may bear the name of something it exports: once imported, it would stand in that thing's place.
 _WHERE = {
     "PRESETS": "presets",
-    "Corpus": "corpus",
+    "Corpus": "texts.corpus",
     "Preset": "presets",
     "build_model": "gpt",
-    "compare_training": "comparing",
+    "compare_training": "comparison",
     "parameter_counts": "gpt",
-    "prepare_corpus": "preparing",
-    "train_run": "running",
+    "prepare_corpus": "texts.preparation",
+    "train_run": "run",
 }
 
 __all__ = list(_WHERE)

@@ -61,7 +61,7 @@ class AttentionClock:
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[AttentionClock]:
         """Time the attention of a transformers model inside the block; evaluation is not counted."""
-        from multipole_lab.models.interface import hooked, inner_model
+        from multipole_lab.interface.functions import hooked, inner_model
 
         with hooked(inner_model(model), self._timed):
             yield self

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
-from multipole_lab.analysis.measured import Measured
+from multipole_lab.environment import Measured
 from multipole_lab.training.presets import PRECISIONS
 
 FILE = "profile.json"

@@ -109,9 +109,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from multipole_lab.analysis.method_text import check_method
-    from multipole_lab.training.compared import SIDES
-    from multipole_lab.training.comparing import forget
+    from multipole_lab.method_text import check_method
+    from multipole_lab.training.comparison import forget
+    from multipole_lab.training.comparison_result import SIDES
     from multipole_lab.training.presets import PRESETS, dry
     from multipole_lab.training.processes import end_group, is_first, world_size
 
@@ -179,8 +179,8 @@ def _check_packages() -> None:
 
 def _corpus(args, preset, say):
     """The first process prepares it, the others open what it made."""
-    from multipole_lab.training.preparing import prepare_corpus
     from multipole_lab.training.processes import world_size
+    from multipole_lab.training.texts.preparation import prepare_corpus
 
     settings = {"source": args.data, "vocab": preset.vocab, "megabytes": preset.megabytes, "say": say}
     if world_size() == 1:
@@ -192,7 +192,7 @@ def _corpus(args, preset, say):
 
 
 def _describe(preset, corpus, device, say) -> None:
-    from multipole_lab.analysis.measured import Measured
+    from multipole_lab.environment import Measured
     from multipole_lab.training.gpt import build_model, describe
     from multipole_lab.training.presets import PRECISIONS
     from multipole_lab.training.processes import world_size
@@ -210,7 +210,7 @@ def _describe(preset, corpus, device, say) -> None:
 def _train(args, preset, corpus, device, out, seeds, log_every, say) -> int:
     import time
 
-    from multipole_lab.training.running import Run, train_run
+    from multipole_lab.training.run import Run, train_run
 
     ends = None if args.max_seconds is None else time.monotonic() + args.max_seconds
     for seed in seeds:
@@ -235,8 +235,8 @@ def _train(args, preset, corpus, device, out, seeds, log_every, say) -> int:
 
 
 def _compare(args, preset, corpus, device, out, seeds, log_every) -> int:
-    from multipole_lab.training.compared import table
-    from multipole_lab.training.comparing import compare_training
+    from multipole_lab.training.comparison import compare_training
+    from multipole_lab.training.comparison_result import table
 
     with _bar("exact and MuSe", preset.steps * len(seeds)) as bar:
         result = compare_training(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from multipole_lab.analysis.measured import machine
+from multipole_lab.environment import machine
 from multipole_lab.training.checkpoints import Checkpoints
 from multipole_lab.training.clocks import AttentionClock, Stopwatch
 from multipole_lab.training.journal import Journal

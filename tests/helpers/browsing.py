@@ -31,7 +31,7 @@ def find_browser() -> str:
 
     A run hides every browser by a BROWSER_PATH that is no program.
     """
-    from multipole_lab.figures import browser  # not before conftest.py has told Triton to interpret
+    from multipole_lab.figures.common import browser  # not before conftest.py has told Triton to interpret
 
     path = browser.find_browser()
     if path is None:

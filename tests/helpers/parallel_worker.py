@@ -1,4 +1,6 @@
-"""One rank of tests/test_parallel.py: `python parallel_worker.py MODE RANK RANKS FOLDER`. It writes what it found.
+"""One rank of tests/parallel/test_parallel.py. It writes what it found.
+
+`python parallel_worker.py MODE RANK RANKS FOLDER`.
 
 Not a test module: a process of its own, for a process group has one rank a process.
 """

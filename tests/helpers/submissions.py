@@ -4,9 +4,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from multipole_lab.course import notebook, session
-from multipole_lab.course.grading import grade_submission
-from multipole_lab.course.sandbox import Limits
+from multipole_lab.course.grading import notebook
+from multipole_lab.course.grading.submission import grade_submission
+from multipole_lab.course.sandbox import session
+from multipole_lab.course.sandbox.walls import Limits
 
 NAMES = ("A1.1", "A1.2")
 

@@ -1,0 +1,1 @@
+"""Centroid replacement: far keys stand at the mean of their cluster."""

@@ -1,0 +1,71 @@
+"""k-means on the device: Lloyd iterations and a capped last assignment, in a fixed number of launches."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..common.launch import check_tensors
+from .assign import assign, check_centroids
+from .capped import capped_rounds
+from .centroids import cluster_means, restart_empty
+from .lloyd import fits, lloyd
+from .sort import sort_by_label
+
+
+def lloyd_iteration(x: Tensor, centroids: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Assign every vector to its nearest centroid; return the means, empty clusters restarted."""
+    if fits(x, centroids.shape[2]):
+        return lloyd(x, centroids, valid)[1]
+    labels, distances = assign(x, centroids, valid)
+    order, offsets, counts = sort_by_label(labels, centroids.shape[2])
+    means = cluster_means(x, order, offsets)
+    restart_empty(x, labels, distances, counts, means)
+    return means
+
+
+def capped_assign(x: Tensor, centroids: Tensor, cap: float, valid: Tensor | None = None) -> Tensor:
+    """Labels with at most ceil(cap * n / C) members a cluster, n the valid vectors; -1 for padding."""
+    B, H, N, _ = x.shape
+    C = centroids.shape[2]
+    labels, distances = assign(x, centroids, valid)
+    order, offsets, _ = sort_by_label(labels, C)
+    if valid is None:
+        capacity = torch.full((B, H), math.ceil(cap * N / C), dtype=torch.int32, device=x.device)
+    else:
+        capacity = (cap * offsets[..., -1].double() / C).ceil().to(torch.int32)
+    return capped_rounds(x, centroids, labels, distances, order, offsets, capacity)
+
+
+def kmeans(
+    x: Tensor,
+    centroids: Tensor,
+    iterations: int = 1,
+    cap: float | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Cluster from given starting centroids: `iterations` of Lloyd, then a last assignment under `cap`.
+
+    Parameters
+    ----------
+    x : [B, H, N, D] fp16, bf16 or fp32. centroids : [B, H, C, D] starting points.
+    valid : [B, N] bool, False for padding.
+
+    Returns
+    -------
+    labels, centroids, counts, order, offsets: the fields of `Clusters` in their order.
+
+    Launches: 3 an iteration and 4 at the end where `lloyd.fits`; otherwise 7 and 6; 6 more under a cap.
+    Bytes and operations: the sums of `assign`, `sort_by_label`, `cluster_means` and `capped_rounds`.
+    """
+    check_tensors("kmeans", x=x)
+    check_centroids("kmeans", x, centroids)
+    for _ in range(iterations):
+        centroids = lloyd_iteration(x, centroids, valid)
+    if cap is None and fits(x, centroids.shape[2]):
+        return lloyd(x, centroids, valid, restart=False, sort=True)
+    labels = assign(x, centroids, valid)[0] if cap is None else capped_assign(x, centroids, cap, valid)
+    order, offsets, counts = sort_by_label(labels, centroids.shape[2])
+    return labels, cluster_means(x, order, offsets), counts, order, offsets

@@ -1,0 +1,1 @@
+"""What kernels share: their launch, tile sizes, and the device functions that several of them take."""

@@ -1,0 +1,221 @@
+"""One decoding step, part 3: exact attention over listed keys, and replacement for the rest, in one grid."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..common.launch import blocks_apart, cdiv, check_tensors, fp32_precision, launch, power_of_two, target_of
+from ..report.registry import Problem, register
+from .logits import Exact
+from .near import attend_chunk, load_queries
+from .replace import replace_chunk
+from .tiles import Tile, choose
+from .work import Work, processors
+
+
+class Far(NamedTuple):
+    """One level's clusters that were not opened.
+
+    masses : [R, G, >= size]. values : [R, room, Dv], mean values. opened : [R, size] int32, or None.
+    listed, n_listed : [R, size] and [R] int32: entry i < n_listed is cluster listed[i]; None for a level.
+    """
+
+    masses: Tensor
+    values: Tensor
+    size: int
+    opened: Tensor | None = None
+    listed: Tensor | None = None
+    n_listed: Tensor | None = None
+
+    def ready(self) -> Far:
+        """The same numbers, laid out as the kernel reads them."""
+        lists = (None if x is None else x.contiguous() for x in (self.opened, self.listed, self.n_listed))
+        return Far(rows_apart(self.masses), blocks_apart(self.values), self.size, *lists)
+
+
+def rows_apart(masses: Tensor) -> Tensor:
+    """`masses` [R, G, E] itself if all its rows lie one distance apart, as kernels read it, else a contiguous copy."""
+    step = masses.stride()
+    even = step[2] == 1 and step[0] == masses.shape[1] * step[1]
+    return masses if even or masses.is_contiguous() else masses.contiguous()
+
+
+@triton.jit(
+    do_not_specialize=[
+        "sinks", "clustered", "stride_mt", "stride_mf", "stride_me", "T", "F", "E", "room",
+        "NEAR_CHUNKS", "FINE_CHUNKS", "TOP_CHUNKS", "EXACT_CHUNKS", "chunk",
+    ]
+)  # fmt: skip
+def _attend_kernel(
+    q, keys, values, members, taken,
+    top_masses, top_values, top_opened, fine_masses, fine_values, fine_opened, listed, n_listed, exact_masses,
+    out, lse, scale, softcap, stride_k, stride_v, stride_vt, stride_vf, stride_mt, stride_mf, stride_me,
+    sinks, clustered, room, T, F, E, NEAR_CHUNKS, FINE_CHUNKS, TOP_CHUNKS, EXACT_CHUNKS, chunk,
+    G: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
+    BG: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, BN: tl.constexpr,
+    TOP_OPENED: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    # one program: one chunk of one row; the chunks that read most start first
+    CHUNKS = NEAR_CHUNKS + FINE_CHUNKS + TOP_CHUNKS + EXACT_CHUNKS
+    i_chunk, i_row = tl.program_id(0) % CHUNKS, (tl.program_id(0) // CHUNKS).to(tl.int64)
+    i_out = i_row * CHUNKS + i_chunk
+    o_g, o_dv = tl.arange(0, BG), tl.arange(0, BDV)
+    b_max = tl.full([BG], float("-inf"), dtype=tl.float32)
+    b_sum = tl.zeros([BG], dtype=tl.float32)
+    b_out = tl.zeros([BG, BDV], dtype=tl.float32)
+    p_k, p_v = keys + i_row * stride_k, values + i_row * stride_v
+    if i_chunk < NEAR_CHUNKS:
+        begin = i_chunk * chunk
+        end = tl.minimum(begin + chunk, tl.load(taken + i_row))
+        if begin < end:
+            b_q = load_queries(q, i_row, G, D, BG, BD)
+            b_out, b_max, b_sum = attend_chunk(
+                b_out, b_max, b_sum, b_q, p_k, p_v, members + i_row * room, begin, end,
+                scale, softcap, D, DV, BD, BN, SOFTCAP, PRECISION,
+            )  # fmt: skip
+    elif i_chunk < NEAR_CHUNKS + FINE_CHUNKS:
+        begin = (i_chunk - NEAR_CHUNKS) * chunk
+        end = tl.minimum(begin + chunk, tl.load(n_listed + i_row))
+        b_out, b_max, b_sum = replace_chunk(
+            b_out, b_max, b_sum, fine_masses + i_row * G * stride_mf, fine_opened + i_row * F,
+            listed + i_row * F, fine_values + i_row * stride_vf, begin, end, stride_mf, 0, 0, G, DV,
+            BN, True, True, False, PRECISION, q.dtype.element_ty,
+        )  # fmt: skip
+    elif i_chunk < NEAR_CHUNKS + FINE_CHUNKS + TOP_CHUNKS:
+        begin = (i_chunk - NEAR_CHUNKS - FINE_CHUNKS) * chunk
+        b_out, b_max, b_sum = replace_chunk(
+            b_out, b_max, b_sum, top_masses + i_row * G * stride_mt, top_opened + i_row * T,
+            listed, top_values + i_row * stride_vt, begin, tl.minimum(begin + chunk, T), stride_mt, 0, 0,
+            G, DV, BN, TOP_OPENED, False, False, PRECISION, q.dtype.element_ty,
+        )  # fmt: skip
+    else:
+        begin = (i_chunk - NEAR_CHUNKS - FINE_CHUNKS - TOP_CHUNKS) * chunk
+        b_out, b_max, b_sum = replace_chunk(
+            b_out, b_max, b_sum, exact_masses + i_row * G * stride_me, top_opened, listed, p_v,
+            begin, tl.minimum(begin + chunk, E), stride_me, sinks, clustered, G, DV,
+            BN, False, False, True, PRECISION, q.dtype.element_ty,
+        )  # fmt: skip
+    # a chunk without keys leaves lse -inf, and its out is never read
+    m_g, b_safe = o_g < G, tl.where(b_sum > 0, b_sum, 1.0)
+    tl.store(lse + i_out * G + o_g, tl.where(b_sum > 0, b_max + tl.log(b_safe), float("-inf")), mask=m_g)
+    p_out = out + (i_out * G + o_g)[:, None] * DV + o_dv[None, :]
+    tl.store(p_out, b_out / b_safe[:, None], mask=(m_g & (b_sum > 0))[:, None] & (o_dv < DV)[None, :])
+
+
+def decode_attend(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scale: float,
+    *,
+    members: Tensor | None = None,
+    taken: Tensor | None = None,
+    top: Far | None = None,
+    fine: Far | None = None,
+    exact: Exact | None = None,
+    exact_masses: Tensor | None = None,
+    softcap: float | None = None,
+    chunk: int | None = None,
+    work: Work | None = None,
+    tile: Tile | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Partials (out, lse) of every source of one decoding step, each cut into chunks of equal length.
+
+    near  : softmax over s q.k_n with v_n, n = members[: taken]                  (sparse flash decoding)
+    fine  : softmax over a_i with the mean value of cluster listed[i], not opened (centroid replacement)
+    top   : likewise over the top level
+    exact : softmax over the logits found by `decode_lookup`, with v_n of the sinks and of the tail
+
+    The grid has the chunks that the longest row could have; a chunk behind a row's end exits at once. So rows
+    of unequal length keep the device evenly busy, and nothing depends on data that only the device knows.
+
+    Parameters
+    ----------
+    q : [R, G, D]. keys, values : [R, capacity, D], [R, capacity, Dv], contiguous.
+    members, taken : of `decode_select`. exact, exact_masses : of `decode_lookup`, a view [R, G, E].
+    chunk : keys or clusters a program; None chooses it by the size of the grid and the number of processors.
+
+    Returns
+    -------
+    out [R, chunks, G, Dv], lse [R, chunks, G] fp32; where lse is -inf, out is undefined.
+
+    Bytes: R room (D + Dv) + R (F + T + E) Dv elements, 4 R G (F + T + E) of masses, 8 R chunks G Dv.
+    Operations: 2 R G (room (D + Dv) + (F + T + E) Dv).
+    """
+    check_tensors("decode_attend", q=q, keys=keys, values=values)
+    work = work or Work()
+    q, keys, values = q.contiguous(), blocks_apart(keys), blocks_apart(values)
+    top, fine = (far.ready() if far else None for far in (top, fine))
+    members, taken = (None if x is None else x.contiguous() for x in (members, taken))
+    exact_masses = None if exact_masses is None else rows_apart(exact_masses)
+    R, G, D = q.shape
+    Dv = values.shape[-1]
+    room = 0 if members is None else members.shape[-1]
+    F, T, E = (fine.size if fine else 0), (top.size if top else 0), (exact.size if exact else 0)
+    BD, BDV = power_of_two(D), power_of_two(Dv)
+    tile = choose("decode_attend", target_of(q), max(BD, BDV), q.element_size(), tile)
+    chunk = chunk or chunk_size(R * (room + F + T + E), tile.cols, processors(q))
+    chunks = [cdiv(n, chunk) for n in (room, F, T, E)]
+    out = work.take("chunk_out", (R, sum(chunks), G, Dv), q)
+    lse = work.take("chunk_lse", (R, sum(chunks), G), q)
+    some = q.new_empty(1, dtype=torch.int32) if members is None else members  # stands for what is not there
+    far, near = top or fine, fine or top
+    launch(
+        _attend_kernel, (R * sum(chunks),),
+        q, keys, values, some, some if taken is None else taken,
+        far.masses if far else lse, far.values if far else values,
+        some if top is None or top.opened is None else top.opened,
+        near.masses if near else lse, near.values if near else values,
+        some if fine is None else fine.opened, some if fine is None else fine.listed,
+        some if fine is None else fine.n_listed, lse if exact_masses is None else exact_masses,
+        out, lse, scale, softcap or 1.0, keys.stride(0), values.stride(0),
+        far.values.stride(0) if far else 0, near.values.stride(0) if near else 0,
+        far.masses.stride(1) if far else 0, near.masses.stride(1) if near else 0,
+        0 if exact_masses is None else exact_masses.stride(1),
+        exact.sinks if exact else 0, exact.clustered if exact else 0, room, T, F, E, *chunks, chunk,
+        G=G, D=D, DV=Dv, BG=power_of_two(G), BD=BD, BDV=BDV, BN=tile.cols,
+        TOP_OPENED=top is not None and top.opened is not None,
+        SOFTCAP=softcap is not None, PRECISION=fp32_precision(q), tile=tile,
+    )  # fmt: skip
+    return out, lse
+
+
+def chunk_size(work: int, step: int, processors: int) -> int:
+    """A multiple of `step` such that 3 chunks a processor, which run at once, cover the work; at most 16 steps."""
+    return step * min(16, max(1, cdiv(work, 3 * processors * step)))
+
+
+def _example(p: Problem) -> None:
+    R, G, D, N, C = p.batch * p.kv_heads, p.query_heads // p.kv_heads, p.head, p.keys, p.keys // 16
+    q, keys, values = p.empty(R, G, D), p.empty(R, N, D), p.empty(R, N, D)
+    exact = Exact(q, keys, 16, N - 128, N)
+
+    def ints(*shape):
+        return p.empty(*shape, dtype=torch.int32)
+
+    def floats(*shape):
+        return p.empty(*shape, dtype=torch.float32)
+
+    opened = ints(R, C)
+    top = Far(floats(R, G, C + 144), p.empty(R, C, D), C, opened)
+    fine = Far(floats(R, G, C // 4), p.empty(R, C, D), C // 4, opened, ints(R, C // 4), ints(R))
+    decode_attend(
+        q, keys, values, 0.125, members=ints(R, N // 20), taken=ints(R), top=top, fine=fine, exact=exact,
+        exact_masses=top.masses[..., C:],
+    )  # fmt: skip
+
+
+def _cost(p: Problem) -> tuple[float, float]:
+    """5% of the keys, one level of 1/16 centroids replaced, 144 exact keys."""
+    rows, group = p.batch * p.kv_heads, p.query_heads / p.kv_heads
+    near, far = p.keys / 20, p.keys / 16 + 144
+    moved = (2 * near + far) * p.head * p.width + 4 * group * far
+    return rows * moved, rows * group * p.head * (4 * near + 2 * far)
+
+
+register("decode_attend", _example, _cost)

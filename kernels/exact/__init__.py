@@ -1,0 +1,1 @@
+"""Exact attention, forward and backward: the leaves of the causal recursion."""

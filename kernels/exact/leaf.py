@@ -1,0 +1,182 @@
+"""Exact attention, causal or full, with its log-sum-exp: the leaves of the causal recursion."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..common.derivatives import KernelFunction
+from ..common.launch import (
+    cdiv,
+    check_attention,
+    check_given,
+    check_tensors,
+    fp32_precision,
+    launch,
+    power_of_two,
+    row_strided,
+    target_of,
+)
+from ..common.online import softmax_step
+from ..common.tiles import Tile, choose
+from ..common.visible import mask_kind, visible
+from ..report.registry import Problem, register
+from .leaf_backward import leaf_backward
+
+
+@triton.jit
+def _leaf_kernel(
+    q, k, v, valid, bias, out, lse, scale,
+    stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
+    stride_ob, stride_oh, stride_on, stride_lb, stride_lh, HQ, G, NQ, NK, D: tl.constexpr, DV: tl.constexpr, TILES,
+    BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    CAUSAL: tl.constexpr, MASKED: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    # one program: BM queries of one head; the last tiles, which have the most keys, start first
+    i_head = (tl.program_id(0) // TILES).to(tl.int64)
+    i_m = (TILES - 1 - tl.program_id(0) % TILES) * BM
+    i_b, i_h = i_head // HQ, i_head % HQ
+    o_m, o_n, o_d, o_dv = i_m + tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BD), tl.arange(0, BDV)
+    m_m, m_d, m_dv = o_m < NQ, o_d < D, o_dv < DV
+    p_q = q + i_b * stride_qb + i_h * stride_qh + o_m.to(tl.int64)[:, None] * stride_qn + o_d[None, :]
+    p_k = k + i_b * stride_kb + (i_h // G) * stride_kh
+    p_v = v + i_b * stride_vb + (i_h // G) * stride_vh
+    b_q = tl.load(p_q, mask=m_m[:, None] & m_d[None, :], other=0.0)  # [BM, BD]
+    b_max = tl.full([BM], float("-inf"), dtype=tl.float32)
+    b_sum = tl.zeros([BM], dtype=tl.float32)
+    b_out = tl.zeros([BM, BDV], dtype=tl.float32)
+    i_last = NK
+    if CAUSAL:
+        i_last = tl.minimum(NK, i_m + BM + NK - NQ)
+    for i in range(0, i_last, BN):
+        b_n = (i + o_n).to(tl.int64)
+        m_n = b_n < NK
+        # [BN, BD], [BN, BDV]
+        b_k = tl.load(
+            p_k + b_n[:, None] * stride_kn + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0
+        )
+        b_v = tl.load(
+            p_v + b_n[:, None] * stride_vn + o_dv[None, :], mask=m_n[:, None] & m_dv[None, :], other=0.0
+        )
+        b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale  # [BM, BN]
+        if BIASED:
+            b_s += tl.load(bias + i_b * NK + b_n, mask=m_n, other=0.0)[None, :]
+        m_s = visible(valid, i_b, o_m[:, None], b_n[None, :], NQ, NK, CAUSAL, MASKED)
+        b_s = tl.where(m_s, b_s, float("-inf"))
+        b_out, b_max, b_sum = softmax_step(b_out, b_max, b_sum, b_s, b_v, PRECISION)
+    b_safe = tl.where(b_sum == 0, 1.0, b_sum)
+    b_m = o_m.to(tl.int64)
+    p_out = out + i_b * stride_ob + i_h * stride_oh + b_m[:, None] * stride_on + o_dv[None, :]
+    tl.store(p_out, (b_out / b_safe[:, None]).to(b_q.dtype), mask=m_m[:, None] & m_dv[None, :])
+    p_lse = lse + i_b * stride_lb + i_h * stride_lh + b_m
+    tl.store(p_lse, tl.where(b_sum == 0, float("-inf"), b_max + tl.log(b_safe)), mask=m_m)
+
+
+def leaf(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    causal: bool = True,
+    valid: Tensor | None = None,
+    bias: Tensor | None = None,
+    tile: Tile | None = None,
+    precision: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Exact attention in one online softmax; differentiable in q, k and v.
+
+    out_m = sum_n softmax_n(s q_m.k_n + b_n) v_n and lse_m = log sum_n exp(s q_m.k_n + b_n), over all n, or,
+    causal, over n <= m + Nk - Nq: the queries are the last Nq positions.
+
+    Parameters
+    ----------
+    q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv]; any strides.
+    valid : [B, Nk], or [B, Nq, Nk] for every query its own; bool, False for keys to leave out.
+    bias : b [B, Nk] fp32, a constant of the backward; -inf leaves a key out. None for zero.
+
+    Returns
+    -------
+    out [B, Hq, Nq, Dv] in the dtype of q, lse [B, Hq, Nq] fp32; a query that sees no key has out 0, lse -inf.
+
+    Bytes: q and out once, K and V once for every tile of queries (L2). Operations: 2 B Hq Nq Nk (D + Dv),
+    half when causal; the backward 2.5 times as many.
+
+    Raises
+    ------
+    ValueError, TypeError : for shapes and dtypes other than these, and for a bias of which a gradient is asked.
+    """
+    check_tensors("leaf", q=q, k=k, v=v)
+    check_attention("leaf", q, k, v)
+    (B, _, Nq, _), Nk = q.shape, k.shape[2]
+    by_pair = valid is not None and valid.ndim == 3
+    check_given("leaf", torch.bool, q, valid=(valid, (B, Nq, Nk) if by_pair else (B, Nk)))
+    check_given("leaf", torch.float32, q, bias=(bias, (B, Nk)))
+    if bias is not None and bias.requires_grad and torch.is_grad_enabled():
+        raise ValueError("leaf: bias requires a gradient, of which the backward knows nothing; detach it")
+    q, k, v = row_strided(q), row_strided(k), row_strided(v)
+    valid, bias = (None if x is None else x.contiguous() for x in (valid, bias))
+    return _Leaf.apply(q, k, v, scale, causal, valid, bias, tile, precision or fp32_precision(q))
+
+
+def leaf_into(
+    out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = True,
+    valid: Tensor | None = None, bias: Tensor | None = None, tile: Tile | None = None, precision: str | None = None,
+) -> None:  # fmt: skip
+    """The forward of `leaf`, written to out and lse of any strides with the last dimension contiguous."""
+    B, Hq, Nq, D = q.shape
+    Hk, Nk, Dv = k.shape[1], k.shape[2], v.shape[-1]
+    BD, BDV = power_of_two(D), power_of_two(Dv)
+    tile = choose("leaf", target_of(q), max(BD, BDV), q.element_size(), tile)
+    tiles = cdiv(Nq, tile.rows)
+    launch(
+        _leaf_kernel, (B * Hq * tiles,),
+        q, k, v, q if valid is None else valid, q if bias is None else bias, out, lse, scale,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *lse.stride()[:2],
+        Hq, Hq // Hk, Nq, Nk, D, Dv, tiles, BD=BD, BDV=BDV, BM=tile.rows, BN=tile.cols,
+        CAUSAL=causal, MASKED=mask_kind(valid), BIASED=bias is not None,
+        PRECISION=precision or fp32_precision(q), tile=tile,
+    )  # fmt: skip
+
+
+class _Leaf(KernelFunction):
+    operation = "leaf"
+
+    @staticmethod
+    def forward(ctx, q, k, v, scale, causal, valid, bias, tile, precision):
+        out = torch.empty(*q.shape[:3], v.shape[-1], dtype=q.dtype, device=q.device)
+        lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+        leaf_into(out, lse, q, k, v, scale, causal, valid, bias, tile, precision)
+        ctx.save_for_backward(q, k, v, valid, bias, out, lse)
+        ctx.scale, ctx.causal, ctx.precision = scale, causal, precision
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx, dout, dlse):
+        if dout is None and dlse is None:
+            return (None,) * 9
+        q, k, v, valid, bias, out, lse = ctx.saved_tensors
+        dout = torch.zeros_like(out) if dout is None else dout
+        grads = leaf_backward(
+            q, k, v, valid, bias, out, lse, dout, dlse, ctx.scale, ctx.causal, ctx.precision
+        )
+        return *grads, *(None,) * 6
+
+
+def _example(p: Problem) -> None:
+    blocks = max(1, p.queries // 1024)
+    q = p.empty(p.batch * blocks, p.query_heads, 1024, p.head).requires_grad_()
+    k, v = (p.empty(p.batch * blocks, p.kv_heads, 1024, p.head).requires_grad_() for _ in "kv")
+    out, lse = leaf(q, k, v, 0.125)
+    torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
+
+
+def _cost(p: Problem) -> tuple[float, float]:
+    """Forward and backward of causal leaves of 1,024."""
+    queries, keys = p.batch * p.query_heads * p.queries, p.batch * p.kv_heads * p.keys
+    return (4 * queries + 6 * keys) * p.head * p.width, 3.5 * 2 * queries * 1024 * p.head
+
+
+register("leaf", _example, _cost)

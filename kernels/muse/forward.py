@@ -1,0 +1,201 @@
+"""MuSe attention of given query and key clusters, forward and backward, from the kernels beside this file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..common.derivatives import KernelFunction
+from ..common.launch import check_attention, check_given, check_tensors, fp32_precision, row_strided
+from ..report.registry import Problem, cost_of, register
+from .backward import backward_cost, muse_backward
+from .dipole import dipole
+from .evaluate import evaluate
+from .select import select_near
+from .summarise import summarise
+
+ORDERS = ("monopole", "dipole")
+
+
+def muse(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_centroids: Tensor,
+    q_order: Tensor,
+    q_offsets: Tensor,
+    k_order: Tensor,
+    k_offsets: Tensor,
+    scale: float,
+    near: int = 0,
+    order: str = "monopole",
+    basis: Tensor | None = None,
+    precision: str | None = None,
+    padded: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Full attention of clustered queries to clustered keys; differentiable in q, k, v and the basis.
+
+    With d = q - p_i: the logits are a_ij + s d.k~_ij with values v~_ij for the far key clusters, and s q.k_n
+    with v_n for the keys of the `near` clusters of largest a_ij; a dipole adds share * s * M_i U_i U_i^T d.
+
+    Parameters
+    ----------
+    q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv] of one dtype, fp16, bf16 or fp32, head sizes
+        16 .. 256; any strides. Where the last dimension is contiguous, as in views of causal blocks, nothing is copied.
+    q_centroids : [B, Hq, Cq, D], the means of the query clusters.
+    q_order, q_offsets : [B, Hq, Nq] and [B, Hq, Cq + 1], as in `Clusters`; k_order, k_offsets likewise of
+        the keys. Padding lies behind the last offset and takes no part.
+    scale : s, usually D ** -0.5.
+    near : how many key clusters every query cluster sums exactly; all of them is exact attention.
+    order : "monopole" or "dipole". basis : U [B, Hq, Cq, D, r], the directions of the dipole; None for all D.
+    precision : of fp32 products, "ieee" or "tf32x3"; None takes tf32x3 where tensor cores have it.
+    padded : whether some queries may be in no cluster; False saves a pass over the results.
+
+    Returns
+    -------
+    out [B, Hq, Nq, Dv] in the dtype of q, lse [B, Hq, Nq] fp32. A padded query has out 0 and lse -inf.
+
+    The labels and the near selection are constants of the backward; p_i is the mean of its members, so its
+    gradient flows to them. A basis that requires a gradient gets one. The backward recomputes the summaries instead
+    of storing them.
+    """
+    check_tensors("muse", q=q, k=k, v=v)
+    if order not in ORDERS:
+        raise ValueError(f"order is {order!r}; allowed are {', '.join(map(repr, ORDERS))}")
+    check_attention("muse", q, k, v)
+    (B, Hq, Nq, D), (Hk, Nk), Cq, Ck = q.shape, k.shape[1:3], q_offsets.shape[-1] - 1, k_offsets.shape[-1] - 1
+    check_given(
+        "muse", torch.int64, q, q_order=(q_order, (B, Hq, Nq)), q_offsets=(q_offsets, (B, Hq, Cq + 1)),
+        k_order=(k_order, (B, Hk, Nk)), k_offsets=(k_offsets, (B, Hk, Ck + 1)),
+    )  # fmt: skip
+    if tuple(q_centroids.shape) != (B, Hq, Cq, D) or (
+        basis is not None and basis.shape[:-1] != q_centroids.shape
+    ):
+        raise ValueError(
+            f"muse: q_centroids have shape {tuple(q_centroids.shape)}, basis "
+            f"{None if basis is None else tuple(basis.shape)}; {(B, Hq, Cq, D)}, and that with r behind, are needed"
+        )
+    centroids = q_centroids.detach().to(q.dtype)
+    size = v.shape[-1]
+    q, k, v, centroids = (row_strided(x) for x in one_head_size(q, k, v, centroids))
+    if basis is not None and basis.shape[-2] < q.shape[-1]:
+        basis = pad(basis, (0, 0, 0, q.shape[-1] - basis.shape[-2]))
+    basis = None if basis is None else basis.contiguous()
+    # Triton 3.6 reads beyond shared memory in the split products of the dipole's kernels.
+    precision = precision or ("ieee" if order == "dipole" else fp32_precision(q))
+    sorted_queries, sorted_keys = (q_order, q_offsets), (k_order, k_offsets)
+    out, lse = _MuSe.apply(
+        q,
+        k,
+        v,
+        centroids,
+        *sorted_queries,
+        *sorted_keys,
+        scale,
+        near,
+        order == "dipole",
+        basis,
+        precision,
+        padded,
+    )
+    return out[..., :size], lse
+
+
+def one_head_size(q: Tensor, k: Tensor, v: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+    """fp32 tensors with zeros behind, so that all heads have one size; others as they are.
+
+    Zeros change no product. Without them Triton 3.6 reads beyond shared memory on an H100 where the sizes of keys and
+    values differ and products are split into three; half precision is right there.
+    """
+    size = max(x.shape[-1] for x in (q, v))
+    if q.dtype != torch.float32 or not q.is_cuda or q.shape[-1] == v.shape[-1]:
+        return q, k, v, *more
+    return tuple(pad(x, (0, size - x.shape[-1])) for x in (q, k, v, *more))
+
+
+class _MuSe(KernelFunction):
+    operation = "muse"
+
+    @staticmethod
+    def forward(
+        ctx,
+        q,
+        k,
+        v,
+        centroids,
+        q_order,
+        q_offsets,
+        k_order,
+        k_offsets,
+        scale,
+        near,
+        turn,
+        basis,
+        precision,
+        padded,
+    ):
+        mass, mean_k, mean_v = summarise(centroids, k, v, k_order, k_offsets, scale, precision=precision)
+        # Without a near field every cluster is far, and only a dipole or the backward asks for the far mass.
+        if near or turn:
+            chosen, far, far_mass = select_near(mass, near)
+        else:
+            chosen, far, far_mass = mass.new_empty(0, dtype=torch.int32), mass, None
+        moment = None
+        if turn:
+            moment = dipole(
+                centroids, k, v, k_order, k_offsets, far, far_mass, mean_k, basis, scale, precision=precision
+            )
+        sorts = (q_order, q_offsets, k_order, k_offsets)
+        summaries = (chosen, far, mean_k, mean_v)
+        out, lse, share = evaluate(
+            q, k, v, centroids, *sorts, *summaries, scale, basis, moment, precision=precision, padded=padded
+        )
+        ctx.save_for_backward(q, k, v, centroids, *sorts, out, lse, share, basis, moment)
+        ctx.scale, ctx.near, ctx.precision = scale, near, precision
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx, dout, dlse):
+        if dout is None and dlse is None:
+            return (None,) * 14
+        q, k, v, centroids, *sorts, out, lse, share, basis, moment = ctx.saved_tensors
+        dout = torch.zeros_like(out) if dout is None else dout
+        k_sort = sorts[2:]
+        mass, mean_k, mean_v = summarise(centroids, k, v, *k_sort, ctx.scale, precision=ctx.precision)
+        near, far, far_mass = select_near(mass, ctx.near)
+        summaries = (mass, near, far, far_mass, mean_k, mean_v)
+        dq, dk, dv, d_basis = muse_backward(
+            q, k, v, centroids, *sorts, *summaries, out, lse, dout, dlse, ctx.scale, basis, moment, share,
+            precision=ctx.precision, directions=basis is not None and ctx.needs_input_grad[11],
+        )  # fmt: skip
+        d_basis = None if d_basis is None else d_basis.to(basis.dtype)
+        return dq, dk, dv, *(None,) * 8, d_basis, None, None
+
+
+def _example(p: Problem, order: str) -> None:
+    B, Hq, Hk, C, D = p.batch, p.query_heads, p.kv_heads, p.clusters, p.head
+    q = p.empty(B, Hq, p.queries, D).requires_grad_()
+    k, v = (p.empty(B, Hk, p.keys, D).requires_grad_() for _ in "kv")
+    q_sort = p.empty(B, Hq, p.queries, dtype=torch.int64), p.empty(B, Hq, C + 1, dtype=torch.int64)
+    k_sort = p.empty(B, Hk, p.keys, dtype=torch.int64), p.empty(B, Hk, C + 1, dtype=torch.int64)
+    centroids = p.empty(B, Hq, C, D, dtype=torch.float32)
+    basis = p.empty(B, Hq, C, D, p.rank).requires_grad_() if order == "dipole" else None
+    out, lse = muse(q, k, v, centroids, *q_sort, *k_sort, 0.125, p.near, order, basis)
+    torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
+
+
+def _cost(p: Problem, order: str) -> tuple[float, float]:
+    """Forward and backward: the launches of both, and the summaries once more in the backward."""
+    p = replace(p, rank=p.rank if order == "dipole" else 0)
+    parts = ["summarise", "select_near", "evaluate", "summarise", "select_near"]
+    parts += ["dipole"] if order == "dipole" else []
+    costs = [cost_of(name, p) for name in parts] + [backward_cost(p)]
+    return sum(moved for moved, _ in costs), sum(operations for _, operations in costs)
+
+
+register("muse", lambda p: _example(p, "monopole"), lambda p: _cost(p, "monopole"))
+register("muse_dipole", lambda p: _example(p, "dipole"), lambda p: _cost(p, "dipole"))

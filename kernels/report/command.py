@@ -1,0 +1,60 @@
+"""`multipole-lab kernels`: what every kernel needs on every target, and what it moves and does."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from .. import load_all
+from .compiling import TARGETS, report
+from .registry import Problem, entries
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Add the `kernels` command."""
+    parser = subparsers.add_parser(
+        "kernels", help="compile every kernel for every GPU and report what it needs"
+    )
+    parser.add_argument("--head", type=int, nargs="+", default=[64, 128], help="head sizes (default 64 128)")
+    parser.add_argument("--dtype", choices=_DTYPES, nargs="+", default=["fp16"], help="dtypes (default fp16)")
+    parser.add_argument("--capability", type=int, nargs="+", help="targets, for example 80 90 (default: all)")
+    parser.add_argument("--only", default="", help="launchers whose name contains this")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; 1 where a kernel does not compile, does not fit in shared memory or spills."""
+    problems = [Problem(head=head, dtype=_DTYPES[dtype]) for head in args.head for dtype in args.dtype]
+    targets = [t for t in TARGETS if not args.capability or t.capability in args.capability]
+    _print_costs(problems, args.only)
+    print(f"  {'sm':>4} {'D':>4} {'dtype':8} {'tile':20} {'shared':>7} {'limit':>7} {'regs':>5} {'spill':>6}")
+    bad = total = 0
+    above = ""
+    for row in report(problems, targets, args.only):
+        total += 1
+        bad += not row.good
+        dtype = str(row.problem.dtype).removeprefix("torch.")
+        if above != (above := f"{row.launcher}: {row.kernel}"):
+            print(above)
+        print(f"  {row.target.capability:4} {row.problem.head:4} {dtype:8} {row.tile:20} {row.shared:7} "
+              f"{row.target.shared_kb * 1024:7} {row.registers:5} {row.spilled:6}"
+              f"{'' if row.good else '  <-- ' + (row.error or 'does not fit')}", flush=True)  # fmt: skip
+    print(f"{total} compiled, {bad} do not fit, spill or fail")
+    return 1 if bad else 0
+
+
+def _print_costs(problems: list[Problem], only: str) -> None:
+    load_all()
+    for problem in problems:
+        print(f"B={problem.batch} Hq={problem.query_heads} Hk={problem.kv_heads} N={problem.queries} "
+              f"C={problem.clusters} D={problem.head} near={problem.near} rank={problem.rank} "
+              f"{str(problem.dtype).removeprefix('torch.')}")  # fmt: skip
+        for entry in entries():
+            if only in entry.name:
+                moved, operations = entry.cost(problem)
+                print(f"  {entry.name:28} {moved / 1e6:12.2f} MB {operations / 1e9:12.2f} Gop "
+                      f"{operations / moved:8.1f} op/B")  # fmt: skip

@@ -1,0 +1,150 @@
+"""MuSe whose clusters are runs of consecutive positions: nothing is clustered, sorted or gathered.
+
+Three launches forward (means, summaries, attention) and six backward, for all levels of the causal recursion.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..common.delta import output_delta
+from ..common.derivatives import KernelFunction
+from ..common.launch import check_attention, check_tensors, fp32_precision, row_strided, target_of
+from ..muse.forward import one_head_size
+from ..report.registry import Problem, register
+from ..muse.select import select_near
+from .tree import Tree
+from .attend import spatial_attend
+from .key_grad import spatial_key_grad
+from .query_grad import spatial_query_grad
+from .summaries import spatial_means, spatial_summaries
+from .summary_grad import spatial_summary_grad
+
+
+def fits(q: Tensor, v: Tensor) -> bool:
+    """Whether the heads are small enough that no kernel here spills: to 128 in half precision from 8.0 on, else 64."""
+    large = q.element_size() == 2 and target_of(q).capability >= 80
+    return max(q.shape[-1], v.shape[-1]) <= (128 if large else 64)
+
+
+def spatial_muse(
+    q: Tensor, k: Tensor, v: Tensor, tree: Tree, scale: float, near: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Full or causal attention with a monopole, as `muse` and `muse_causal` of runs of consecutive positions.
+
+    Parameters
+    ----------
+    q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv] of one dtype, any strides; head sizes as
+        `fits` says.
+    tree : the blocks; its queries and keys are Nq and Nk.
+    near : key clusters that every query cluster sums exactly; without gradients only.
+
+    Returns
+    -------
+    out [B, Hq, Nq, Dv] in the dtype of q, lse [B, Hq, Nq] fp32; differentiable in q, k and v where near is 0.
+
+    Raises
+    ------
+    ValueError : for sizes that are not the tree's, larger heads, or near clusters where a gradient is asked for.
+    """
+    check_tensors("spatial_muse", q=q, k=k, v=v)
+    check_attention("spatial_muse", q, k, v)
+    if (q.shape[2], k.shape[2]) != (tree.queries, tree.keys):
+        raise ValueError(
+            f"q and k have {q.shape[2]} and {k.shape[2]} positions; the tree has {tree.queries} and {tree.keys}"
+        )
+    if not fits(q, v):
+        raise ValueError(
+            f"q and v have head sizes {q.shape[-1]} and {v.shape[-1]} in {q.dtype}; up to 128 are allowed in half "
+            "precision from compute capability 8.0 on, and 64 elsewhere: use `muse` or `muse_causal`"
+        )
+    if near and torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        raise ValueError(
+            f"near is {near}; with gradients only 0 is allowed here: use `muse` or `muse_causal`"
+        )
+    size = v.shape[-1]
+    q, k, v = (row_strided(x) for x in one_head_size(q, k, v))
+    out, lse = _SpatialMuSe.apply(q, k, v, tree, scale, near, fp32_precision(q))
+    return out[..., :size], lse
+
+
+class _SpatialMuSe(KernelFunction):
+    operation = "spatial_muse"
+
+    @staticmethod
+    def forward(ctx, q, k, v, tree, scale, near, precision):
+        centroids = spatial_means(q, tree)
+        mass, mean_k, mean_v = spatial_summaries(centroids, k, v, tree, scale, precision=precision)
+        chosen, far = None, mass
+        if near:
+            rows = mass.flatten(2, 3)
+            chosen, far, _ = select_near(rows, near)
+            chosen, far = chosen.view(*mass.shape[:4], -1), far.view_as(mass)
+        out, lse = spatial_attend(
+            q, k, v, centroids, chosen, far, mean_k, mean_v, tree, scale, precision=precision
+        )
+        ctx.save_for_backward(q, k, v, centroids, out, lse)
+        ctx.tree, ctx.scale, ctx.precision = tree, scale, precision
+        ctx.set_materialize_grads(False)
+        return out, lse
+
+    @staticmethod
+    def backward(ctx, dout, dlse):
+        if dout is None and dlse is None:
+            return (None,) * 7
+        q, k, v, centroids, out, lse = ctx.saved_tensors
+        tree, scale = ctx.tree, ctx.scale
+        dout = torch.zeros_like(out) if dout is None else row_strided(dout)
+        delta = output_delta(out, dout, dlse)
+        # Recomputed: they are several times as large as q, k and v.
+        summaries = spatial_summaries(centroids, k, v, tree, scale, precision=ctx.precision)
+        seen = centroids, *summaries
+        grads = spatial_summary_grad(q, dout, *seen, lse, delta, tree, scale, precision=ctx.precision)
+        dk, dv, d_centroids = spatial_key_grad(
+            q, k, v, dout, centroids, summaries[0], grads, lse, delta, tree, scale, precision=ctx.precision
+        )
+        dq = spatial_query_grad(
+            q, k, v, dout, *seen, d_centroids, lse, delta, tree, scale, precision=ctx.precision
+        )
+        return dq, dk, dv, None, None, None, None
+
+
+def _example(p: Problem, tree: Tree, near: int) -> None:
+    q = p.empty(p.batch, p.query_heads, tree.queries, p.head).requires_grad_(not near)
+    k, v = (p.empty(p.batch, p.kv_heads, tree.keys, p.head).requires_grad_(not near) for _ in "kv")
+    if not fits(q, v):
+        return
+    out, lse = spatial_muse(q, k, v, tree, 0.125, near)
+    if not near:
+        torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
+
+
+def _full(p: Problem) -> None:
+    """The near field has a forward only."""
+    tree = Tree.full(p.queries, p.keys, p.clusters, p.clusters)
+    _example(p, tree, 0)
+    _example(p, tree, p.near)
+
+
+def _causal(p: Problem) -> None:
+    _example(p, causal_tree(p), 0)
+
+
+def causal_tree(p: Problem) -> Tree:
+    levels = max(1, (p.queries // 1024).bit_length() - 1)
+    return Tree.causal_of(p.queries >> levels, levels, p.clusters, p.clusters)
+
+
+def _cost(p: Problem, tree: Tree) -> tuple[float, float]:
+    """Forward and backward, with a monopole: the blocks as flash attention, of every level summaries in and out."""
+    heads, size, Ck = p.batch * p.query_heads, p.head, tree.key_clusters
+    summaries = heads * tree.nodes * tree.query_clusters * Ck * (2 * size * p.width + 4)
+    moved = heads * tree.queries * size * p.width * 8 + 8 * summaries
+    shown = heads * tree.queries * Ck * size * tree.levels / (2 if tree.causal else 1)
+    exact = heads * tree.queries * tree.block * size * 7 if tree.causal else 0
+    return moved, 36 * shown + exact
+
+
+register("spatial_full", _full, lambda p: _cost(p, Tree.full(p.queries, p.keys, p.clusters, p.clusters)))
+register("spatial_causal", _causal, lambda p: _cost(p, causal_tree(p)))

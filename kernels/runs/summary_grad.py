@@ -1,0 +1,110 @@
+"""Backward of the summaries' use: what the queries of every cluster ask of the masses and means they were shown."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..common.launch import cdiv, fp32_precision, launch, power_of_two, target_of
+from .tree import Tree, node_at
+from ..common.tiles import Tile, choose
+
+
+@triton.jit
+def _summary_grad_kernel(
+    q, dout, centroids, mass, mean_k, mean_v, lse, delta, d_mass, turn, d_mean_k, d_mean_v, scale,
+    stride_qb, stride_qh, stride_qn, stride_db, stride_dh, stride_dn, HQ, NQ, NK, CQ, CK, NODES, TILES,
+    D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr,
+    CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    # one program: one cluster of queries and BN clusters of keys
+    i_row = (tl.program_id(0) // TILES).to(tl.int64)
+    i_head = i_row // (NODES * CQ)
+    i_node, i_c = tl.program_id(0) // TILES // CQ % NODES, tl.program_id(0) // TILES % CQ
+    i_q, _, n_q, _ = node_at(i_node, NQ, NK, CAUSAL)
+    size = tl.cdiv(n_q, CQ)
+    i_first = i_q + i_c * size
+    i_end = tl.minimum(i_first + size, i_q + n_q)
+    o_j = tl.program_id(0) % TILES * BN + tl.arange(0, BN)
+    o_m, o_d, o_dv = tl.arange(0, BM), tl.arange(0, BD), tl.arange(0, BDV)
+    m_j, m_d, m_dv = o_j < CK, o_d < D, o_dv < DV
+    o_s = i_row * CK + o_j
+    o_sk, m_sk = o_s[:, None] * D + o_d[None, :], m_j[:, None] & m_d[None, :]
+    o_sv, m_sv = o_s[:, None] * DV + o_dv[None, :], m_j[:, None] & m_dv[None, :]
+    b_a = tl.load(mass + o_s, mask=m_j, other=float("-inf"))
+    b_k = tl.load(mean_k + o_sk, mask=m_sk, other=0.0)  # [BN, BD]
+    b_v = tl.load(mean_v + o_sv, mask=m_sv, other=0.0)  # [BN, BDV]
+    b_p = tl.load(centroids + i_row * D + o_d, mask=m_d, other=0.0).to(tl.float32)
+    p_q = q + i_head // HQ * stride_qb + i_head % HQ * stride_qh
+    p_do = dout + i_head // HQ * stride_db + i_head % HQ * stride_dh
+    b_da = tl.zeros([BN], dtype=tl.float32)
+    b_dk = tl.zeros([BN, BD], dtype=tl.float32)
+    b_dv = tl.zeros([BN, BDV], dtype=tl.float32)
+    for i in range(i_first, i_end, BM):
+        m_m = i + o_m < i_end
+        o_row = (i + o_m).to(tl.int64)[:, None]
+        b_q = tl.load(p_q + o_row * stride_qn + o_d[None, :], mask=m_m[:, None] & m_d[None, :], other=0.0)
+        b_do = tl.load(p_do + o_row * stride_dn + o_dv[None, :], mask=m_m[:, None] & m_dv[None, :], other=0.0)
+        b_lse = tl.load(lse + i_head * NQ + i + o_m, mask=m_m, other=float("inf"))
+        b_lse = tl.where(b_lse > float("-inf"), b_lse, float("inf"))
+        b_delta = tl.load(delta + i_head * NQ + i + o_m, mask=m_m, other=0.0)
+        b_d = (b_q.to(tl.float32) - b_p[None, :]).to(b_q.dtype)  # [BM, BD]
+        b_s = b_a[:, None] + scale * tl.dot(b_k, tl.trans(b_d), input_precision=PRECISION)  # [BN, BM]
+        b_w = tl.exp(b_s - b_lse[None, :])
+        b_g = b_w * (tl.dot(b_v, tl.trans(b_do), input_precision=PRECISION) - b_delta[None, :])
+        b_da += tl.sum(b_g, axis=1)
+        b_dk = tl.dot(b_g.to(b_d.dtype), b_d, b_dk, input_precision=PRECISION)
+        b_dv = tl.dot(b_w.to(b_do.dtype), b_do, b_dv, input_precision=PRECISION)
+    # Rounded as they are stored, so that what is subtracted there is what is added when they are read.
+    b_dk = (b_dk * scale).to(d_mean_k.dtype.element_ty)
+    b_dv = b_dv.to(d_mean_v.dtype.element_ty)
+    b_turn = tl.sum(b_dk.to(tl.float32) * b_k.to(tl.float32), axis=1)
+    b_turn += tl.sum(b_dv.to(tl.float32) * b_v.to(tl.float32), axis=1)
+    tl.store(d_mass + o_s, b_da, mask=m_j)
+    tl.store(turn + o_s, b_turn, mask=m_j)
+    tl.store(d_mean_k + o_sk, b_dk, mask=m_sk)
+    tl.store(d_mean_v + o_sv, b_dv, mask=m_sv)
+
+
+def spatial_summary_grad(
+    q: Tensor,
+    dout: Tensor,
+    centroids: Tensor,
+    mass: Tensor,
+    mean_k: Tensor,
+    mean_v: Tensor,
+    lse: Tensor,
+    delta: Tensor,
+    tree: Tree,
+    scale: float,
+    tile: Tile | None = None,
+    precision: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of the masses and of the means, and their products with the means.
+
+    With P = exp(a + s d.k~ - lse) and g = P (dout.v~ - delta), summed over the queries of a cluster:
+    da = sum g;  dk~ = s sum g d;  dv~ = sum P dout;  turn = dk~.k~ + dv~.v~.
+
+    Returns
+    -------
+    da and turn [B, Hq, nodes, Cq, Ck] fp32; dk~ [B, Hq, nodes, Cq, Ck, D], dv~ [B, Hq, nodes, Cq, Ck, Dv] in q's dtype.
+
+    Bytes: half of q and dout for every level, summaries and their gradients once.
+    Operations: 2 levels B Hq N Ck (D + Dv).
+    """
+    B, Hq, Nq, D = q.shape
+    Dv, Cq, Ck = dout.shape[-1], tree.query_clusters, tree.key_clusters
+    BD, BDV = power_of_two(D), power_of_two(Dv)
+    tile = choose("spatial_summary_grad", target_of(q), max(BD, BDV), q.element_size(), tile)
+    tiles = cdiv(Ck, tile.rows)
+    d_mass, turn = torch.empty_like(mass), torch.empty_like(mass)
+    d_mean_k, d_mean_v = torch.empty_like(mean_k), torch.empty_like(mean_v)
+    launch(
+        _summary_grad_kernel, (B * Hq * tree.nodes * Cq * tiles,), q, dout, centroids, mass, mean_k, mean_v, lse, delta,
+        d_mass, turn, d_mean_k, d_mean_v, scale, *q.stride()[:3], *dout.stride()[:3], Hq, Nq, tree.keys, Cq, Ck,
+        tree.nodes, tiles, D, Dv, BD=BD, BDV=BDV, BN=tile.rows, BM=tile.cols, CAUSAL=tree.causal,
+        PRECISION=precision or fp32_precision(q), tile=tile,
+    )  # fmt: skip
+    return d_mass, turn, d_mean_k, d_mean_v

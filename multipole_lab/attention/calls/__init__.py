@@ -1,0 +1,1 @@
+"""What surrounds the formula in a call: checks, padding, transforms, compilation, and the choice of a backend."""

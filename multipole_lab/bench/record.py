@@ -1,0 +1,91 @@
+"""What the benchmarks print and keep: rows as text or JSON lines, and a file that a crash does not lose."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import textwrap
+from pathlib import Path
+
+STDOUT = "-"
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json [FILE]``."""
+    parser.add_argument(
+        "--json", nargs="?", const=STDOUT, metavar="FILE",
+        help="one JSON object a line instead of text; with FILE also all rows, with device and versions, in FILE",
+    )  # fmt: skip
+
+
+def missing_device(device: str) -> str | None:
+    """What is missing for ``--device``, or None where it is there."""
+    import torch
+
+    from multipole_lab.environment import machine
+
+    if not device.startswith("cuda"):
+        return None
+    if torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= (7, 5):
+            return None
+        return f"{machine(device)} has compute capability {capability}; 7.5 or later is needed"
+    return (
+        "--device cuda needs an NVIDIA GPU of compute capability 7.5 or later, its driver and a CUDA build of "
+        f"torch; here is torch {torch.__version__}, which finds no GPU. `multipole-lab doctor` says what to install"
+    )
+
+
+class Record:
+    """Rows of one benchmark: printed as they come, and written to the file after every one.
+
+    Parameters
+    ----------
+    target : None for text, "-" for JSON lines, otherwise the file for the whole record.
+    device : the device that the times are of. dtype : their precision; None where every row says its own.
+    threads : of torch in the processes that are timed, where those are others.
+    facts : what belongs to all rows, a measured roofline for example.
+    """
+
+    def __init__(
+        self,
+        target: str | None,
+        device: str,
+        dtype: str | None = None,
+        threads: int | None = None,
+        **facts: object,
+    ) -> None:
+        from multipole_lab.environment import Measured
+
+        measured = Measured.here(device, dtype, "multipole-lab bench", threads)
+        self.target, self.rows = target, []
+        self.head = {**measured.facts(), **facts}
+        said = [f"{name} {value}" for name, value in facts.items() if not isinstance(value, dict)]
+        self.note("; ".join(filter(None, (str(measured), ", ".join(said)))))
+
+    def note(self, text: str) -> None:
+        """Print text that is no row; to the error stream where the output is JSON."""
+        print(fitted(text), file=sys.stderr if self.target == STDOUT else sys.stdout, flush=True)
+
+    def add(self, row: dict, text: str) -> None:
+        """Print a row and keep it."""
+        self.rows.append(row)
+        text = fitted(text)
+        if self.target == STDOUT:
+            text = json.dumps({"device": self.head["device"], "dtype": self.head["dtype"], **row})
+        print(text, flush=True)
+        if self.target not in (None, STDOUT):
+            path = Path(self.target)
+            part = path.with_name(path.name + ".part")
+            part.write_text(json.dumps({**self.head, "rows": self.rows}, indent=1) + "\n", encoding="utf-8")
+            os.replace(part, path)
+
+
+def fitted(text: str, width: int = 80) -> str:
+    """The text with its long lines broken between words."""
+    lines = (textwrap.fill(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+             if len(line) > width else line for line in text.splitlines())  # fmt: skip
+    return "\n".join(lines)

@@ -1,0 +1,65 @@
+"""What other machines measured: the files of ``data/benchmarks``, each with its device, date and command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from multipole_lab.method_text import parse_method
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def record(name: str) -> dict:
+    """One recorded result, as its command wrote it.
+
+    Parameters
+    ----------
+    name : of the file, without ``.json``.
+
+    Raises
+    ------
+    FileNotFoundError : there is none of that name; the message lists those that there are.
+    """
+    path = benchmarks_folder() / f"{name}.json"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in benchmarks_folder().glob("*.json")))
+        raise FileNotFoundError(f"data/benchmarks has no record {name!r}; there are {there or 'none'}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def attention_speedups() -> pandas.DataFrame:
+    """Every recorded run of MuSe in full attention, forward, against the fastest exact kernel of the same run.
+
+    Returns
+    -------
+    A row for each setting and length, in this order: ``name`` (dates, device, precision, heads, method), ``n``,
+    ``speedup``, ``rse``. Without any record it has no rows.
+    """
+    import pandas
+
+    found: dict[tuple[str, str], list[dict]] = {}
+    for path in sorted(benchmarks_folder().glob("*attention*.json")):
+        run = record(path.stem)
+        for row in run["rows"]:
+            method = parse_method(row["method"])
+            kind = {"spatial": "runs", "kmeans": "k-means"}.get(method.partition, method.partition)
+            words = f"{row['heads']} heads of {row['dim']}, {kind}, near={method.near}"
+            place = f"{run['device']}, {row['dtype']}"
+            found.setdefault((place, words), []).append({"date": run["date"], **row})
+    rows = []
+    for (place, words), runs in found.items():
+        dates = " and ".join(sorted({row["date"] for row in runs}))
+        name = f"recorded {dates}, {place}: {words}"
+        for row in sorted(runs, key=lambda row: row["n"]):
+            rows.append({"name": name, **{key: row[key] for key in ("n", "speedup", "rse")}})
+    return pandas.DataFrame(rows, columns=["name", "n", "speedup", "rse"])
+
+
+def benchmarks_folder() -> Path:
+    """Where the records lie."""
+    from multipole_lab.models.samples.sample import data_folder
+
+    return data_folder() / "benchmarks"

@@ -1,0 +1,1 @@
+"""What instructors do: release masters, grade submissions, and report marks."""

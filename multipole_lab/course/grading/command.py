@@ -1,0 +1,128 @@
+"""`multipole-lab course`: release assignments, grade submissions, write reports."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``course`` and its steps to the command line."""
+    parser = subparsers.add_parser("course", help="assignments", description=__doc__.split("\n")[0])
+    steps = parser.add_subparsers(dest="step", metavar="STEP", required=True, title="steps")
+    for step, summary in {
+        "release": "write the students' notebooks: no solutions, no hidden tests",
+        "solutions": "write the notebooks with solutions, for after the deadline",
+    }.items():
+        one = steps.add_parser(step, help=summary, description=summary)
+        one.add_argument("assignments", nargs="+", metavar="A1", help="which ones")
+        one.add_argument("--to", type=Path, required=True, metavar="DIR", help="where to write them")
+        _add_masters(one)
+    grade = steps.add_parser(
+        "grade",
+        help="run every submission in a process of its own and give points",
+        description="Grade a folder of submissions. Run it again after an interruption: nothing is graded twice.",
+    )
+    grade.add_argument(
+        "submissions", type=Path, help="holds <student>.ipynb, <student>/A1.ipynb or <student>/A1/A1.ipynb"
+    )
+    grade.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go")
+    grade.add_argument("--assignment", metavar="A1", help="which one; found in the files' names by default")
+    grade.add_argument("--workers", type=int, default=2, help="submissions at the same time (2)")
+    grade.add_argument(
+        "--memory", type=int, default=2048, metavar="MB", help="for one student process (2048)"
+    )
+    grade.add_argument("--again", action="store_true", help="grade also what has been graded")
+    _add_masters(grade)
+    report = steps.add_parser("report", help="write grades.csv and a page of feedback for each student")
+    report.add_argument("out", type=Path, help="the folder that was --out of `course grade`")
+
+
+def _add_masters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--masters", type=Path, metavar="DIR", help="the masters (notebooks/assignments of this checkout)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do one step; returns the exit status."""
+    try:
+        _check_begin(args)
+        return _STEPS[args.step](args)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _check_begin(args: argparse.Namespace) -> None:
+    """Everything that a step lacks here, in one message rather than one a run."""
+    from multipole_lab.course.grading.notebook import masters_folder
+    from multipole_lab.course.grading.release import require_tools
+
+    checks = [require_tools] if args.step in ("release", "solutions") else []
+    if args.step != "report" and args.masters is None:
+        checks.append(masters_folder)
+    lacks = []
+    for check in checks:
+        try:
+            check()
+        except (FileNotFoundError, ModuleNotFoundError) as error:
+            lacks.append(str(error))
+    if lacks:
+        raise FileNotFoundError("\n".join(lacks))
+
+
+def _release(args: argparse.Namespace) -> int:
+    from multipole_lab.course.grading import release
+
+    write = release.release if args.step == "release" else release.solutions
+    try:
+        for name in args.assignments:
+            print(write(name, args.to, args.masters))
+    except release.Leak as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _grade(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from multipole_lab.course.grading.batch import grade_folder
+    from multipole_lab.course.sandbox.walls import Limits
+
+    if args.workers < 1 or args.memory < 256:
+        raise ValueError("--workers must be at least 1, and --memory at least 256")
+    with tqdm(unit="submission", dynamic_ncols=True) as bar:
+
+        def progress(done: int, total: int, student: str) -> None:
+            bar.total = total
+            bar.set_postfix_str(student[:30], refresh=False)
+            bar.update(done - bar.n)
+
+        paths = grade_folder(
+            args.submissions,
+            args.out,
+            args.assignment,
+            args.masters,
+            args.workers,
+            Limits(memory=args.memory << 20),
+            args.again,
+            progress,
+        )
+    print(f"{len(paths)} results in {args.out / 'results'}. Next: multipole-lab course report {args.out}")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from multipole_lab.course.grading.report import report
+
+    table, feedback = report(args.out)
+    print(
+        f"{table}\n{feedback}\nPoints for written answers go into {args.out / 'manual.csv'}; then run this again."
+    )
+    return 0
+
+
+_STEPS = {"release": _release, "solutions": _release, "grade": _grade, "report": _report}

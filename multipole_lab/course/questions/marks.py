@@ -1,0 +1,64 @@
+"""`Marks`: partial credit for one question, test by test. For the hidden tests of the master notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from multipole_lab.course.questions.compare import Wrong, same
+from multipole_lab.course.questions.question import find
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One test: its name, the points it gave, those it could give, and why the others are missing."""
+
+    name: str
+    earned: float
+    points: float
+    reason: str = ""
+
+
+class Marks:
+    """Collect the points of a question; a test that fails costs its own points only.
+
+    The last line of a hidden test is ``marks.earned``, which nbgrader takes as partial credit.
+
+    Parameters
+    ----------
+    question : "A1.2"; its oracle says what is right.
+    function : the student's, or what stands for it in the grader.
+    """
+
+    def __init__(self, question: str, function: Callable) -> None:
+        self.question, self.function = find(question), function
+        self.tests: list[Mark] = []
+
+    @contextmanager
+    def __call__(self, name: str, points: float) -> Iterator[None]:
+        """``with marks("ragged shapes", 2): ...`` gives 2 points unless something is raised inside."""
+        try:
+            yield
+        except Exception as error:
+            known = isinstance(error, Wrong) or type(error).__name__ in {"Failure", "TimeUp"}
+            reason = str(error) if known else f"{type(error).__name__}: {str(error)[:200]}"
+            self.tests.append(Mark(name, 0.0, points, reason))
+        else:
+            self.tests.append(Mark(name, float(points), points))
+
+    def agree(self, name: str, points: float, *inputs: tuple) -> None:
+        """The function gives what the oracle gives, for every tuple of arguments."""
+        with self(name, points):
+            for args in inputs:
+                same(self.function(*args), self.question.oracle(*args), self.question.tol)
+
+    @property
+    def earned(self) -> float:
+        """Points so far."""
+        return round(sum(mark.earned for mark in self.tests), 6)
+
+    @property
+    def points(self) -> float:
+        """Points that could have been earned so far."""
+        return round(sum(mark.points for mark in self.tests), 6)

@@ -1,0 +1,257 @@
+"""The grader's side of a student's process: start it, call its functions, bound its time, bury it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import multipole_lab
+from multipole_lab.course.sandbox import wire
+from multipole_lab.course.sandbox.walls import Limits
+
+CELL_SECONDS = 10.0  # for one cell of a notebook
+PATIENCE = 3.0  # wall-clock time over processor time: a sleep ends too, a busy machine is forgiven
+
+
+class Failure(Exception):
+    """A student's function gave no answer. The message is for the student."""
+
+
+class TimeUp(Failure):
+    """It gave none in time."""
+
+
+class Zygote:
+    """One worker's mother process; a context manager.
+
+    Parameters
+    ----------
+    slot : the worker's number: workers of a grader that runs as root have different users.
+    hidden : folders that they do not see, wherever they lie.
+    interpret : whether Triton runs in its interpreter.
+    """
+
+    def __init__(self, slot: int, hidden: list[Path], interpret: bool = False) -> None:
+        self.hidden = [str(path) for path in hidden]
+        self.environment = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": "/submission",
+            "TMPDIR": "/submission",
+            "TORCHINDUCTOR_CACHE_DIR": "/submission/.inductor",
+            "TRITON_CACHE_DIR": "/submission/.triton",
+            "LANG": "C.UTF-8",
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        if interpret:
+            self.environment["TRITON_INTERPRET"] = "1"
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-I",
+                    "-m",
+                    "multipole_lab.course.sandbox.zygote",
+                    str(theirs.fileno()),
+                    str(slot),
+                ],
+                pass_fds=[theirs.fileno()],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is for the grader
+            )
+        self.control = ours
+        if not ours.recv(1 << 16):
+            raise RuntimeError("the process that students' processes come from did not start")
+
+    def ask(self, request: dict, fd: int | None = None) -> dict:
+        """Send a request, and a file descriptor with it; returns the reply."""
+        data = json.dumps(request).encode()
+        socket.send_fds(self.control, [data], [] if fd is None else [fd])
+        reply = self.control.recv(1 << 16)
+        if not reply:
+            raise RuntimeError("the process that students' processes come from has ended")
+        return json.loads(reply)
+
+    def __enter__(self) -> Zygote:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.control.close()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def library_paths() -> tuple[list[str], list[Path]]:
+    """What a question that allows the library makes visible: the parts of multipole_lab, without ``course``."""
+    folder = Path(multipole_lab.__file__).resolve().parent
+    root = folder.parent
+    parts = [path for path in folder.iterdir() if path.name not in {"course", "__pycache__"}]
+    beside = [root / name for name in ("kernels", "data") if (folder.parent / name).is_dir()]
+    return [str(path) for path in (*parts, *beside)], [folder / "course"]
+
+
+def python_paths() -> list[str]:
+    """Where this Python and its packages lie."""
+    return sorted({str(Path(prefix).resolve()) for prefix in (sys.prefix, sys.base_prefix)} - {"/usr", "/"})
+
+
+class Session:
+    """One student process for one question.
+
+    Parameters
+    ----------
+    zygote : the worker's.
+    cells : (label, source) in the order of the notebook.
+    job : ``library``, ``forbidden``, ``functions``: see `student.serve`.
+    limits : of the process.
+
+    Attributes
+    ----------
+    errors : {label: what the cell raised}.
+    stuck : {label: why the cell had to be left out}.
+    defined : {function: whether the notebook defines it}.
+    """
+
+    def __init__(self, zygote: Zygote, cells: list[tuple[str, str]], job: dict, limits: Limits) -> None:
+        self.zygote, self.job, self.limits = zygote, job, limits
+        self.cells = list(cells)
+        self.errors: dict[str, str] = {}
+        self.stuck: dict[str, str] = {}
+        self.defined: dict[str, bool] = {}
+        self.functions: list[str] = []
+        self.notes: list[str] = []
+        self.sock: socket.socket | None = None
+        self.deadline = time.monotonic() + limits.seconds * PATIENCE
+
+    def start(self) -> None:
+        """Run the cells in a new process; a cell that ends or stops the process is left out the next time."""
+        while True:
+            if time.monotonic() > self.deadline:
+                raise TimeUp(f"the notebook's cells took more than {self.limits.seconds * PATIENCE:.0f} s")
+            running = self._start_once()
+            if running is None:
+                return
+            label, _ = self.cells.pop(
+                running
+            )  # what a hostile process says it ran; at worst it loses another cell
+            self.stuck[label] = self._epitaph(f"while the cell {label!r} ran")
+
+    def _start_once(self) -> int | None:
+        """Returns the index of the cell that did not end, or None when all did."""
+        visible, hidden = library_paths()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reply = self.zygote.ask(
+                {
+                    "do": "start",
+                    "limits": asdict(self.limits),
+                    "visible": python_paths() + (visible if self.job["library"] else []),
+                    "hidden": [str(path) for path in hidden] + self.zygote.hidden,
+                    "job": self.job | {"environment": self.zygote.environment},
+                },
+                theirs.fileno(),
+            )
+        if "pid" not in reply:
+            raise RuntimeError(f"no process for a submission: {reply.get('failed')}")
+        self.sock, self.notes = ours, reply["notes"]
+        try:
+            wire.receive(ours, time.monotonic() + 60)
+        except (EOFError, OSError, TimeoutError) as error:
+            raise RuntimeError(f"a student's process could not be set up: {self.end()}") from error
+        index = 0
+        try:
+            wire.send(ours, self.cells)
+            while True:
+                message = wire.receive(ours, min(time.monotonic() + CELL_SECONDS, self.deadline))
+                if "cell" in message:
+                    index = max(0, min(int(message["cell"]), len(self.cells) - 1))
+                    continue
+                self.errors = {
+                    str(label): _clip(f"{kind}: {text}") for label, kind, text in message["errors"]
+                }
+                self.defined = {str(name): value is True for name, value in message["defined"].items()}
+                self.functions = [str(name)[:60] for name in message["functions"][:50]]
+                return None
+        except (
+            EOFError,
+            OSError,
+            TimeoutError,
+            wire.WireError,
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as error:
+            if not self.cells:
+                raise RuntimeError("a process without any cell ended") from error
+            return index
+
+    def call(self, name: str, args: tuple, kwargs: dict) -> object:
+        """The result of one of the student's functions.
+
+        Raises
+        ------
+        Failure : it raised, ended the process, or returned what cannot be compared.
+        TimeUp : the question's time is over.
+        """
+        if time.monotonic() > self.deadline:
+            raise TimeUp(f"the time of this question ({self.limits.seconds} s) is used up")
+        if self.sock is None:
+            self.start()
+        try:
+            wire.send(self.sock, {"name": name, "args": list(args), "kwargs": kwargs})
+            answer = wire.receive(self.sock, self.deadline)
+            if "result" in answer:
+                return answer["result"]
+            kind, text = answer["error"]
+        except TimeoutError:
+            self.end()
+            raise TimeUp(f"no answer from {name} within the question's {self.limits.seconds} s") from None
+        except (EOFError, OSError):
+            reason = self._epitaph(f"while {name} ran")
+            if "processor time" in reason:
+                self.deadline = 0.0
+            raise Failure(reason) from None
+        except (wire.WireError, KeyError, TypeError, ValueError) as error:
+            self.end()
+            raise Failure(f"{name} gave no result but {error}") from None
+        if kind == "NotImplementedError":
+            raise Failure(f"{name} is not written yet")
+        raise Failure(_clip(f"{name} raised {kind}: {text}"))
+
+    def _epitaph(self, when: str) -> str:
+        """Bury the process; say how it ended."""
+        ended = self.end()
+        if "code" in ended:
+            return f"the process ended itself {when} (exit code {ended['code']})"
+        number = ended.get("signal")
+        if number == signal.SIGXCPU or number == signal.SIGKILL:
+            return f"the {self.limits.seconds} s of processor time were used up {when}"
+        if number:
+            return f"the process crashed {when} ({signal.Signals(number).name})"
+        return f"it did not come to an end {when}"
+
+    def end(self) -> dict:
+        """Kill the process and all it has started; says how it had ended."""
+        if self.sock is None:
+            return {}
+        self.sock.close()
+        self.sock = None
+        return self.zygote.ask({"do": "end"})["ended"] or {}
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= 300 else text[:300] + " ..."

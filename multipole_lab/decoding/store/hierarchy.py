@@ -1,0 +1,239 @@
+"""The keys and values of one layer, clustered block by block as they come."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from multipole_lab.decoding.settings import Settings
+from multipole_lab.decoding.store.blocks import cluster_block, take
+from multipole_lab.decoding.store.levels import (
+    Block,
+    LevelStore,
+    numbers_like,
+    seeds_of,
+    sinks_first,
+    write_part,
+)
+from multipole_lab.decoding.store.metric import QueryMetric
+from multipole_lab.decoding.store.rope import Rotation
+from multipole_lab.decoding.store.state import Level, State
+from multipole_lab.decoding.store.storage import Growing
+
+
+class Hierarchy:
+    """Storage in the layout of ``step.State``: sinks, blocks sorted by cluster, and a tail in the text's
+    order.
+
+    ``append`` puts new keys into the tail. ``join`` moves what is older than the recent window from the tail
+    into clusters: it fills the last block up to ``settings.block`` keys and clusters it again, starting from
+    the centroids that it has and from seeds among the new keys, then opens new blocks. Earlier blocks stay as
+    they are, so a join costs no more than one block however long the text is.
+
+    Parameters
+    ----------
+    settings : see there.
+    rotation : the model's RoPE, for ``settings.rope == "windowed"``.
+    """
+
+    def __init__(self, settings: Settings, rotation: Rotation | None = None) -> None:
+        self.settings = settings
+        self.rotation = rotation
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.keys: Growing | None = None
+        self.values: Growing | None = None
+        self.levels: tuple[LevelStore, ...] = ()
+        self.position: Growing | None = None  # [B, Hk, clustered end]: place in the text of every stored key
+        self.valid: Bool[Tensor, "B N"] | None = None  # in the text's order; None while nothing is padding
+        self.blocks: list[Block] = []
+        self.metric = QueryMetric()
+        self.sinks = 0
+        # From here on, what is stored before a block's end is what stands before it in the text.
+        self.settled = 0
+
+    @property
+    def length(self) -> int:
+        """Keys stored."""
+        return 0 if self.keys is None else self.keys.length
+
+    @property
+    def clustered(self) -> int:
+        """Where the tail starts."""
+        return self.blocks[-1].end if self.blocks else 0
+
+    def append(self, k: Float[Tensor, "B Hk n D"], v: Float[Tensor, "B Hk n Dv"]) -> None:
+        """New keys and values at the end of the text."""
+        if self.keys is None:
+            self.keys = Growing(k.shape, k.dtype, k.device)
+            self.values = Growing(v.shape, v.dtype, v.device)
+        self.keys.append(k)
+        self.values.append(v)
+        if self.valid is not None:  # counts until a mask says otherwise
+            self.valid = torch.nn.functional.pad(self.valid, (0, k.shape[2]), value=True)
+
+    def waiting(self) -> int:
+        """Keys that have left the recent window and are in no cluster yet."""
+        sinks = self.sinks if self.blocks else self.settings.sinks
+        return self.length - max(self.clustered, sinks) - self.settings.recent
+
+    def due(self) -> bool:
+        """Whether enough keys have left the recent window to join."""
+        return self.waiting() >= self.settings.interval
+
+    def watch(self, q: Float[Tensor, "B Hq 1 D"]) -> None:
+        """Take note of a query, in the frame of the centroids, if it is one of the last before a join."""
+        s = self.settings
+        if s.watch and self.waiting() > s.interval - s.watch:
+            self.metric.watch(q, self.keys.buffer.shape[1])
+
+    def join(self) -> None:
+        """Cluster every key between the sinks and the recent window."""
+        s = self.settings
+        end = self.length - s.recent
+        if not self.blocks:
+            if end <= s.sinks:
+                return
+            self._set_up()
+        while self.clustered < end:
+            last = self.blocks[-1]
+            if last.end - last.start >= s.block:
+                last = Block(last.end, last.end, tuple(level.keys.length for level in self.levels))
+                self.blocks.append(last)
+            self._recluster(last, min(last.start + s.block, end))
+
+    def state(self) -> State:
+        """What ``decode_step`` reads; views and buffers, nothing is copied."""
+        levels = tuple(Level(*(p.buffer for p in one.parts()[:5]), one.keys.length) for one in self.levels)
+        spreads = tuple(one.spread.buffer for one in self.levels) if self.settings.spread else ()
+        sinks, clustered = (self.sinks, self.clustered) if self.blocks else (0, 0)
+        valid = None
+        if self.valid is not None:
+            seen = self.valid[:, clustered:]
+            if sinks:
+                seen = torch.cat([self.valid.gather(1, self.position.view()[:, 0, :sinks].long()), seen], -1)
+            valid = seen
+        return State(
+            self.keys.buffer, self.values.buffer, levels, sinks, clustered, self.length, valid, spreads
+        )
+
+    def dense(self) -> tuple[Float[Tensor, "B Hk N D"], Float[Tensor, "B Hk N Dv"]]:
+        """Keys and values in the text's order; a copy once anything is clustered."""
+        if not self.blocks:
+            return self.keys.view(), self.values.view()
+        return tuple(self._in_text_order(x.view(), 0) for x in (self.keys, self.values))
+
+    def truncate(self, length: int) -> None:
+        """Forget the text from ``length`` on. A block that is cut goes back to the tail and joins anew."""
+        if length >= self.length:
+            return
+        kept = [b for b in self.blocks if b.end <= length]
+        if len(kept) < len(self.blocks):
+            if kept and kept[-1].end < self.settled:
+                kept = []
+            start = kept[-1].end if kept else 0
+            for store in (self.keys, self.values):
+                store.view()[:, :, start:] = self._in_text_order(store.view()[:, :, start:], start)
+            firsts = self.blocks[len(kept)].clusters
+            for level, first in zip(self.levels, firsts, strict=True):
+                for part in level.parts():
+                    part.truncate(first)
+            self.position.truncate(start)
+            self.blocks = kept
+        self.keys.truncate(length)
+        self.values.truncate(length)
+        if self.valid is not None:
+            self.valid = self.valid[:, :length]
+
+    def select(self, index: Int[Tensor, " B2"]) -> None:
+        """Take batch entries, repeated or in another order (beam search)."""
+        if self.keys is None:
+            return
+        for part in self.buffers().values():
+            part.select(index)
+        self.metric.select(index)
+        if self.valid is not None:
+            self.valid = self.valid.index_select(0, index.to(self.valid.device))
+
+    def buffers(self) -> dict[str, Growing]:
+        """Every growing buffer by name."""
+        if self.keys is None:
+            return {}
+        found = {"keys": self.keys, "values": self.values}
+        if self.position is not None:
+            found["position"] = self.position
+        for i, level in enumerate(self.levels):
+            found |= {f"level.{i}.{name}": part for name, part in vars(level).items()}
+        return found
+
+    def make_levels(self) -> None:
+        """Empty buffers for the levels, and for the place of every key in the text."""
+        self.levels = tuple(LevelStore.like(self.keys, self.values) for _ in range(self.settings.levels))
+        self.position = numbers_like(self.keys, torch.int32)
+
+    def _in_text_order(self, x: Tensor, start: int) -> Tensor:
+        """Storage from ``start`` on, put back into the text's order."""
+        place = self.position.view()[:, :, start:].long() - start
+        out = x.clone(memory_format=torch.contiguous_format)
+        return out.scatter_(
+            2, place.unsqueeze(-1).expand(*place.shape, x.shape[-1]), x[:, :, : place.shape[2]]
+        )
+
+    def _set_up(self) -> None:
+        """Level buffers, and the sinks to the front: every text's first keys behind its left padding."""
+        s, k, v = self.settings, self.keys, self.values
+        self.make_levels()
+        self.sinks = s.sinks
+        B, Hk = k.buffer.shape[:2]
+        place = torch.arange(k.length - s.recent, device=k.buffer.device)
+        place = place.expand(B, -1)
+        if self.valid is not None:
+            place = sinks_first(self.valid[:, : place.shape[1]], s.sinks)
+            self.settled = int(place[:, : s.sinks].max()) + 1 if s.sinks else 0
+            rows = place[:, None].expand(B, Hk, -1).flatten(0, 1)
+            for store in (k, v):
+                part = store.view()[:, :, : place.shape[1]]
+                part.copy_(take(part.flatten(0, 1), rows).view_as(part))
+        self.position.append(place[:, None].expand(B, Hk, -1))
+        self.blocks = [Block(s.sinks, s.sinks, (0,) * s.levels)]
+
+    def _recluster(self, block: Block, end: int) -> None:
+        """Cluster [block.start, end) of the storage, the part before block.end once more."""
+        s, size = self.settings, end - block.start
+        B, Hk = self.keys.buffer.shape[:2]
+        known = self.position.length
+        if known < end:
+            tail = torch.arange(known, end, device=self.keys.buffer.device)
+            self.position.append(tail.expand(B, Hk, -1))
+        place = self.position.view()[:, :, block.start : end]
+        k, v = (store.view()[:, :, block.start : end] for store in (self.keys, self.values))
+        x = k if self.rotation is None else self.rotation.turn(k, -place)
+        valid = None if self.valid is None else self.valid[:, None].expand(B, Hk, -1).gather(2, place.long())
+        x, v_rows = x.flatten(0, 1), v.flatten(0, 1)
+        fine = math.ceil(size * s.fraction)
+        old = self.levels[0].keys.view()[:, :, block.clusters[0] :].flatten(0, 1)
+        weights = self.metric.weights()
+        if weights is not None:
+            x, old = x * weights, old * weights
+        seeds = seeds_of(x, old, fine, block.end - block.start, valid, s.seed + end)
+        fresh = block.start == block.end  # what was clustered before starts close to where it ends
+        order, parts = cluster_block(
+            x, v_rows, None if valid is None else valid.flatten(0, 1), seeds,
+            s.iterations if fresh else min(1, s.iterations), s.cap,
+            s.branch if s.levels == 2 else None,
+        )  # fmt: skip
+        for store, rows in ((k, k.flatten(0, 1)), (v, v_rows)):
+            store.copy_(take(rows, order).view_as(store))
+        place.copy_(place.flatten(0, 1).gather(1, order).view_as(place))
+        for level, part, first, base in zip(
+            self.levels, parts, block.clusters, (block.start, block.clusters[0]), strict=False
+        ):
+            if weights is not None:
+                part = part._replace(keys=part.keys / weights)
+            write_part(level, part, first, base, (B, Hk), s.spread)
+        self.blocks[-1] = Block(block.start, end, block.clusters)

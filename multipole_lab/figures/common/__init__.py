@@ -1,0 +1,1 @@
+"""What figures share: the theme, fields, and pictures as files."""

@@ -1,0 +1,253 @@
+"""Choose a model's attention function for a while, through transformers' public tables.
+
+Every model of transformers 5 looks its attention function up by a name in ``AttentionInterface`` and its mask in
+``AttentionMaskInterface``. Entering a function there and telling the model its name changes no model class.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from multipole_lab.interface.masks import lazy_mask, mask_for
+from multipole_lab.suggesting import suggesting
+
+Output = tuple[Tensor, Tensor | None]
+# Called as function(former, module, query, key, value, attention_mask, **kwargs), like any attention function but for
+# ``former``, which takes the same arguments and computes what the model computed before.
+Hook = Callable[..., Output]
+
+
+@suggesting
+@contextmanager
+def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Run a model with another attention function; on exit, also after an error, each part has its own again.
+
+    Parameters
+    ----------
+    model : a transformers model, possibly made of others (a text and a vision model, say).
+    name : a function registered with ``transformers.AttentionInterface``, and its mask with
+        ``AttentionMaskInterface``.
+
+    Raises
+    ------
+    ValueError
+        For a model whose attention does not go through that interface.
+    """
+    before = [(part, part.config._attn_implementation) for part in _parts(model)]
+    try:
+        set_implementation(model, name)
+        yield
+    finally:
+        for part, implementation in before:  # from the outside in: setting a part sets what is inside it
+            part.set_attn_implementation(implementation)
+
+
+@dataclass
+class _Entry:
+    """A function that a model runs with now: its thread, the model's parts, what each configuration named before."""
+
+    thread: int
+    parts: list[PreTrainedModel]
+    before: dict[int, str]  # by the identity of the configuration, which parts may share
+
+    def former(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object
+    ) -> Output:
+        """What the model computed before."""
+        name = self.before.get(id(getattr(module, "config", None))) or next(iter(self.before.values()))
+        return attend_as(name, module, query, key, value, mask, **kwargs)
+
+
+_lock = threading.RLock()
+_live: dict[str, _Entry] = {}
+_spare: list[str] = []
+_numbers = itertools.count()
+
+
+@contextmanager
+def hooked(model: PreTrainedModel, function: Hook) -> Iterator[None]:
+    """Let every attention layer of a model call ``function``; undone on exit, also after an error.
+
+    The function belongs to the model and not to the thread that enters: generation in a worker thread and a
+    backward pass in autograd's threads go through it too. Nested uses stack: the inner one's ``former`` is the outer.
+
+    Raises
+    ------
+    RuntimeError
+        When the model runs under a hook of another thread: a model has one attention at a time.
+    ValueError
+        For a model whose attention does not go through the interface.
+    """
+    with _lock:
+        parts = _parts(model)
+        for part in parts:
+            running = _live.get(part.config._attn_implementation)
+            if running is not None and running.thread != threading.get_ident():
+                raise RuntimeError(
+                    f"{type(part).__name__} runs with a replaced attention in another thread; a model has one "
+                    "attention at a time: give each thread its own model, or put one `with` around them all"
+                )
+        # Names are used again, so that the tables do not grow; there is no public way to take one out.
+        name = _spare.pop() if _spare else f"multipole_lab_{next(_numbers)}"
+        before = {id(part.config): part.config._attn_implementation for part in parts}
+        entry = _live[name] = _Entry(threading.get_ident(), parts, before)
+        register(name, lambda *args, **kwargs: function(entry.former, *args, **kwargs))
+    try:
+        set_implementation(model, name)
+        yield
+    finally:
+        with _lock:
+            _restore(name)
+            register(name, _ended)
+            _spare.append(name)
+
+
+def register(name: str, function: Callable[..., Output]) -> None:
+    """Enter an attention function under a name; its mask is made only when somebody looks at it.
+
+    The function runs outside ``torch.compile``'s graphs: it looks at masks on the host.
+    """
+    AttentionInterface.register(name, torch.compiler.disable(function))
+    AttentionMaskInterface.register(name, lazy_mask)
+
+
+def _restore(name: str) -> None:
+    """Give each part what it had before ``name``, also where a hook entered later has not ended yet."""
+    ended = _live.pop(name)
+    for part in {id(part.config): part for part in ended.parts}.values():
+        identity = id(part.config)
+        before = ended.before[identity]
+        later = [entry for entry in _live.values() if entry.before.get(identity) == name]
+        for entry in later:
+            entry.before[identity] = before
+        if not later:
+            part.set_attn_implementation(before)
+
+
+def attend_as(
+    name: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object
+) -> Output:
+    """Attention by the implementation of that name, with the mask it wants."""
+    function = ALL_ATTENTION_FUNCTIONS.get(name)
+    if function is None:  # each model's file has its own "eager", which is in no table
+        function = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        if name != "eager" or function is None:
+            raise ValueError(f"{type(module).__name__} has no attention implementation {name!r}")
+    return function(module, query, key, value, mask_for(mask, name, query.dtype), **kwargs)
+
+
+def attend_exactly(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object
+) -> Output:
+    """Softmax attention under any mask: by sdpa, or by eager where sdpa cannot (sinks, capped logits)."""
+    special = kwargs.get("s_aux") is not None or kwargs.get("softcap") is not None
+    return attend_as("eager" if special else "sdpa", module, query, key, value, mask, **kwargs)
+
+
+def _ended(module: nn.Module, *_: object, **__: object) -> Output:
+    raise RuntimeError(
+        f"{type(module).__name__} was copied inside a `with ... .on(model)` that has ended; call "
+        "set_attn_implementation('sdpa') on the copy"
+    )
+
+
+def _parts(model: nn.Module) -> list[PreTrainedModel]:
+    return [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+
+
+def set_implementation(model: PreTrainedModel, name: str) -> None:
+    """Tell a model to use the attention function of that name.
+
+    Raises
+    ------
+    ValueError : a model without attention, or whose attention does not go through transformers' interface.
+    """
+    if not any(_calls_attention(type(module)) for module in model.modules()):
+        raise ValueError(
+            f"{type(model).__name__} does not go through transformers' attention interface: it has no attention "
+            "layers, or keeps their function to itself"
+        )
+    model.set_attn_implementation(name)
+    if model.config._attn_implementation != name:
+        raise ValueError(f"{type(model).__name__} does not go through transformers' attention interface")
+
+
+@functools.lru_cache(maxsize=1024)
+def _calls_attention(kind: type[nn.Module]) -> bool:
+    """Whether a module of this class looks its attention function up: its code names transformers' table."""
+    own = [
+        one for one in kind.__mro__ if one.__module__ != PreTrainedModel.__module__
+    ]  # which keeps that table
+    functions = (inspect.unwrap(f) for one in own for f in vars(one).values() if callable(f))
+    return any("ALL_ATTENTION_FUNCTIONS" in f.__code__.co_names for f in functions if hasattr(f, "__code__"))
+
+
+def attention_layers(model: PreTrainedModel) -> set[int]:
+    """The layers of the text model that call an attention function; a hybrid model has others too."""
+    return {number for module, number in layer_numbers(model).items() if _calls_attention(type(module))}
+
+
+def inner_model(model: object) -> PreTrainedModel:
+    """The transformers model itself, also from inside ``torch.compile``, PEFT or data-parallel wrappers.
+
+    Raises
+    ------
+    TypeError : there is none.
+    ValueError : a model with an encoder and a decoder.
+    """
+    found = _parts(model) if isinstance(model, nn.Module) else []
+    if not found:
+        raise TypeError(f"model is a {type(model).__name__}; a transformers PreTrainedModel is needed")
+    model = found[0]
+    sides = [getattr(model.base_model, side, None) for side in ("encoder", "decoder")]
+    if model.config.is_encoder_decoder and None not in sides:
+        raise ValueError(
+            f"{type(model).__name__} has an encoder and a decoder; give one of the two, such as model.get_encoder()"
+        )
+    return model
+
+
+def layer_numbers(model: PreTrainedModel) -> dict[nn.Module, int]:
+    """The layer that each module of the text model belongs to: its ``layer_idx``, or the first number in its name."""
+    text = model.config.get_text_config()
+    numbers: dict[nn.Module, int] = {}
+    for part in _parts(model):
+        if part.config is text or (part is model and len(_parts(model)) == 1):
+            for name, module in part.named_modules():
+                number = getattr(module, "layer_idx", None)
+                if not isinstance(number, int):
+                    number = next((int(word) for word in name.split(".") if word.isdigit()), None)
+                if number is not None:
+                    numbers[module] = number
+    return numbers
+
+
+def check_layers(model: PreTrainedModel, layers: object) -> list[int]:
+    """Layers in ascending order.
+
+    Raises
+    ------
+    TypeError, ValueError : no layer at all, what is no integer, or a layer that the model lacks.
+    """
+    depth = model.config.get_text_config().num_hidden_layers
+    layers = [layers] if isinstance(layers, int) else list(layers)
+    if not layers:
+        raise ValueError("layers is empty; name at least one")
+    for layer in layers:
+        if isinstance(layer, bool) or not isinstance(layer, int):
+            raise TypeError(f"layers contains {layer!r}; integers are needed")
+        if not 0 <= layer < depth:
+            raise ValueError(f"layers contains {layer}; {type(model).__name__} has layers 0 to {depth - 1}")
+    return sorted(set(layers))

@@ -1,0 +1,75 @@
+"""Time and error against context length: exact and approximate attention, turn by turn, on this machine."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from multipole_lab.measure.errors import relative_squared_error
+from multipole_lab.measure.heads import first_tokens
+from multipole_lab.measure.precision import default_dtype
+from multipole_lab.measure.references import fastest_reference, reference
+from multipole_lab.measure.timing import interleaved
+from multipole_lab.search.workload import chosen_device
+
+
+@dataclass(frozen=True)
+class Pace:
+    """One length measured: tokens, median milliseconds of both sides, relative squared error, the exact kernel."""
+
+    length: int
+    exact_ms: float
+    approx_ms: float
+    rse: float
+    baseline: str
+
+
+@torch.inference_mode()
+def time_lengths(
+    layer,
+    lengths: Sequence[int],
+    method: Callable,
+    scale: float | None = None,
+    seconds: float = 0.8,
+    device: str | None = None,
+) -> Iterator[Pace | None]:
+    """Yield one :class:`Pace` for each length, as soon as it is measured, in the device's ``default_dtype``.
+
+    Between two turns it yields None, so that a caller can attend to other things or stop.
+
+    Parameters
+    ----------
+    layer : q [1, Hq, N, D], k [1, Hk, N, D], v [1, Hk, N, Dv].
+    lengths : the context lengths; each takes the first so many tokens.
+    method : called as ``method(q, k, v, scale=...)``; its time includes the clustering.
+    scale : the factor on the logits.
+    seconds : about how long to measure one length, in at least two turns and at most nine.
+    device : "cpu" or "cuda"; by default the GPU where there is one.
+    """
+    device = chosen_device(device)
+    for length in lengths:
+        q, k, v = (x.to(device, default_dtype(device)) for x in first_tokens(layer, length))
+        exact = reference(q.float(), k.float(), v.float(), False, scale)
+        baseline, attend_exactly = fastest_reference(q, k, v, False)
+        rse = float(relative_squared_error(method(q, k, v, scale=scale), exact))  # both sides are warm now
+        sides = {
+            "exact": attend_exactly,
+            "approx": lambda q=q, k=k, v=v: method(q, k, v, scale=scale),
+        }
+        times: dict[str, list[float]] = {"exact": [], "approx": []}
+        while len(times["exact"]) < _turns(times, seconds):
+            yield None
+            for side, ms in interleaved(sides, repeats=1, warmup=0, device=device).items():
+                times[side].append(ms)
+        exact_ms, approx_ms = (statistics.median(side) for side in times.values())
+        yield Pace(length, exact_ms, approx_ms, rse, baseline)
+
+
+def _turns(times: dict[str, list[float]], seconds: float) -> int:
+    """How many turns fit: two to nine, by the fastest so far, for a slow one may have waited for something else."""
+    if not all(times.values()):
+        return 2
+    return min(max(int(1e3 * seconds / sum(min(side) for side in times.values())), 2), 9)

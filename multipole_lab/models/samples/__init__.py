@@ -1,0 +1,1 @@
+"""Samples: queries, keys and values that real models computed, captured, kept and loaded."""

@@ -1,0 +1,132 @@
+"""Old names of modules, for one version: what they import warns and names the new one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+
+# Old package: {new package: its modules, as `old` or `old=new`}. Names are below `multipole_lab`.
+ROOMS = {
+    "analysis": {
+        "measure": (
+            "timing graphs precision references exact_sides inputs errors lengths heads rotation "
+            "roofline operation_counts attention_mass comparing=comparison"
+        ),
+        "": "measured=environment table threads method_text",
+        "search": (
+            "candidates workload search_space=space sweeping=grid_sweep tuning=tuner tuned=tuner_result "
+            "cost_model sweep_command tune_command rows"
+        ),
+        "lessons": "toy block_errors decode_trace projection",
+        "bench": (
+            "bench_command=command bench_record=record recorded bench_attention=attention "
+            "bench_kmeans=kmeans bench_memory=memory bench_sparsity=sparsity"
+        ),
+        "bench.kernels": (
+            "bench_kernels=command kernel_cases=cases kernel_cases_decode=cases_decode "
+            "kernel_cases_spatial=cases_runs kernel_oracle=oracle kernel_work=work"
+        ),
+    },
+    "decoding": {
+        "bench.decode": "bench_decode=cpu bench_decode_gpu=gpu dense_sides growth problems baselines",
+        "decoding.store": "storage levels block=blocks hierarchy metric rope padding state",
+        "decoding.step": "choice balance trace kernel=backend",
+        "interface": "handle",
+    },
+    "parallel": {
+        "bench": "bench_parallel=parallel",
+    },
+    "models": {
+        "interface": "interface=functions masks refusing",
+        "models.samples": "sample capturing capture_checks capture_command tensor_file provenance",
+    },
+    "course": {
+        "course.questions": "a1 a2 a3 a4 a5 question compare forbidden checking marks",
+        "course.grading": "batch grading=submission notebook release report command",
+        "course.sandbox": "sandbox=walls session student wire zygote",
+    },
+    "attention": {
+        "attention.calls": "backend checks opaque padding transforms",
+    },
+    "figures": {
+        "figures.common": "browser fields png theme",
+    },
+    "panels": {
+        "panels.common": "base controls leaving needed porter sampled shown style sync timed",
+    },
+    "training": {
+        "training.texts": "corpus preparing=preparation texts=sources",
+        "training": "comparing=comparison compared=comparison_result running=run",
+    },
+    "evaluation": {
+        "evaluation": "running=run",
+    },
+    "kernels": {
+        "kernels.common": "launch derivatives tiles tile_table online lookup=members visible delta branches",
+        "kernels.clustering": "assign lloyd centroids capped sort kmeans",
+        "kernels.exact": "leaf leaf_backward",
+        "kernels.muse": (
+            "muse_backward=backward muse_causal=causal summarise summarise_backward evaluate "
+            "evaluate_backward dipole basis_grad key_grad query_grad select"
+        ),
+        "kernels.runs": (
+            "spatial=tree spatial_attend=attend spatial_muse=muse spatial_summaries=summaries "
+            "spatial_summary_grad=summary_grad spatial_key_grad=key_grad spatial_query_grad=query_grad"
+        ),
+        "kernels.centroid": "replace",
+        "kernels.decode": (
+            "decode_attend=attend decode_cut=cut decode_logits=logits decode_lookup=lookup "
+            "decode_merge=merge decode_near=near decode_replace=replace decode_select=select "
+            "decode_tiles=tiles decode_work=work"
+        ),
+        "kernels.report": "registry report_command=command probe",
+    },
+}
+
+
+def modules() -> dict[str, str]:
+    """The new name of every module that had another one, both in full."""
+    found = {}
+    for old, rooms in ROOMS.items():
+        for new, names in rooms.items():
+            for before, _, after in (name.partition("=") for name in names.split()):
+                found[f"multipole_lab.{old}.{before}"] = ".".join(
+                    part for part in ("multipole_lab", new, after or before) if part
+                )
+    return found
+
+
+def warn(old: str, new: str) -> None:
+    """Say that a name has another one now."""
+    warnings.warn(f"{old} is now {new}; the old name goes with the next version", FutureWarning, stacklevel=3)
+
+
+class RenamedModules(MetaPathFinder, Loader):
+    """Finds modules by their old names: the module under the old name is the very one under the new."""
+
+    def __init__(self) -> None:
+        self.new = modules()
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """A spec where `name` is an old name, else None."""
+        return ModuleSpec(name, self) if name in self.new else None
+
+    def create_module(self, spec: ModuleSpec) -> object:
+        """The module itself. The import system then writes the old spec into it, which `exec_module` undoes."""
+        warn(spec.name, self.new[spec.name])
+        module = importlib.import_module(self.new[spec.name])
+        self.spec = module.__spec__
+        return module
+
+    def exec_module(self, module: object) -> None:
+        """Nothing is left to execute."""
+        module.__spec__ = self.spec
+
+
+def install() -> None:
+    """Let old names be found from now on."""
+    if not any(isinstance(finder, RenamedModules) for finder in sys.meta_path):
+        sys.meta_path.append(RenamedModules())

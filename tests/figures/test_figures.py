@@ -1,0 +1,175 @@
+"""Figures are judged by their data: what is drawn where, and what the title claims."""
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from multipole_lab import figures
+from multipole_lab.figures.common import theme
+from multipole_lab.lessons import toy
+from multipole_lab.lessons.projection import neighbour_colours, principal_axes
+
+
+def cluster_arguments(dims=2, n=60, clusters=6):
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % clusters
+    return {
+        "points": rng.standard_normal((n, dims)),
+        "labels": labels,
+        "tokens": [" a<b>\n"] * n,
+        "counts": np.bincount(labels),
+        "colours": np.arange(clusters),
+        "limit": 15,
+        "queries": rng.standard_normal((3, dims)),
+        "query_counts": np.array([10, 20, 30]),
+    }
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_clusters_draws_each_key_with_its_token_position_and_cluster(dims):
+    arguments = cluster_arguments(dims)
+    fig = figures.clusters(**arguments)
+    keys, queries, bars = fig.data
+    assert isinstance(keys, go.Scatter3d if dims == 3 else go.Scatter)
+    np.testing.assert_array_equal(np.stack([keys.x, keys.y], 1), arguments["points"][:, :2])
+    assert keys.text[0] == "␣a&lt;b&gt;⏎"
+    assert list(keys.customdata[7]) == [7, 1, 10]
+    assert len(queries.x) == 3
+    assert sum(bars.y) == 60
+    assert fig.layout.shapes[0].y0 == 15
+    assert "60 keys become 6 clusters of about 10" in fig.layout.title.text
+
+
+def test_spotlight_leaves_one_cluster_in_colour_and_names_its_tokens():
+    fig = figures.clusters(**cluster_arguments(), spotlight=2)
+    shade = np.asarray(fig.data[0].marker.color)
+    assert set(shade[np.arange(60) % 6 == 2]) == {2}
+    assert set(shade[np.arange(60) % 6 != 2]) == {len(theme.QUALITATIVE)}
+    assert "Cluster 2: 10 keys, 1 different token" in fig.layout.title.text
+
+
+def test_clusters_refuses_other_than_two_or_three_axes():
+    with pytest.raises(ValueError, match="2 or 3 columns, got 4"):
+        figures.clusters(**cluster_arguments(4))
+
+
+def expansion_figure(p, **choices):
+    sources = toy.make_toy()
+    axis, points = toy.grid(steps=21)
+    square = lambda field: field.potential.reshape(21, 21)  # noqa: E731
+    return figures.expansion(
+        axis,
+        square(toy.truth(sources, points)),
+        square(toy.expand(sources, np.zeros(2), points, "monopole")),
+        square(toy.expand(sources, p, points, "monopole")),
+        keys=sources.keys,
+        labels=sources.labels,
+        weights=toy.weights(sources, p),
+        centroids=toy.moments(sources, np.zeros(2)).key,
+        tilted_centroids=toy.moments(sources, p).key,
+        p=p,
+        query=np.array([1.0, 1.0]),
+        at_query=(1.0, 2.0, 3.0),
+        **choices,
+    )
+
+
+def test_expansion_draws_three_fields_and_two_errors():
+    fig = expansion_figure(np.array([1.2, 0.9]))
+    truth, origin, tilted, error_origin, error_tilted = fig.data[:5]
+    np.testing.assert_allclose(error_origin.z, np.abs(origin.z - truth.z))
+    np.testing.assert_allclose(error_tilted.z, np.abs(tilted.z - truth.z))
+    assert (
+        error_origin.z[10, 10] < 1e-12
+    )  # the middle of the grid is the origin, where that expansion is exact
+    assert "times more accurate" in fig.layout.title.text
+    assert "exact 1.00, origin 2.00, p 3.00" in fig.layout.title.text.replace("<br>", " ")
+
+
+def test_expansion_does_not_praise_an_expansion_point_at_the_origin():
+    assert "move it" in expansion_figure(np.zeros(2)).layout.title.text
+
+
+def test_error_draws_bars_the_line_and_both_outputs():
+    rng = np.random.default_rng(0)
+    exact = rng.standard_normal((8, 4))
+    arguments = {"positions": np.arange(0, 80, 10), "by_position": np.full(8, 0.1), "tokens": ["x"] * 8,
+                 "rows": np.arange(8), "exact": exact, "approx": exact + 1}  # fmt: skip
+    fig = figures.error(np.array([0.1, 0.02, 0.3]), 1, **arguments)
+    bars, line, top, bottom = fig.data
+    assert list(bars.y) == [0.1, 0.02, 0.3]
+    assert bars.marker.color[1] != bars.marker.color[0]
+    assert list(line.x) == list(range(0, 80, 10))
+    np.testing.assert_array_equal(top.z, exact.T)
+    np.testing.assert_array_equal(bottom.z, exact.T + 1)
+    assert "Mean error 0.14" in fig.layout.title.text
+    waiting = figures.error(np.array([np.nan, 0.02, np.nan]), 1, **arguments)
+    assert "measuring the other heads" in waiting.layout.title.text
+
+
+@pytest.mark.parametrize(("approx", "claim"), [(5.0, "4.0 times faster"), (40.0, "2.0 times slower")])
+def test_speed_states_the_ratio_at_the_longest_text_and_names_the_machine(approx, claim):
+    fig = figures.speed(np.array([256, 512]), np.array([5.0, 20.0]), np.array([4.0, approx]),
+                        np.array([0.1, 0.2]), machine="a test machine", name="MuSe")  # fmt: skip
+    text = fig.layout.title.text.replace("<br>", " ")
+    assert claim in text
+    assert "error 0.20" in text
+    assert "a test machine" in text
+    assert list(fig.data[0].y) == [5, 20]
+    assert list(fig.data[2].y) == [0.1, 0.2]
+    assert fig.data[2].yaxis == "y2"
+
+
+def test_speed_draws_before_anything_is_measured():
+    nothing = np.array([])
+    fig = figures.speed(nothing, nothing, nothing, nothing, machine="a test machine")
+    assert "Measuring" in fig.layout.title.text
+    some = np.array([256.0])
+    fig = figures.speed(some, some, some, some, machine="a test machine", measuring=True)
+    assert "Measuring" in fig.layout.title.text
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0, "0"),
+        (0.04321, "0.043"),
+        (1.25, "1.2"),
+        (12.3, "12"),
+        (1500, "1,500"),
+        (2e-5, "2e-05"),
+        (0.1, "0.10"),
+    ],
+)
+def test_numbers_are_written_as_in_a_sentence(value, words):
+    assert theme.number(value) == words
+
+
+@pytest.mark.parametrize("colour", [theme.TEXT, *theme.QUALITATIVE])
+def test_every_colour_stands_out_on_both_themes(colour):
+    def luminance(hexadecimal):
+        channels = [int(hexadecimal[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return np.dot([0.2126, 0.7152, 0.0722], linear)
+
+    wanted = 4.2 if colour == theme.TEXT else 2.0
+    for background in ("#ffffff", "#111111"):
+        dark, light = sorted((luminance(colour), luminance(background)))
+        assert (light + 0.05) / (dark + 0.05) > wanted
+
+
+def test_principal_axes_project_what_they_were_fitted_to():
+    x = np.random.default_rng(0).standard_normal((50, 8)) * np.arange(8, 0, -1)
+    axes = principal_axes(x)
+    np.testing.assert_allclose(axes.project(x), axes.points, atol=1e-12)
+    np.testing.assert_allclose(axes.axes @ axes.axes.T, np.eye(3), atol=1e-12)
+    assert (np.diff(axes.explained) <= 0).all()
+    with pytest.raises(ValueError, match="got 2 x 8"):
+        principal_axes(x[:2])
+
+
+def test_neighbours_get_different_colours():
+    line = np.stack([np.arange(40.0), np.zeros(40)], axis=1)
+    colours = neighbour_colours(line)
+    assert (np.diff(colours) != 0).all()
+    assert set(colours) == set(range(7))

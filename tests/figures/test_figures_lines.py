@@ -1,0 +1,105 @@
+"""Curves and fields: what is drawn where."""
+
+import numpy as np
+import pytest
+
+from multipole_lab import figures
+from multipole_lab.bench.recorded import attention_speedups, record
+from multipole_lab.figures.common import theme
+
+CURVES = {"near": ((16, 64, 256), (0.1, 0.2, 0.4)), "dropped": ([16, 64], np.array([0.3, 0.9]))}
+
+
+def drawn(**choices):
+    return figures.lines(CURVES, "Found", "Read", x="budget", y="error", **choices)
+
+
+def test_a_logarithmic_height_has_a_tick_for_every_power_of_ten():
+    def ticks(*heights):
+        return figures.lines(
+            {"a": (range(len(heights)), heights)}, "Found", x="x", y="y", log="y"
+        ).layout.yaxis
+
+    assert ticks(0.27, 3, 79).ticktext == ("0.1", "1", "10", "100")
+    assert ticks(1e-6, 0.1).dtick == 1
+    assert ticks(1, 3).tickvals is None
+
+
+def test_lines_draws_every_point_of_every_curve_with_a_symbol_of_its_own():
+    figure = drawn(log="xy", colours={"dropped": theme.VERMILION}, notes={"near": ["a", "b", "c"]}, rule=1)
+    near, dropped = figure.data
+    assert (near.name, tuple(near.x), tuple(near.y), tuple(near.text)) == (
+        "near",
+        *CURVES["near"],
+        tuple("abc"),
+    )
+    assert list(dropped.x) == [16, 64]
+    assert list(dropped.y) == [0.3, 0.9]
+    assert dropped.text is None
+    assert near.marker.symbol != dropped.marker.symbol
+    assert dropped.line.color == theme.VERMILION
+    assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
+    assert list(figure.layout.xaxis.ticktext) == ["16", "64", "256"]
+    assert figure.layout.shapes[0].y0 == 1
+    assert "Found" in figure.layout.title.text
+    assert figure.layout.xaxis.title.text == "budget"
+
+
+def test_lines_puts_long_names_below_and_short_ones_above():
+    assert drawn().layout.legend.yanchor == "bottom"
+    names = {f"recorded on some day on some machine, {i}": CURVES["near"] for i in range(9)}
+    figure = figures.lines(names, "Found", x="x", y="y")
+    assert figure.layout.legend.yanchor == "top"
+    assert figure.layout.height > drawn().layout.height
+
+
+def test_lines_leaves_ticks_that_are_not_round_to_plotly():
+    figure = figures.lines({"a": ((0.01, 0.017), (1, 2))}, "Found", x="x", y="y", log="x")
+    assert figure.layout.xaxis.tickvals is None
+
+
+def test_lines_without_curves_is_a_figure_that_says_so():
+    figure = figures.lines({}, "Nothing recorded", x="x", y="y", log="xy", rule=1)
+    assert not figure.data
+    assert "Nothing recorded" in figure.layout.title.text
+
+
+def test_lines_names_the_argument_that_is_wrong():
+    with pytest.raises(ValueError, match="log is 'z'; allowed are"):
+        drawn(log="z")
+    with pytest.raises(ValueError, match=r"series\['a'\] has 2 x values and 1 y values"):
+        figures.lines({"a": ((1, 2), (1,))}, "Found", x="x", y="y")
+
+
+def test_fields_draws_powers_of_ten_and_the_charges_by_their_sign():
+    axis = np.array([-1.0, 0.0, 1.0])
+    errors = {"one": np.full(9, -0.1), "two": np.zeros(9)}
+    figure = figures.fields(axis, errors, np.array([[0.5, 0.2], [0.1, -0.3]]), np.array([1.0, -2.0]))
+    one, dots, two, _ = figure.data
+    np.testing.assert_allclose(one.z, np.full((3, 3), -1.0), atol=1e-4)
+    np.testing.assert_allclose(two.z, np.full((3, 3), -6.0))  # an exact field has a colour, too
+    assert list(dots.x) == [0.5, 0.1]
+    assert list(dots.marker.color) == [theme.VERMILION, theme.SKY]
+
+
+def test_records_are_found_by_name_and_a_wrong_name_lists_them():
+    assert record("training-tiny")["seeds"]
+    with pytest.raises(FileNotFoundError, match=r"no record 'nothing'; there are .*training-tiny"):
+        record("nothing")
+
+
+def test_recorded_speedups_name_their_machine_and_have_an_error():
+    table = attention_speedups()
+    assert len(table)
+    assert table["name"].str.contains("recorded 20.*H100.*heads of").all()
+    assert (table["rse"] > 0).all()
+    assert (table["speedup"] > 0).all()
+    assert not table.duplicated(["name", "n"]).any()
+
+
+def test_without_records_there_are_no_rows(monkeypatch, tmp_path):
+    monkeypatch.setattr("multipole_lab.bench.recorded.benchmarks_folder", lambda: tmp_path)
+    assert list(attention_speedups().columns) == ["name", "n", "speedup", "rse"]
+    assert attention_speedups().empty
+    with pytest.raises(FileNotFoundError, match="there are none"):
+        record("anything")

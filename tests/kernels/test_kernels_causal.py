@@ -1,0 +1,66 @@
+"""Causal MuSe in one pass against the recursion in torch, results and gradients."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import multipole_lab as ml
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def inputs(B, Hq, Hk, N, D, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    shapes = (B, Hq, N, D), (B, Hk, N, D), (B, Hk, N, D + 8)
+    return [torch.randn(s, generator=g).to(DEVICE).requires_grad_() for s in shapes]
+
+
+def results(method, tensors, backend):
+    out, lse = replace(method, backend=backend)(*tensors, causal=True, return_lse=True)
+    loss = out.square().sum() + lse.sin().sum()
+    return {
+        "out": out,
+        "lse": lse,
+        **dict(zip(("dq", "dk", "dv"), torch.autograd.grad(loss, tensors), strict=True)),
+    }
+
+
+@pytest.mark.parametrize(("near", "cap"), [(0, None), (2, 1.5)])
+@pytest.mark.parametrize("size", [(1, 2, 1, 110, 16), (2, 3, 3, 63, 24)], ids=str)
+def test_one_pass_equals_the_recursion(size, near, cap, poisoned):
+    tensors = inputs(*size)
+    method = ml.MuSe(clusters=4, near=near, leaf=32, cap=cap)
+    expected = results(method, tensors, "torch")
+    for name, got in results(method, tensors, "triton").items():
+        error = (got - expected[name]).norm() / expected[name].norm()
+        assert error < 1e-5, f"{name}: {error:.1e}"
+
+
+def test_one_block_is_exact():
+    tensors = inputs(1, 2, 2, 50, 16)
+    got = ml.MuSe(clusters=4, leaf=64, backend="triton")(*tensors, causal=True)
+    torch.testing.assert_close(got, ml.Exact()(*tensors, causal=True), rtol=1e-5, atol=1e-5)
+
+
+def test_transposed_inputs_are_read_as_they_are():
+    tensors = inputs(2, 2, 2, 70, 16)
+    method = ml.MuSe(clusters=4, leaf=32, backend="triton")
+    turned = [x.detach().transpose(1, 2).contiguous().transpose(1, 2) for x in tensors]
+    torch.testing.assert_close(method(*turned, causal=True), method(*tensors, causal=True).detach())
+
+
+def test_positions_must_fill_the_blocks():
+    from multipole_lab.kernels.muse.forward.causal import muse_causal
+
+    with pytest.raises(ValueError, match=r"q has 50 positions; block \* 2\^levels, 64, is needed"):
+        muse_causal(*inputs(1, 1, 1, 50, 16), None, None, 32, 1, 0.25)
+
+
+def test_queries_may_have_clusters_of_their_own():
+    tensors = inputs(1, 2, 1, 110, 16)
+    method = ml.MuSe(clusters=9, query_clusters=3, leaf=32)
+    expected = results(method, tensors, "torch")
+    for name, got in results(method, tensors, "triton").items():
+        error = (got - expected[name]).norm() / expected[name].norm()
+        assert error < 1e-5, f"{name}: {error:.1e}"

@@ -1,0 +1,78 @@
+"""The exact leaf against dense attention in float64."""
+
+import pytest
+import torch
+
+from multipole_lab.kernels.exact.leaf import leaf
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cpu", reason="interpreted bfloat16 is wrong")]
+DTYPES = [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=ON_GPU)]
+
+
+def visible_keys(Nq, Nk, causal, valid):
+    """[B or 1, 1, Nq, Nk]: what each query sees; the queries are the last Nq positions."""
+    seen = torch.ones(1, 1, Nq, Nk, dtype=torch.bool, device=DEVICE)
+    if causal:
+        seen = seen.tril(Nk - Nq)
+    return seen if valid is None else seen & valid[:, None, None]
+
+
+def dense_attention(q, k, v, scale, seen):
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    s = (scale * q @ k.mT).masked_fill(~seen, torch.finfo(q.dtype).min)
+    nothing = ~seen.any(-1)
+    return (s.softmax(-1) @ v).masked_fill(nothing[..., None], 0), s.logsumexp(-1).masked_fill(nothing, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize(
+    "case",
+    [
+        (1, 1, 1, 1, 1, 16, 16, True, False),
+        (2, 4, 1, 63, 127, 40, 64, True, True),
+        (1, 3, 1, 127, 63, 96, 16, True, False),
+        (1, 3, 3, 130, 63, 64, 128, False, True),
+        (1, 8, 1, 63, 63, 128, 40, False, False),
+        (1, 1, 1, 300, 1000, 64, 64, True, False),
+        (1, 1, 1, 70, 100, 256, 256, True, False),
+    ],
+    ids=lambda c: "-".join(map(str, c)),
+)
+def test_forward_and_backward(case, dtype, poisoned):
+    B, Hq, Hk, Nq, Nk, D, Dv, causal, masked = case
+    g = torch.Generator().manual_seed(0)
+    shapes = ((B, Hq, Nq, D), (B, Hk, Nk, D), (B, Hk, Nk, Dv))
+    q, k, v = (torch.randn(s, generator=g).to(dtype).to(DEVICE) for s in shapes)
+    valid = (torch.rand(B, Nk, generator=g) > 0.2).to(DEVICE) if masked else None
+    seen = visible_keys(Nq, Nk, causal, valid)
+    sees = seen.any(-1).expand(B, Hq, Nq)
+    grad_out = torch.randn(B, Hq, Nq, Dv, generator=g).to(dtype).to(DEVICE)
+    grad_lse = torch.randn(B, Hq, Nq, generator=g).to(DEVICE) * sees
+
+    def run(attend, kind):
+        leaves = [x.to(kind).requires_grad_() for x in (q.clone(), k.clone(), v.clone())]
+        out, lse = attend(*leaves)
+        torch.autograd.backward((out, lse.masked_fill(~sees, 0)), (grad_out.to(out), grad_lse.to(lse)))
+        return {
+            "out": out,
+            "lse": lse.masked_fill(~sees, 0),
+            **dict(zip("qkv", (x.grad for x in leaves), strict=True)),
+        }
+
+    def error(x, reference):
+        return ((x.double() - reference).norm() / reference.norm().clamp(min=1e-30)).item()
+
+    exact = run(lambda *x: dense_attention(*x, D**-0.5, seen), torch.float64)
+    same = run(lambda *x: dense_attention(*x, D**-0.5, seen), dtype)
+    got = run(lambda *x: leaf(*x, D**-0.5, causal, valid), dtype)
+    for name, x in got.items():
+        allowed = 1e-5 if dtype == torch.float32 else 2 * error(same[name], exact[name]) + 1e-6
+        assert error(x, exact[name]) <= allowed, f"{name}: {error(x, exact[name]):.1e}, allowed {allowed:.1e}"
+
+
+def test_a_query_that_sees_nothing():
+    q = torch.randn(1, 1, 5, 16, device=DEVICE)
+    out, lse = leaf(q, q[:, :, :3], q[:, :, :3], 0.25)
+    assert (lse[0, 0, :2] == -torch.inf).all()
+    assert (out[0, 0, :2] == 0).all()
