@@ -28,6 +28,6 @@ else:
 
 
 def load_all() -> None:
-    """Import every kernel file, so that each has registered its tiles and its entry in the compile report."""
+    """Import every kernel file, so that all tiles are in the table."""
     for module in pkgutil.walk_packages(__path__, f"{__name__}."):
         importlib.import_module(module.name)

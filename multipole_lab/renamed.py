@@ -82,7 +82,7 @@ ROOMS = {
             "decode_merge=merge decode_near=near decode_replace=replace decode_select=select "
             "decode_tiles=tiles decode_work=work"
         ),
-        "kernels.report": "registry report_command=command probe",
+        "kernels.report": "registry=problem report_command=command probe",
     },
 }
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..clustering.centroids import cluster_means
 from ..common.derivatives import KernelFunction
 from ..common.launch import check_tensors
 from ..exact.leaf import leaf
-from ..report.registry import Problem, register
 
 
 def centroid_field(
@@ -66,27 +64,3 @@ class _Means(KernelFunction):
         share = dmeans / counts.clamp(min=1).unsqueeze(-1)
         dx = share.gather(1, labels.clamp(min=0).unsqueeze(-1).expand(*labels.shape, share.shape[-1]))
         return dx.masked_fill((labels < 0).unsqueeze(-1), 0).to(ctx.dtype), None, None, None, None
-
-
-def _example(p: Problem) -> None:
-    R, M = p.batch * p.kv_heads, p.query_heads // p.kv_heads * p.queries
-    q = p.empty(R, M, p.head).requires_grad_()
-    keys = p.empty(R, p.keys, p.head).requires_grad_()
-    labels, counts = p.empty(R, p.keys, dtype=torch.int64), p.empty(R, p.clusters, dtype=torch.int64)
-    means = member_means(keys, labels, counts, labels, p.empty(R, p.clusters + 1, dtype=torch.int64)).to(
-        p.dtype
-    )
-    for replaced in (None, p.empty(R, M, p.clusters, dtype=torch.bool)):
-        out, lse = centroid_field(q, means, means, counts, 0.125, replaced)
-        grads = p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)
-        torch.autograd.backward((out, lse), grads, retain_graph=True)
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    """Forward, everything replaced: the means of the keys, and the field."""
-    queries, keys = p.batch * p.query_heads * p.queries, p.batch * p.kv_heads * p.keys
-    moved = (2 * queries + keys) * p.head * p.width + 8 * keys
-    return moved, keys * p.head + 4 * queries * p.clusters * p.head
-
-
-register("centroid_field", _example, _cost)

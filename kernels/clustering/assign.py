@@ -20,7 +20,6 @@ from ..common.launch import (
     target_of,
 )
 from ..common.tiles import Tile, choose
-from ..report.registry import Problem, register
 
 # Half of the squared distance of a full or absent cluster, and the most that any other has, NaN included.
 FARTHEST = tl.constexpr(3.0e38)
@@ -199,17 +198,3 @@ def assign(
         PRECISION=fp32_precision(x), tile=tile,
     )  # fmt: skip
     return labels, distances
-
-
-def _example(p: Problem) -> None:
-    x = p.empty(p.batch, p.kv_heads, p.keys, p.head)
-    assign(x, p.empty(p.batch, p.kv_heads, p.clusters, p.head, dtype=torch.float32))
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    vectors = p.batch * p.kv_heads * p.keys
-    moved = vectors * (p.head * p.width + 12) + 4 * p.batch * p.kv_heads * p.clusters * p.head
-    return moved, (2 if p.width == 4 else 4) * vectors * p.clusters * p.head
-
-
-register("assign", _example, _cost)

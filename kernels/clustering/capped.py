@@ -21,7 +21,6 @@ from ..common.launch import (
     target_of,
 )
 from ..common.tiles import Tile, choose
-from ..report.registry import Problem, register
 from .assign import check_centroids, finite, halves, nearest
 
 UNPLACED = tl.constexpr(-2)
@@ -207,26 +206,3 @@ def capped_rounds(
         BD=BD, BINS=power_of_two(C), BM=overflow.rows, BC=overflow.cols, PRECISION=fp32_precision(x), tile=overflow,
     )  # fmt: skip
     return labels
-
-
-def _example(p: Problem) -> None:
-    B, H, N, C = p.batch, p.kv_heads, p.keys, p.clusters
-    labels = p.empty(B, H, N, dtype=torch.int64)
-    capped_rounds(
-        p.empty(B, H, N, p.head),
-        p.empty(B, H, C, p.head, dtype=torch.float32),
-        labels,
-        p.empty(B, H, N, dtype=torch.float32),
-        labels,
-        p.empty(B, H, C + 1, dtype=torch.int64),
-        p.empty(B, H, dtype=torch.int32),
-    )
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    heads, left = p.batch * p.kv_heads, p.keys / 8  # an eighth left over after the first round, as measured
-    moved = heads * (20 * p.keys + left * (p.head * p.width + 24) + 4 * p.clusters * p.head)
-    return moved, heads * (left**2 + 4 * left * p.clusters * p.head)
-
-
-register("capped_rounds", _example, _cost)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..common.launch import check_given, check_tensors, launch, power_of_two, row_strided, target_of
 from ..common.tiles import Tile, choose
-from ..report.registry import Problem, register
 from .assign import finite
 
 
@@ -176,20 +175,3 @@ def restart_empty(
     for given, new in zip((distances, counts, centroids), written, strict=True):
         if new is not given:
             given.copy_(new)
-
-
-def _example(p: Problem) -> None:
-    B, H, N, C = p.batch, p.kv_heads, p.keys, p.clusters
-    x, labels = p.empty(B, H, N, p.head), p.empty(B, H, N, dtype=torch.int64)
-    means = cluster_means(x, labels, p.empty(B, H, C + 1, dtype=torch.int64))
-    distances = p.empty(B, H, N, dtype=torch.float32)
-    restart_empty(x, labels, distances, p.empty(B, H, C, dtype=torch.int64), means)
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    vectors = p.batch * p.kv_heads * p.keys
-    moved = vectors * (p.head * p.width + 8) + 4 * p.batch * p.kv_heads * p.clusters * p.head
-    return moved, vectors * p.head
-
-
-register("cluster_means", _example, _cost)

@@ -23,7 +23,6 @@ from ..common.launch import (
     target_of,
 )
 from ..common.tiles import Tile, choose
-from ..report.registry import Problem, register
 from .assign import ABOVE, FARTHEST, check_centroids, finite, row_min
 from .centroids import restart_empty
 from .sort import offsets_of_chunks, scatter
@@ -189,19 +188,3 @@ def lloyd(
     offsets = offsets_of_chunks(chunk_counts, B, H, C)
     order = scatter(labels, chunk_counts, offsets, tile.rows)
     return labels, means, counts, order, offsets
-
-
-def _example(p: Problem) -> None:
-    x = p.empty(p.batch, p.kv_heads, p.keys, p.head)
-    if fits(x, p.clusters):
-        lloyd(x, p.empty(p.batch, p.kv_heads, p.clusters, p.head, dtype=torch.float32), sort=True)
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    vectors = p.batch * p.kv_heads * p.keys
-    parts = spans(p.keys, p.batch * p.kv_heads)[1] * p.batch * p.kv_heads
-    moved = vectors * (p.head * p.width + 12) + 8 * parts * p.clusters * p.head
-    return moved, (4 if p.width == 4 else 6) * vectors * p.clusters * p.head
-
-
-register("lloyd", _example, _cost)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..common.launch import cdiv, check_device, check_given, launch, power_of_two, target_of
 from ..common.tiles import Tile, choose
-from ..report.registry import Problem, register
 
 # Labels of a chunk at most: a histogram keeps them in registers.
 LONGEST = 2048
@@ -145,16 +144,3 @@ def scatter(labels: Tensor, before: Tensor, offsets: Tensor, chunk: int, tile: T
         CHUNK=chunk, SPAN=chunk // rows, BN=rows, tile=tile,
     )  # fmt: skip
     return order
-
-
-def _example(p: Problem) -> None:
-    sort_by_label(p.empty(p.batch, p.kv_heads, p.keys, dtype=torch.int64), p.clusters)
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    vectors = p.batch * p.kv_heads * p.keys
-    chunk = min(LONGEST, max(128, p.clusters))
-    return 24 * vectors + 16 * (p.clusters + 1) * vectors / chunk, 128 * vectors
-
-
-register("sort_by_label", _example, _cost)

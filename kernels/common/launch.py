@@ -8,7 +8,7 @@ and the launchers run on `meta` tensors (on which any host synchronisation fails
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache

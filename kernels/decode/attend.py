@@ -10,7 +10,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.launch import blocks_apart, cdiv, check_tensors, fp32_precision, launch, power_of_two, target_of
-from ..report.registry import Problem, register
 from .logits import Exact
 from .near import attend_chunk, load_queries
 from .replace import replace_chunk
@@ -188,34 +187,3 @@ def decode_attend(
 def chunk_size(work: int, step: int, processors: int) -> int:
     """A multiple of `step` such that 3 chunks a processor, which run at once, cover the work; at most 16 steps."""
     return step * min(16, max(1, cdiv(work, 3 * processors * step)))
-
-
-def _example(p: Problem) -> None:
-    R, G, D, N, C = p.batch * p.kv_heads, p.query_heads // p.kv_heads, p.head, p.keys, p.keys // 16
-    q, keys, values = p.empty(R, G, D), p.empty(R, N, D), p.empty(R, N, D)
-    exact = Exact(q, keys, 16, N - 128, N)
-
-    def ints(*shape):
-        return p.empty(*shape, dtype=torch.int32)
-
-    def floats(*shape):
-        return p.empty(*shape, dtype=torch.float32)
-
-    opened = ints(R, C)
-    top = Far(floats(R, G, C + 144), p.empty(R, C, D), C, opened)
-    fine = Far(floats(R, G, C // 4), p.empty(R, C, D), C // 4, opened, ints(R, C // 4), ints(R))
-    decode_attend(
-        q, keys, values, 0.125, members=ints(R, N // 20), taken=ints(R), top=top, fine=fine, exact=exact,
-        exact_masses=top.masses[..., C:],
-    )  # fmt: skip
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    """5% of the keys, one level of 1/16 centroids replaced, 144 exact keys."""
-    rows, group = p.batch * p.kv_heads, p.query_heads / p.kv_heads
-    near, far = p.keys / 20, p.keys / 16 + 144
-    moved = (2 * near + far) * p.head * p.width + 4 * group * far
-    return rows * moved, rows * group * p.head * (4 * near + 2 * far)
-
-
-register("decode_attend", _example, _cost)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..common.launch import blocks_apart, cdiv, check_tensors, fp32_precision, launch, power_of_two, target_of
-from ..report.registry import Problem, register
 from .logits import Exact, exact_rows, logits_of_rows, squares
 from .tiles import Tile, choose
 from .work import Work
@@ -166,24 +164,3 @@ def _lookup(
         LISTED=lists is not None, SPREAD=spread is not None, VALID=valid is not None, SOFTCAP=softcap is not None,
         PRECISION=fp32_precision(probe), tile=tile,
     )  # fmt: skip
-
-
-def _example(p: Problem) -> None:
-    R, G, D, C = p.batch * p.kv_heads, p.query_heads // p.kv_heads, p.head, p.keys // 16
-    q, centroids, tokens = p.empty(R, G, D), p.empty(R, C, D), p.empty(R, C, dtype=torch.int32)
-    exact = Exact(q, p.empty(R, p.keys, D), 16, p.keys - 128, p.keys)
-    spread = p.empty(R, C, dtype=torch.float32)
-    decode_lookup(q, centroids, tokens, C, 0.125, exact=exact, spread=spread)
-    listed, norm = p.empty(R, C // 4, dtype=torch.int32), p.empty(R, G, dtype=torch.float32)
-    decode_lookup_listed(
-        q, centroids, tokens, listed, p.empty(R, dtype=torch.int32), norm, 0.125, spread=spread
-    )
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    """One level, 1/16 centroids, 144 exact keys."""
-    read, group = p.batch * p.kv_heads * (p.keys / 16 + 144), p.query_heads / p.kv_heads
-    return read * (p.head * p.width + 4 * group), 2 * read * group * p.head
-
-
-register("decode_lookup", _example, _cost)

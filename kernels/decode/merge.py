@@ -8,7 +8,6 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.launch import check_device, launch, power_of_two, target_of
-from ..report.registry import Problem, register
 from .tiles import Tile, choose
 from .work import Work
 
@@ -77,18 +76,3 @@ def decode_merge(
         tile=tile,
     )
     return out, lse
-
-
-def _example(p: Problem) -> None:
-    R, G = p.batch * p.kv_heads, p.query_heads // p.kv_heads
-    parts, part_lse = p.empty(R, 40, G, p.head, dtype=torch.float32), p.empty(R, 40, G, dtype=torch.float32)
-    decode_merge(parts, part_lse, p.dtype)
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    """40 chunks a row."""
-    heads = p.batch * p.query_heads
-    return 4 * heads * 40 * (p.head + 1), 2 * heads * 40 * p.head
-
-
-register("decode_merge", _example, _cost)

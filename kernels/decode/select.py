@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..common.launch import blocks_apart, check_device, launch, power_of_two, target_of
-from ..report.registry import Problem, register
 from .cut import find_cut, load_ranked, pool_shares, rank
 from .tiles import Tile, choose
 from .work import Work
@@ -208,29 +206,3 @@ def decode_select(
         ROOMS=rooms is not None, tile=tile,
     )  # fmt: skip
     return Selection(members, taken, opened, norm, limit)
-
-
-def _example(p: Problem) -> None:
-    R, G, C = p.batch * p.kv_heads, p.query_heads // p.kv_heads, p.keys // 16
-
-    def ints(*shape):
-        return p.empty(*shape, dtype=torch.int32)
-
-    for clusters in (C, 4 * C, 16 * C):
-        sizes, masses = ints(R, clusters), p.empty(R, G, clusters + 144, dtype=torch.float32)
-        top = decode_select(sizes, sizes, clusters, masses=masses, size=clusters, top_p=0.9)
-        shares = p.empty(R, clusters, dtype=torch.float32)
-        decode_select(
-            sizes, sizes, clusters, shares=shares, listed=sizes, n_listed=top.taken,
-            norm=top.norm, limit=top.limit, top_p=0.9, rooms=top.taken,
-        )  # fmt: skip
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    """One level, 1/16 centroids, 144 exact keys, 5% of the keys."""
-    clusters, group = p.batch * p.kv_heads * p.keys / 16, p.query_heads / p.kv_heads
-    moved = clusters * 13 + 4 * group * (clusters + p.batch * p.kv_heads * 144) + 12.8 * clusters
-    return moved, 3 * 30 * clusters
-
-
-register("decode_select", _example, _cost)

@@ -22,7 +22,6 @@ from ..common.launch import (
 from ..common.online import softmax_step
 from ..common.tiles import Tile, choose
 from ..common.visible import mask_kind, visible
-from ..report.registry import Problem, register
 from .leaf_backward import leaf_backward
 
 
@@ -163,20 +162,3 @@ class _Leaf(KernelFunction):
             q, k, v, valid, bias, out, lse, dout, dlse, ctx.scale, ctx.causal, ctx.precision
         )
         return *grads, *(None,) * 6
-
-
-def _example(p: Problem) -> None:
-    blocks = max(1, p.queries // 1024)
-    q = p.empty(p.batch * blocks, p.query_heads, 1024, p.head).requires_grad_()
-    k, v = (p.empty(p.batch * blocks, p.kv_heads, 1024, p.head).requires_grad_() for _ in "kv")
-    out, lse = leaf(q, k, v, 0.125)
-    torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    """Forward and backward of causal leaves of 1,024."""
-    queries, keys = p.batch * p.query_heads * p.queries, p.batch * p.kv_heads * p.keys
-    return (4 * queries + 6 * keys) * p.head * p.width, 3.5 * 2 * queries * 1024 * p.head
-
-
-register("leaf", _example, _cost)

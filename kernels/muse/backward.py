@@ -8,7 +8,6 @@ from torch import Tensor
 from ..common.launch import cdiv, launch, plain_when_wide, power_of_two, row_strided, spans, target_of
 from ..common.members import member_tiles
 from ..common.tiles import Tile, choose
-from ..report.registry import Problem
 from .basis_grad import turn_grad_kernel
 from .evaluate_backward import delta_kernel, moment_grad_kernel, summary_grad_kernel
 from .key_grad import key_grad_kernel
@@ -176,13 +175,3 @@ def muse_backward(
         DIPOLE=turn, FULL=full, PRECISION=precision, tile=tile,
     )  # fmt: skip
     return dq, dk, dv, d_basis
-
-
-def backward_cost(p: Problem) -> tuple[float, float]:
-    """Bytes and operations by the formulas above; no dipole where the rank is 0."""
-    queries, keys = p.batch * p.query_heads * p.queries, p.batch * p.kv_heads * p.keys
-    rows, pairs = p.batch * p.query_heads * p.clusters, p.batch * p.query_heads * p.keys * p.clusters
-    moved = (4 * queries + 4 * keys) * p.head * p.width
-    moved += 3 * rows * p.head * (p.clusters * (2 * p.width + 8) + p.rank * (8 + p.width))
-    products = queries * (14 * (p.clusters + p.near * p.keys / p.clusters) + 16 * p.rank)
-    return moved, (products + pairs * (20 + 26 * p.rank)) * p.head

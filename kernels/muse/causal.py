@@ -7,9 +7,7 @@ log-sum-exp over all keys every level's part of the softmax is right as it stand
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -20,7 +18,6 @@ from ..common.derivatives import KernelFunction
 from ..common.launch import check_attention, check_tensors, fp32_precision, row_strided
 from ..exact.leaf import leaf_into
 from ..exact.leaf_backward import leaf_backward
-from ..report.registry import Problem, cost_of, register
 from .backward import muse_backward
 from .evaluate import evaluate
 from .forward import one_head_size
@@ -144,33 +141,3 @@ def _sides(size: int, sides: str, *tensors: Tensor) -> list[Tensor]:
         x.unflatten(1, (-1, 2, size))[:, :, "lr".index(side)].transpose(0, 1)
         for side, x in zip(sides, tensors, strict=True)
     ]
-
-
-def _example(p: Problem) -> None:
-    """Two levels, as many kernels as any number of them."""
-
-    def cluster(x: Tensor) -> SimpleNamespace:
-        order = p.empty(*x.shape[:3], dtype=torch.int64)
-        centroids = p.empty(*x.shape[:2], p.clusters, x.shape[3], dtype=torch.float32)
-        return SimpleNamespace(
-            centroids=centroids, order=order, offsets=p.empty(*x.shape[:2], p.clusters + 1, dtype=torch.int64)
-        )
-
-    q = p.empty(p.batch, p.query_heads, p.queries, p.head).requires_grad_()
-    k, v = (p.empty(p.batch, p.kv_heads, p.queries, p.head).requires_grad_() for _ in "kv")
-    out, lse = muse_causal(q, k, v, cluster, cluster, p.queries // 4, 2, 0.125, p.near)
-    torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    """Leaves of 1,024, and the levels above: each is `muse` of half of the queries over half of the keys."""
-    levels = max(0, (p.queries // 1024).bit_length() - 1)
-    parts = [cost_of("leaf", p)]
-    for level in range(levels):
-        blocks = p.queries // 1024 >> level + 1
-        half = replace(p, batch=p.batch * blocks, queries=1024 << level, keys=1024 << level)
-        parts.append(cost_of("muse", half))
-    return sum(moved for moved, _ in parts), sum(operations for _, operations in parts)
-
-
-register("muse_causal", _example, _cost)

@@ -18,7 +18,6 @@ from ..common.launch import (
     target_of,
 )
 from ..common.tiles import Tile, choose
-from ..report.registry import Problem, register
 
 
 @triton.jit
@@ -139,29 +138,3 @@ def dipole(
         FULL=basis is None, PRECISION=precision or fp32_precision(k), tile=tile,
     )  # fmt: skip
     return moment[0] if parts == 1 else moment.sum(0)
-
-
-def _example(p: Problem) -> None:
-    B, Hq, C, D = p.batch, p.query_heads, p.clusters, p.head
-    keys = p.empty(B, p.kv_heads, p.keys, D)
-    dipole(
-        p.empty(B, Hq, C, D),
-        keys,
-        keys,
-        p.empty(B, p.kv_heads, p.keys, dtype=torch.int64),
-        p.empty(B, p.kv_heads, C + 1, dtype=torch.int64),
-        p.empty(B, Hq, C, C, dtype=torch.float32),
-        p.empty(B, Hq, C, dtype=torch.float32),
-        p.empty(B, Hq, C, C, D),
-        p.empty(B, Hq, C, D, p.rank),
-        0.125,
-    )
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    keys, rows = p.batch * p.kv_heads * p.keys, p.batch * p.query_heads * p.clusters
-    moved = keys * (2 * p.head * p.width + 8) + rows * (p.clusters + 4 * p.rank) * p.head * p.width
-    return moved, p.batch * p.query_heads * p.keys * p.clusters * p.rank * 6 * p.head
-
-
-register("dipole", _example, _cost)

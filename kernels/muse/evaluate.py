@@ -19,7 +19,6 @@ from ..common.launch import (
 )
 from ..common.online import softmax_step
 from ..common.tiles import Tile, choose
-from ..report.registry import Problem, register
 
 
 @triton.jit
@@ -214,28 +213,3 @@ def evaluate(
         MERGE=into is not None, PRECISION=precision, tile=tile,
     )  # fmt: skip
     return out, lse, share
-
-
-def _example(p: Problem) -> None:
-    B, Hq, Hk, C, D = p.batch, p.query_heads, p.kv_heads, p.clusters, p.head
-    keys = p.empty(B, Hk, p.keys, D)
-    sorted_queries = p.empty(B, Hq, p.queries, dtype=torch.int64), p.empty(B, Hq, C + 1, dtype=torch.int64)
-    sorted_keys = p.empty(B, Hk, p.keys, dtype=torch.int64), p.empty(B, Hk, C + 1, dtype=torch.int64)
-    near = p.empty(B, Hq, C, p.near, dtype=torch.int32), p.empty(B, Hq, C, C, dtype=torch.float32)
-    means = p.empty(B, Hq, C, C, D)
-    rest = (p.empty(B, Hq, C, D), *sorted_queries, *sorted_keys, *near, means, means, 0.125)
-    q = p.empty(B, Hq, p.queries, D)
-    evaluate(q, keys, keys, *rest)
-    moment = p.empty(B, Hq, C, p.rank, D, dtype=torch.float32)
-    evaluate(q, keys, keys, *rest, basis=p.empty(B, Hq, C, D, p.rank), moment=moment)
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    queries, keys = p.batch * p.query_heads * p.queries, p.batch * p.kv_heads * p.keys
-    summaries = p.batch * p.query_heads * p.clusters**2
-    moved = queries * (2 * p.head * p.width + 12) + summaries * (2 * p.head * p.width + 4)
-    moved += keys * (2 * p.head * p.width + 8)
-    return moved, 4 * queries * p.head * (p.clusters + p.near * p.keys / p.clusters + p.rank)
-
-
-register("evaluate", _example, _cost)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ..common.derivatives import KernelFunction
 from ..common.launch import check_attention, check_given, check_tensors, fp32_precision, row_strided
-from ..report.registry import Problem, cost_of, register
-from .backward import backward_cost, muse_backward
+from .backward import muse_backward
 from .dipole import dipole
 from .evaluate import evaluate
 from .select import select_near
@@ -174,28 +171,3 @@ class _MuSe(KernelFunction):
         )  # fmt: skip
         d_basis = None if d_basis is None else d_basis.to(basis.dtype)
         return dq, dk, dv, *(None,) * 8, d_basis, None, None
-
-
-def _example(p: Problem, order: str) -> None:
-    B, Hq, Hk, C, D = p.batch, p.query_heads, p.kv_heads, p.clusters, p.head
-    q = p.empty(B, Hq, p.queries, D).requires_grad_()
-    k, v = (p.empty(B, Hk, p.keys, D).requires_grad_() for _ in "kv")
-    q_sort = p.empty(B, Hq, p.queries, dtype=torch.int64), p.empty(B, Hq, C + 1, dtype=torch.int64)
-    k_sort = p.empty(B, Hk, p.keys, dtype=torch.int64), p.empty(B, Hk, C + 1, dtype=torch.int64)
-    centroids = p.empty(B, Hq, C, D, dtype=torch.float32)
-    basis = p.empty(B, Hq, C, D, p.rank).requires_grad_() if order == "dipole" else None
-    out, lse = muse(q, k, v, centroids, *q_sort, *k_sort, 0.125, p.near, order, basis)
-    torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
-
-
-def _cost(p: Problem, order: str) -> tuple[float, float]:
-    """Forward and backward: the launches of both, and the summaries once more in the backward."""
-    p = replace(p, rank=p.rank if order == "dipole" else 0)
-    parts = ["summarise", "select_near", "evaluate", "summarise", "select_near"]
-    parts += ["dipole"] if order == "dipole" else []
-    costs = [cost_of(name, p) for name in parts] + [backward_cost(p)]
-    return sum(moved for moved, _ in costs), sum(operations for _, operations in costs)
-
-
-register("muse", lambda p: _example(p, "monopole"), lambda p: _cost(p, "monopole"))
-register("muse_dipole", lambda p: _example(p, "dipole"), lambda p: _cost(p, "dipole"))

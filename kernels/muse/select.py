@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..common.launch import cdiv, check_device, check_given, launch, power_of_two, target_of
 from ..common.tiles import Tile, choose
-from ..report.registry import Problem, register
 
 
 @triton.jit
@@ -69,15 +68,3 @@ def select_near(mass: Tensor, near: int, tile: Tile | None = None) -> tuple[Tens
         tile=tile,
     )
     return chosen, far, far_mass
-
-
-def _example(p: Problem) -> None:
-    select_near(p.empty(p.batch, p.query_heads, p.clusters, p.clusters, dtype=torch.float32), p.near)
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    summaries = p.batch * p.query_heads * p.clusters**2
-    return 8 * summaries, 2 * (p.near + 2) * summaries
-
-
-register("select_near", _example, _cost)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..common.launch import cdiv, check_tensors, fp32_precision, launch, power_of_two, row_strided, target_of
 from ..common.tiles import Tile, choose
-from ..report.registry import Problem, register
 
 
 @triton.jit
@@ -121,20 +120,3 @@ def summarise(
         BDV=BDV, BC=tile.rows, BM=tile.cols, PRECISION=precision or fp32_precision(k), tile=tile,
     )  # fmt: skip
     return mass, mean_k, mean_v
-
-
-def _example(p: Problem) -> None:
-    keys = p.empty(p.batch, p.kv_heads, p.keys, p.head)
-    order = p.empty(p.batch, p.kv_heads, p.keys, dtype=torch.int64)
-    offsets = p.empty(p.batch, p.kv_heads, p.clusters + 1, dtype=torch.int64)
-    summarise(p.empty(p.batch, p.query_heads, p.clusters, p.head), keys, keys, order, offsets, 0.125)
-
-
-def _cost(p: Problem) -> tuple[float, float]:
-    keys = p.batch * p.kv_heads * p.keys
-    summaries = p.batch * p.query_heads * p.clusters**2
-    moved = keys * (2 * p.head * p.width + 8) + summaries * (2 * p.head * p.width + 4)
-    return moved, p.batch * p.query_heads * p.keys * p.clusters * 6 * p.head
-
-
-register("summarise", _example, _cost)

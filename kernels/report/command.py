@@ -6,9 +6,9 @@ import argparse
 
 import torch
 
-from .. import load_all
 from .compiling import TARGETS, report
-from .registry import Problem, entries
+from .problem import Problem
+from .table import ENTRIES
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -48,12 +48,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_costs(problems: list[Problem], only: str) -> None:
-    load_all()
     for problem in problems:
         print(f"B={problem.batch} Hq={problem.query_heads} Hk={problem.kv_heads} N={problem.queries} "
               f"C={problem.clusters} D={problem.head} near={problem.near} rank={problem.rank} "
               f"{str(problem.dtype).removeprefix('torch.')}")  # fmt: skip
-        for entry in entries():
+        for entry in ENTRIES:
             if only in entry.name:
                 moved, operations = entry.cost(problem)
                 print(f"  {entry.name:28} {moved / 1e6:12.2f} MB {operations / 1e9:12.2f} Gop "

@@ -1,4 +1,4 @@
-"""Compile every registered kernel ahead of time for each target and report what it needs; no GPU is used.
+"""Compile every kernel of the table ahead of time for each target and report what it needs; no GPU is used.
 
 The launchers run on `meta` tensors inside `launch.recording`, so what is compiled here has the tile sizes,
 argument types and alignments of the real thing. ptxas and cuobjdump come with the triton wheel.
@@ -20,9 +20,9 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .. import load_all
 from ..common.launch import Launch, Target, interpreting, recording
-from .registry import Entry, Problem, entries
+from .problem import Problem
+from .table import ENTRIES, Entry
 
 TARGETS = (
     Target(75, 64),
@@ -123,9 +123,8 @@ def report(
     """Compile every launcher whose name contains `only`, for every problem and target; one row per kernel."""
     if interpreting():
         raise RuntimeError("the compile report needs compiled kernels: unset TRITON_INTERPRET")
-    load_all()
     problems = tuple(problems)
-    for entry in entries():
+    for entry in ENTRIES:
         if only not in entry.name:
             continue
         for target in targets:

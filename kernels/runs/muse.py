@@ -12,7 +12,6 @@ from ..common.delta import output_delta
 from ..common.derivatives import KernelFunction
 from ..common.launch import check_attention, check_tensors, fp32_precision, row_strided, target_of
 from ..muse.forward import one_head_size
-from ..report.registry import Problem, register
 from ..muse.select import select_near
 from .tree import Tree
 from .attend import spatial_attend
@@ -108,43 +107,3 @@ class _SpatialMuSe(KernelFunction):
             q, k, v, dout, *seen, d_centroids, lse, delta, tree, scale, precision=ctx.precision
         )
         return dq, dk, dv, None, None, None, None
-
-
-def _example(p: Problem, tree: Tree, near: int) -> None:
-    q = p.empty(p.batch, p.query_heads, tree.queries, p.head).requires_grad_(not near)
-    k, v = (p.empty(p.batch, p.kv_heads, tree.keys, p.head).requires_grad_(not near) for _ in "kv")
-    if not fits(q, v):
-        return
-    out, lse = spatial_muse(q, k, v, tree, 0.125, near)
-    if not near:
-        torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
-
-
-def _full(p: Problem) -> None:
-    """The near field has a forward only."""
-    tree = Tree.full(p.queries, p.keys, p.clusters, p.clusters)
-    _example(p, tree, 0)
-    _example(p, tree, p.near)
-
-
-def _causal(p: Problem) -> None:
-    _example(p, causal_tree(p), 0)
-
-
-def causal_tree(p: Problem) -> Tree:
-    levels = max(1, (p.queries // 1024).bit_length() - 1)
-    return Tree.causal_of(p.queries >> levels, levels, p.clusters, p.clusters)
-
-
-def _cost(p: Problem, tree: Tree) -> tuple[float, float]:
-    """Forward and backward, with a monopole: the blocks as flash attention, of every level summaries in and out."""
-    heads, size, Ck = p.batch * p.query_heads, p.head, tree.key_clusters
-    summaries = heads * tree.nodes * tree.query_clusters * Ck * (2 * size * p.width + 4)
-    moved = heads * tree.queries * size * p.width * 8 + 8 * summaries
-    shown = heads * tree.queries * Ck * size * tree.levels / (2 if tree.causal else 1)
-    exact = heads * tree.queries * tree.block * size * 7 if tree.causal else 0
-    return moved, 36 * shown + exact
-
-
-register("spatial_full", _full, lambda p: _cost(p, Tree.full(p.queries, p.keys, p.clusters, p.clusters)))
-register("spatial_causal", _causal, lambda p: _cost(p, causal_tree(p)))

@@ -11,12 +11,12 @@ import torch
 
 import multipole_lab.kernels as kernels
 from multipole_lab.kernels.common import launch, tiles
-from multipole_lab.kernels.report import registry
+from multipole_lab.kernels.report import table
 from multipole_lab.kernels.report.compiling import TARGETS
+from multipole_lab.kernels.report.problem import Problem
 
 FILES = sorted(Path(kernels.__file__).parent.rglob("*.py"))
 SYNCHRONISE = {"item", "cpu", "tolist", "numpy", "nonzero", "synchronize"}
-kernels.load_all()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
@@ -26,7 +26,7 @@ def test_source_never_asks_the_host(file):
             assert node.func.attr not in SYNCHRONISE, f"{file.name}:{node.lineno} calls .{node.func.attr}()"
 
 
-@pytest.mark.parametrize("entry", registry.entries(), ids=lambda e: e.name)
+@pytest.mark.parametrize("entry", table.ENTRIES, ids=lambda e: e.name)
 @pytest.mark.parametrize(
     "target", [launch.Target(75, 64), launch.Target(90, 227)], ids=lambda t: f"sm{t.capability}"
 )
@@ -39,23 +39,23 @@ def test_launchers_run_on_tensors_without_data(entry, target, monkeypatch):
     for name in ("item", "cpu", "tolist", "__bool__", "__int__", "__float__", "__index__"):
         monkeypatch.setattr(torch.Tensor, name, forbidden)
     with launch.recording(target) as launches:
-        entry.example(registry.Problem())
+        entry.example(Problem())
     assert launches or (entry.name == "lloyd" and target.shared_kb < 99)  # where `assign` does its work
     for one in launches:
         assert all(isinstance(size, int) for size in one.grid)
 
 
-@pytest.mark.parametrize("entry", registry.entries(), ids=lambda e: e.name)
+@pytest.mark.parametrize("entry", table.ENTRIES, ids=lambda e: e.name)
 def test_costs_are_positive_and_grow_with_the_keys(entry):
-    moved, operations = entry.cost(registry.Problem())
-    more_moved, more_operations = entry.cost(registry.Problem(queries=16384, keys=16384))
+    moved, operations = entry.cost(Problem())
+    more_moved, more_operations = entry.cost(Problem(queries=16384, keys=16384))
     assert 0 < moved <= more_moved
     assert 0 < operations <= more_operations
 
 
 def test_a_dipole_costs_its_rank_times_the_keys_and_clusters():
-    p = registry.Problem(queries=2048, keys=1024, clusters=32, rank=4, head=64)
-    (moved, operations), (more, more_operations) = (registry.cost_of(n, p) for n in ("muse", "muse_dipole"))
+    p = Problem(queries=2048, keys=1024, clusters=32, rank=4, head=64)
+    (moved, operations), (more, more_operations) = (table.cost_of(n, p) for n in ("muse", "muse_dipole"))
     pairs = p.query_heads * p.keys * p.clusters * p.rank
     queries = p.query_heads * p.queries * p.rank
     assert more_operations - operations == 64 * (32 * pairs + 20 * queries)

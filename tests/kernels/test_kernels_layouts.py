@@ -11,7 +11,7 @@ import torch
 import multipole_lab as ml
 from multipole_lab import kernels
 from multipole_lab.kernels.common import launch
-from multipole_lab.kernels.report import registry
+from multipole_lab.kernels.report.problem import Problem
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HELPERS = {"launch", "derivatives", "registry", "report", "report_command", "tiles", "tile_table", "branches"}
@@ -108,7 +108,7 @@ def small():
     g = torch.Generator().manual_seed(0)
     B, Hq, Hk, N, D = 2, 2, 1, 12, 16
     q, k, v = (torch.randn(B, h, N, D, generator=g).to(DEVICE) for h in (Hq, Hk, Hk))
-    p = registry.Problem(B, Hq, Hk, N, N, D, clusters=2, near=1, rank=2, dtype=torch.float32)
+    p = Problem(B, Hq, Hk, N, N, D, clusters=2, near=1, rank=2, dtype=torch.float32)
     s = kernel_cases.setting(p, q, k, v)
     clustering, whole = kernel_cases.clustering_cases(s), kernel_cases.muse_cases(s)
     cases = clustering, whole, kernel_cases_spatial.spatial_cases(s)

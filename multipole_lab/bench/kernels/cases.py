@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from multipole_lab.bench.kernels.oracle import Head, dense, differing, error, member_means
-from multipole_lab.kernels.report.registry import Problem
+from multipole_lab.kernels.report.problem import Problem
 
 
 @dataclass(frozen=True)

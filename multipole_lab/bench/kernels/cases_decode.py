@@ -9,7 +9,7 @@ from torch import Tensor
 
 from multipole_lab.bench.kernels.cases import Case
 from multipole_lab.bench.kernels.oracle import differing, error
-from multipole_lab.kernels.report.registry import Problem
+from multipole_lab.kernels.report.problem import Problem
 
 SINKS, RECENT, BUDGET, FRACTION = 16, 128, 0.05, 1 / 16  # what the formulas of the kernels assume
 

@@ -60,11 +60,9 @@ def run(args: argparse.Namespace) -> int:
 
 def rows(args: argparse.Namespace, roof) -> Iterator[tuple[dict, str]]:
     """A row and its text for each kernel."""
-    from multipole_lab.kernels import load_all
-    from multipole_lab.kernels.report.registry import entries
+    from multipole_lab.kernels.report.table import ENTRIES
 
-    load_all()
-    costs = {entry.name: entry.cost for entry in entries()}
+    costs = {entry.name: entry.cost for entry in ENTRIES}
     for problem, source, case in cases(args):
         moved, operations = costs[case.kernel](problem)
         try:
@@ -94,7 +92,7 @@ def cases(args: argparse.Namespace) -> Iterator[tuple]:
     from multipole_lab.bench.kernels.cases import clustering_cases, muse_cases, setting
     from multipole_lab.bench.kernels.cases_decode import decode_cases
     from multipole_lab.bench.kernels.cases_runs import spatial_cases
-    from multipole_lab.kernels.report.registry import Problem
+    from multipole_lab.kernels.report.problem import Problem
     from multipole_lab.measure.inputs import heads_of
 
     Hq, Hk = args.heads

@@ -81,15 +81,14 @@ def kernel_work(
     """
     if clusters > tokens:
         raise ValueError(f"clusters: {clusters:,} clusters of {tokens:,} keys; at most {tokens:,} is allowed")
-    from multipole_lab.kernels import load_all
-    from multipole_lab.kernels.report.registry import Problem, entries
+    from multipole_lab.kernels.report.problem import Problem
+    from multipole_lab.kernels.report.table import ENTRIES
 
-    load_all()
     problem = Problem(
         query_heads=heads[0], kv_heads=heads[1], queries=tokens, keys=tokens, head=head, clusters=clusters,
         near=near,
     )  # fmt: skip
-    found = [Work(entry.name, *map(float, entry.cost(problem))) for entry in entries()]
+    found = [Work(entry.name, *map(float, entry.cost(problem))) for entry in ENTRIES]
     moved = 2.0 * sum(heads) * tokens * head * problem.width
     return [*found, Work("exact attention", moved, 4.0 * heads[0] * tokens**2 * head)]
 

@@ -1,0 +1,81 @@
+"""Examples of clustering for the compile report, and what its launchers cost."""
+
+from __future__ import annotations
+
+import torch
+
+from ..clustering.assign import assign
+from ..clustering.capped import capped_rounds
+from ..clustering.centroids import cluster_means, restart_empty
+from ..clustering.lloyd import fits, lloyd
+from ..clustering.sort import LONGEST, sort_by_label
+from ..common.launch import spans
+from .problem import Problem
+
+
+def assign_example(p: Problem) -> None:
+    x = p.empty(p.batch, p.kv_heads, p.keys, p.head)
+    assign(x, p.empty(p.batch, p.kv_heads, p.clusters, p.head, dtype=torch.float32))
+
+
+def assign_cost(p: Problem) -> tuple[float, float]:
+    vectors = p.batch * p.kv_heads * p.keys
+    moved = vectors * (p.head * p.width + 12) + 4 * p.batch * p.kv_heads * p.clusters * p.head
+    return moved, (2 if p.width == 4 else 4) * vectors * p.clusters * p.head
+
+
+def capped_rounds_example(p: Problem) -> None:
+    B, H, N, C = p.batch, p.kv_heads, p.keys, p.clusters
+    labels = p.empty(B, H, N, dtype=torch.int64)
+    capped_rounds(
+        p.empty(B, H, N, p.head),
+        p.empty(B, H, C, p.head, dtype=torch.float32),
+        labels,
+        p.empty(B, H, N, dtype=torch.float32),
+        labels,
+        p.empty(B, H, C + 1, dtype=torch.int64),
+        p.empty(B, H, dtype=torch.int32),
+    )
+
+
+def capped_rounds_cost(p: Problem) -> tuple[float, float]:
+    heads, left = p.batch * p.kv_heads, p.keys / 8  # an eighth left over after the first round, as measured
+    moved = heads * (20 * p.keys + left * (p.head * p.width + 24) + 4 * p.clusters * p.head)
+    return moved, heads * (left**2 + 4 * left * p.clusters * p.head)
+
+
+def cluster_means_example(p: Problem) -> None:
+    B, H, N, C = p.batch, p.kv_heads, p.keys, p.clusters
+    x, labels = p.empty(B, H, N, p.head), p.empty(B, H, N, dtype=torch.int64)
+    means = cluster_means(x, labels, p.empty(B, H, C + 1, dtype=torch.int64))
+    distances = p.empty(B, H, N, dtype=torch.float32)
+    restart_empty(x, labels, distances, p.empty(B, H, C, dtype=torch.int64), means)
+
+
+def cluster_means_cost(p: Problem) -> tuple[float, float]:
+    vectors = p.batch * p.kv_heads * p.keys
+    moved = vectors * (p.head * p.width + 8) + 4 * p.batch * p.kv_heads * p.clusters * p.head
+    return moved, vectors * p.head
+
+
+def lloyd_example(p: Problem) -> None:
+    x = p.empty(p.batch, p.kv_heads, p.keys, p.head)
+    if fits(x, p.clusters):
+        lloyd(x, p.empty(p.batch, p.kv_heads, p.clusters, p.head, dtype=torch.float32), sort=True)
+
+
+def lloyd_cost(p: Problem) -> tuple[float, float]:
+    vectors = p.batch * p.kv_heads * p.keys
+    parts = spans(p.keys, p.batch * p.kv_heads)[1] * p.batch * p.kv_heads
+    moved = vectors * (p.head * p.width + 12) + 8 * parts * p.clusters * p.head
+    return moved, (4 if p.width == 4 else 6) * vectors * p.clusters * p.head
+
+
+def sort_example(p: Problem) -> None:
+    sort_by_label(p.empty(p.batch, p.kv_heads, p.keys, dtype=torch.int64), p.clusters)
+
+
+def sort_cost(p: Problem) -> tuple[float, float]:
+    vectors = p.batch * p.kv_heads * p.keys
+    chunk = min(LONGEST, max(128, p.clusters))
+    return 24 * vectors + 16 * (p.clusters + 1) * vectors / chunk, 128 * vectors
