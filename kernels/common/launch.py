@@ -218,7 +218,7 @@ def check_layout(kernel: Any, names: Iterable[str], args: tuple) -> None:
     Of every tensor the last dimension must be contiguous, and every other stride must follow from the dimensions
     behind it or be among the arguments.
     """
-    numbers = {a for a in args if type(a) is int}
+    numbers = {n for a in args for n in (a if isinstance(a, tuple) else (a,)) if type(n) is int}
     for name, x in zip(names, args, strict=False):
         if not isinstance(x, Tensor) or x.is_contiguous():
             continue

@@ -20,29 +20,31 @@ from ..common.launch import (
     target_of,
 )
 from ..common.online import softmax_step
+from ..common.rows import load_rows, store_rows
 from ..common.tiles import Tile, choose
 from ..common.visible import mask_kind, visible
 from .leaf_backward import leaf_backward
 
 
 @triton.jit
-def _leaf_kernel(
+def leaf_kernel(
     q, k, v, valid, bias, out, lse, scale,
-    stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
-    stride_ob, stride_oh, stride_on, stride_lb, stride_lh, HQ, G, NQ, NK, D: tl.constexpr, DV: tl.constexpr, TILES,
+    q_strides, k_strides, v_strides, out_strides, lse_strides, sizes, D: tl.constexpr, DV: tl.constexpr,
     BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BM queries of one head; the last tiles, which have the most keys, start first
+    HQ, G, NQ, NK, TILES = sizes
     i_head = (tl.program_id(0) // TILES).to(tl.int64)
     i_m = (TILES - 1 - tl.program_id(0) % TILES) * BM
     i_b, i_h = i_head // HQ, i_head % HQ
-    o_m, o_n, o_d, o_dv = i_m + tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BD), tl.arange(0, BDV)
-    m_m, m_d, m_dv = o_m < NQ, o_d < D, o_dv < DV
-    p_q = q + i_b * stride_qb + i_h * stride_qh + o_m.to(tl.int64)[:, None] * stride_qn + o_d[None, :]
-    p_k = k + i_b * stride_kb + (i_h // G) * stride_kh
-    p_v = v + i_b * stride_vb + (i_h // G) * stride_vh
-    b_q = tl.load(p_q, mask=m_m[:, None] & m_d[None, :], other=0.0)  # [BM, BD]
+    p_k, p_v = (
+        k + i_b * k_strides[0] + i_h // G * k_strides[1],
+        v + i_b * v_strides[0] + i_h // G * v_strides[1],
+    )
+    o_m, o_n = i_m + tl.arange(0, BM), tl.arange(0, BN)
+    m_m, b_m = o_m < NQ, o_m.to(tl.int64)
+    b_q = load_rows(q + i_b * q_strides[0] + i_h * q_strides[1], b_m, m_m, q_strides[2], D, BD)
     b_max = tl.full([BM], float("-inf"), dtype=tl.float32)
     b_sum = tl.zeros([BM], dtype=tl.float32)
     b_out = tl.zeros([BM, BDV], dtype=tl.float32)
@@ -52,13 +54,8 @@ def _leaf_kernel(
     for i in range(0, i_last, BN):
         b_n = (i + o_n).to(tl.int64)
         m_n = b_n < NK
-        # [BN, BD], [BN, BDV]
-        b_k = tl.load(
-            p_k + b_n[:, None] * stride_kn + o_d[None, :], mask=m_n[:, None] & m_d[None, :], other=0.0
-        )
-        b_v = tl.load(
-            p_v + b_n[:, None] * stride_vn + o_dv[None, :], mask=m_n[:, None] & m_dv[None, :], other=0.0
-        )
+        b_k = load_rows(p_k, b_n, m_n, k_strides[2], D, BD)
+        b_v = load_rows(p_v, b_n, m_n, v_strides[2], DV, BDV)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale  # [BM, BN]
         if BIASED:
             b_s += tl.load(bias + i_b * NK + b_n, mask=m_n, other=0.0)[None, :]
@@ -66,10 +63,9 @@ def _leaf_kernel(
         b_s = tl.where(m_s, b_s, float("-inf"))
         b_out, b_max, b_sum = softmax_step(b_out, b_max, b_sum, b_s, b_v, PRECISION)
     b_safe = tl.where(b_sum == 0, 1.0, b_sum)
-    b_m = o_m.to(tl.int64)
-    p_out = out + i_b * stride_ob + i_h * stride_oh + b_m[:, None] * stride_on + o_dv[None, :]
-    tl.store(p_out, (b_out / b_safe[:, None]).to(b_q.dtype), mask=m_m[:, None] & m_dv[None, :])
-    p_lse = lse + i_b * stride_lb + i_h * stride_lh + b_m
+    p_out = out + i_b * out_strides[0] + i_h * out_strides[1]
+    store_rows(p_out, b_m, m_m, out_strides[2], b_out / b_safe[:, None], DV, BDV)
+    p_lse = lse + i_b * lse_strides[0] + i_h * lse_strides[1] + b_m
     tl.store(p_lse, tl.where(b_sum == 0, float("-inf"), b_max + tl.log(b_safe)), mask=m_m)
 
 
@@ -130,10 +126,10 @@ def leaf_into(
     tile = choose("leaf", target_of(q), max(BD, BDV), q.element_size(), tile)
     tiles = cdiv(Nq, tile.rows)
     launch(
-        _leaf_kernel, (B * Hq * tiles,),
+        leaf_kernel, (B * Hq * tiles,),
         q, k, v, q if valid is None else valid, q if bias is None else bias, out, lse, scale,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *lse.stride()[:2],
-        Hq, Hq // Hk, Nq, Nk, D, Dv, tiles, BD=BD, BDV=BDV, BM=tile.rows, BN=tile.cols,
+        q.stride()[:3], k.stride()[:3], v.stride()[:3], out.stride()[:3], lse.stride()[:2],
+        (Hq, Hq // Hk, Nq, Nk, tiles), D, Dv, BD=BD, BDV=BDV, BM=tile.rows, BN=tile.cols,
         CAUSAL=causal, MASKED=mask_kind(valid), BIASED=bias is not None,
         PRECISION=precision or fp32_precision(q), tile=tile,
     )  # fmt: skip

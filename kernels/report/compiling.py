@@ -67,21 +67,32 @@ class Compiled:
         return not self.error and self.shared <= self.target.shared_kb * 1024 and self.spilled == 0
 
 
-def specialise(launch: Launch) -> tuple[dict[str, str], dict[tuple[int], Any], dict[tuple[int], list]]:
-    """The signature, constants and alignments with which Triton's own launch would compile `launch`."""
+def specialise(
+    launch: Launch,
+) -> tuple[dict[str, Any], dict[tuple[int, ...], Any], dict[tuple[int, ...], list]]:
+    """The signature, constants and alignments with which Triton's own launch would compile `launch`.
+
+    Constants and alignments are by place: (index of the parameter,), or (index, place in it) inside a tuple.
+    """
     signature, constants, attributes = {}, {}, {}
+
+    def kind(place: tuple[int, ...], value: Any, constant: bool) -> Any:
+        if isinstance(value, tuple) and not constant:
+            return tuple(kind((*place, i), inner, False) for i, inner in enumerate(value))
+        if constant or value is None or (type(value) is int and value == 1):
+            constants[place] = value
+            return "constexpr"
+        if isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0):
+            attributes[place] = [["tt.divisibility", 16]]
+        if isinstance(value, Tensor):
+            return _TYPES[value.dtype]
+        if isinstance(value, int):
+            return "i32" if -(2**31) <= value < 2**31 else "i64"
+        return "fp32"
+
     for index, parameter in enumerate(launch.kernel.params):
         value = launch.args[parameter.name]
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
-            signature[parameter.name], constants[(index,)] = "constexpr", value
-        elif isinstance(value, Tensor):
-            signature[parameter.name], attributes[(index,)] = _TYPES[value.dtype], [["tt.divisibility", 16]]
-        elif isinstance(value, int):
-            signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if value % 16 == 0:
-                attributes[(index,)] = [["tt.divisibility", 16]]
-        else:
-            signature[parameter.name] = "fp32"
+        signature[parameter.name] = kind((index,), value, parameter.is_constexpr)
     return signature, constants, attributes
 
 

@@ -1,0 +1,22 @@
+"""Rows of a matrix in device memory: one helper loads them, one stores them, whatever the strides."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_rows(p, o_rows, m_rows, stride, WIDTH: tl.constexpr, BW: tl.constexpr):
+    """Rows o_rows [BM] of a matrix at p whose rows are `stride` apart, as [BM, BW]: 0 beyond WIDTH or m_rows."""
+    o_w = tl.arange(0, BW)
+    mask = m_rows[:, None] & (o_w < WIDTH)[None, :]
+    return tl.load(p + o_rows[:, None] * stride + o_w[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def store_rows(p, o_rows, m_rows, stride, b, WIDTH: tl.constexpr, BW: tl.constexpr):
+    """Write b [BM, BW] to rows o_rows [BM] of a matrix at p, in the matrix's own dtype."""
+    o_w = tl.arange(0, BW)
+    mask = m_rows[:, None] & (o_w < WIDTH)[None, :]
+    tl.store(p + o_rows[:, None] * stride + o_w[None, :], b.to(p.dtype.element_ty), mask=mask)
