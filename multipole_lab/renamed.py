@@ -13,11 +13,11 @@ ROOMS = {
     "analysis": {
         "measure": (
             "timing graphs precision references exact_sides inputs errors lengths heads rotation "
-            "roofline operation_counts attention_mass comparing=comparison"
+            "roofline operation_counts attention_mass comparing=comparison workload"
         ),
         "": "measured=environment table threads method_text",
         "search": (
-            "candidates workload search_space=space sweeping=grid_sweep tuning=tuner tuned=tuner_result "
+            "candidates search_space=space sweeping=grid_sweep tuning=tuner tuned=tuner_result "
             "cost_model sweep_command tune_command rows"
         ),
         "lessons": "toy block_errors decode_trace projection",

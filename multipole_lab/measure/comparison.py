@@ -12,7 +12,7 @@ from multipole_lab.environment import Measured
 from multipole_lab.measure.errors import per_head_error
 from multipole_lab.measure.references import reference
 from multipole_lab.measure.timing import interleaved
-from multipole_lab.search.workload import chosen_layers
+from multipole_lab.measure.workload import chosen_layers
 from multipole_lab.suggesting import suggesting
 
 if TYPE_CHECKING:

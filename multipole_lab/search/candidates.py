@@ -14,7 +14,7 @@ from multipole_lab.measure.heads import first_tokens
 from multipole_lab.measure.precision import default_dtype
 from multipole_lab.measure.references import fastest_reference, reference
 from multipole_lab.measure.timing import interleaved
-from multipole_lab.search.workload import chosen_device
+from multipole_lab.measure.workload import chosen_device
 
 FAMILIES = (
     "MuSe monopole",

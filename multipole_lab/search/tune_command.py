@@ -74,7 +74,7 @@ def place(args: argparse.Namespace, command: str, names: tuple[str, ...]) -> Pat
     from multipole_lab.environment import Measured
     from multipole_lab.evaluation.journal import settings_hash
     from multipole_lab.measure.precision import default_dtype
-    from multipole_lab.search.workload import chosen_device
+    from multipole_lab.measure.workload import chosen_device
 
     path = args.out and Path(args.out)
     if path is None:

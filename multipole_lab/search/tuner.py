@@ -13,11 +13,11 @@ import torch
 from multipole_lab.attention import Exact, Method
 from multipole_lab.environment import Measured
 from multipole_lab.measure.precision import default_dtype
+from multipole_lab.measure.workload import Workload, chosen_device, chosen_layers, fingerprint
 from multipole_lab.method_text import as_text
 from multipole_lab.search.rows import Rows, kept_rows
 from multipole_lab.search.space import described, fitting, suggested
 from multipole_lab.search.tuner_result import Tuned
-from multipole_lab.search.workload import Workload, chosen_device, chosen_layers, fingerprint
 from multipole_lab.suggesting import suggesting
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import torch
 
 import multipole_lab as ml
 from multipole_lab import cli
+from multipole_lab.measure.workload import Workload
 from multipole_lab.method_text import parse_method
 from multipole_lab.models.samples.sample import Sample
 from multipole_lab.search.tuner import folds
-from multipole_lab.search.workload import Workload
 
 METHODS = [ml.MuSe(clusters=c, near=n) for c in (4, 8, 16) for n in (0, 2)] + [ml.Window(size=20)]
 

@@ -6,7 +6,7 @@ import json
 
 from multipole_lab.environment import Measured
 from multipole_lab.measure.precision import default_dtype
-from multipole_lab.search.workload import chosen_device
+from multipole_lab.measure.workload import chosen_device
 
 from .sampled import SampledPanel
 
