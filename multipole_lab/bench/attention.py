@@ -7,7 +7,8 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from multipole_lab.bench.record import Record, add_json, missing_device
+from multipole_lab.bench.record import Record, add_json
+from multipole_lab.devices import missing_device
 
 if TYPE_CHECKING:
     import pandas

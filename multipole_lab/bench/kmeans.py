@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from multipole_lab.bench.record import Record, add_json, missing_device
+from multipole_lab.bench.record import Record, add_json
+from multipole_lab.devices import missing_device
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,25 +20,6 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def missing_device(device: str) -> str | None:
-    """What is missing for ``--device``, or None where it is there."""
-    import torch
-
-    from multipole_lab.environment import machine
-
-    if not device.startswith("cuda"):
-        return None
-    if torch.cuda.is_available():
-        capability = torch.cuda.get_device_capability(device)
-        if capability >= (7, 5):
-            return None
-        return f"{machine(device)} has compute capability {capability}; 7.5 or later is needed"
-    return (
-        "--device cuda needs an NVIDIA GPU of compute capability 7.5 or later, its driver and a CUDA build of "
-        f"torch; here is torch {torch.__version__}, which finds no GPU. `multipole-lab doctor` says what to install"
-    )
-
-
 class Record:
     """Rows of one benchmark: printed as they come, and written to the file after every one.
 

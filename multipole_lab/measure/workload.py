@@ -190,18 +190,6 @@ def chosen_layers(sample: Sample, layers: Sequence[int] | None) -> list[int]:
     return layers
 
 
-def chosen_device(device: str | None) -> str:
-    """The device asked for, or the GPU where there is one; a ValueError says what is missing for it."""
-    from multipole_lab.bench.record import missing_device
-
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    missing = missing_device(str(device))
-    if missing:
-        raise ValueError(missing)
-    return str(device)
-
-
 def fingerprint(sample: Sample) -> str:
     """Twelve letters that tell one sample from another: of its tokens, layers and first vectors."""
     digest = hashlib.sha256(json.dumps([sample.layers, sample.scale, sample.token_ids.tolist()]).encode())

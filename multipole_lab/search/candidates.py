@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from multipole_lab.attention import Centroid, Method, MuSe, Window
+from multipole_lab.devices import chosen_device
 from multipole_lab.measure.errors import relative_squared_error
 from multipole_lab.measure.heads import first_tokens
 from multipole_lab.measure.precision import default_dtype
 from multipole_lab.measure.references import fastest_reference, reference
 from multipole_lab.measure.timing import interleaved
-from multipole_lab.measure.workload import chosen_device
 
 FAMILIES = (
     "MuSe monopole",

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multipole_lab.attention import Exact, Method
+from multipole_lab.devices import chosen_device
 from multipole_lab.environment import Measured
 from multipole_lab.measure.precision import default_dtype
-from multipole_lab.measure.workload import Workload, chosen_device, chosen_layers, fingerprint
+from multipole_lab.measure.workload import Workload, chosen_layers, fingerprint
 from multipole_lab.method_text import as_python
 from multipole_lab.search.rows import kept_rows
 from multipole_lab.search.space import GRID, Grid, described, fitting, settings

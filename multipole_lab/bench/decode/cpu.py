@@ -13,8 +13,9 @@ from torch import Tensor
 from multipole_lab.bench.decode import growth
 from multipole_lab.bench.decode.baselines import Clustered, Dense, Pages, TopKeys, WindowSinks
 from multipole_lab.bench.decode.problems import problems
-from multipole_lab.bench.record import Record, add_json, missing_device
+from multipole_lab.bench.record import Record, add_json
 from multipole_lab.decoding.settings import Settings
+from multipole_lab.devices import missing_device
 
 SUMMARY = "time, error and bytes of one decoding step over a clustered cache"
 HEADING = (

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from multipole_lab.bench.decode.dense_sides import dense_sides
 from multipole_lab.bench.decode.problems import synthetic
-from multipole_lab.bench.record import Record, add_json, missing_device
+from multipole_lab.bench.record import Record, add_json
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.store.hierarchy import Hierarchy
 from multipole_lab.decoding.store.state import Level, State
+from multipole_lab.devices import missing_device
 from multipole_lab.measure.graphs import graphed
 from multipole_lab.measure.precision import default_dtype_name
 from multipole_lab.measure.roofline import copy_speed

@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 
-from multipole_lab.bench.record import Record, add_json, missing_device
+from multipole_lab.bench.record import Record, add_json
+from multipole_lab.devices import missing_device
 
 DTYPES = ("float16", "bfloat16", "float32")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from multipole_lab.devices import chosen_device
 from multipole_lab.environment import Measured
 from multipole_lab.measure.precision import default_dtype
-from multipole_lab.measure.workload import chosen_device
 
 from .sampled import SampledPanel
 
