@@ -8,28 +8,35 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import cdiv, launch, power_of_two, row_strided, target_of
+from .rows import load_rows
 from .tiles import Tile, choose
 
 
 @triton.jit
-def _delta_kernel(
-    out, dout, dlse, delta, stride_ob, stride_oh, stride_on, stride_db, stride_dh, stride_dn, HQ, NQ, TILES,
+def delta_of_rows(b_out, b_dout, dlse, o_rows, m_rows, DLSE: tl.constexpr):
+    """dout . out - dlse of rows: b_out and b_dout [BM, BDV], the numbers o_rows [BM] of dlse; without DLSE it is 0."""
+    b_delta = tl.sum(b_out.to(tl.float32) * b_dout.to(tl.float32), axis=1)
+    if DLSE:
+        b_delta -= tl.load(dlse + o_rows, mask=m_rows, other=0.0).to(tl.float32)
+    return b_delta
+
+
+@triton.jit
+def output_delta_kernel(
+    out, dout, dlse, delta, out_strides, dout_strides, sizes,
     DV: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, DLSE: tl.constexpr,
 ):  # fmt: skip
+    # one program: BM queries of one head
+    HQ, NQ, TILES = sizes
     i_head = (tl.program_id(0) // TILES).to(tl.int64)
-    o_m, o_dv = tl.program_id(0) % TILES * BM + tl.arange(0, BM), tl.arange(0, BDV)
-    m_m = o_m < NQ
-    o_row, m_o = o_m.to(tl.int64)[:, None], m_m[:, None] & (o_dv < DV)[None, :]
+    o_m = tl.program_id(0) % TILES * BM + tl.arange(0, BM)
+    m_m, o_row = o_m < NQ, o_m.to(tl.int64)
     i_b, i_h = i_head // HQ, i_head % HQ
-    b_o = tl.load(
-        out + i_b * stride_ob + i_h * stride_oh + o_row * stride_on + o_dv[None, :], mask=m_o, other=0.0
-    )
-    b_do = tl.load(
-        dout + i_b * stride_db + i_h * stride_dh + o_row * stride_dn + o_dv[None, :], mask=m_o, other=0.0
-    )
-    b_delta = tl.sum(b_o.to(tl.float32) * b_do.to(tl.float32), axis=1)
-    if DLSE:
-        b_delta -= tl.load(dlse + i_head * NQ + o_m, mask=m_m, other=0.0).to(tl.float32)
+    p_out = out + i_b * out_strides[0] + i_h * out_strides[1]
+    b_o = load_rows(p_out, o_row, m_m, out_strides[2], DV, BDV)
+    p_dout = dout + i_b * dout_strides[0] + i_h * dout_strides[1]
+    b_do = load_rows(p_dout, o_row, m_m, dout_strides[2], DV, BDV)
+    b_delta = delta_of_rows(b_o, b_do, dlse, i_head * NQ + o_m, m_m, DLSE)
     tl.store(delta + i_head * NQ + o_m, b_delta, mask=m_m)
 
 
@@ -48,8 +55,8 @@ def output_delta(out: Tensor, dout: Tensor, dlse: Tensor | None, tile: Tile | No
     tiles = cdiv(N, tile.rows)
     delta = torch.empty(B, Hq, N, dtype=torch.float32, device=out.device)
     launch(
-        _delta_kernel, (B * Hq * tiles,), out, dout, delta if dlse is None else dlse.contiguous(), delta,
-        *out.stride()[:3], *dout.stride()[:3], Hq, N, tiles, Dv, BDV=power_of_two(Dv), BM=tile.rows,
+        output_delta_kernel, (B * Hq * tiles,), out, dout, delta if dlse is None else dlse.contiguous(), delta,
+        out.stride()[:3], dout.stride()[:3], (Hq, N, tiles), Dv, BDV=power_of_two(Dv), BM=tile.rows,
         DLSE=dlse is not None, tile=tile,
     )  # fmt: skip
     return delta

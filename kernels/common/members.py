@@ -1,4 +1,5 @@
-"""Tiles of sorted members that never cross a cluster; the shape, not the data, bounds their number."""
+"""The sorted members of clusters, and tiles of them that never cross a cluster; the shape, not the data, bounds their
+number."""
 
 from __future__ import annotations
 
@@ -29,3 +30,17 @@ def find_tile(p_offsets, i_tile, C, BM: tl.constexpr, BINS: tl.constexpr):
     i_before = tl.sum(tl.where(o_c < i_cluster, b_tiles, 0))
     i_start = tl.load(p_offsets + i_cluster) + (i_tile - i_before).to(tl.int64) * BM
     return i_cluster, i_start, tl.load(p_offsets + i_cluster + 1)
+
+
+@triton.jit
+def cluster_span(p_offsets, i_cluster):
+    """Where the members of a cluster begin and end in `order`."""
+    return tl.load(p_offsets + i_cluster), tl.load(p_offsets + i_cluster + 1)
+
+
+@triton.jit
+def member_rows(p_order, i_start, i_end, BM: tl.constexpr):
+    """The rows of BM members from place i_start of `order` on, and which of them lie before i_end; 0 for the others."""
+    o_m = i_start + tl.arange(0, BM)
+    m_m = o_m < i_end
+    return tl.load(p_order + o_m, mask=m_m, other=0), m_m
