@@ -18,7 +18,9 @@ _WHERE = {
     "run_items": "engine",
 }
 
-__all__ = list(_WHERE)
+DENSE = "dense"  # what a row says of the model's own attention
+
+__all__ = ["DENSE", *_WHERE]
 
 
 __getattr__, __dir__ = lazy_names(__name__, _WHERE)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from multipole_lab.evaluation.engine import DENSE
+from multipole_lab.evaluation import DENSE
 from multipole_lab.evaluation.texts import token_ids
 
 if TYPE_CHECKING:

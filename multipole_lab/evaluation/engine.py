@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from multipole_lab.evaluation.reader import Reader
 
-DENSE = "dense"
 RESULTS = "results.jsonl"
 
 

@@ -7,7 +7,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multipole_lab.evaluation.engine import DENSE, Evaluation, Item
+from multipole_lab.evaluation import DENSE
+from multipole_lab.evaluation.engine import Evaluation, Item
 from multipole_lab.evaluation.texts import READING, TOPICS, read_text, token_ids
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from multipole_lab.decoding.cache import MultipoleCache
-from multipole_lab.evaluation.engine import DENSE
+from multipole_lab.evaluation import DENSE
 from multipole_lab.method_text import as_text, parse_method
 
 # Logits computed at a time: at 8,192 tokens and 49,152 words all of them would be 1.6 GB.

@@ -15,14 +15,11 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
-
-if TYPE_CHECKING:
-    from multipole_lab.decoding.layer import ClusteredLayer
 
 _ATTENTION = torch.nn.functional.scaled_dot_product_attention
 # What transformers' ``repeat_kv`` does to [B, Hk, N, D]: an axis behind the heads, expanded, and merged with them.
@@ -42,6 +39,21 @@ _QUESTIONS = {
 }
 
 
+class HandledLayer(Protocol):
+    """What a handle asks of the layer that it is of; ``decoding.layer`` has one.
+
+    Attributes
+    ----------
+    hierarchy : keys and values in an order of their own: their ``length``; ``keys`` and ``values``, each with its
+        ``view()`` [B, Hk, N, D]; ``dense()``, both in the text's order.
+    """
+
+    hierarchy: Any
+
+    def attend(self, query: Tensor, mask: Tensor | None, scale: float | None) -> Tensor | None:
+        """The attention of one new token, [B, Hq, 1, D] to [B, Hq, 1, Dv]; None where the mask forbids it."""
+
+
 class Handle(Tensor):
     """The keys or the values of one clustered layer, [B, Hk, N, D]; see the module.
 
@@ -54,13 +66,13 @@ class Handle(Tensor):
         heads are whole.
     """
 
-    layer: ClusteredLayer
+    layer: HandledLayer
     which: int
     length: int
     repeated: tuple[tuple[Callable, tuple], ...]
 
     @staticmethod
-    def of(layer: ClusteredLayer, which: int) -> Handle:
+    def of(layer: HandledLayer, which: int) -> Handle:
         """The handle for what ``layer`` holds now. It is good until the layer changes."""
         store = (layer.hierarchy.keys, layer.hierarchy.values)[which]
         handle = store.view().as_subclass(Handle)
