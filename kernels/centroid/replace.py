@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..clustering.centroids import cluster_means
+from ..common.checks import check_tensors
 from ..common.derivatives import KernelFunction
-from ..common.launch import check_tensors
 from ..exact.leaf import leaf
 
 

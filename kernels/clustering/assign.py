@@ -9,16 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.launch import (
-    cdiv,
-    check_given,
-    check_tensors,
-    fp32_precision,
-    launch,
-    power_of_two,
-    row_strided,
-    target_of,
-)
+from ..common.checks import check_given, check_tensors
+from ..common.launch import fp32_precision, launch, target_of
+from ..common.layout import row_strided
+from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
 
 # Half of the squared distance of a full or absent cluster, and the most that any other has, NaN included.

@@ -11,15 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.launch import (
-    check_given,
-    check_tensors,
-    fp32_precision,
-    launch,
-    power_of_two,
-    row_strided,
-    target_of,
-)
+from ..common.checks import check_given, check_tensors
+from ..common.launch import fp32_precision, launch, target_of
+from ..common.layout import row_strided
+from ..common.sizes import power_of_two
 from ..common.tiles import Tile, choose
 from .assign import check_centroids, finite, halves, nearest
 

@@ -7,7 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.launch import check_given, check_tensors, launch, power_of_two, row_strided, target_of
+from ..common.checks import check_given, check_tensors
+from ..common.launch import launch, target_of
+from ..common.layout import row_strided
+from ..common.sizes import power_of_two
 from ..common.tiles import Tile, choose
 from .assign import finite
 

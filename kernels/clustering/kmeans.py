@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..common.launch import check_tensors
+from ..common.checks import check_tensors
 from .assign import assign, check_centroids
 from .capped import capped_rounds
 from .centroids import cluster_means, restart_empty

@@ -11,17 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.launch import (
-    cdiv,
-    check_given,
-    check_tensors,
-    fp32_precision,
-    launch,
-    power_of_two,
-    row_strided,
-    spans,
-    target_of,
-)
+from ..common.checks import check_given, check_tensors
+from ..common.launch import fp32_precision, launch, target_of
+from ..common.layout import row_strided
+from ..common.sizes import cdiv, power_of_two, spans
 from ..common.tiles import Tile, choose
 from .assign import ABOVE, FARTHEST, check_centroids, finite, row_min
 from .centroids import restart_empty

@@ -7,8 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import cdiv, launch, power_of_two, row_strided, target_of
+from .launch import launch, target_of
+from .layout import row_strided
 from .rows import load_rows
+from .sizes import cdiv, power_of_two
 from .tiles import Tile, choose
 
 

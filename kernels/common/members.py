@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .launch import cdiv
+from .sizes import cdiv
 
 
 def member_tiles(members: int, clusters: int, rows: int) -> int:

@@ -6,7 +6,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.launch import blocks_apart, cdiv, check_tensors, fp32_precision, launch, power_of_two, target_of
+from ..common.checks import check_tensors
+from ..common.launch import fp32_precision, launch, target_of
+from ..common.layout import blocks_apart
+from ..common.sizes import cdiv, power_of_two
 from .logits import Exact, exact_rows, logits_of_rows, squares
 from .tiles import Tile, choose
 from .work import Work

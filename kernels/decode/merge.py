@@ -7,7 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.launch import check_device, launch, power_of_two, target_of
+from ..common.checks import check_device
+from ..common.launch import launch, target_of
+from ..common.sizes import power_of_two
 from .tiles import Tile, choose
 from .work import Work
 

@@ -8,7 +8,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.launch import blocks_apart, check_device, launch, power_of_two, target_of
+from ..common.checks import check_device
+from ..common.launch import launch, target_of
+from ..common.layout import blocks_apart
+from ..common.sizes import power_of_two
 from .cut import find_cut, load_ranked, pool_shares, rank
 from .tiles import Tile, choose
 from .work import Work

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..common.checks import check_tensors
 from ..common.derivatives import refused
-from ..common.launch import check_tensors
 from .attend import Far, decode_attend
 from .logits import Exact
 from .lookup import decode_lookup, decode_lookup_listed

@@ -7,20 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..common.checks import check_attention, check_given, check_tensors
 from ..common.derivatives import KernelFunction
-from ..common.launch import (
-    cdiv,
-    check_attention,
-    check_given,
-    check_tensors,
-    fp32_precision,
-    launch,
-    power_of_two,
-    row_strided,
-    target_of,
-)
+from ..common.launch import fp32_precision, launch, target_of
+from ..common.layout import row_strided
 from ..common.online import softmax_step
 from ..common.rows import load_rows, store_rows
+from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
 from ..common.visible import mask_kind, visible
 from .leaf_backward import leaf_backward

@@ -7,7 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.launch import cdiv, launch, power_of_two, row_strided, target_of
+from ..common.launch import launch, target_of
+from ..common.layout import row_strided
+from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import choose
 from ..common.visible import mask_kind, visible
 

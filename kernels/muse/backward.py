@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..common.launch import cdiv, launch, plain_when_wide, power_of_two, row_strided, spans, target_of
+from ..common.launch import launch, plain_when_wide, target_of
+from ..common.layout import row_strided
 from ..common.members import member_tiles
+from ..common.sizes import cdiv, power_of_two, spans
 from ..common.tiles import Tile, choose
 from .basis_grad import turn_grad_kernel
 from .evaluate_backward import delta_kernel, moment_grad_kernel, summary_grad_kernel

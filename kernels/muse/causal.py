@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from ..common.branches import in_branches
+from ..common.checks import check_attention, check_tensors
 from ..common.delta import output_delta
 from ..common.derivatives import KernelFunction
-from ..common.launch import check_attention, check_tensors, fp32_precision, row_strided
+from ..common.launch import fp32_precision
+from ..common.layout import row_strided
 from ..exact.leaf import leaf_into
 from ..exact.leaf_backward import leaf_backward
 from .backward import muse_backward

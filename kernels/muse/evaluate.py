@@ -7,17 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.launch import (
-    cdiv,
-    check_tensors,
-    fp32_precision,
-    launch,
-    plain_when_wide,
-    power_of_two,
-    row_strided,
-    target_of,
-)
+from ..common.checks import check_tensors
+from ..common.launch import fp32_precision, launch, plain_when_wide, target_of
+from ..common.layout import row_strided
 from ..common.online import softmax_step
+from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
 
 

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..common.checks import check_attention, check_given, check_tensors
 from ..common.derivatives import KernelFunction
-from ..common.launch import check_attention, check_given, check_tensors, fp32_precision, row_strided
+from ..common.launch import fp32_precision
+from ..common.layout import row_strided
 from .backward import muse_backward
 from .dipole import dipole
 from .evaluate import evaluate

@@ -7,7 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.launch import cdiv, check_device, check_given, launch, power_of_two, target_of
+from ..common.checks import check_device, check_given
+from ..common.launch import launch, target_of
+from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
 
 

@@ -9,7 +9,7 @@ from ..clustering.capped import capped_rounds
 from ..clustering.centroids import cluster_means, restart_empty
 from ..clustering.lloyd import fits, lloyd
 from ..clustering.sort import LONGEST, sort_by_label
-from ..common.launch import spans
+from ..common.sizes import spans
 from .problem import Problem
 
 

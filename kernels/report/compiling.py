@@ -20,7 +20,8 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ..common.launch import Launch, Target, interpreting, recording
+from ..common.launch import Launch, interpreting, recording
+from ..common.tiles import Target
 from .problem import Problem
 from .table import ENTRIES, Entry
 

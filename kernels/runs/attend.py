@@ -7,10 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.launch import fp32_precision, launch, power_of_two, row_empty, target_of
+from ..common.launch import fp32_precision, launch, target_of
+from ..common.layout import row_empty
 from ..common.online import softmax_step
-from .tree import Tree, node_at, tile_at, tile_in
+from ..common.sizes import power_of_two
 from ..common.tiles import Tile, choose
+from .tree import Tree, node_at, tile_at, tile_in
 
 
 @triton.jit

@@ -7,9 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.launch import cdiv, fp32_precision, launch, power_of_two, row_empty, target_of
-from .tree import Tree, tile_at, tile_in
+from ..common.launch import fp32_precision, launch, target_of
+from ..common.layout import row_empty
+from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
+from .tree import Tree, tile_at, tile_in
 
 
 @triton.jit

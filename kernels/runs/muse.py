@@ -8,17 +8,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..common.checks import check_attention, check_tensors
 from ..common.delta import output_delta
 from ..common.derivatives import KernelFunction
-from ..common.launch import check_attention, check_tensors, fp32_precision, row_strided, target_of
+from ..common.launch import fp32_precision, target_of
+from ..common.layout import row_strided
 from ..muse.forward import one_head_size
 from ..muse.select import select_near
-from .tree import Tree
 from .attend import spatial_attend
 from .key_grad import spatial_key_grad
 from .query_grad import spatial_query_grad
 from .summaries import spatial_means, spatial_summaries
 from .summary_grad import spatial_summary_grad
+from .tree import Tree
 
 
 def fits(q: Tensor, v: Tensor) -> bool:

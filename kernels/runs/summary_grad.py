@@ -7,9 +7,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.launch import cdiv, fp32_precision, launch, power_of_two, target_of
-from .tree import Tree, node_at
+from ..common.launch import fp32_precision, launch, target_of
+from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
+from .tree import Tree, node_at
 
 
 @triton.jit

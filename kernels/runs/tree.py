@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import triton
 import triton.language as tl
 
-from ..common.launch import cdiv
+from ..common.sizes import cdiv
 
 
 @dataclass(frozen=True)

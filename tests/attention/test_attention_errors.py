@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import multipole_lab as ml
-from multipole_lab.kernels.common import launch
+from multipole_lab.kernels.common import checks
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 METHODS = {
@@ -262,7 +262,7 @@ def test_triton_needs_a_device_dtype_and_head_size_of_its_own(method, causal, mo
     ):
         attend(q, k, v[..., :8], causal=causal)
     q, k, v = (x.cpu() for x in (q, k, v))
-    monkeypatch.setattr(launch, "interpreting", lambda: False)
+    monkeypatch.setattr(checks, "interpreting", lambda: False)
     with pytest.raises(
         ValueError, match=r"on cpu; the Triton kernels need a CUDA device.*TRITON_INTERPRET=1"
     ):

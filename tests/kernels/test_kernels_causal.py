@@ -51,7 +51,7 @@ def test_transposed_inputs_are_read_as_they_are():
 
 
 def test_positions_must_fill_the_blocks():
-    from multipole_lab.kernels.muse.forward.causal import muse_causal
+    from multipole_lab.kernels.muse.causal import muse_causal
 
     with pytest.raises(ValueError, match=r"q has 50 positions; block \* 2\^levels, 64, is needed"):
         muse_causal(*inputs(1, 1, 1, 50, 16), None, None, 32, 1, 0.25)

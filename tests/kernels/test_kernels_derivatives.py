@@ -13,8 +13,8 @@ from multipole_lab.clustering.clusters import Clusters
 from multipole_lab.kernels.centroid.replace import member_means
 from multipole_lab.kernels.common.derivatives import KernelFunction, Refused
 from multipole_lab.kernels.exact.leaf import leaf
-from multipole_lab.kernels.muse.forward.causal import muse_causal
-from multipole_lab.kernels.muse.forward.muse import muse
+from multipole_lab.kernels.muse.causal import muse_causal
+from multipole_lab.kernels.muse.forward import muse
 from multipole_lab.kernels.runs.muse import spatial_muse
 from multipole_lab.kernels.runs.tree import Tree
 

@@ -13,9 +13,9 @@ from multipole_lab.kernels.clustering.centroids import cluster_means
 from multipole_lab.kernels.clustering.kmeans import kmeans
 from multipole_lab.kernels.clustering.lloyd import lloyd
 from multipole_lab.kernels.clustering.sort import sort_by_label
-from multipole_lab.kernels.common import launch
+from multipole_lab.kernels.common import layout
 from multipole_lab.kernels.exact.leaf import leaf
-from multipole_lab.kernels.muse.forward.causal import muse_causal
+from multipole_lab.kernels.muse.causal import muse_causal
 from multipole_lab.kernels.muse.forward.muse import muse
 from multipole_lab.kernels.muse.forward.select import select_near
 from multipole_lab.kernels.report.probe import double
@@ -168,7 +168,7 @@ def test_offsets_beyond_32_bits(method, causal, stride, tmp_path):
 
 
 def test_positions_too_far_for_a_tile_are_copied():
-    numbers = torch.zeros(launch.FARTHEST_STEP + 4, dtype=torch.int8)
-    near, far = (numbers.as_strided((2, 3), (launch.FARTHEST_STEP + more, 1)) for more in (0, 1))
-    assert launch.row_strided(near) is near
-    assert launch.row_strided(far).is_contiguous()
+    numbers = torch.zeros(layout.FARTHEST_STEP + 4, dtype=torch.int8)
+    near, far = (numbers.as_strided((2, 3), (layout.FARTHEST_STEP + more, 1)) for more in (0, 1))
+    assert layout.row_strided(near) is near
+    assert layout.row_strided(far).is_contiguous()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import multipole_lab.kernels as kernels
-from multipole_lab.kernels.common import launch, tiles
+from multipole_lab.kernels.common import checks, launch, tiles
 from multipole_lab.kernels.report import table
 from multipole_lab.kernels.report.compiling import TARGETS
 from multipole_lab.kernels.report.problem import Problem
@@ -69,18 +69,18 @@ def test_refuses_what_kernels_cannot_run(monkeypatch):
         return torch.zeros(1, 1, 4, size, dtype=dtype, device=device)
 
     with pytest.raises(ValueError, match=r'head size 8.*16 to 256.*backend="torch"'):
-        launch.check_tensors("muse", q=tensor(8))
+        checks.check_tensors("muse", q=tensor(8))
     with pytest.raises(ValueError, match=r"head size 264"):
-        launch.check_tensors("muse", q=tensor(264))
+        checks.check_tensors("muse", q=tensor(264))
     with pytest.raises(TypeError, match=r'float64.*float16, bfloat16.*backend="torch"'):
-        launch.check_tensors("muse", q=tensor(dtype=torch.float64))
+        checks.check_tensors("muse", q=tensor(dtype=torch.float64))
     with pytest.raises(TypeError, match="differ in dtype"):
-        launch.check_tensors("muse", q=tensor(), k=tensor(dtype=torch.float16))
+        checks.check_tensors("muse", q=tensor(), k=tensor(dtype=torch.float16))
     with pytest.raises(ValueError, match="different devices"):
-        launch.check_tensors("muse", q=tensor(), k=tensor(device="meta"))
-    monkeypatch.setattr(launch, "interpreting", lambda: False)
+        checks.check_tensors("muse", q=tensor(), k=tensor(device="meta"))
+    monkeypatch.setattr(checks, "interpreting", lambda: False)
     with pytest.raises(ValueError, match=r'cpu.*CUDA.*TRITON_INTERPRET=1.*backend="torch"'):
-        launch.check_tensors("muse", q=tensor(device="cpu"))
+        checks.check_tensors("muse", q=tensor(device="cpu"))
 
 
 def test_a_tile_is_found_for_every_head_size_width_and_memory():

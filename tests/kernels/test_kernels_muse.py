@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from multipole_lab.clustering.clusters import Clusters
-from multipole_lab.kernels.common.launch import Target, recording
+from multipole_lab.kernels.common.launch import recording
+from multipole_lab.kernels.common.tiles import Target
 from multipole_lab.kernels.muse.forward.muse import muse
 from multipole_lab.kernels.muse.forward.select import select_near
 

@@ -90,7 +90,7 @@ def test_words_name_device_and_precision_and_a_line_has_all(gpu):
 
 def test_one_place_asks_for_names_and_versions():
     # What says that a GPU is missing or too old is no measurement.
-    messages = ("multipole_lab/diagnosis", "kernels/common/launch.py")
+    messages = ("multipole_lab/diagnosis", "kernels/common/checks.py")
     asks = re.compile(r"get_device_name|platform\.processor|/proc/cpuinfo|torch\.version\.cuda|\"versions\":")
     places = {
         path.relative_to(ROOT).as_posix()

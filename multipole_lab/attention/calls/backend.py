@@ -28,13 +28,13 @@ def use_triton(backend: str, q: Tensor, v: Tensor) -> bool:
     ValueError, TypeError : "triton" for a device, dtype or head size that the kernels do not support.
     """
     if backend == "triton":
-        from multipole_lab.kernels.common.launch import check_tensors
+        from multipole_lab.kernels.common.checks import check_tensors
 
         check_tensors('backend="triton"', q=q, v=v)
         return True
     if backend == "torch" or not q.is_cuda or transformed():
         return False
-    from multipole_lab.kernels.common.launch import DTYPES, MAX_HEAD, MIN_CAPABILITY, MIN_HEAD
+    from multipole_lab.kernels.common.checks import DTYPES, MAX_HEAD, MIN_CAPABILITY, MIN_HEAD
 
     new_enough = torch.cuda.get_device_capability(q.device) >= MIN_CAPABILITY
     return new_enough and q.dtype in DTYPES and all(MIN_HEAD <= x.shape[-1] <= MAX_HEAD for x in (q, v))

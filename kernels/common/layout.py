@@ -1,0 +1,54 @@
+"""How tensors lie in memory: what kernels read as it is, what is copied first, and what would be read wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Elements from one position to the next at most: a tile's 256 rows, counted in 32 bits, reach no further than this.
+FARTHEST_STEP = 1 << 23
+
+
+def row_strided(x: Tensor) -> Tensor:
+    """`x` itself if its last dimension is contiguous and no position lies far from the next, else a contiguous copy.
+
+    All other strides are free. Copies are differentiable: call it before `apply`, so that the graph holds the input.
+    """
+    return x if x.stride(-1) == 1 and x.stride(-2) <= FARTHEST_STEP else x.contiguous()
+
+
+def row_empty(x: Tensor) -> Tensor:
+    """An empty tensor like `x` with its layout, where that has a contiguous last dimension, else a contiguous one."""
+    empty = torch.empty_like(x)
+    return empty if empty.stride(-1) == 1 else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def blocks_apart(x: Tensor) -> Tensor:
+    """`x` itself if all but its first dimension are contiguous, as kernels read it that take that stride alone."""
+    return x if x.is_contiguous() or x[:1].is_contiguous() else x.contiguous()
+
+
+def check_layout(kernel: Any, names: Iterable[str], args: tuple) -> None:
+    """Raise where a kernel would take a tensor for something that it is not.
+
+    Of every tensor the last dimension must be contiguous, and every other stride must follow from the dimensions
+    behind it or be among the arguments.
+    """
+    numbers = {n for a in args for n in (a if isinstance(a, tuple) else (a,)) if type(n) is int}
+    for name, x in zip(names, args, strict=False):
+        if not isinstance(x, Tensor) or x.is_contiguous():
+            continue
+        follows = 1
+        for dimension in range(x.ndim - 1, -1, -1):
+            size, stride = x.shape[dimension], x.stride(dimension)
+            if size == 1:
+                continue
+            if stride != follows and (dimension == x.ndim - 1 or stride not in numbers):
+                raise ValueError(
+                    f"{getattr(kernel, '__name__', kernel)} is given {name} of shape {tuple(x.shape)} and strides "
+                    f"{x.stride()}, but not the stride of dimension {dimension}; the launcher must make it contiguous"
+                )
+            follows = stride * size
