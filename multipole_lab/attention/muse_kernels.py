@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
     """Every query over every key that is no padding."""
     from multipole_lab.kernels.common.branches import in_branches
-    from multipole_lab.kernels.muse.forward.muse import muse
+    from multipole_lab.kernels.muse.forward import muse
 
     if mask is None and _in_runs(method, q, k, v, min(q.shape[2], k.shape[2])):
         return _spatial(method, q, k, v, scale)
@@ -46,7 +46,7 @@ def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
 
 def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Partial:
     """All causal blocks in one pass, without padding and with a monopole."""
-    from multipole_lab.kernels.muse.forward.causal import muse_causal
+    from multipole_lab.kernels.muse.causal import muse_causal
 
     N = q.shape[2]
     block, levels = block_sizes(N, method.leaf)

@@ -122,11 +122,11 @@ def clustering_cases(s: Setting) -> Iterator[Case]:
 
 def muse_cases(s: Setting) -> Iterator[Case]:
     """summarise, select_near, dipole, evaluate, leaf, muse and muse_dipole with their gradients, centroid_field."""
-    from multipole_lab.kernels.muse.forward.dipole import dipole
-    from multipole_lab.kernels.muse.forward.evaluate import evaluate
-    from multipole_lab.kernels.muse.forward.muse import muse
-    from multipole_lab.kernels.muse.forward.select import select_near
-    from multipole_lab.kernels.muse.forward.summarise import summarise
+    from multipole_lab.kernels.muse.dipole import dipole
+    from multipole_lab.kernels.muse.evaluate import evaluate
+    from multipole_lab.kernels.muse.forward import muse
+    from multipole_lab.kernels.muse.select import select_near
+    from multipole_lab.kernels.muse.summarise import summarise
 
     p, head = s.problem, s.head()
     _, q_means, _, q_order, q_offsets = s.q_clusters
