@@ -16,8 +16,8 @@ from multipole_lab.kernels.clustering.sort import sort_by_label
 from multipole_lab.kernels.common import layout
 from multipole_lab.kernels.exact.leaf import leaf
 from multipole_lab.kernels.muse.causal import muse_causal
-from multipole_lab.kernels.muse.forward.muse import muse
-from multipole_lab.kernels.muse.forward.select import select_near
+from multipole_lab.kernels.muse.forward import muse
+from multipole_lab.kernels.muse.select import select_near
 from multipole_lab.kernels.report.probe import double
 from multipole_lab.kernels.runs.muse import spatial_muse
 from multipole_lab.kernels.runs.tree import Tree

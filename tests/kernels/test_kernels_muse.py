@@ -8,8 +8,8 @@ import torch
 from multipole_lab.clustering.clusters import Clusters
 from multipole_lab.kernels.common.launch import recording
 from multipole_lab.kernels.common.tiles import Target
-from multipole_lab.kernels.muse.forward.muse import muse
-from multipole_lab.kernels.muse.forward.select import select_near
+from multipole_lab.kernels.muse.forward import muse
+from multipole_lab.kernels.muse.select import select_near
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
