@@ -63,6 +63,7 @@ ROOMS = {
     },
     "evaluation": {
         "evaluation": "running=run",
+        "": "journal",
     },
     "kernels": {
         "kernels.common": "launch derivatives tiles tile_table online lookup=members visible delta branches",

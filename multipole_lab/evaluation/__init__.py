@@ -12,7 +12,7 @@ from multipole_lab.suggesting import lazy_names
 _WHERE = {
     "Evaluation": "engine",
     "Item": "engine",
-    "Journal": "journal",
+    "Journal": ".journal",
     "Reader": "reader",
     "make_problem": "reasoning",
     "run_items": "engine",

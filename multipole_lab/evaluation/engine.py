@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multipole_lab.evaluation.journal import Journal
+from multipole_lab.journal import Journal
 from multipole_lab.printing import one_line
 from multipole_lab.suggesting import suggesting
 

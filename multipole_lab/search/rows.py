@@ -46,7 +46,7 @@ def kept_rows(
     if out is None:
         yield Rows()
         return
-    from multipole_lab.evaluation.journal import Journal
+    from multipole_lab.journal import Journal
 
     with Journal(out, {**settings, **measured.identity()}, measured.facts(), kind) as journal:
         yield Rows(journal)

@@ -73,7 +73,7 @@ def place(args: argparse.Namespace, command: str, names: tuple[str, ...]) -> Pat
     """The file of measurements: the one that was named, or one that the same arguments on this machine find again."""
     from multipole_lab.devices import chosen_device
     from multipole_lab.environment import Measured
-    from multipole_lab.evaluation.journal import settings_hash
+    from multipole_lab.journal import settings_hash
     from multipole_lab.measure.precision import default_dtype
 
     path = args.out and Path(args.out)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from multipole_lab.evaluation.journal import Journal, settings_hash
+from multipole_lab.journal import Journal, settings_hash
 
 SETTINGS = {"model": "tiny", "edges": (1, 2)}
 
