@@ -103,7 +103,7 @@ def test_no_fp32_summary_multiplies_64_rows_along_an_edge_of_16(head):
 def compile_report(*arguments):
     """`multipole-lab kernels` in a process of its own, because here kernels are interpreted."""
     program = (
-        "import argparse; from multipole_lab.kernels import report_command as c;"
+        "import argparse; from multipole_lab.kernels.report import command as c;"
         "p = argparse.ArgumentParser(); c.add_parser(p.add_subparsers()); a = p.parse_args();"
         "raise SystemExit(a.run(a))"
     )

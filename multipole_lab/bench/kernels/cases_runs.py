@@ -14,7 +14,8 @@ from multipole_lab.bench.kernels.oracle import Head
 def spatial_cases(s: Setting) -> Iterator[Case]:
     """spatial_full and spatial_causal, where the kernels take the heads."""
     from multipole_lab.attention import MuSe
-    from multipole_lab.kernels.runs.muse import causal_tree, fits, spatial_muse
+    from multipole_lab.kernels.report.cases_runs import causal_tree
+    from multipole_lab.kernels.runs.muse import fits, spatial_muse
     from multipole_lab.kernels.runs.tree import Tree
 
     p, head = s.problem, s.head()
