@@ -1,4 +1,4 @@
-"""The expansion of a cluster of keys around points in query space: DESIGN's equations, batched.
+"""The expansion of a cluster of keys around points in query space: ``docs/design.md#expansion``, batched.
 
 Shapes: R = B * Hk rows (one key/value head each), I query clusters a row (those of all query heads of the
 group), J key clusters, Mq and Mk slots a cluster, D and Dv head sizes, s the scale.

@@ -1,6 +1,6 @@
 """The expansion in two dimensions, where everything can be drawn: keys as sources, a field over the queries.
 
-The same formulas as the library's attention (``DESIGN`` section 1), written for D = 2, a scale of 1 and one
+The same formulas as the library's attention (``docs/design.md#expansion``), written for D = 2, a scale of 1 and one
 scalar value per key, in numpy and slowly enough to read. Expansions are per cluster; a field sums clusters.
 """
 

@@ -15,7 +15,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def dense_muse(q, k, v, query_clusters, key_clusters, near, order, basis, scale):
-    """DESIGN section 1, one line an equation; every array dense."""
+    """`docs/design.md#the-mathematics`, one line an equation; every array dense."""
     B, Hq, Nq, _ = q.shape
     G, Cq, Ck = Hq // k.shape[1], query_clusters.size, key_clusters.size
     k, v = k.repeat_interleave(G, 1), v.repeat_interleave(G, 1)

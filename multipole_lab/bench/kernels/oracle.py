@@ -1,4 +1,4 @@
-"""DESIGN section 1 for one head in float64: what the kernels' numbers are compared with beside their times."""
+"""`docs/design.md#the-mathematics` for one head in float64: what the kernels' numbers are compared with."""
 
 from __future__ import annotations
 

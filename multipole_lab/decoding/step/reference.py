@@ -17,7 +17,7 @@ one selection. For the queries q_g of one row (s the scale; the same parts as fu
 Every shape depends on sizes that the host knows, never on the data. Bytes a row touches: the top level once,
 twice ``lookups`` centroids, ``2 (budget + sinks + tail)`` keys and values.
 
-Multipole Attention, arXiv 2506.13059, section 3; DESIGN section 1 at the expansion point 0.
+Multipole Attention, arXiv 2506.13059, section 3; ``docs/design.md#decode``.
 """
 
 from __future__ import annotations
