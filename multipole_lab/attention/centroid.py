@@ -30,7 +30,8 @@ class Centroid(Method):
     """Every cluster acts as its centroid, weighted by its size; each query's best clusters are summed exactly.
 
     ``a_j(q) ~ log n_j + s q.k_j`` and ``v_j(q) ~ v_j`` with the plain means k_j and v_j: the expansion at the origin
-    (``docs/design.md#centroid-replacement``). Sinks, the most recent keys and up to ``budget`` tokens of the clusters of largest ``a_j(q)`` are exact.
+    (``docs/design.md#centroid-replacement``). Sinks, the most recent keys and up to ``budget`` tokens of the clusters
+    of largest ``a_j(q)`` are exact.
 
     A query's result depends on no other query, but in causal attention, beyond the leaf, the length decides where
     blocks begin. So padding must be named, on whichever side it is: with ``mask`` or ``lengths`` real positions get
