@@ -60,6 +60,7 @@ _SUBPACKAGES = (
     "panels",
     "parallel",
     "search",
+    "testing",
     "training",
 )
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from every_method import METHODS, classes
-from layouts import EXPANDED, LAYOUTS
+
+from multipole_lab.testing import EXPANDED, LAYOUTS
 
 ALL = LAYOUTS | EXPANDED
 NAMES = ("q", "k", "v", "dout", "dlse")

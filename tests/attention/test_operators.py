@@ -4,10 +4,10 @@ a method calls it, and missed here until one does."""
 import pytest
 import torch
 from every_method import METHODS
-from layouts import LAYOUTS
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from multipole_lab.attention.calls import opaque
+from multipole_lab.testing import LAYOUTS
 
 
 def registered() -> set[str]:
