@@ -21,6 +21,8 @@ Names are resolved when first used: the commands' help needs no torch.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from multipole_lab import renamed
 from multipole_lab.suggesting import lazy_names
 
@@ -63,6 +65,47 @@ _SUBPACKAGES = (
     "testing",
     "training",
 )
+
+if TYPE_CHECKING:  # the same for type checkers and editors, which do not run this
+    from multipole_lab import (
+        attention as attention,
+        clustering as clustering,
+        course as course,
+        decoding as decoding,
+        evaluation as evaluation,
+        figures as figures,
+        lessons as lessons,
+        measure as measure,
+        models as models,
+        panels as panels,
+        parallel as parallel,
+        search as search,
+        testing as testing,
+        training as training,
+    )
+    from multipole_lab.attention import (
+        Centroid as Centroid,
+        Exact as Exact,
+        MuSe as MuSe,
+        TopK as TopK,
+        Window as Window,
+        merge as merge,
+    )
+    from multipole_lab.clustering import (
+        Clusters as Clusters,
+        balanced as balanced,
+        kmeans as kmeans,
+        spatial as spatial,
+    )
+    from multipole_lab.decoding import MultipoleCache as MultipoleCache
+    from multipole_lab.measure import compare as compare, relative_squared_error as relative_squared_error
+    from multipole_lab.models import (
+        Sample as Sample,
+        capture as capture,
+        load_model as load_model,
+        load_sample as load_sample,
+    )
+    from multipole_lab.search import sweep as sweep, tune as tune
 
 __all__ = [*_WHERE, *_SUBPACKAGES]
 

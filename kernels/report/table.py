@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from . import cases_clustering as clustering
-from . import cases_decode as decode
-from . import cases_exact as exact
-from . import cases_muse as muse
-from . import cases_runs as runs
+from . import (
+    cases_clustering as clustering,
+    cases_decode as decode,
+    cases_exact as exact,
+    cases_muse as muse,
+    cases_runs as runs,
+)
 from .problem import Problem
 
 

@@ -7,6 +7,8 @@ students' code imports this package and must find nothing in it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from multipole_lab.suggesting import lazy_names
 
 _WHERE = {
@@ -18,6 +20,13 @@ _WHERE = {
     "oracle": "questions.question",
     "same": "questions.compare",
 }
+
+if TYPE_CHECKING:  # the same for type checkers and editors, which do not run this
+    from multipole_lab.course.questions.a1 import halves as halves
+    from multipole_lab.course.questions.checking import Diagnosis as Diagnosis, check as check
+    from multipole_lab.course.questions.compare import same as same
+    from multipole_lab.course.questions.marks import Marks as Marks
+    from multipole_lab.course.questions.question import Random as Random, oracle as oracle
 
 __all__ = [*_WHERE]
 

@@ -1,5 +1,7 @@
 """Search for settings: sweeps over a grid, tuning under an error, and a model of what a call costs."""
 
+from typing import TYPE_CHECKING
+
 from multipole_lab.suggesting import lazy_names
 
 _WHERE = {
@@ -9,6 +11,15 @@ _WHERE = {
     "sweep": "grid_sweep",
     "tune": "tuner",
 }
+
+if TYPE_CHECKING:  # the same for type checkers and editors, which do not run this
+    from multipole_lab.search.cost_model import (
+        CostModel as CostModel,
+        fit_cost_model as fit_cost_model,
+        recommended as recommended,
+    )
+    from multipole_lab.search.grid_sweep import sweep as sweep
+    from multipole_lab.search.tuner import tune as tune
 
 __all__ = list(_WHERE)
 

@@ -5,6 +5,8 @@ Names are resolved when first used, so that the command line answers before tran
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from multipole_lab.suggesting import lazy_names
 
 # No module may bear the name of something it exports: once imported, it would stand in that thing's place.
@@ -18,6 +20,14 @@ _WHERE = {
     "prepare_corpus": "texts.preparation",
     "train_run": "run",
 }
+
+if TYPE_CHECKING:  # the same for type checkers and editors, which do not run this
+    from multipole_lab.training.comparison import compare_training as compare_training
+    from multipole_lab.training.gpt import build_model as build_model, parameter_counts as parameter_counts
+    from multipole_lab.training.presets import PRESETS as PRESETS, Preset as Preset
+    from multipole_lab.training.run import train_run as train_run
+    from multipole_lab.training.texts.corpus import Corpus as Corpus
+    from multipole_lab.training.texts.preparation import prepare_corpus as prepare_corpus
 
 __all__ = list(_WHERE)
 

@@ -14,8 +14,7 @@ MODES = ("run", "compare", "prepare")
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add ``train`` to the command line."""
-    from multipole_lab.training.presets import MODES as ALLOWED
-    from multipole_lab.training.presets import PRESETS
+    from multipole_lab.training.presets import MODES as ALLOWED, PRESETS
 
     parser = subparsers.add_parser(
         "train",

@@ -9,8 +9,7 @@ import signal
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 import multipole_lab as ml

@@ -10,8 +10,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import multipole_lab as ml
 from multipole_lab.attention.method import Method

@@ -6,9 +6,7 @@ import json
 import pytest
 import torch
 
-from multipole_lab.bench import attention as bench_attention
-from multipole_lab.bench import command as bench_command
-from multipole_lab.bench import kmeans as bench_kmeans
+from multipole_lab.bench import attention as bench_attention, command as bench_command, kmeans as bench_kmeans
 from multipole_lab.bench.record import Record
 from multipole_lab.measure.exact_sides import exact_sides
 from multipole_lab.measure.precision import default_dtype_name

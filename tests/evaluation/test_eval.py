@@ -22,8 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from multipole_lab import cli
-from multipole_lab import environment as measured
+from multipole_lab import cli, environment as measured
 from multipole_lab.environment import machine
 from multipole_lab.evaluation import perplexity
 from multipole_lab.evaluation.longbench import FIELDS

@@ -100,8 +100,7 @@ STARTING = sorted(name for name, f in FUNCTIONS.items() if "launch" in f.__code_
 
 def small():
     """One call of everything: the benchmark's own cases, causal attention, a decoding step."""
-    from multipole_lab.bench.kernels import cases as kernel_cases
-    from multipole_lab.bench.kernels import cases_runs as kernel_cases_spatial
+    from multipole_lab.bench.kernels import cases as kernel_cases, cases_runs as kernel_cases_spatial
     from multipole_lab.decoding.settings import Settings
     from multipole_lab.decoding.store.hierarchy import Hierarchy
 

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 import multipole_lab as ml
-from multipole_lab import cli, figures, panels
-from multipole_lab import environment as measured
+from multipole_lab import cli, environment as measured, figures, panels
 from multipole_lab.bench import command as bench_command
 from multipole_lab.bench.kernels.work import measure_device
 from multipole_lab.bench.recorded import benchmarks_folder, record
@@ -179,9 +178,7 @@ def test_tables_say_where_they_were_measured(gpu, sample):
 
 
 def test_a_comparison_of_trainings_names_every_machine_it_ran_on(gpu, tmp_path):
-    from multipole_lab.training import Preset
-    from multipole_lab.training import comparison as comparing
-    from multipole_lab.training import comparison_result as compared
+    from multipole_lab.training import Preset, comparison as comparing, comparison_result as compared
     from multipole_lab.training.run import Run
 
     preset = Preset(context=64)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pandas
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import multipole_lab as ml
 from multipole_lab.attention import Method

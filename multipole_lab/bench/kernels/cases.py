@@ -230,8 +230,7 @@ def leaf_case(s: Setting) -> Case:
 
 def centroid_case(s: Setting) -> Case:
     """Attention of all queries over the plain centroids of the keys, the means included."""
-    from multipole_lab.kernels.centroid.replace import centroid_field
-    from multipole_lab.kernels.centroid.replace import member_means as means
+    from multipole_lab.kernels.centroid.replace import centroid_field, member_means as means
 
     labels, _, counts, order, offsets = (x.flatten(0, 1) for x in s.k_clusters)
     rows = s.k.shape[0] * s.k.shape[1]
