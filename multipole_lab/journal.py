@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
+
+from multipole_lab.files import JsonLines
 
 Key = tuple[str, str]
 
@@ -55,79 +55,49 @@ class Journal:
         self.note = dict(note)
         self.rows: dict[Key, dict] = {}
         self.header: dict = {}
-        self._file: TextIO | None = None
+        self._lines = JsonLines(self.path)
 
     def __enter__(self) -> Journal:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+", encoding="utf-8", newline="\n")
-        try:
-            self._lock()
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._lines)
+            except BlockingIOError:
+                raise ValueError(
+                    f"{self.path} is being written by another run; wait, or give another --out"
+                ) from None
             self._read()
-        except BaseException:
-            self._file.close()
-            raise
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._open.close()
 
     def add(self, row: Mapping[str, object]) -> None:
         """Append a row with an ``id`` and a ``method``; it is on the disk when this returns."""
-        self._write(row)
+        self._lines.add(row)
         row = json.loads(json.dumps(row))  # as a second run would read it
         self.rows[row["id"], row["method"]] = row
 
-    def _write(self, entry: Mapping[str, object]) -> None:
-        self._file.write(json.dumps(entry, allow_nan=True) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{self.path} is being written by another run; wait, or give another --out"
-            ) from None
-
     def _read(self) -> None:
-        raw = self.path.read_bytes()
-        whole = raw.rfind(b"\n") + 1
-        if whole < len(raw):
-            if whole == 0 and not raw.startswith(b'{"format": "multipole-lab'[: len(raw)]):
-                raise self._foreign()
-            self._file.truncate(whole)
-        lines = raw[:whole].splitlines()
-        if not lines:
+        if not self._lines.begins_with(json.dumps({"format": self.format})[:-1]):
+            raise ValueError(
+                f"{self.path} is no results file of multipole-lab {self.kind}; give another --out"
+            )
+        self.header, *rows = self._lines.entries() or [{}]
+        if not self.header:
             self.header = {
                 "format": self.format, "settings_sha256": settings_hash(self.settings), "settings": self.settings,
                 **self.note,
             }  # fmt: skip
-            self._write(self.header)
+            self._lines.drop_unfinished_line()
+            self._lines.add(self.header)
             return
-        self.header = self._entry(lines[0], 1)
-        if self.header.get("format") != self.format:
-            raise self._foreign()
         self._check_settings()
-        for number, line in enumerate(lines[1:], 2):
-            row = self._entry(line, number)
+        for number, row in enumerate(rows, 2):
             if not {"id", "method"} <= row.keys():
                 raise ValueError(f"{self.path}, line {number}: a row without id and method")
             self.rows[row["id"], row["method"]] = row
-
-    def _entry(self, line: bytes, number: int) -> dict:
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            if number == 1:
-                raise self._foreign() from None
-            raise ValueError(f"{self.path}, line {number} is no JSON: {error}") from None
-        if not isinstance(entry, dict):
-            raise ValueError(f"{self.path}, line {number} is no JSON object")
-        return entry
-
-    def _foreign(self) -> ValueError:
-        return ValueError(f"{self.path} is no results file of multipole-lab {self.kind}; give another --out")
+        self._lines.drop_unfinished_line()
 
     def _check_settings(self) -> None:
         if self.header.get("settings_sha256") == settings_hash(self.settings):

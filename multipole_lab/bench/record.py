@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import textwrap
-from pathlib import Path
+
+from multipole_lab import files
 
 STDOUT = "-"
 
@@ -59,10 +59,7 @@ class Record:
             text = json.dumps({"device": self.head["device"], "dtype": self.head["dtype"], **row})
         print(text, flush=True)
         if self.target not in (None, STDOUT):
-            path = Path(self.target)
-            part = path.with_name(path.name + ".part")
-            part.write_text(json.dumps({**self.head, "rows": self.rows}, indent=1) + "\n", encoding="utf-8")
-            os.replace(part, path)
+            files.write(self.target, json.dumps({**self.head, "rows": self.rows}, indent=1) + "\n")
 
 
 def fitted(text: str, width: int = 80) -> str:

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from multipole_lab import files
 from multipole_lab.decoding.layer import ClusteredLayer
 from multipole_lab.decoding.step.balance import Portion
 from multipole_lab.decoding.store.hierarchy import Hierarchy
@@ -48,7 +49,8 @@ def save(cache: MultipoleCache, path: str | Path) -> Path:
                        "steps": layer.portion.steps, "errors": layer.portion.seen})  # fmt: skip
     record = {"format": FORMAT, "settings": dataclasses.asdict(cache.settings), "layers": layers}
     path = Path(path)
-    save_file(tensors, path, metadata={"multipole_lab": json.dumps(record)})
+    with files.replacing(path) as partial:
+        save_file(tensors, partial, metadata={"multipole_lab": json.dumps(record)})
     return path
 
 

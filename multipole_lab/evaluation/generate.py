@@ -13,6 +13,7 @@ import statistics
 import sys
 from pathlib import Path
 
+from multipole_lab import files
 from multipole_lab.evaluation.texts import READING, TOPICS, read_text, token_ids
 
 SUMMARY = "decoding through MultipoleCache against dense decoding"
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
         measured = Measured.here(args.device, model.dtype, "multipole-lab eval generate")
         record = {**measured.facts(), "model": describe_model(model), "rows": rows}
-        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        files.write(args.json, json.dumps(record, indent=1) + "\n")
     return 0
 
 

@@ -11,6 +11,7 @@ from string import Template
 import pandas
 import plotly.graph_objects as go
 
+from multipole_lab import files
 from multipole_lab.evaluation.engine import Evaluation
 from multipole_lab.figures.common.theme import CONFIG
 from multipole_lab.table import printed
@@ -66,9 +67,7 @@ def write(
         figures="\n".join(shown),
         header=html.escape(json.dumps(header, indent=1, ensure_ascii=False)),
     )
-    draft = path.with_suffix(".part")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(path)
+    files.write(path, page)
 
 
 def as_text(table: pandas.DataFrame) -> str:

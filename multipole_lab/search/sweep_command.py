@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from multipole_lab import files
 from multipole_lab.search.tune_command import add_sample, bar, place
 
 # Options that are arguments of a method: the grid.
@@ -112,7 +113,7 @@ def _written(args, table, model, best, measured) -> list[Path]:
             "recommended": json.loads(best.to_json(orient="records")),
         }  # fmt: skip
         written[-1].parent.mkdir(parents=True, exist_ok=True)
-        written[-1].write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        files.write(written[-1], json.dumps(record, indent=1) + "\n")
     if args.html:
         from multipole_lab.figures import sweep as draw
 
@@ -122,7 +123,7 @@ def _written(args, table, model, best, measured) -> list[Path]:
             table["ms"].to_numpy(), table["rse"].to_numpy(), table["length"].to_numpy(), list(table["method"]),
             args.max_error, measured.words, predicted_ms=predictions(model, table),
         )  # fmt: skip
-        figure.write_html(written[-1], include_plotlyjs=True)
+        files.write(written[-1], figure.to_html(include_plotlyjs=True))
     return written
 
 

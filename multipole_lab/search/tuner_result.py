@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from multipole_lab import files
 from multipole_lab.attention import Exact, Method
 from multipole_lab.environment import Measured
 from multipole_lab.method_text import as_python, as_text
@@ -150,7 +151,7 @@ class Tuned:
         """Write everything as JSON; ``method_text.parse_method`` reads the method back."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        files.write(path, json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n")
         return path
 
     def __str__(self) -> str:

@@ -1,15 +1,14 @@
 """Checkpoints without pickle: weights and optimizer as safetensors, all else as JSON, whole or not there.
 
 A checkpoint is written into a folder with a passing name, which is renamed when all is in it and on the disk. What a
-run needs to go on as if nothing had happened: weights, the optimizer's moments, the schedule's place, the scaler of
-half precision, and the states of the random generators of every process.
+run needs to go on as if nothing had happened: weights, the optimizer's moments, the schedule's place and the scaler of
+half precision. It needs no state of a random generator: the step alone says which text comes next, clusterings draw
+from generators of their own, and nothing in the model is random.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import random
 import re
 import shutil
 import warnings
@@ -27,6 +26,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from transformers import Trainer, TrainerCallback
+
+from multipole_lab.files import new_folder
 
 OPTIMIZER, STATE, TRAINER = "optimizer.safetensors", "state.json", "trainer_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -91,7 +92,7 @@ class Checkpoints(TrainerCallback):
     Parameters
     ----------
     folder : of the run.
-    resume : a checkpoint whose optimizer and random states the trainer starts with.
+    resume : a checkpoint whose optimizer the trainer starts with.
     """
 
     KEPT = 2
@@ -99,16 +100,10 @@ class Checkpoints(TrainerCallback):
     def __init__(self, folder: Path, resume: Path | None = None) -> None:
         self.folder, self.resume = Path(folder), resume
         self.trainer: Trainer | None = None
-        self._random: dict | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self.resume is not None:
             self._restore(self.resume)
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if self._random is not None:  # behind the data loader, which draws a number when it starts
-            _set_random(self._random)
-            self._random = None
 
     def write(self) -> None:
         """Write one now. Every process calls this: with FSDP each has a part of the weights."""
@@ -116,37 +111,33 @@ class Checkpoints(TrainerCallback):
         step, accelerator = trainer.state.global_step, trainer.accelerator
         weights = accelerator.get_state_dict(trainer.model_wrapped)
         moments = get_optimizer_state_dict(trainer.model_wrapped, _plain(trainer.optimizer), options=_OPTIONS)
-        states = _gathered(_random_state())
         if not trainer.is_world_process_zero():
             accelerator.wait_for_everyone()
             return
-        place = self.folder / f"checkpoint-{step}"
-        made = self.folder / f".checkpoint-{step}"
-        shutil.rmtree(made, ignore_errors=True)
-        made.mkdir(parents=True)
-        with _no_bars():
-            accelerator.unwrap_model(trainer.model).save_pretrained(made, state_dict=weights)
-        if trainer.processing_class is not None:
-            trainer.processing_class.save_pretrained(made)
         tensors = {
             f"{name}{_BETWEEN}{what}": x.detach().cpu().contiguous()
             for name, kept in moments["state"].items()
             for what, x in kept.items()
         }
-        save_file(tensors, made / OPTIMIZER)
-        trainer.state.save_to_json(str(made / TRAINER))
         scaler = accelerator.scaler
         record = {
             "step": step,
             "groups": _jsonable(moments["param_groups"]),
             "schedule": _jsonable(trainer.lr_scheduler.state_dict()),
             "scaler": None if scaler is None else scaler.state_dict(),
-            "random": states,
         }
-        (made / STATE).write_text(json.dumps(record), encoding="utf-8")
-        _to_disk(made)
-        shutil.rmtree(place, ignore_errors=True)  # of an earlier run that went on from before this step
-        os.replace(made, place)
+        for left in self.folder.glob(".checkpoint-*"):  # of a run that was killed while it wrote
+            shutil.rmtree(left, ignore_errors=True)
+        place = self.folder / f"checkpoint-{step}"
+        with new_folder(place) as made:
+            with _no_bars():
+                accelerator.unwrap_model(trainer.model).save_pretrained(made, state_dict=weights)
+            if trainer.processing_class is not None:
+                trainer.processing_class.save_pretrained(made)
+            save_file(tensors, made / OPTIMIZER)
+            trainer.state.save_to_json(str(made / TRAINER))
+            (made / STATE).write_text(json.dumps(record), encoding="utf-8")
+            shutil.rmtree(place, ignore_errors=True)  # of an earlier run that went on from before this step
         for old in list(checkpoints(self.folder).values())[: -self.KEPT]:
             shutil.rmtree(old, ignore_errors=True)
         accelerator.wait_for_everyone()
@@ -162,17 +153,6 @@ class Checkpoints(TrainerCallback):
         trainer.lr_scheduler.load_state_dict(record["schedule"])
         if record["scaler"] and trainer.accelerator.scaler is not None:
             trainer.accelerator.scaler.load_state_dict(record["scaler"])
-        states = record["random"]
-        self._random = (
-            states[trainer.args.process_index] if trainer.args.process_index < len(states) else None
-        )
-
-
-def _to_disk(folder: Path) -> None:
-    """Wait until every file is on the disk: a name that outlives a power cut must not stand for an empty file."""
-    for path in folder.iterdir():
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())
 
 
 @contextmanager
@@ -203,47 +183,3 @@ def _jsonable(x: object) -> object:
     if isinstance(x, np.generic) or torch.is_tensor(x):
         return x.item() if x.ndim == 0 else x.tolist()
     return x
-
-
-def _random_state() -> dict:
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002  what others draw from
-    state = {
-        "python": _jsonable(random.getstate()),
-        "numpy": [name, keys.tolist(), *_jsonable(rest)],
-        "torch": bytes(torch.get_rng_state().tolist()).hex(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = bytes(torch.cuda.get_rng_state().tolist()).hex()
-    return state
-
-
-def _set_random(state: dict) -> None:
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
-    torch.set_rng_state(_bytes(state["torch"]))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(_bytes(state["cuda"]))
-
-
-def _bytes(text: str) -> torch.Tensor:
-    return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)
-
-
-def _gathered(state: dict) -> list[dict]:
-    """The states of all processes, by rank."""
-    import torch.distributed as dist
-
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return [state]
-    # Not all_gather_object, which would pickle: the text of the JSON as bytes, padded to the longest.
-    data = json.dumps(state).encode()
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([len(data)], device=device))
-    longest = int(max(sizes))
-    mine = torch.zeros(longest, dtype=torch.uint8, device=device)
-    mine[: len(data)] = torch.tensor(list(data), dtype=torch.uint8, device=device)
-    rows = [torch.zeros_like(mine) for _ in sizes]
-    dist.all_gather(rows, mine)
-    return [json.loads(bytes(row[: int(n)].tolist()).decode()) for row, n in zip(rows, sizes, strict=True)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
+from multipole_lab import files
 from multipole_lab.suggesting import suggesting
 from multipole_lab.training.comparison_result import SIDES, curve, figure, summarise
 from multipole_lab.training.journal import Journal
@@ -166,18 +166,12 @@ def _write(
             str(seed): {side: curve(rows) for side, rows in sides.items()} for seed, sides in found.items()
         },
     }
-    _replace(folder / RESULT, json.dumps(result, indent=1))
+    files.write(folder / RESULT, json.dumps(result, indent=1))
     try:
         drawn = figure(result)
     except (
         ModuleNotFoundError
     ):  # a machine that only trains needs no plotly; the JSON holds all that is drawn
         return result
-    _replace(folder / FIGURE, drawn.to_html(include_plotlyjs=True, full_html=True))
+    files.write(folder / FIGURE, drawn.to_html(include_plotlyjs=True, full_html=True))
     return result
-
-
-def _replace(file: Path, text: str) -> None:
-    passing = file.with_suffix(f"{file.suffix}.{os.getpid()}")
-    passing.write_text(text, encoding="utf-8")
-    os.replace(passing, file)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
+from multipole_lab import files
 from multipole_lab.environment import Measured
 from multipole_lab.training.presets import PRECISIONS
 
@@ -45,7 +46,7 @@ class Profile(TrainerCallback):
         precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
         facts = Measured.here(args.device, PRECISIONS[precision], "train_run").facts()
         table = {**facts, **summarise(self._profiler.key_averages(), self.steps, wall, self.rows)}
-        (self.folder / FILE).write_text(json.dumps(table, indent=1), encoding="utf-8")
+        files.write(self.folder / FILE, json.dumps(table, indent=1))
         self._profiler = None
 
 

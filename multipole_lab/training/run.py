@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from multipole_lab import files
 from multipole_lab.environment import Measured
 from multipole_lab.suggesting import suggesting
 from multipole_lab.training.journal import Journal
@@ -127,7 +128,7 @@ def train_run(
     if is_first():
         run.folder.mkdir(parents=True, exist_ok=True)
         settings = {**run.settings, "measured": run.measured.facts()}
-        (run.folder / SETTINGS).write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        files.write(run.folder / SETTINGS, json.dumps(settings, indent=1))
         journal.cut(resume)
         for step, path in whole.items():
             if step > resume:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import TrainerCallback
 
 import multipole_lab as ml
 from multipole_lab.environment import machine
@@ -338,6 +340,25 @@ def test_killed_run_goes_on_with_the_same_losses(method, corpus, tmp_path):
         (part / "checkpoint-6" / "model.safetensors").read_bytes() for part in (tmp_path / "whole", folder)
     ]
     assert weights[0] == weights[1]
+
+
+class OtherDraws(TrainerCallback):
+    """Before every step the global generators are somewhere else."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        for draw_from in (random.seed, np.random.seed, torch.manual_seed):
+            draw_from(1000 + state.global_step)
+
+
+@pytest.mark.parametrize("method", [None, SMALL.method], ids=["exact", "muse"])
+def test_a_resumed_run_needs_no_random_state(method, corpus, tmp_path):
+    whole = train_run(Run(SMALL, corpus, method, 3, "cpu", tmp_path / "whole"))
+    run = Run(SMALL, corpus, method, 3, "cpu", tmp_path / "resumed")
+    begun = train_run(run, stop=lambda step: step == 3)
+    assert begun[-1]["step"] == 3
+    resumed = train_run(run, callbacks=[OtherDraws()])
+    assert losses(resumed) == losses(whole)  # to the last bit
+    assert resumed[-1]["heldout_loss"] == whole[-1]["heldout_loss"]
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_goes_on(corpus, tmp_path):

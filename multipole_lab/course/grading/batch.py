@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import queue
 import re
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 
 import multipole_lab
+from multipole_lab import files
 from multipole_lab.course.grading.notebook import Master, load_master, masters_folder
 from multipole_lab.course.grading.submission import FORMAT, fingerprint, grade_submission
 from multipole_lab.course.sandbox import walls as sandbox
@@ -137,7 +137,8 @@ def _work(
                         "file": fingerprint(submission.path),
                         "master": stamp,
                     }
-                    _write(paths[submission.student], result)
+                    text = json.dumps(result, indent=1, ensure_ascii=True) + "\n"
+                    files.write(paths[submission.student], text)
                 with lock:
                     done += 1
                     if progress:
@@ -223,9 +224,3 @@ def _safe(student: str) -> str:
     """A file name for a student's; two students never share one."""
     plain = re.sub(r"[^\w.@+ -]", "_", student)[:80]
     return plain if plain == student else f"{plain}-{hashlib.sha256(student.encode()).hexdigest()[:8]}"
-
-
-def _write(path: Path, result: dict) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
-    partial.write_text(json.dumps(result, indent=1, ensure_ascii=True) + "\n", encoding="utf-8")
-    os.replace(partial, path)

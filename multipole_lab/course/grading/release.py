@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections import Counter
 from pathlib import Path
 
-from multipole_lab import extras
+from multipole_lab import extras, files
 from multipole_lab.course.grading.notebook import DELIMITERS, Master, load_master, parts, read
 
 STUB = 'raise NotImplementedError("your code here")'
@@ -159,7 +158,5 @@ def _write(path: Path, text: str) -> Path:
     with contextlib.suppress(FileNotFoundError):
         if path.read_text(encoding="utf-8") == text:
             return path
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    files.write(path, text)
     return path

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from pathlib import Path
 
-from multipole_lab import extras
+from multipole_lab import extras, files
 
 TO_GRADE = "to be graded"
 _MANUAL = ["student", "question", "points", "out_of", "comment"]
@@ -56,17 +55,17 @@ def report(out: Path) -> tuple[Path, Path]:
     extras.require("a report", "course", "jinja2")
     from jinja2 import Environment
 
-    files = sorted((out / "results").glob("[!.]*.json"))
-    if not files:
+    paths = sorted((out / "results").glob("[!.]*.json"))
+    if not paths:
         raise ValueError(f"no results in {out / 'results'}: run `multipole-lab course grade` first")
-    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
+    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
     _take_manual(out / "manual.csv", list(results.values()))
     (out / "feedback").mkdir(exist_ok=True)
     page = Environment(autoescape=True).from_string(_PAGE)
     for stem, result in results.items():
         total, possible, waiting = summary(result)
         html = page.render(r=result, total=_plain(total), possible=_plain(possible), waiting=waiting)
-        _write(out / "feedback" / f"{stem}.html", html)
+        files.write(out / "feedback" / f"{stem}.html", html)
     return _write_csv(out / "grades.csv", list(results.values())), out / "feedback"
 
 
@@ -137,14 +136,6 @@ def _plain(number: float) -> str:
 
 
 def _write_lines(path: Path, lines: list[list]) -> Path:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
+    with files.replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(lines)
-    os.replace(partial, path)
     return path
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

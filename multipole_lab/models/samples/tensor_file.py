@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from multipole_lab import files
 
 _NAMES = {
     torch.float16: "F16",
@@ -27,19 +29,15 @@ class TensorFile:
 
     Parameters
     ----------
-    path : where the file will stand. Until then it is ``<path>.<pid>.partial`` beside it.
+    path : where the file will stand; its folder is made.
     tensors : the largest number of tensors that will be added.
     """
 
     def __init__(self, path: str | Path, tensors: int) -> None:
         self.path = Path(path)
-        self.partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
         self.room = 128 + _BYTES_PER_ENTRY * tensors  # a multiple of 8, which keeps the tensors aligned
         self.header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         self.written = 0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.partial, "wb")  # noqa: SIM115  closed in __exit__
-        self.file.write(b" " * (8 + self.room))
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Append one tensor (fp16, bf16, fp32 or int64); it may be freed afterwards."""
@@ -54,21 +52,25 @@ class TensorFile:
         self.written += size
 
     def __enter__(self) -> TensorFile:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            self.file = stack.enter_context(open(stack.enter_context(files.replacing(self.path)), "wb"))
+            self.file.write(b" " * (8 + self.room))
+            stack.push(self._finish)
+            self._open = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
-            if kind is None:
-                header = json.dumps(self.header, separators=(",", ":")).encode()
-                if len(header) > self.room:
-                    raise RuntimeError(f"the header has {len(header)} bytes; {self.room} were reserved")
-                self.file.seek(0)
-                self.file.write(self.room.to_bytes(8, "little") + header.ljust(self.room))
-                self.file.close()
-                os.replace(self.partial, self.path)
-        finally:
-            self.file.close()
-            self.partial.unlink(missing_ok=True)
+    def __exit__(self, *error: object) -> None:
+        self._open.__exit__(*error)
+
+    def _finish(self, kind: type | None, *_: object) -> None:
+        """Fill in the header, unless something was raised."""
+        if kind is None:
+            header = json.dumps(self.header, separators=(",", ":")).encode()
+            if len(header) > self.room:
+                raise RuntimeError(f"the header has {len(header)} bytes; {self.room} were reserved")
+            self.file.seek(0)
+            self.file.write(self.room.to_bytes(8, "little") + header.ljust(self.room))
 
 
 def sha256(path: str | Path) -> str:
@@ -79,10 +81,7 @@ def sha256(path: str | Path) -> str:
 
 def write_json(path: str | Path, content: dict) -> None:
     """Write JSON beside the name and move it there, so that a reader never sees half of it."""
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(_render(content) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    files.write(path, _render(content) + "\n")
 
 
 def _render(value: object, depth: int = 1) -> str:

@@ -11,13 +11,12 @@ import hashlib
 import json
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from multipole_lab.files import new_folder
 from multipole_lab.folders import cache_folder, make_cache_folder
 from multipole_lab.suggesting import suggesting
 from multipole_lab.training.texts.corpus import RECORD, SPLITS, TOKENIZER, Corpus
@@ -66,16 +65,8 @@ def prepare_corpus(
         make_cache_folder("corpora")
     else:
         home.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=home))
-    try:
+    with new_folder(place, lambda place: (place / RECORD).is_file()) as made:
         _make(made, source, vocab, megabytes, seed, settings, say)
-        try:
-            os.replace(made, place)
-        except OSError:  # another process was first
-            if not (place / RECORD).is_file():
-                raise
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return Corpus.open(place)
 
 
