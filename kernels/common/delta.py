@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .launch import launch, target_of
 from .layout import row_strided
-from .rows import load_rows
+from .rows import load_rows, of_head
 from .sizes import cdiv, power_of_two
 from .tiles import Tile, choose
 
@@ -34,10 +34,8 @@ def output_delta_kernel(
     o_m = tl.program_id(0) % TILES * BM + tl.arange(0, BM)
     m_m, o_row = o_m < NQ, o_m.to(tl.int64)
     i_b, i_h = i_head // HQ, i_head % HQ
-    p_out = out + i_b * out_strides[0] + i_h * out_strides[1]
-    b_o = load_rows(p_out, o_row, m_m, out_strides[2], DV, BDV)
-    p_dout = dout + i_b * dout_strides[0] + i_h * dout_strides[1]
-    b_do = load_rows(p_dout, o_row, m_m, dout_strides[2], DV, BDV)
+    b_o = load_rows(of_head(out, out_strides, i_b, i_h), o_row, m_m, out_strides[2], DV, BDV)
+    b_do = load_rows(of_head(dout, dout_strides, i_b, i_h), o_row, m_m, dout_strides[2], DV, BDV)
     b_delta = delta_of_rows(b_o, b_do, dlse, i_head * NQ + o_m, m_m, DLSE)
     tl.store(delta + i_head * NQ + o_m, b_delta, mask=m_m)
 

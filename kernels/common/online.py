@@ -10,7 +10,21 @@ import triton.language as tl
 def softmax_start(BM: tl.constexpr, BDV: tl.constexpr):
     """b_out [BM, BDV], b_max and b_sum [BM] of rows that have seen no key."""
     b_max = tl.full([BM], float("-inf"), dtype=tl.float32)
-    return tl.zeros([BM, BDV], dtype=tl.float32), b_max, tl.zeros([BM], dtype=tl.float32)
+    b_sum = tl.zeros([BM], dtype=tl.float32)
+    return tl.zeros([BM, BDV], dtype=tl.float32), b_max, b_sum
+
+
+@triton.jit
+def softmax_weights(b_s, b_max, b_sum):
+    """The weights of keys of logits b_s [BM, BN], what to multiply earlier sums of values by, the new b_max and b_sum.
+
+    A row whose logits are all -inf stays empty.
+    """
+    b_new = tl.maximum(b_max, tl.max(b_s, axis=1))
+    b_shift = tl.where(b_new > float("-inf"), b_new, 0.0)
+    b_w = tl.exp(b_s - b_shift[:, None])
+    b_keep = tl.exp(b_max - b_shift)
+    return b_w, b_keep, b_new, b_sum * b_keep + tl.sum(b_w, axis=1)
 
 
 @triton.jit
@@ -20,16 +34,12 @@ def softmax_step(b_out, b_max, b_sum, b_s, b_v, PRECISION: tl.constexpr, SPLIT: 
     A row whose logits are all -inf stays empty. SPLIT: in half precision the weights are the sum of two numbers, so
     that nothing is lost by rounding them; for kernels that wait for memory and not for products.
     """
-    b_new = tl.maximum(b_max, tl.max(b_s, axis=1))
-    b_shift = tl.where(b_new > float("-inf"), b_new, 0.0)
-    b_w = tl.exp(b_s - b_shift[:, None])
-    b_keep = tl.exp(b_max - b_shift)
-    b_sum = b_sum * b_keep + tl.sum(b_w, axis=1)
+    b_w, b_keep, b_max, b_sum = softmax_weights(b_s, b_max, b_sum)
     b_high = b_w.to(b_v.dtype)
     b_out = tl.dot(b_high, b_v, b_out * b_keep[:, None], input_precision=PRECISION)
     if SPLIT and b_v.dtype != tl.float32:
         b_out = tl.dot((b_w - b_high.to(tl.float32)).to(b_v.dtype), b_v, b_out)
-    return b_out, b_new, b_sum
+    return b_out, b_max, b_sum
 
 
 @triton.jit
@@ -43,10 +53,21 @@ def softmax_merge(b_out, b_max, b_sum, b_there, b_lse):
 
 
 @triton.jit
+def softmax_mean(b_out, b_sum):
+    """out = b_out / b_sum [BM, BDV]; 0 for rows that saw no key."""
+    return b_out / tl.where(b_sum == 0, 1.0, b_sum)[:, None]
+
+
+@triton.jit
+def softmax_lse(b_max, b_sum):
+    """lse = b_max + log b_sum [BM]; -inf for rows that saw no key."""
+    return tl.where(b_sum == 0, float("-inf"), b_max + tl.log(tl.where(b_sum == 0, 1.0, b_sum)))
+
+
+@triton.jit
 def softmax_result(b_out, b_max, b_sum):
-    """out = b_out / b_sum [BM, BDV] and lse = b_max + log b_sum [BM]; 0 and -inf for rows that saw no key."""
-    b_safe = tl.where(b_sum == 0, 1.0, b_sum)
-    return b_out / b_safe[:, None], tl.where(b_sum == 0, float("-inf"), b_max + tl.log(b_safe))
+    """`softmax_mean` and `softmax_lse`. A kernel that is short of registers takes and stores one after the other."""
+    return softmax_mean(b_out, b_sum), softmax_lse(b_max, b_sum)
 
 
 @triton.jit

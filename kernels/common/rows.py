@@ -7,7 +7,7 @@ import triton.language as tl
 
 
 @triton.jit
-def load_rows(p, o_rows, m_rows, stride, WIDTH: tl.constexpr, BW: tl.constexpr):
+def load_rows(p, o_rows, m_rows, stride, WIDTH, BW: tl.constexpr):
     """Rows o_rows [BM] of a matrix at p whose rows are `stride` apart, as [BM, BW]: 0 beyond WIDTH or m_rows."""
     o_w = tl.arange(0, BW)
     mask = m_rows[:, None] & (o_w < WIDTH)[None, :]
@@ -15,7 +15,7 @@ def load_rows(p, o_rows, m_rows, stride, WIDTH: tl.constexpr, BW: tl.constexpr):
 
 
 @triton.jit
-def store_rows(p, o_rows, m_rows, stride, b, WIDTH: tl.constexpr, BW: tl.constexpr):
+def store_rows(p, o_rows, m_rows, stride, b, WIDTH, BW: tl.constexpr):
     """Write b [BM, BW] to rows o_rows [BM] of a matrix at p, in the matrix's own dtype."""
     o_w = tl.arange(0, BW)
     mask = m_rows[:, None] & (o_w < WIDTH)[None, :]
@@ -23,14 +23,14 @@ def store_rows(p, o_rows, m_rows, stride, b, WIDTH: tl.constexpr, BW: tl.constex
 
 
 @triton.jit
-def load_row(p, WIDTH: tl.constexpr, BW: tl.constexpr):
+def load_row(p, WIDTH, BW: tl.constexpr):
     """One row at p as [BW], 0 beyond WIDTH."""
     o_w = tl.arange(0, BW)
     return tl.load(p + o_w, mask=o_w < WIDTH, other=0.0)
 
 
 @triton.jit
-def load_columns(p, o_rows, m_rows, stride, WIDTH: tl.constexpr, BW: tl.constexpr):
+def load_columns(p, o_rows, m_rows, stride, WIDTH, BW: tl.constexpr):
     """The rows of `load_rows` as columns, [BW, BM]."""
     o_w = tl.arange(0, BW)
     mask = (o_w < WIDTH)[:, None] & m_rows[None, :]

@@ -11,8 +11,8 @@ from ..common.checks import check_attention, check_given, check_tensors
 from ..common.derivatives import KernelFunction
 from ..common.launch import fp32_precision, launch, target_of
 from ..common.layout import row_strided
-from ..common.online import softmax_step
-from ..common.rows import load_rows, store_rows
+from ..common.online import softmax_lse, softmax_mean, softmax_start, softmax_step
+from ..common.rows import load_rows, of_head, store_rows
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
 from ..common.visible import mask_kind, visible
@@ -31,16 +31,11 @@ def leaf_kernel(
     i_head = (tl.program_id(0) // TILES).to(tl.int64)
     i_m = (TILES - 1 - tl.program_id(0) % TILES) * BM
     i_b, i_h = i_head // HQ, i_head % HQ
-    p_k, p_v = (
-        k + i_b * k_strides[0] + i_h // G * k_strides[1],
-        v + i_b * v_strides[0] + i_h // G * v_strides[1],
-    )
+    p_k, p_v = of_head(k, k_strides, i_b, i_h // G), of_head(v, v_strides, i_b, i_h // G)
     o_m, o_n = i_m + tl.arange(0, BM), tl.arange(0, BN)
     m_m, b_m = o_m < NQ, o_m.to(tl.int64)
-    b_q = load_rows(q + i_b * q_strides[0] + i_h * q_strides[1], b_m, m_m, q_strides[2], D, BD)
-    b_max = tl.full([BM], float("-inf"), dtype=tl.float32)
-    b_sum = tl.zeros([BM], dtype=tl.float32)
-    b_out = tl.zeros([BM, BDV], dtype=tl.float32)
+    b_q = load_rows(of_head(q, q_strides, i_b, i_h), b_m, m_m, q_strides[2], D, BD)
+    b_out, b_max, b_sum = softmax_start(BM, BDV)
     i_last = NK
     if CAUSAL:
         i_last = tl.minimum(NK, i_m + BM + NK - NQ)
@@ -55,11 +50,9 @@ def leaf_kernel(
         m_s = visible(valid, i_b, o_m[:, None], b_n[None, :], NQ, NK, CAUSAL, MASKED)
         b_s = tl.where(m_s, b_s, float("-inf"))
         b_out, b_max, b_sum = softmax_step(b_out, b_max, b_sum, b_s, b_v, PRECISION)
-    b_safe = tl.where(b_sum == 0, 1.0, b_sum)
-    p_out = out + i_b * out_strides[0] + i_h * out_strides[1]
-    store_rows(p_out, b_m, m_m, out_strides[2], b_out / b_safe[:, None], DV, BDV)
-    p_lse = lse + i_b * lse_strides[0] + i_h * lse_strides[1] + b_m
-    tl.store(p_lse, tl.where(b_sum == 0, float("-inf"), b_max + tl.log(b_safe)), mask=m_m)
+    p_out, p_lse = of_head(out, out_strides, i_b, i_h), of_head(lse, lse_strides, i_b, i_h)
+    store_rows(p_out, b_m, m_m, out_strides[2], softmax_mean(b_out, b_sum), DV, BDV)
+    tl.store(p_lse + b_m, softmax_lse(b_max, b_sum), mask=m_m)
 
 
 def leaf(
