@@ -1,4 +1,7 @@
-"""What other machines measured: the files of ``data/benchmarks``, each with its device, date and command."""
+"""What other machines measured: the files of ``data/benchmarks``, each with its device, date and command.
+
+They lie in a folder for each subject, and are found by their names alone.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,17 @@ def record(name: str) -> dict:
 
     Parameters
     ----------
-    name : of the file, without ``.json``.
+    name : of the file, without ``.json`` and without the folder of its subject.
 
     Raises
     ------
     FileNotFoundError : there is none of that name; the message lists those that there are.
     """
-    path = benchmarks_folder() / f"{name}.json"
-    if not path.is_file():
-        there = ", ".join(sorted(file.stem for file in benchmarks_folder().glob("*.json")))
-        raise FileNotFoundError(f"data/benchmarks has no record {name!r}; there are {there or 'none'}")
-    return json.loads(path.read_text(encoding="utf-8"))
+    paths = {path.stem: path for path in records()}
+    if name not in paths:
+        there = ", ".join(sorted(paths)) or "none"
+        raise FileNotFoundError(f"data/benchmarks has no record {name!r}; there are {there}")
+    return json.loads(paths[name].read_text(encoding="utf-8"))
 
 
 def attention_speedups() -> pandas.DataFrame:
@@ -41,8 +44,8 @@ def attention_speedups() -> pandas.DataFrame:
     import pandas
 
     found: dict[tuple[str, str], list[dict]] = {}
-    for path in sorted(benchmarks_folder().glob("*attention*.json")):
-        run = record(path.stem)
+    for path in records("*attention*.json"):
+        run = json.loads(path.read_text(encoding="utf-8"))
         for row in run["rows"]:
             method = parse_method(row["method"])
             kind = {"spatial": "runs", "kmeans": "k-means"}.get(method.partition, method.partition)
@@ -56,6 +59,16 @@ def attention_speedups() -> pandas.DataFrame:
         for row in sorted(runs, key=lambda row: row["n"]):
             rows.append({"name": name, **{key: row[key] for key in ("n", "speedup", "rse")}})
     return pandas.DataFrame(rows, columns=["name", "n", "speedup", "rse"])
+
+
+def records(pattern: str = "*.json", folder: Path | None = None) -> list[Path]:
+    """The files of ``data/benchmarks``, in whatever folder by their subject, sorted by name.
+
+    Parameters
+    ----------
+    pattern : of their names. folder : another one to look in.
+    """
+    return sorted((folder or benchmarks_folder()).rglob(pattern), key=lambda path: path.name)
 
 
 def benchmarks_folder() -> Path:

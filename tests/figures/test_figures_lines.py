@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from multipole_lab import figures
-from multipole_lab.bench.recorded import attention_speedups, record
+from multipole_lab.bench.recorded import attention_speedups, record, records
 from multipole_lab.figures.common import theme
 
 CURVES = {"near": ((16, 64, 256), (0.1, 0.2, 0.4)), "dropped": ([16, 64], np.array([0.3, 0.9]))}
@@ -86,6 +86,19 @@ def test_records_are_found_by_name_and_a_wrong_name_lists_them():
     assert record("training-tiny")["seeds"]
     with pytest.raises(FileNotFoundError, match=r"no record 'nothing'; there are .*training-tiny"):
         record("nothing")
+
+
+def test_no_two_records_have_one_name_whatever_their_folders():
+    names = [path.stem for path in records()]
+    assert len(set(names)) == len(names) > 30
+
+
+def test_a_record_is_found_in_any_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr("multipole_lab.bench.recorded.benchmarks_folder", lambda: tmp_path)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "new.json").write_text('{"rows": []}')
+    (tmp_path / "above.json").write_text('{"rows": [1]}')
+    assert (record("new"), record("above")) == ({"rows": []}, {"rows": [1]})
 
 
 def test_recorded_speedups_name_their_machine_and_have_an_error():

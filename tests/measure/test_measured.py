@@ -16,7 +16,7 @@ import multipole_lab as ml
 from multipole_lab import cli, environment as measured, figures, panels
 from multipole_lab.bench import command as bench_command
 from multipole_lab.bench.kernels.work import measure_device
-from multipole_lab.bench.recorded import benchmarks_folder, record
+from multipole_lab.bench.recorded import record, records
 from multipole_lab.environment import Measured, machine, typed_command, versions
 from multipole_lab.measure import lengths
 from multipole_lab.models.samples.sample import LayerSample, Sample
@@ -230,7 +230,7 @@ def test_the_roof_of_this_machine_bears_the_name_of_what_was_measured(monkeypatc
         assert measure_device().name == machine("cpu")
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in benchmarks_folder().glob("*.json")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in records()))
 def test_what_was_recorded_before_can_still_be_read(name):
     found = record(name)
     assert found["device"]

@@ -110,11 +110,9 @@ def recorded(folder: Path | None = None) -> Iterator[Recorded]:
     A file counts if it is ``{"device" (or "machine"), "date", "rows": [...]}``, and a row of it if it has ``kernel``,
     ``ms``, ``bytes`` and ``operations``. Everything else in that folder is somebody else's.
     """
-    if folder is None:
-        from multipole_lab.bench.recorded import benchmarks_folder
+    from multipole_lab.bench.recorded import records
 
-        folder = benchmarks_folder()
-    for path in sorted(folder.glob("*.json")):
+    for path in records(folder=folder):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
