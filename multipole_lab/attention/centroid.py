@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from multipole_lab.attention.calls.backend import check_backend, use_triton
-from multipole_lab.attention.calls.checks import finite
-from multipole_lab.attention.calls.padding import without_gaps
-from multipole_lab.attention.causal import causal_attention, with_sinks
-from multipole_lab.attention.exact import exact_causal, exact_partial
+from multipole_lab.attention.causal import causal_attention
+from multipole_lab.attention.clustered import attend_clustered, behind_sinks
+from multipole_lab.attention.exact import exact_partial
 from multipole_lab.attention.expansion import NEVER, softmax_seen
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.partials import Partial, merge
@@ -80,32 +80,21 @@ class Centroid(Method):
         return Partition(self.partition, self.clusters, self.cap, self.iterations, self.seed)
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        self._partition.check_fits(k.shape[2])
-        square = q.shape[2] == k.shape[2]
-        return without_gaps(self._over_all, q, k, v, scale, mask, False, square, self._over_all)
+        return attend_clustered(self, q, k, v, scale, mask, causal=False)
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        if mask is not None and k.shape[2] <= self.leaf:
-            return exact_causal(q, k, v, scale, mask, self.backend)
-        return without_gaps(self._over_past, q, k, v, scale, mask, True, True, self._over_all)
+        return attend_clustered(self, q, k, v, scale, mask, causal=True)
 
     def _over_all(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        if not use_triton(self.backend, q, v) and not finite(q, k, v):
-            return exact_partial(q, k, v, scale, mask=mask)
-        return with_sinks(
-            self._with_recent, q, k, v, scale, mask, self.sinks, causal=False, backend=self.backend
-        )
+        return behind_sinks(self._with_recent, self, q, k, v, scale, mask, causal=False)
 
     def _over_past(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        if not use_triton(self.backend, q, v) and not finite(q, k, v):
-            return exact_causal(q, k, v, scale, mask)
-
         def blocks(q, k, v, scale, mask):
             return causal_attention(
                 self._clustered, q, k, v, scale, mask, self.leaf, self._with_recent, self.backend
             )
 
-        return with_sinks(blocks, q, k, v, scale, mask, self.sinks, causal=True, backend=self.backend)
+        return behind_sinks(blocks, self, q, k, v, scale, mask, causal=True)
 
     def _with_recent(self, q, k, v, scale, mask) -> Partial:
         """The last ``recent`` keys exactly, those before them clustered."""
@@ -123,22 +112,39 @@ class Centroid(Method):
         triton = use_triton(self.backend, q, v)
         partition = self._partition
         clusters = partition.on_device(k, mask) if triton else partition.clusters_of(k, mask)
-        constants = [clusters.labels, clusters.counts, clusters.order, clusters.offsets]
-        return _centroid(q, k, v, constants, [scale, float(self.budget), float(triton)])
+        members = Members(clusters.labels, clusters.counts, clusters.order, clusters.offsets)
+        return _centroid(q, k, v, members, Replacement(scale, self.budget, triton))
 
 
-def centroid_formula(
-    q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], settings: list[float]
-) -> Partial:
+@dataclass(frozen=True)
+class Members:
+    """``Clusters`` without their centroids, which carry a gradient and are made again."""
+
+    labels: Int[Tensor, "B H N"]
+    counts: Int[Tensor, "B H C"]
+    order: Int[Tensor, "B H N"]
+    offsets: Int[Tensor, "B H C1"]
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """The scale s of the logits, the budget of keys that each query sums exactly, and whether kernels do the rest."""
+
+    scale: float
+    budget: int = 0
+    kernels: bool = False
+
+
+def centroid_formula(q: Tensor, k: Tensor, v: Tensor, clusters: Members, replacement: Replacement) -> Partial:
     """The plain formula, given the assignments; the choice of clusters is a constant, as they are."""
-    labels, counts, order, offsets = constants
-    s, budget, kernels = settings[0], int(settings[1]), bool(settings[2])
+    s, budget, kernels = replacement.scale, replacement.budget, replacement.kernels
     B, Hq, Nq, D = q.shape
     Hk, Nk = k.shape[1:3]
-    J = counts.shape[-1]
+    J = clusters.counts.shape[-1]
     rows = B * Hk
-    size, order, offsets = counts.view(rows, J), order.view(rows, Nk), offsets.view(rows, J + 1)
-    k, v, labels = k.reshape(rows, Nk, -1), v.reshape(rows, Nk, -1), labels.view(rows, Nk)
+    size, labels = clusters.counts.view(rows, J), clusters.labels.view(rows, Nk)
+    order, offsets = clusters.order.view(rows, Nk), clusters.offsets.view(rows, J + 1)
+    k, v = k.reshape(rows, Nk, -1), v.reshape(rows, Nk, -1)
     if kernels:
         from multipole_lab.kernels.centroid.replace import member_means
 
@@ -190,14 +196,15 @@ def _far_kernels(
     return out.to(k_mean.dtype), lse
 
 
-def _largest(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], settings: list[float]) -> int:
+def _largest(q: Tensor, k: Tensor, v: Tensor, clusters: Members, replacement: Replacement) -> int:
     """Numbers in the largest temporary of one row: masses, or the gathered keys; the formula tiles its queries."""
-    if settings[2]:
+    if replacement.kernels:
         return 0  # kernels take all rows in one launch
-    return min(TILE, q.shape[1] * q.shape[2] * max(constants[1].shape[-1], int(settings[1]) * k.shape[-1]))
+    each = max(clusters.counts.shape[-1], replacement.budget * k.shape[-1])
+    return min(TILE, q.shape[1] * q.shape[2] * each)
 
 
-_centroid = recomputed("centroid", centroid_formula, _largest)
+_centroid = recomputed("centroid", centroid_formula, _largest, Members, Replacement)
 
 
 def choose(

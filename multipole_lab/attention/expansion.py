@@ -7,10 +7,12 @@ group), J key clusters, Mq and Mk slots a cluster, D and Dv head sizes, s the sc
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multipole_lab.attention.calls.transforms import transformed
+from multipole_lab.attention.exact import exact_partial
+from multipole_lab.attention.partials import Partial, merge
 
 # Stands for -inf inside a softmax, whose rows of nothing but -inf would be NaN.
 NEVER = -1e30
@@ -126,10 +128,7 @@ def orthonormal(x: Float[Tensor, "*batch D r"]) -> Float[Tensor, "*batch D r"]:
 
 def dipole(
     d: Float[Tensor, "R I Mq D"],
-    p: Float[Tensor, "R I D"],
-    k: Float[Tensor, "R N D"],
-    v: Float[Tensor, "R N Dv"],
-    far: Bool[Tensor, "R I N"],
+    moment: Float[Tensor, "R I r Dv"],
     a: Float[Tensor, "R I J"],
     k_tilted: Float[Tensor, "R I J D"],
     v_tilted: Float[Tensor, "R I J Dv"],
@@ -139,13 +138,11 @@ def dipole(
     """``s M d`` with M the dipoles of the far clusters, added up with their softmax mass at the expansion point.
 
     ``M = sum_j pi_j sum_n w_n (v_n - v~_j)(k_n - k~_j)^T`` with ``pi = softmax(a)``, projected on ``basis``. The
-    product ``pi_j w_n`` is the softmax over all far keys, so the first moment needs no clusters: k and v come in
-    the order of the sequence and ``far`` says which keys count.
+    product ``pi_j w_n`` is the softmax over all far keys, so the first moment needs no clusters: ``first_moment``.
     """
-    moment = first_moment(p, k, v, far, basis, s).mT  # [R, I, Dv, r]
     pi = a.softmax(-1).unsqueeze(-1)
     means = (pi * v_tilted).mT @ (k_tilted @ basis)  # [R, I, Dv, r]
-    return s * (d @ basis) @ (moment - means).mT
+    return s * (d @ basis) @ (moment.mT - means).mT
 
 
 def first_moment(
@@ -156,9 +153,54 @@ def first_moment(
     basis: Float[Tensor, "R I D r"],
     s: float,
 ) -> Float[Tensor, "R I r Dv"]:
-    """``sum_n w_n (b.k_n) v_n`` for the directions b of every point, w the softmax over its far keys."""
+    """``sum_n w_n (b.k_n) v_n`` for the directions b of every point, w the softmax over its far keys.
+
+    Keys and values come in any order, and ``far`` says which of them count.
+    """
     R, I, D, r = basis.shape
     tilt = torch.baddbmm(torch.where(far, 0.0, NEVER).to(k.dtype), s * p, k.mT).softmax(-1)  # [R, I, N]
     # Directions as rows and keys as columns: both products are wide, and the weights run along the rows.
     projected = (basis.mT.reshape(R, I * r, D) @ k.mT).view(R, I, r, -1) * tilt.unsqueeze(2)
     return (projected.flatten(1, 2) @ v).view(R, I, r, -1)
+
+
+def expansion_points(
+    qs: Float[Tensor, "R I Mq D"], members: Bool[Tensor, "R I Mq"]
+) -> Float[Tensor, "R I D"]:
+    """The mean of each query cluster; zero for an empty one."""
+    weights = members.to(qs.dtype) / members.sum(-1, keepdim=True).clamp(min=1)
+    return (weights.unsqueeze(-2) @ qs).squeeze(-2)
+
+
+def nearest_clusters(a: Float[Tensor, "R I J"], near: int) -> Int[Tensor, "R I near"]:
+    """The clusters of largest mass at every point, J at most; a constant for every derivative."""
+    return a.detach().topk(min(near, a.shape[-1]), dim=-1).indices
+
+
+def near_field(
+    qs: Float[Tensor, "R I Mq D"],
+    ks: Float[Tensor, "R J Mk D"],
+    vs: Float[Tensor, "R J Mk Dv"],
+    filled: Bool[Tensor, "R J Mk"],
+    nearest: Int[Tensor, "R I near"],
+    s: float,
+) -> tuple[Float[Tensor, "R I Mq Dv"], Float[Tensor, "R I Mq"]]:
+    """Exact attention of every query cluster over its near key clusters."""
+    R, I, M, D = qs.shape
+    J, Mk = ks.shape[1:3]
+    pick = (nearest + torch.arange(R, device=qs.device).view(R, 1, 1) * J).view(-1)
+    keys = ks.reshape(R * J, -1).index_select(0, pick).view(R * I, 1, -1, D)
+    values = vs.reshape(R * J, -1).index_select(0, pick).view(R * I, 1, keys.shape[2], -1)
+    mask = filled.reshape(R * J, Mk).index_select(0, pick).view(R * I, -1)
+    out, lse = exact_partial(qs.reshape(R * I, 1, M, D), keys, values, s, mask=mask)
+    return out.view(R, I, M, -1), lse.view(R, I, M)
+
+
+def together(far: Partial, turn: Float[Tensor, "R I Mq Dv"] | None, near: Partial | None) -> Partial:
+    """The far field, with the dipole's ``s M d`` if there is one, merged with the near field if there is one."""
+    out, lse = far
+    if turn is not None:
+        out = out + turn
+    if near is not None:
+        out, lse = merge([(out, lse), near])
+    return torch.where(lse.unsqueeze(-1) == -torch.inf, 0.0, out), lse  # padding may be all there is

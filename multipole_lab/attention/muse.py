@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -9,22 +10,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from multipole_lab.attention import muse_kernels as kernels
+from multipole_lab.attention.assignments import Assignments
 from multipole_lab.attention.calls.backend import check_backend, use_triton
-from multipole_lab.attention.calls.checks import finite
-from multipole_lab.attention.calls.padding import without_gaps
-from multipole_lab.attention.causal import causal_attention, with_sinks
-from multipole_lab.attention.exact import exact_causal, exact_partial
-from multipole_lab.attention.expansion import NEVER, dipole, far_field, principal_directions, summarise
+from multipole_lab.attention.causal import causal_attention
+from multipole_lab.attention.clustered import attend_clustered, behind_sinks
+from multipole_lab.attention.exact import exact_causal
 from multipole_lab.attention.method import Method
-from multipole_lab.attention.partials import Partial, merge
+from multipole_lab.attention.muse_formula import Expansion, muse_recomputed
+from multipole_lab.attention.partials import Partial
 from multipole_lab.attention.partition import Partition
-from multipole_lab.attention.recompute import recomputed
-from multipole_lab.attention.slots import Slots, from_slots, to_slots
 from multipole_lab.clustering.checks import check_count
-from multipole_lab.clustering.clusters import statistics_dtype
 from multipole_lab.suggesting import check_choice
 
 ORDERS = ("monopole", "dipole")
+# Of a method, q, k, v, the scale and a mask [B, Nk] or None.
+Implementation = Callable[["MuSe", Tensor, Tensor, Tensor, float, Tensor | None], Partial]
 
 
 @dataclass(frozen=True)
@@ -110,139 +111,61 @@ class MuSe(Method):
         return 0 if self.order == "monopole" else min(self.dipole_rank or head_size, head_size)
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        self._partition.check_fits(k.shape[2])
-        square = q.shape[2] == k.shape[2]
-        return without_gaps(self._over_all, q, k, v, scale, mask, False, square, self._over_all)
+        return attend_clustered(self, q, k, v, scale, mask, causal=False)
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        if mask is not None and k.shape[2] <= self.leaf:
-            return exact_causal(q, k, v, scale, mask, self.backend)
-        return without_gaps(self._over_past, q, k, v, scale, mask, True, True, self._over_all)
+        return attend_clustered(self, q, k, v, scale, mask, causal=True)
 
     def _over_all(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        triton = use_triton(self.backend, q, v)
-        if not triton and not finite(q, k, v):
-            return exact_partial(q, k, v, scale, mask=mask)
-        attend = self._kernels() if triton else self._clustered
-        return with_sinks(attend, q, k, v, scale, mask, self.sinks, causal=False, backend=self.backend)
+        return behind_sinks(partial(_attend, self, False), self, q, k, v, scale, mask, causal=False)
 
     def _over_past(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        triton = use_triton(self.backend, q, v)
-        if not triton and not finite(q, k, v):
-            return exact_causal(q, k, v, scale, mask)
-        attend = self._kernels() if triton else self._clustered
-
-        def blocks(q, k, v, scale, mask):
-            if triton and mask is None and self.order == "monopole" and q.shape[2] == k.shape[2]:
-                return self._kernels("causal")(q, k, v, scale)
-            return causal_attention(attend, q, k, v, scale, mask, self.leaf, backend=self.backend)
-
-        return with_sinks(blocks, q, k, v, scale, mask, self.sinks, causal=True, backend=self.backend)
-
-    def _kernels(self, kind: str = "full"):
-        """Attention by the Triton kernels, which are imported only where they run."""
-        from multipole_lab.attention import muse_kernels
-
-        return partial(getattr(muse_kernels, kind), self)
-
-    def _clustered(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        q_slots = self._query_partition.slots(q)
-        k_slots = self._partition.slots(k, mask)
-        kept = (
-            torch.ones_like(k[..., 0], dtype=torch.bool)
-            if mask is None
-            else mask[:, None].expand(k.shape[:3])
-        )
-        constants = [
-            q_slots.index,
-            q_slots.filled,
-            q_slots.slot,
-            k_slots.index,
-            k_slots.filled,
-            k_slots.slot,
-            kept,
-        ]
-        return _muse(q, k, v, constants, [scale, float(self.near), float(self._rank(q.shape[-1]))])
+        return behind_sinks(partial(_attend, self, True), self, q, k, v, scale, mask, causal=True)
 
 
-def muse_formula(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], settings: list[float]) -> Partial:
-    """The plain formula, given the assignments: what is differentiated, and what the kernels are tested against.
+def implementation(
+    method: MuSe, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
+) -> Implementation:
+    """What computes the attention of these queries over these keys, behind the sinks: the first line that fits.
 
-    The expansion points are the means of the query clusters; gradients flow through them and through the principal
-    directions. The choice of near clusters is a constant, as the assignments are.
+    Causal attention block by block asks again, for the full attention of every block.
     """
-    q_slots, k_slots, kept = Slots(*constants[:3]), Slots(*constants[3:6]), constants[6]
-    s, near, rank = settings[0], int(settings[1]), int(settings[2])
-    B, Hq, Nq, D = q.shape
-    rows, Dv, dtype = B * k.shape[1], v.shape[-1], q.dtype
-    q, k, v = (x.to(statistics_dtype(x.dtype)) for x in (q, k, v))
-    # All query heads of a group see the same keys, so their clusters are one list: I = group * C.
-    qs = to_slots(q, q_slots, kept.new_ones(B, Hq, Nq)).view(
-        rows, -1, q_slots.index.shape[-1], D
-    )  # [R, I, Mq, D]
-    ks = to_slots(k, k_slots, kept).view(rows, *k_slots.index.shape[2:], D)  # [R, J, Mk, D]
-    vs = to_slots(v, k_slots, kept).view(rows, *k_slots.index.shape[2:], Dv)
-    members = q_slots.filled.view(*qs.shape[:3])
-    k_filled = k_slots.filled.view(*ks.shape[:3])
-
-    p = expansion_points(qs, members)  # [R, I, D]
-    a, k_tilted, v_tilted = summarise(p, ks, vs, k_filled, s)
-    near = min(near, a.shape[-1])
-    nearest = a.detach().topk(near, dim=-1).indices if near else None
-    a_far = a if nearest is None else a.scatter(-1, nearest, NEVER)
-    out, lse = far_field(qs, p, a_far, k_tilted, v_tilted, s)
-    if rank:
-        d = qs - p.unsqueeze(2)
-        if rank < D:
-            basis = principal_directions(d * members.unsqueeze(-1), rank)
-        else:  # nothing to project on, and no rounding by it
-            basis = torch.eye(D, dtype=d.dtype, device=d.device).expand(*p.shape, D)
-        far = far_keys(k_slots, kept, a_far)
-        out = out + dipole(
-            d, p, k.view(rows, -1, D), v.view(rows, -1, Dv), far, a_far, k_tilted, v_tilted, basis, s
-        )
-    if nearest is not None:
-        out, lse = merge([(out, lse), near_field(qs, ks, vs, k_filled, nearest, s)])
-    out = torch.where(lse.unsqueeze(-1) == -torch.inf, 0.0, out)  # padding is all there is
-    out = from_slots(out.reshape(*q_slots.index.shape, Dv), q_slots)
-    lse = from_slots(lse.view(*q_slots.index.shape, 1), q_slots).squeeze(-1)
-    return out.to(dtype), lse
+    triton = use_triton(method.backend, q, v)
+    one_leaf = causal and k.shape[2] <= method.leaf
+    one_pass = mask is None and method.order == "monopole" and q.shape[2] == k.shape[2]
+    in_runs = triton and mask is None and not one_leaf and kernels.in_runs(method, q, k, v, causal)
+    table = (
+        # attention, backend and what else must hold     computed by
+        (one_leaf,                                       _exact),
+        (not causal and not triton,                      _formula),
+        (not causal and triton and in_runs,              kernels.full_runs),
+        (not causal and triton,                          kernels.full),
+        (causal and triton and one_pass and in_runs,     kernels.causal_runs),
+        (causal and triton and one_pass,                 kernels.causal),
+        (causal,                                         _block_by_block),
+    )  # fmt: skip
+    return next(computed_by for holds, computed_by in table if holds)
 
 
-def _largest(q: Tensor, k: Tensor, v: Tensor, constants: list[Tensor], settings: list[float]) -> int:
-    """Numbers in the largest temporary of one row: the tilt, the summaries, or the near field's keys."""
-    points = q.shape[1] * constants[0].shape[2]  # [I, Mq] and [J, Mk] are the last dimensions of the slots
-    J, Mk = constants[3].shape[2:]
-    width = max(k.shape[-1], v.shape[-1])
-    near, rank = int(settings[1]), int(settings[2])
-    return points * max(J * Mk, J * width, near * Mk * width, rank * k.shape[2])
+def _attend(
+    method: MuSe, causal: bool, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
+) -> Partial:
+    return implementation(method, q, k, v, mask, causal)(method, q, k, v, scale, mask)
 
 
-_muse = recomputed("muse", muse_formula, _largest)
+def _exact(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+    return exact_causal(q, k, v, scale, mask, method.backend)
 
 
-def expansion_points(qs: Tensor, members: Tensor) -> Tensor:
-    """The mean of each query cluster, [R, I, D]; zero for an empty one."""
-    weights = members.to(qs.dtype) / members.sum(-1, keepdim=True).clamp(min=1)
-    return (weights.unsqueeze(-2) @ qs).squeeze(-2)
+def _formula(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+    every_key = torch.ones_like(k[..., 0], dtype=torch.bool)
+    kept = every_key if mask is None else mask[:, None].expand(k.shape[:3])
+    clusters = Assignments(method._query_partition.slots(q), method._partition.slots(k, mask), kept)
+    return muse_recomputed(q, k, v, clusters, Expansion(scale, method.near, method._rank(q.shape[-1])))
 
 
-def far_keys(k_slots: Slots, kept: Tensor, a_far: Tensor) -> Tensor:
-    """Which keys are in a far cluster of which query cluster, [R, I, N]."""
-    R, I, J = a_far.shape
-    M = k_slots.index.shape[-1]
-    label = (k_slots.slot // M % J).view(R, 1, -1)
-    far = (a_far.detach() > NEVER).gather(-1, label.expand(R, I, -1))
-    return far & kept.reshape(R, 1, -1)
-
-
-def near_field(qs: Tensor, ks: Tensor, vs: Tensor, filled: Tensor, nearest: Tensor, s: float) -> Partial:
-    """Exact attention of every query cluster over its near key clusters: [R, I, Mq, Dv] and [R, I, Mq]."""
-    R, I, M, D = qs.shape
-    J, Mk = ks.shape[1:3]
-    pick = (nearest + torch.arange(R, device=qs.device).view(R, 1, 1) * J).view(-1)
-    keys = ks.reshape(R * J, -1).index_select(0, pick).view(R * I, 1, -1, D)
-    values = vs.reshape(R * J, -1).index_select(0, pick).view(R * I, 1, keys.shape[2], -1)
-    mask = filled.reshape(R * J, Mk).index_select(0, pick).view(R * I, -1)
-    out, lse = exact_partial(qs.reshape(R * I, 1, M, D), keys, values, s, mask=mask)
-    return out.view(R, I, M, -1), lse.view(R, I, M)
+def _block_by_block(
+    method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
+) -> Partial:
+    full = partial(_attend, method, False)
+    return causal_attention(full, q, k, v, scale, mask, method.leaf, backend=method.backend)

@@ -1,4 +1,7 @@
-"""MuSe by the Triton kernels: which of them fit a method, and what they are given. The host sees no value of q or k."""
+"""MuSe by the Triton kernels: what they are given; ``muse.implementation`` chooses. The host sees no value of q or k.
+
+Kernels are imported only where they run.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,6 @@ def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
     from multipole_lab.kernels.common.branches import in_branches
     from multipole_lab.kernels.muse.forward import muse
 
-    if mask is None and _in_runs(method, q, k, v, min(q.shape[2], k.shape[2])):
-        return _spatial(method, q, k, v, scale)
     of_queries, of_keys = method._query_partition, method._partition
     q_clusters, k_clusters = in_branches(
         [lambda: of_queries.on_device(q), lambda: of_keys.on_device(k, mask)]
@@ -44,26 +45,23 @@ def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
     )  # fmt: skip
 
 
-def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Partial:
+def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
     """All causal blocks in one pass, without padding and with a monopole."""
     from multipole_lab.kernels.muse.causal import muse_causal
 
     N = q.shape[2]
     block, levels = block_sizes(N, method.leaf)
-    if extra := (block << levels) - N:  # behind all real positions, so that only they see themselves
-        q, k, v = (pad(x, (0, 0, 0, extra)) for x in (q, k, v))
-    if levels and _in_runs(method, q, k, v, block):
-        out, lse = _spatial(method, q, k, v, scale, (block, levels))
-    else:
-        of_queries, of_keys = method._query_partition.on_device, method._partition.on_device
-        out, lse = muse_causal(q, k, v, of_queries, of_keys, block, levels, scale, method.near)
+    of_queries, of_keys = method._query_partition.on_device, method._partition.on_device
+    q, k, v = _filled_up(q, k, v, block << levels)
+    out, lse = muse_causal(q, k, v, of_queries, of_keys, block, levels, scale, method.near)
     return out[:, :, :N], lse[:, :, :N]
 
 
-def _in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, positions: int) -> bool:
+def in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool:
     """Whether the clusters are runs of one length in every block, for which there are kernels of their own."""
     from multipole_lab.kernels.runs.muse import fits
 
+    positions = block_sizes(q.shape[2], method.leaf)[0] if causal else min(q.shape[2], k.shape[2])
     graded = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     return (
         method.partition == "spatial"
@@ -75,16 +73,32 @@ def _in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, positions: int) -> b
     )
 
 
-def _spatial(
-    method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, blocks: tuple[int, int] | None = None
-) -> Partial:
-    """By the kernels of runs: full, or causal with blocks of a size that are doubled so many times."""
+def full_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
+    """The same as ``full`` where the clusters are runs."""
     from multipole_lab.kernels.runs.muse import spatial_muse
     from multipole_lab.kernels.runs.tree import Tree
 
-    counts = method.query_clusters or method.clusters, method.clusters
-    tree = Tree.causal_of(*blocks, *counts) if blocks else Tree.full(q.shape[2], k.shape[2], *counts)
+    tree = Tree.full(q.shape[2], k.shape[2], method.query_clusters or method.clusters, method.clusters)
     return spatial_muse(q, k, v, tree, scale, min(method.near, method.clusters))
+
+
+def causal_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
+    """The same as ``causal`` where the clusters are runs."""
+    from multipole_lab.kernels.runs.muse import spatial_muse
+    from multipole_lab.kernels.runs.tree import Tree
+
+    N = q.shape[2]
+    block, levels = block_sizes(N, method.leaf)
+    tree = Tree.causal_of(block, levels, method.query_clusters or method.clusters, method.clusters)
+    q, k, v = _filled_up(q, k, v, block << levels)
+    out, lse = spatial_muse(q, k, v, tree, scale, min(method.near, method.clusters))
+    return out[:, :, :N], lse[:, :, :N]
+
+
+def _filled_up(q: Tensor, k: Tensor, v: Tensor, positions: int) -> list[Tensor]:
+    """Zeros behind all real positions, so that only they see themselves."""
+    extra = positions - q.shape[2]
+    return [pad(x, (0, 0, 0, extra)) if extra else x for x in (q, k, v)]
 
 
 def _directions(q: Tensor, clusters: Clusters, size: int, rank: int) -> Tensor:

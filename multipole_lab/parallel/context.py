@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from multipole_lab.attention.assignments import Assignments
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.muse import MuSe
 from multipole_lab.attention.partials import Partial, merge
@@ -17,7 +18,6 @@ from multipole_lab.attention.slots import Slots
 from multipole_lab.parallel.agreement import agree
 from multipole_lab.parallel.channel import Channel, Traffic
 from multipole_lab.parallel.exchange import Exchange
-from multipole_lab.parallel.stages import Assignments
 from multipole_lab.parallel.talk import Talk
 
 

@@ -28,7 +28,7 @@ class Exchange(torch.autograd.Function):
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, talk: Talk) -> Partial:
         mine, sources = talk.assignments, talk.parts.sources
         qs, p = mine.queries_and_points(q)
-        kv = mine.keys_and_values(k, v)
+        kv = torch.cat(mine.keys_and_values(k, v), -1)
         points = talk.to_keys("centroids", dict.fromkeys(sources, p), p.shape[-1], like=p)
         answers = {s: summaries(point, kv, mine.filled, talk.scale) for s, point in points.items()}
         heard = talk.to_queries("summaries", answers, 1 + kv.shape[-1], like=p)
@@ -37,7 +37,7 @@ class Exchange(torch.autograd.Function):
         sinks = broadcast_sinks(talk, k, v, like=p) if talk.sinks else None
         basis, moment, bases, ctx.near_to = None, None, {}, {}
         if talk.rank:
-            basis = mine.directions(qs, p, talk.rank)
+            basis = mine.directions(qs - p.unsqueeze(2), talk.rank)
             moment, bases, ctx.near_to = ask_moments(talk, points, basis, near, kv)
 
         ctx.talk, ctx.near, ctx.asked, ctx.askers = talk, near, asked, list(points)
@@ -58,10 +58,10 @@ class Exchange(torch.autograd.Function):
         with torch.enable_grad(), torch.autocast(q.device.type, enabled=False):
             q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
             qs, p = mine.queries_and_points(q)
-            kv = mine.keys_and_values(k, v)
+            kv = torch.cat(mine.keys_and_values(k, v), -1)
 
             # At the queries: the gradients of all that was heard.
-            basis = mine.directions(qs, p, talk.rank) if talk.rank else None
+            basis = mine.directions(qs - p.unsqueeze(2), talk.rank) if talk.rank else None
             leaves = leaves_of(
                 q=q, qs=qs, p=p, summary=summary, members=members, sinks=sinks, basis=basis, moment=moment
             )

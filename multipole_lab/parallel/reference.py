@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from multipole_lab.attention.assignments import Assignments
 from multipole_lab.attention.causal import with_sinks
-from multipole_lab.attention.muse import MuSe, _muse
+from multipole_lab.attention.muse import MuSe
+from multipole_lab.attention.muse_formula import Expansion, muse_recomputed
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.attention.slots import Slots
 from multipole_lab.clustering.checks import check_count
@@ -72,10 +74,8 @@ def parallel_reference(
         """Queries of one part over the clusters of so many keys behind the sinks."""
         own = labels[:, :, : k.shape[2]]
         slots = [partition.slots(q), Slots.of(own, int(own.max()) + 1, size)]
-        constants = [x for slot in slots for x in (slot.index, slot.filled, slot.slot)]
-        return _muse(
-            q, k, v, [*constants, own >= 0], [scale, float(method.near), float(method._rank(q.shape[-1]))]
-        )
+        expansion = Expansion(scale, method.near, method._rank(q.shape[-1]))
+        return muse_recomputed(q, k, v, Assignments(*slots, own >= 0), expansion)
 
     results = []
     for part in parts:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from multipole_lab.attention.assignments import Assignments
 from multipole_lab.parallel.agreement import Parts
 from multipole_lab.parallel.channel import Channel
-from multipole_lab.parallel.stages import Assignments, Near, choose, moments, placed
+from multipole_lab.parallel.stages import Near, choose, moments, placed
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""MuSe as torch computes it, given the assignments: what is differentiated, in every mode and order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from multipole_lab.attention.assignments import Assignments
+from multipole_lab.attention.expansion import (
+    NEVER,
+    dipole,
+    far_field,
+    first_moment,
+    near_field,
+    nearest_clusters,
+    summarise,
+    together,
+)
+from multipole_lab.attention.partials import Partial
+from multipole_lab.attention.recompute import recomputed
+from multipole_lab.clustering.clusters import statistics_dtype
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """How the keys' clusters are expanded.
+
+    Attributes
+    ----------
+    scale : s, the factor of the logits.
+    near : how many clusters of largest mass each query cluster sums exactly.
+    rank : directions that the dipole is kept along; 0 for a monopole.
+    """
+
+    scale: float
+    near: int = 0
+    rank: int = 0
+
+
+def muse_formula(
+    q: Float[Tensor, "B Hq Nq D"],
+    k: Float[Tensor, "B Hk Nk D"],
+    v: Float[Tensor, "B Hk Nk Dv"],
+    clusters: Assignments,
+    expansion: Expansion,
+) -> Partial:
+    """The far clusters around the means of the query clusters, merged with the near ones exactly.
+
+    Gradients flow through the expansion points and through the principal directions. The choice of near clusters is a
+    constant, as the assignments are.
+    """
+    s, dtype = expansion.scale, q.dtype
+    qs, p = clusters.queries_and_points(q)
+    ks, vs = clusters.keys_and_values(k, v)
+    a, k_tilted, v_tilted = summarise(p, ks, vs, clusters.filled, s)
+    nearest = nearest_clusters(a, expansion.near) if expansion.near else None
+    a_far = a if nearest is None else a.scatter(-1, nearest, NEVER)
+    far = far_field(qs, p, a_far, k_tilted, v_tilted, s)
+    turn = near = None
+    if expansion.rank:
+        d = qs - p.unsqueeze(2)
+        basis = clusters.directions(d, expansion.rank)
+        k, v = (x.to(statistics_dtype(x.dtype)).reshape(len(p), -1, x.shape[-1]) for x in (k, v))
+        moment = first_moment(p, k, v, clusters.far_keys(a_far), basis, s)
+        turn = dipole(d, moment, a_far, k_tilted, v_tilted, basis, s)
+    if nearest is not None:
+        near = near_field(qs, ks, vs, clusters.filled, nearest, s)
+    out, lse = clusters.back(*together(far, turn, near))
+    return out.to(dtype), lse
+
+
+def _largest(q: Tensor, k: Tensor, v: Tensor, clusters: Assignments, expansion: Expansion) -> int:
+    """Numbers in the largest temporary of one row: the tilt, the summaries, or the near field's keys."""
+    points = (
+        q.shape[1] * clusters.queries.index.shape[2]
+    )  # [I, Mq] and [J, Mk] are the last dimensions of the slots
+    J, Mk = clusters.keys.index.shape[2:]
+    width = max(k.shape[-1], v.shape[-1])
+    return points * max(J * Mk, J * width, expansion.near * Mk * width, expansion.rank * k.shape[2])
+
+
+# The same as an operator that keeps nothing but its arguments for the backward.
+muse_recomputed = recomputed("muse", muse_formula, _largest, Assignments, Expansion)
