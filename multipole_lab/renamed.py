@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 import warnings
+from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+from multipole_lab.suggesting import no_attribute
 
 # Old package: {new package: its modules, as `old` or `old=new`}. Names are below `multipole_lab`.
 ROOMS = {
@@ -45,11 +49,11 @@ ROOMS = {
     },
     "course": {
         "course.questions": "a1 a2 a3 a4 a5 question compare forbidden checking marks",
-        "course.grading": "batch grading=submission notebook release report command",
-        "course.sandbox": "sandbox=walls session student wire zygote",
+        "course.grading": "batch notebook release report command",
+        "course.sandbox": "session student wire zygote",
     },
     "attention": {
-        "attention.calls": "backend checks opaque padding transforms",
+        "attention.calls": "backend checks opaque padding recompute transforms",
     },
     "figures": {
         "figures.common": "browser fields png theme",
@@ -58,7 +62,7 @@ ROOMS = {
         "panels.common": "base controls leaving needed porter sampled shown style sync timed",
     },
     "training": {
-        "training.texts": "corpus preparing=preparation texts=sources",
+        "training.texts": "corpus preparing=preparation",
         "training": "comparing=comparison compared=comparison_result running=run",
     },
     "evaluation": {
@@ -103,6 +107,32 @@ def modules() -> dict[str, str]:
 def warn(old: str, new: str) -> None:
     """Say that a name has another one now."""
     warnings.warn(f"{old} is now {new}; the old name goes with the next version", FutureWarning, stacklevel=3)
+
+
+def old_names(package: str, *homes: str) -> Callable[[str], object]:
+    """``__getattr__`` of a package whose names are elsewhere now: each is found there, with a warning.
+
+    Parameters
+    ----------
+    package : its name; the name of a module until now, or of a package that goes with the next version.
+    homes : the modules in which the names are.
+    """
+
+    def get(name: str) -> object:
+        known = []
+        if not name.startswith("__") and importlib.util.find_spec(f"{package}.{name}") is None:
+            for home in homes:
+                module = importlib.import_module(home)
+                known += getattr(module, "__all__", ())
+                value = getattr(module, name) if name in getattr(module, "__all__", vars(module)) else module
+                if not isinstance(value, ModuleType):
+                    # `from package import name` asks twice, first whether the name is there at all.
+                    if sys._getframe(1).f_globals.get("__name__") != "importlib._bootstrap":
+                        warn(f"{package}.{name}", f"{home}.{name}")
+                    return value
+        raise no_attribute(package, name, known)
+
+    return get
 
 
 class RenamedModules(MetaPathFinder, Loader):

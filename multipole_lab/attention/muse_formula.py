@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from multipole_lab.attention.assignments import Assignments
+from multipole_lab.attention.calls.recompute import recomputed
 from multipole_lab.attention.expansion import (
     NEVER,
     dipole,
@@ -19,7 +20,6 @@ from multipole_lab.attention.expansion import (
     together,
 )
 from multipole_lab.attention.partials import Partial
-from multipole_lab.attention.recompute import recomputed
 from multipole_lab.clustering.clusters import statistics_dtype
 
 
