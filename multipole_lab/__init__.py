@@ -111,4 +111,4 @@ __all__ = [*_WHERE, *_SUBPACKAGES]
 
 
 renamed.install()
-__getattr__, __dir__ = lazy_names(__name__, _WHERE, _SUBPACKAGES)
+__getattr__, __dir__ = lazy_names(__name__, _WHERE, _SUBPACKAGES, old=("analysis",))

@@ -99,7 +99,7 @@ def _words(hint: object) -> list[str]:
 
 
 def lazy_names(
-    package: str, where: Mapping[str, str], subpackages: Collection[str] = ()
+    package: str, where: Mapping[str, str], subpackages: Collection[str] = (), old: Collection[str] = ()
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a package whose names are resolved when first used.
 
@@ -109,13 +109,14 @@ def lazy_names(
     where : the module inside it that has each name (".other.module": one beside it). No module may bear the name of
         something it exports: once imported, it would stand in that thing's place.
     subpackages : modules that are imported when first named.
+    old : modules that are, too, but go with the next version: nobody is told of them.
     """
     names = [*where, *subpackages]
 
     def get(name: str) -> object:
         if name in where:
             return getattr(importlib.import_module(f".{where[name]}", package), name)
-        if name in subpackages:
+        if name in subpackages or name in old:
             return importlib.import_module(f"{package}.{name}")
         raise no_attribute(package, name, names)
 

@@ -3,7 +3,17 @@
 from typing import assert_type
 
 import multipole_lab as ml
-from multipole_lab import attention, clustering, decoding, evaluation, figures, measure, models, parallel, search
+from multipole_lab import (
+    attention,
+    clustering,
+    decoding,
+    evaluation,
+    figures,
+    measure,
+    models,
+    parallel,
+    search,
+)
 
 sample = ml.load_sample("smollm2")
 assert_type(sample, models.Sample)
@@ -14,7 +24,12 @@ method = ml.MuSe(clusters=64, order="dipole", near=4, partition="kmeans")
 assert_type(method, ml.MuSe)
 methods: list[attention.Method] = [method, ml.Centroid(budget=128), ml.TopK(keys=8), ml.Window(), ml.Exact()]
 out = method(layer.q, layer.k, layer.v, causal=True)
-ml.merge([method(layer.q, layer.k, layer.v, return_lse=True), ml.Exact()(layer.q, layer.k, layer.v, return_lse=True)])
+ml.merge(
+    [
+        method(layer.q, layer.k, layer.v, return_lse=True),
+        ml.Exact()(layer.q, layer.k, layer.v, return_lse=True),
+    ]
+)
 
 clusters = ml.kmeans(layer.k, clusters=64, iterations=1, cap=1.5, seed=0)
 assert_type(clusters, clustering.Clusters)

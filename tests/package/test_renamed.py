@@ -1,0 +1,102 @@
+"""Names of 0.1.0 keep working for one version, each with one warning that names the new one."""
+
+import importlib
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+import multipole_lab as ml
+from multipole_lab import renamed
+
+NEW = renamed.modules()
+
+
+@pytest.fixture
+def forget():
+    """Imports an old name as for the first time."""
+    before = {name: sys.modules.pop(name) for name in NEW if name in sys.modules}
+    yield
+    for name in NEW:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)
+
+
+@pytest.mark.parametrize("old", sorted(NEW))
+def test_an_old_module_is_the_new_one_and_says_so_once(old, forget):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        new = importlib.import_module(NEW[old])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert importlib.import_module(old) is new
+        importlib.import_module(old)
+    said = [str(one.message) for one in caught if issubclass(one.category, FutureWarning)]
+    assert len(said) == 1
+    assert f"{old} is now {NEW[old]}" in said[0]
+    assert new.__spec__.name == NEW[old], "it is still itself"
+
+
+def test_no_old_name_is_a_module_of_today():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        finders = [one for one in sys.meta_path if not isinstance(one, renamed.RenamedModules)]
+        for old in NEW:
+            parent = importlib.import_module(old.rpartition(".")[0])
+            found = [
+                finder.find_spec(old, parent.__path__) for finder in finders if hasattr(finder, "find_spec")
+            ]
+            assert not any(found), f"{old} would never be looked for under its new name"
+
+
+def test_no_new_name_is_an_old_one():
+    assert not set(NEW) & set(NEW.values()), "a name that leads to a name that leads on"
+
+
+@pytest.mark.parametrize("name", [*ml.measure.__all__, *ml.search.__all__])
+def test_what_stood_in_analysis_is_where_it_went(name):
+    with pytest.warns(
+        FutureWarning, match=rf"multipole_lab\.analysis\.{name} is now multipole_lab\.\w+\.{name};"
+    ) as caught:
+        found = getattr(importlib.import_module("multipole_lab.analysis"), name)
+    assert len(caught) == 1
+    assert found in [getattr(package, name, None) for package in (ml.measure, ml.search)]
+
+
+def run(program: str) -> subprocess.CompletedProcess:
+    """A program in a process of its own, in which warnings are errors except those of a renamed module."""
+    return subprocess.run(
+        [sys.executable, "-P", "-W", "always", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import multipole_lab as ml; ml.analysis.relative_squared_error",
+        "from multipole_lab.analysis import relative_squared_error",
+        "import multipole_lab.analysis.timing",
+        "from multipole_lab.analysis.timing import interleaved",
+        "from multipole_lab.analysis import timing",
+        "from multipole_lab.course.grading import grade_submission",
+        "from multipole_lab.course.sandbox import Limits",
+        "from multipole_lab.training import texts; texts.documents",
+    ],
+)
+def test_old_spellings_of_an_import_work_and_warn_once_where_they_stand(program):
+    done = run(program)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("FutureWarning") == 1, done.stderr
+    assert "<string>:1: FutureWarning" in done.stderr, "the line is the user's"
+
+
+def test_a_name_that_never_was_is_refused_as_before():
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("multipole_lab.analysis.nothing")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = importlib.import_module("multipole_lab.analysis").nothing
