@@ -1,4 +1,9 @@
-"""Make the site's sources and check what is built: `pages.py make NOTEBOOKS FOLDER`, `pages.py check FOLDER`."""
+"""Make the site's sources and check what is built: `pages.py make NOTEBOOKS FOLDER`, `pages.py check FOLDER`.
+
+myst-nb could execute the notebooks with its cache (jupyter-cache), but that knows a notebook by its own code: after a
+change of the library it would show what the old one printed. So each is run here, every time, by nbclient, which
+myst-nb would call too; figures have to be turned into HTML in any case.
+"""
 
 from __future__ import annotations
 
