@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from multipole_lab.printing import one_line
+from multipole_lab.testing import oracle
 
 
 @dataclass(frozen=True)
@@ -71,29 +74,28 @@ def make_toy(clusters: int = 2, keys: int = 8, spread: float = 0.8, seed: int = 
 
 def moments(toy: Toy, p: Float[np.ndarray, " 2"]) -> Moments:
     """Sum every cluster around p: log mass a(p), tilted key and value centroids, and the dipole M(p)."""
-    logits = toy.keys @ p
-    rows = []
+    rows, at = [], _tensor(p)
     for j in range(toy.clusters):
         inside = toy.labels == j
-        keys, values, score = toy.keys[inside], toy.values[inside], logits[inside]
-        mass = np.logaddexp.reduce(score)
-        w = np.exp(score - mass)  # sums to 1 inside the cluster: the tilt
-        key, value = w @ keys, w @ values
-        rows.append((mass, key, value, (w * (values - value)) @ (keys - key)))
-    return Moments(*(np.array(column) for column in zip(*rows, strict=True)))
+        keys, values = _tensor(toy.keys[inside]), _tensor(toy.values[inside])[:, None]
+        one = oracle.summary(at, keys, values, 1.0)
+        rows.append((one.mass, one.key, one.value[0], oracle.dipole(at, keys, values, 1.0)[0]))
+    return Moments(*(torch.stack(column).numpy() for column in zip(*rows, strict=True)))
 
 
 def weights(toy: Toy, p: Float[np.ndarray, " 2"]) -> Float[np.ndarray, " N"]:
     """The weight of each key inside its own cluster, as p sees it."""
-    logits = toy.keys @ p
-    return np.exp(logits - moments(toy, p).mass[toy.labels])
+    found = np.empty(len(toy.keys))
+    for j in range(toy.clusters):
+        inside = toy.labels == j
+        found[inside] = oracle.tilt(_tensor(p), _tensor(toy.keys[inside]), 1.0)[1].numpy()
+    return found
 
 
 def truth(toy: Toy, queries: Float[np.ndarray, "M 2"]) -> Field:
     """Exact attention of every query to every key."""
-    logits = queries @ toy.keys.T  # [M, N]
-    potential = np.logaddexp.reduce(logits, axis=1)
-    return Field(potential, np.exp(logits - potential[:, None]) @ toy.values)
+    out, lse = oracle.exact(_tensor(queries), _tensor(toy.keys), _tensor(toy.values)[:, None], 1.0)
+    return Field(lse.numpy(), out[:, 0].numpy())
 
 
 def expand(toy: Toy, p: Float[np.ndarray, " 2"], queries: Float[np.ndarray, "M 2"], order: str) -> Field:
@@ -104,11 +106,16 @@ def expand(toy: Toy, p: Float[np.ndarray, " 2"], queries: Float[np.ndarray, "M 2
     """
     if order not in ("monopole", "dipole"):
         raise ValueError(f"order: must be 'monopole' or 'dipole', got {order!r}")
-    m, d = moments(toy, p), queries - p
-    mass = m.mass + d @ m.key.T  # [M, C]
-    potential = np.logaddexp.reduce(mass, axis=1)
-    value = m.value + (d @ m.dipole.T if order == "dipole" else 0.0)  # [M, C] or [C]
-    return Field(potential, (np.exp(mass - potential[:, None]) * value).sum(axis=1))
+    m = moments(toy, p)
+    at = oracle.Summary(_tensor(m.mass), _tensor(m.key), _tensor(m.value)[:, None])
+    dipoles = _tensor(m.dipole)[:, None] if order == "dipole" else None
+    mass, value = oracle.expanded(_tensor(queries - p), at, 1.0, dipoles)  # [M, C], [M, C, 1]
+    out, lse = oracle.softmax_sum(mass[:, None], value)
+    return Field(lse[:, 0].numpy(), out[:, 0, 0].numpy())
+
+
+def _tensor(x: np.ndarray) -> Tensor:
+    return torch.as_tensor(x, dtype=torch.float64)
 
 
 def grid(

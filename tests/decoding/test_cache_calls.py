@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from exact_cache import EXACT
 from tiny_models import close
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import DynamicCache, Lfm2Config, Lfm2ForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -21,16 +22,6 @@ from multipole_lab.decoding.step.reference import decode_step
 from multipole_lab.interface.handle import Handle
 from multipole_lab.threads import one_thread
 
-# Several blocks after a prompt of fifty tokens; all keys are exact, so that all must equal dense attention.
-WHOLE = {
-    "fraction": 1 / 8,
-    "budget": 1.0,
-    "recent": 8,
-    "sinks": 4,
-    "interval": 8,
-    "block": 32,
-    "lookups": 1.0,
-}
 CHANGES = {
     "activate_past_recording": (),
     "batch_repeat_interleave": (2,),
@@ -92,7 +83,7 @@ def read(model, cache, ids):
 
 def both(model, n=59):
     """The two caches after the same text."""
-    caches = DynamicCache(), ml.MultipoleCache(**WHOLE)
+    caches = DynamicCache(), ml.MultipoleCache(**EXACT)
     for cache in caches if n else ():
         read(model, cache, tokens(n))
     assert not n or min(len(one.hierarchy.blocks) for one in caches[1].layers) > 0
@@ -216,7 +207,7 @@ def test_every_way_of_generating_is_dense(how, padded):
     asked = {"attention_mask": mask, "max_new_tokens": 20, "do_sample": False, "pad_token_id": 0, **how}
     if "prompt_lookup_num_tokens" in how:
         asked["eos_token_id"] = 0  # transformers 5.7 looks prompts up only where there is one
-    cache = ml.MultipoleCache(**WHOLE)
+    cache = ml.MultipoleCache(**EXACT)
     assert torch.equal(model.generate(ids, **asked, past_key_values=cache), model.generate(ids, **asked))
     assert cache.layers[0].hierarchy.blocks
 
@@ -228,7 +219,7 @@ def test_other_attention_functions_are_exact_and_say_so(implementation, monkeypa
     model = llama(attn_implementation=implementation)
     asked = {"max_new_tokens": 4, "do_sample": False}
     dense = model.generate(tokens(40), **asked)
-    cache = ml.MultipoleCache(**WHOLE | ({} if implementation == "sdpa" else {"budget": 0}))
+    cache = ml.MultipoleCache(**EXACT | ({} if implementation == "sdpa" else {"budget": 0}))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         assert torch.equal(model.generate(tokens(40), **asked, past_key_values=cache), dense)
@@ -239,7 +230,7 @@ def test_other_attention_functions_are_exact_and_say_so(implementation, monkeypa
 
 def one_layer(batch=2):
     torch.manual_seed(0)
-    layer = ClusteredLayer(Settings(**WHOLE))
+    layer = ClusteredLayer(Settings(**EXACT))
     layer.update(torch.randn(batch, 2, 60, 16), torch.randn(batch, 2, 60, 8))
     return layer, layer.update(torch.randn(batch, 2, 1, 16), torch.randn(batch, 2, 1, 8))
 
@@ -290,7 +281,7 @@ def test_the_output_of_every_step_is_the_backends(monkeypatch, traced):
         return outs[-1], lse
 
     monkeypatch.setattr(layer_module, "step_function", lambda backend, q, v: asked.append(backend) or kernel)
-    cache = ml.MultipoleCache(**WHOLE | {"budget": 16, "backend": "triton"})
+    cache = ml.MultipoleCache(**EXACT | {"budget": 16, "backend": "triton"})
     for layer in range(2):
         cache.update(torch.randn(1, 2, 60, 16), torch.randn(1, 2, 60, 16), layer)
     with cache.trace() if traced else contextlib.nullcontext() as trace:

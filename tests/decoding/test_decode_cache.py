@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from exact_cache import EXACT
 from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
@@ -22,16 +23,6 @@ from multipole_lab.decoding.layer import ClusteredLayer
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.threads import one_thread
 
-# Small enough to have several blocks after a prompt of fifty tokens; a budget of everything must equal dense decoding.
-EXACT = {
-    "fraction": 1 / 8,
-    "budget": 1.0,
-    "recent": 8,
-    "sinks": 4,
-    "interval": 8,
-    "block": 32,
-    "lookups": 1.0,
-}
 CONFIGS = [LlamaConfig, Qwen2Config, Qwen3Config, MistralConfig, Gemma2Config, Gemma3TextConfig]
 
 

@@ -8,7 +8,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from multipole_lab.attention.calls.transforms import has_values
+from multipole_lab.attention.calls.transforms import may_look
 from multipole_lab.clustering.checks import check_mask, check_vectors
 from multipole_lab.clustering.clusters import statistics_dtype
 
@@ -89,8 +89,7 @@ def key_mask(
 
 def without_padding(k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """k and v with zeros for padding, whose NaNs a weight of zero would not silence; untouched if there are none."""
-    looked = k.device.type == "cpu" and not torch.compiler.is_compiling() and has_values(k) and has_values(v)
-    if looked and finite(k, v):
+    if k.device.type == "cpu" and may_look(k, v) and finite(k, v):
         return k, v
     padding = ~mask[:, None, :, None]
     return k.masked_fill(padding, 0.0), v.masked_fill(padding, 0.0)
@@ -107,6 +106,6 @@ def finite(*tensors: Tensor) -> bool:
     What torch's own attention does then holds: a NaN or infinite value also reaches the causal queries before it, as
     0 * NaN, and on a CPU a query that is all NaN gives zeros where it sees fewer than 16 keys.
     """
-    if torch.compiler.is_compiling() or not all(has_values(x) for x in tensors):
+    if not may_look(*tensors):
         return True
     return all(bool(x.detach().sum(dtype=statistics_dtype(x.dtype)).isfinite()) for x in tensors)

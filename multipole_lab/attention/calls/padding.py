@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from multipole_lab.attention.calls.transforms import has_values
+from multipole_lab.attention.calls.transforms import may_look
 from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.clusters import statistics_dtype
 
@@ -139,6 +139,4 @@ def _select(x: Tensor, positions: Tensor) -> Tensor:
 
 def _readable(mask: Tensor) -> bool:
     """Whether the host may look at the mask."""
-    if torch.compiler.is_compiling() or not has_values(mask):
-        return False
-    return not (mask.is_cuda and torch.cuda.is_current_stream_capturing())
+    return may_look(mask) and not (mask.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -46,6 +46,11 @@ def has_values(x: Tensor) -> bool:
     return all(one.key() != torch._C._functorch.TransformType.Vmap for one in stack)
 
 
+def may_look(*tensors: Tensor) -> bool:
+    """Whether the host may look at the values of tensors here: they have some, and no compiler is tracing."""
+    return not torch.compiler.is_compiling() and all(has_values(x) for x in tensors)
+
+
 def autocast_exists(device: str) -> bool:
     """Whether a type of device knows autocast; torch has a question for that, which torch.compile cannot trace."""
     return device != "meta"

@@ -13,8 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from multipole_lab.bench.kernels.oracle import Head, dense, differing, error, member_means
+from multipole_lab.bench.kernels.oracle import Head, differing, error
 from multipole_lab.kernels.report.problem import Problem
+from multipole_lab.testing import oracle
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def clustering_cases(s: Setting) -> Iterator[Case]:
     if fits(x, C):
         yield Case(
             "lloyd", (x, centroids), lambda x, c: lloyd(x, c, restart=False, sort=True),
-            lambda r: error(r[1][0, 0], member_means(x[0, 0].double(), r[0][0, 0], C)),
+            lambda r: error(r[1][0, 0], oracle.means(x[0, 0].double(), r[0][0, 0], C)),
         )  # fmt: skip
     yield Case(
         "sort_by_label", (labels,), lambda labels: sort_by_label(labels, C),
@@ -107,7 +108,7 @@ def clustering_cases(s: Setting) -> Iterator[Case]:
     )  # fmt: skip
     yield Case(
         "cluster_means", (x, order, offsets), cluster_means,
-        lambda r: error(r[0, 0], member_means(x[0, 0].double(), labels[0, 0], C)),
+        lambda r: error(r[0, 0], oracle.means(x[0, 0].double(), labels[0, 0], C)),
     )  # fmt: skip
     capacity = torch.full(
         labels.shape[:2], math.ceil(1.5 * x.shape[2] / C), dtype=torch.int32, device=x.device
@@ -221,7 +222,8 @@ def leaf_case(s: Setting) -> Case:
     def check(r):
         one = q[0, 0].detach().double().requires_grad_()
         with torch.enable_grad():
-            out, _ = dense(one, k[0, 0].double(), v[0, 0].double(), s.scale, causal=True)
+            keys = k[0, 0].double(), v[0, 0].double()
+            out, _ = oracle.exact(one, *keys, s.scale, oracle.visible(size, size, causal=True).to(one.device))
             (dq,) = torch.autograd.grad(out, one, upstream[0, 0].double())
         return max(error(r[0][0, 0], out), error(r[1][0, 0], dq))
 
@@ -242,8 +244,7 @@ def centroid_case(s: Setting) -> Case:
         return centroid_field(q, mean_k, mean_v, counts, s.scale)
 
     def check(r):
-        mean_k, mean_v = (member_means(x, head.k_label, head.clusters) for x in (head.k, head.v))
-        logits = counts[0].double().log() + s.scale * head.q @ mean_k.T
-        return error(r[0][0, : head.q.shape[0]], logits.softmax(-1) @ mean_v)
+        out, _ = oracle.centroid(head.q, head.k, head.v, head.k_label, s=s.scale)
+        return error(r[0][0, : head.q.shape[0]], out)
 
     return Case("centroid_field", (q, k, v), call, check)
