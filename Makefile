@@ -1,4 +1,5 @@
-# Two commands: `make lab` opens the lab, `make test` proves it. `make help` lists the rest.
+# Two commands: `make lab` opens the lab, `make test` proves it. Contributors: `make quick` after each change.
+# `make help` lists the rest.
 #
 #   PYTHON=python3.12   the Python to make .venv with (3.11 to 3.14; found by itself otherwise)
 #   PORT=8889           where JupyterLab listens; the next free port where that one is taken
@@ -20,11 +21,17 @@ QUIET := $(if $(CI),--quiet)
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 STAMP := .venv/installed
 
+# What `make quick` tests: the files that find most in little time. Measured by `--durations`, without what is marked slow.
+QUICK := $(addprefix tests/, attention/test_attention.py attention/test_attention_errors.py \
+	attention/test_attention_causal.py clustering figures/test_figures_lines.py kernels/test_kernels_launch.py \
+	lessons measure/test_operation_counts.py package/test_house.py package/test_suggesting.py \
+	search/test_method_text.py testing)
+
 # An editable install remembers where it stands: a moved repository installs anew. Names below stay relative,
 # because make cannot hold a path with spaces.
 $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd -P)" ] || rm -f $(STAMP))
 
-.PHONY: help install lab test strip docs app constraints clean
+.PHONY: help install lab test quick lint coverage strip docs app constraints clean
 
 help: ## list these commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -44,13 +51,24 @@ lab: install ## open JupyterLab on the tour, on 127.0.0.1 only
 
 # The hub is switched off: a test that needs the network would pass here and fail at a reader's desk. Python's -P
 # keeps this folder off sys.path, so that the tests see what is installed.
-test: export HF_HUB_OFFLINE := 1
-test: export OMP_NUM_THREADS := 1
-test: install ## ruff, all tests, all notebooks; no network
-	.venv/bin/python -m ruff format --check .
-	.venv/bin/python -m ruff check .
+test quick coverage: export HF_HUB_OFFLINE := 1
+test quick coverage: export OMP_NUM_THREADS := 1
+test: lint ## ruff, imports, types, all tests, all notebooks; no network
 	.venv/bin/python -P -m pytest $(PARALLEL) $(PYTEST) tests
 	.venv/bin/python -P -m pytest $(PARALLEL) $(PYTEST) --nbmake --nbmake-timeout=120 notebooks
+
+quick: lint ## after each change: ruff, imports, types, and the tests that are fast
+	.venv/bin/python -P -m pytest $(PARALLEL) -m "not slow and not browser" $(PYTEST) $(QUICK)
+
+lint: install
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m ruff check .
+	.ci/imports
+	.venv/bin/python -P -m mypy
+
+# `make coverage PYTEST=tests/attention` for a part of it.
+coverage: install ## which lines of the library the tests run, as a table and in build/coverage
+	.venv/bin/python -P -m pytest $(PARALLEL) --cov --cov-report=term --cov-report=html:build/coverage $(or $(PYTEST),tests)
 
 strip: install ## format the code and take the outputs out of the notebooks
 	.venv/bin/python -m ruff check --fix .
@@ -86,5 +104,5 @@ constraints: install ## resolve the newest versions into constraints.txt
 	mv constraints.new constraints.txt
 
 clean: ## remove .venv and everything made
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis test-output
+	rm -rf .venv build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache test-output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
