@@ -12,6 +12,7 @@ from torch import Tensor
 from ..common.checks import check_given, check_tensors
 from ..common.launch import fp32_precision, launch, target_of
 from ..common.layout import row_strided
+from ..common.rows import load_rows, of_head, row_places
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
 
@@ -40,18 +41,18 @@ def finite(b_x):
 
 
 @triton.jit
-def _halves_kernel(
+def halves_kernel(
     centroids, high, low, norm, ROWS, D: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, SPLIT: tl.constexpr
 ):
-    o_c, o_d = tl.program_id(0) * BC + tl.arange(0, BC), tl.arange(0, BD)
-    p_c = o_c.to(tl.int64)[:, None] * D + o_d[None, :]
-    m_c = (o_c < ROWS)[:, None] & (o_d < D)[None, :]
-    b_c = tl.load(centroids + p_c, mask=m_c, other=0.0)  # [BC, BD]
+    # one program: BC centroids of any heads
+    o_c = tl.program_id(0) * BC + tl.arange(0, BC)
+    o_tile, m_tile = row_places(o_c.to(tl.int64), o_c < ROWS, D, D, BD)
+    b_c = tl.load(centroids + o_tile, mask=m_tile, other=0.0)  # [BC, BD]
     tl.store(norm + o_c, 0.5 * tl.sum(b_c * b_c, axis=1), mask=o_c < ROWS)
     if SPLIT:
         b_high = b_c.to(high.dtype.element_ty)
-        tl.store(high + p_c, b_high, mask=m_c)
-        tl.store(low + p_c, (b_c - b_high.to(tl.float32)).to(low.dtype.element_ty), mask=m_c)
+        tl.store(high + o_tile, b_high, mask=m_tile)
+        tl.store(low + o_tile, (b_c - b_high.to(tl.float32)).to(low.dtype.element_ty), mask=m_tile)
 
 
 def halves(centroids: Tensor, dtype: torch.dtype) -> Halves:
@@ -63,7 +64,7 @@ def halves(centroids: Tensor, dtype: torch.dtype) -> Halves:
     BD = power_of_two(D)
     tile = choose("halves", target_of(centroids), BD, 4)
     launch(
-        _halves_kernel, (cdiv(rows, tile.rows),), centroids, high, low, norm, rows, D,
+        halves_kernel, (cdiv(rows, tile.rows),), centroids, high, low, norm, rows, D,
         BD=BD, BC=tile.rows, SPLIT=split, tile=tile,
     )  # fmt: skip
     return Halves(high, low, norm)
@@ -90,15 +91,14 @@ def nearest(
     BD: tl.constexpr, BC: tl.constexpr, ROOM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """For vectors b_x [BM, BD]: the nearest cluster (with room), ties to the lower, and |x - c|^2."""
-    o_d, o_c = tl.arange(0, BD), tl.arange(0, BC)
+    o_c = tl.arange(0, BC)
     b_wide = b_x.to(tl.float32)
     b_square = 0.5 * tl.sum(b_wide * b_wide, axis=1)
     b_best = tl.full([b_x.shape[0]], float("inf"), dtype=tl.float32)
     b_label = tl.zeros([b_x.shape[0]], dtype=tl.int32)
     for i_c in range(0, C, BC):
         m_c = i_c + o_c < C
-        o_tile = (i_c + o_c)[:, None] * D + o_d[None, :]
-        m_tile = m_c[:, None] & (o_d[None, :] < D)
+        o_tile, m_tile = row_places(i_c + o_c, m_c, D, D, BD)
         b_high = tl.load(p_high + o_tile, mask=m_tile, other=0.0)  # [BC, BD]
         b_dot = tl.dot(b_x, tl.trans(b_high), input_precision=PRECISION)
         if b_x.dtype != tl.float32:
@@ -123,24 +123,25 @@ def nearest(
 
 
 @triton.jit
-def _assign_kernel(
-    x, high, low, norm, valid, labels, distances, stride_xb, stride_xh, stride_xn, H, N, C, D: tl.constexpr, TILES,
+def assign_kernel(
+    x, high, low, norm, valid, labels, distances, x_strides, sizes, D: tl.constexpr,
     BD: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    # one program: BM vectors of one head
+    H, N, C, TILES = sizes
     i_row, i_tile = (tl.program_id(0) // TILES).to(tl.int64), tl.program_id(0) % TILES
     i_b, i_h = i_row // H, i_row % H
-    o_n, o_d = i_tile * BM + tl.arange(0, BM), tl.arange(0, BD)
-    p_x = x + i_b * stride_xb + i_h * stride_xh + o_n.to(tl.int64)[:, None] * stride_xn + o_d[None, :]
-    # [BM, BD]
-    b_x = finite(tl.load(p_x, mask=(o_n[:, None] < N) & (o_d[None, :] < D), other=0.0))
+    o_n = i_tile * BM + tl.arange(0, BM)
+    m_n = o_n < N
+    b_x = finite(load_rows(of_head(x, x_strides, i_b, i_h), o_n.to(tl.int64), m_n, x_strides[2], D, BD))
     p_high, p_low, p_norm = high + i_row * C * D, low + i_row * C * D, norm + i_row * C
     b_label, b_best = nearest(b_x, p_high, p_low, p_norm, norm, C, D, BD, BC, False, PRECISION)
     if MASKED:
-        m_valid = tl.load(valid + i_b * N + o_n, mask=o_n < N, other=0) != 0
+        m_valid = tl.load(valid + i_b * N + o_n, mask=m_n, other=0) != 0
         b_label = tl.where(m_valid, b_label, -1)
         b_best = tl.where(m_valid, b_best, float("-inf"))
-    tl.store(labels + i_row * N + o_n, b_label.to(tl.int64), mask=o_n < N)
-    tl.store(distances + i_row * N + o_n, b_best, mask=o_n < N)
+    tl.store(labels + i_row * N + o_n, b_label.to(tl.int64), mask=m_n)
+    tl.store(distances + i_row * N + o_n, b_best, mask=m_n)
 
 
 def check_centroids(operation: str, x: Tensor, centroids: Tensor) -> int:
@@ -185,9 +186,9 @@ def assign(
     labels = torch.empty(B, H, N, dtype=torch.int64, device=x.device)
     distances = torch.empty(B, H, N, dtype=torch.float32, device=x.device)
     launch(
-        _assign_kernel, (B * H * tiles,),
+        assign_kernel, (B * H * tiles,),
         x, *halves(centroids, x.dtype), x if valid is None else valid.contiguous(), labels, distances,
-        *x.stride()[:3], H, N, C, D, tiles,
+        x.stride()[:3], (H, N, C, tiles), D,
         BD=BD, BM=tile.rows, BC=tile.cols, MASKED=valid is not None,
         PRECISION=fp32_precision(x), tile=tile,
     )  # fmt: skip

@@ -14,6 +14,8 @@ from torch import Tensor
 from ..common.checks import check_given, check_tensors
 from ..common.launch import fp32_precision, launch, target_of
 from ..common.layout import row_strided
+from ..common.members import cluster_span, member_rows
+from ..common.rows import load_rows, of_head
 from ..common.sizes import power_of_two
 from ..common.tiles import Tile, choose
 from .assign import check_centroids, finite, halves, nearest
@@ -22,12 +24,24 @@ UNPLACED = tl.constexpr(-2)
 
 
 @triton.jit
-def _accept_kernel(labels, distances, order, offsets, capacity, room, N, C, BN: tl.constexpr):
+def _bits(b_distance):
+    """The bits of max(distance, 0) as an integer in the same order; -0 and rounding below zero become 0."""
+    return tl.where(b_distance > 0, b_distance, 0.0).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def load_proposers(p_order, p_distance, i_start, i_end, BN: tl.constexpr):
+    """BN proposers of one cluster from place i_start of `order` on: which there are, where they stand, their bits."""
+    b_n, m_n = member_rows(p_order, i_start, i_end, BN)
+    return m_n, b_n, _bits(tl.load(p_distance + b_n, mask=m_n, other=0.0))
+
+
+@triton.jit
+def accept_kernel(labels, distances, order, offsets, capacity, room, N, C, BN: tl.constexpr):
+    # one program: one cluster of one head
     i_row, i_c = (tl.program_id(0) // C).to(tl.int64), tl.program_id(0) % C
-    o_n = tl.arange(0, BN)
     p_label, p_distance, p_order = labels + i_row * N, distances + i_row * N, order + i_row * N
-    i_start = tl.load(offsets + i_row * (C + 1) + i_c)
-    i_end = tl.load(offsets + i_row * (C + 1) + i_c + 1)
+    i_start, i_end = cluster_span(offsets + i_row * (C + 1), i_c)
     n_room = tl.load(capacity + i_row).to(tl.int64)
     tl.store(room + i_row * C + i_c, tl.maximum(n_room - (i_end - i_start), 0).to(tl.int32))
     if i_end - i_start > n_room:
@@ -38,9 +52,7 @@ def _accept_kernel(labels, distances, order, offsets, capacity, room, N, C, BN: 
             b_middle = b_low + (b_high - b_low) // 2
             n_below = tl.zeros([], dtype=tl.int64)
             for i in range(i_start, i_end, BN):
-                m_n = i + o_n < i_end
-                b_n = tl.load(p_order + i + o_n, mask=m_n, other=0)
-                b_bits = _bits(tl.load(p_distance + b_n, mask=m_n, other=0.0))
+                m_n, b_n, b_bits = load_proposers(p_order, p_distance, i, i_end, BN)
                 n_below += tl.sum((m_n & (b_bits <= b_middle)).to(tl.int64))
             m_enough = n_below >= n_room
             b_high = tl.where(m_enough, b_middle, b_high)
@@ -48,16 +60,11 @@ def _accept_kernel(labels, distances, order, offsets, capacity, room, N, C, BN: 
         # nearer than the threshold: accepted; at the threshold: in order of position while there is room
         n_nearer = tl.zeros([], dtype=tl.int64)
         for i in range(i_start, i_end, BN):
-            m_n = i + o_n < i_end
-            b_n = tl.load(p_order + i + o_n, mask=m_n, other=0)
-            n_nearer += tl.sum(
-                (m_n & (_bits(tl.load(p_distance + b_n, mask=m_n, other=0.0)) < b_low)).to(tl.int64)
-            )
+            m_n, b_n, b_bits = load_proposers(p_order, p_distance, i, i_end, BN)
+            n_nearer += tl.sum((m_n & (b_bits < b_low)).to(tl.int64))
         n_ties = n_room - n_nearer
         for i in range(i_start, i_end, BN):
-            m_n = i + o_n < i_end
-            b_n = tl.load(p_order + i + o_n, mask=m_n, other=0)
-            b_bits = _bits(tl.load(p_distance + b_n, mask=m_n, other=0.0))
+            m_n, b_n, b_bits = load_proposers(p_order, p_distance, i, i_end, BN)
             b_tie = (m_n & (b_bits == b_low)).to(tl.int64)
             b_rank = tl.cumsum(b_tie, axis=0) - b_tie
             m_refused = (b_bits > b_low) | ((b_tie > 0) & (b_rank >= n_ties))
@@ -66,19 +73,15 @@ def _accept_kernel(labels, distances, order, offsets, capacity, room, N, C, BN: 
 
 
 @triton.jit
-def _bits(b_distance):
-    """The bits of max(distance, 0) as an integer in the same order; -0 and rounding below zero become 0."""
-    return tl.where(b_distance > 0, b_distance, 0.0).to(tl.int32, bitcast=True)
-
-
-@triton.jit
-def _overflow_kernel(
-    x, high, low, norm, labels, room, waiting, asked, asked_distance, stride_xb, stride_xh, stride_xn, H, N, C,
+def overflow_kernel(
+    x, high, low, norm, labels, room, waiting, asked, asked_distance, x_strides, sizes,
     D: tl.constexpr, BD: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    # one program: one head
+    H, N, C = sizes
     i_row = tl.program_id(0).to(tl.int64)
-    o_m, o_d, o_bin = tl.arange(0, BM), tl.arange(0, BD), tl.arange(0, BINS)
-    p_x = x + (i_row // H) * stride_xb + (i_row % H) * stride_xh
+    o_m, o_bin = tl.arange(0, BM), tl.arange(0, BINS)
+    p_x = of_head(x, x_strides, i_row // H, i_row % H)
     p_high, p_low, p_norm = high + i_row * C * D, low + i_row * C * D, norm + i_row * C
     p_room, p_label = room + i_row * C, labels + i_row * N
     p_waiting, p_asked, p_distance = waiting + i_row * N, asked + i_row * N, asked_distance + i_row * N
@@ -95,8 +98,7 @@ def _overflow_kernel(
         for i in range(0, n_waiting, BM):  # everybody proposes
             m_m = i + o_m < n_waiting
             b_n = tl.load(p_waiting + i + o_m, mask=m_m, other=0).to(tl.int64)
-            p_row = p_x + b_n[:, None] * stride_xn + o_d[None, :]  # [BM, BD]
-            b_x = finite(tl.load(p_row, mask=m_m[:, None] & (o_d[None, :] < D), other=0.0))
+            b_x = finite(load_rows(p_x, b_n, m_m, x_strides[2], D, BD))
             b_label, b_best = nearest(b_x, p_high, p_low, p_norm, p_room, C, D, BD, BC, True, PRECISION)
             tl.store(p_asked + i + o_m, b_label, mask=m_m)
             tl.store(p_distance + i + o_m, _bits(b_best), mask=m_m)
@@ -127,7 +129,7 @@ def _overflow_kernel(
         tl.store(p_room + o_bin, b_room - b_taken, mask=o_bin < C)
         for i in range(
             0, n_waiting, BM
-        ):  # the others wait on; the list only shrinks, so it is rewritten in place
+        ):  # the others wait on; the list only shrinks and is rewritten in place
             m_m = i + o_m < n_waiting
             b_n = tl.load(p_waiting + i + o_m, mask=m_m, other=0)
             b_wait = (tl.load(p_label + b_n, mask=m_m, other=-1) == UNPLACED).to(tl.int32)
@@ -180,24 +182,14 @@ def capped_rounds(
     room = torch.empty(B, H, C, dtype=torch.int32, device=x.device)
     accept = choose("accept", target, BD, 4, tile)
     launch(
-        _accept_kernel,
-        (B * H * C,),
-        labels,
-        distances,
-        order,
-        offsets,
-        capacity,
-        room,
-        N,
-        C,
-        BN=accept.cols,
-        tile=accept,
-    )
+        accept_kernel, (B * H * C,), labels, distances, order, offsets, capacity, room, N, C,
+        BN=accept.cols, tile=accept,
+    )  # fmt: skip
     overflow = choose("overflow", target, BD, x.element_size(), tile)
     scratch = torch.empty(3, B, H, N, dtype=torch.int32, device=x.device)
     launch(
-        _overflow_kernel, (B * H,),
-        x, *halves(centroids, x.dtype), labels, room, *scratch, *x.stride()[:3], H, N, C, D,
+        overflow_kernel, (B * H,),
+        x, *halves(centroids, x.dtype), labels, room, *scratch, x.stride()[:3], (H, N, C), D,
         BD=BD, BINS=power_of_two(C), BM=overflow.rows, BC=overflow.cols, PRECISION=fp32_precision(x), tile=overflow,
     )  # fmt: skip
     return labels

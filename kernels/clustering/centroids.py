@@ -10,51 +10,43 @@ from torch import Tensor
 from ..common.checks import check_given, check_tensors
 from ..common.launch import launch, target_of
 from ..common.layout import row_strided
+from ..common.members import cluster_span, member_rows
+from ..common.rows import load_row, load_rows, of_head
 from ..common.sizes import power_of_two
 from ..common.tiles import Tile, choose
 from .assign import finite
 
 
 @triton.jit
-def _mean_kernel(
+def cluster_means_kernel(
     x,
     order,
     offsets,
     means,
-    stride_xb,
-    stride_xh,
-    stride_xn,
-    H,
-    N,
-    C,
+    x_strides,
+    sizes,
     D: tl.constexpr,
     BD: tl.constexpr,
     BM: tl.constexpr,
     RAW: tl.constexpr,
 ):
+    # one program: one cluster of one head
+    H, N, C = sizes
     i_row, i_c = (tl.program_id(0) // C).to(tl.int64), tl.program_id(0) % C
     i_b, i_h = i_row // H, i_row % H
-    o_m, o_d = tl.arange(0, BM), tl.arange(0, BD)
-    p_x = x + i_b * stride_xb + i_h * stride_xh
-    i_start = tl.load(offsets + i_row * (C + 1) + i_c)
-    i_end = tl.load(offsets + i_row * (C + 1) + i_c + 1)
+    p_x, p_order = of_head(x, x_strides, i_b, i_h), order + i_row * N
+    i_start, i_end = cluster_span(offsets + i_row * (C + 1), i_c)
     b_sum = tl.zeros([BM, BD], dtype=tl.float32)
-    p_order = order + i_row * N + o_m
-    b_n = tl.load(p_order + i_start, mask=i_start + o_m < i_end, other=0)
+    b_n, _ = member_rows(p_order, i_start, i_end, BM)
     for i in range(i_start, i_end, BM):
-        m_m = i + o_m < i_end
-        b_next = tl.load(p_order + i + BM, mask=i + BM + o_m < i_end, other=0)  # long before it is needed
-        # [BM, BD]
-        b_x = tl.load(
-            p_x + b_n[:, None] * stride_xn + o_d[None, :],
-            mask=m_m[:, None] & (o_d[None, :] < D),
-            other=0.0,
-        )
+        b_next, _ = member_rows(p_order, i + BM, i_end, BM)  # long before it is needed
+        b_x = load_rows(p_x, b_n, i + tl.arange(0, BM) < i_end, x_strides[2], D, BD)
         if not RAW:
             b_x = finite(b_x)
         b_sum += b_x.to(tl.float32)
         b_n = b_next
     b_mean = tl.sum(b_sum, axis=0) / tl.maximum(i_end - i_start, 1).to(tl.float32)  # [BD]
+    o_d = tl.arange(0, BD)
     tl.store(means + (i_row * C + i_c) * D + o_d, b_mean, mask=o_d < D)
 
 
@@ -77,8 +69,8 @@ def restart_row(
                 b_far = tl.maximum(b_max, b_far)
             i_old = tl.load(p_label + i_far)
             if (b_far > float("-inf")) & (i_old >= 0):
-                b_x = finite(tl.load(p_x + i_far * stride_xn + o_d, mask=o_d < D, other=0.0)).to(tl.float32)
-                b_old = tl.load(p_centroid + i_old * D + o_d, mask=o_d < D, other=0.0)
+                b_x = finite(load_row(p_x + i_far * stride_xn, D, BD)).to(tl.float32)
+                b_old = load_row(p_centroid + i_old * D, D, BD)
                 n_old = tl.load(p_count + i_old)
                 b_old = (b_old * n_old.to(tl.float32) - b_x) / tl.maximum(n_old - 1, 1).to(tl.float32)
                 tl.debug_barrier()
@@ -90,19 +82,19 @@ def restart_row(
 
 
 @triton.jit
-def _restart_kernel(
-    x, labels, distances, counts, centroids, stride_xb, stride_xh, stride_xn,
-    H, N, C, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BINS: tl.constexpr,
+def restart_kernel(
+    x, labels, distances, counts, centroids, x_strides, sizes,
+    D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, BINS: tl.constexpr,
 ):  # fmt: skip
+    # one program: one head
+    H, N, C = sizes
     i_row = tl.program_id(0).to(tl.int64)
     o_c = tl.arange(0, BINS)
     b_count = tl.load(counts + i_row * C + o_c, mask=o_c < C, other=1)
     if tl.sum((b_count == 0).to(tl.int32)) > 0:
-        p_x = x + (i_row // H) * stride_xb + (i_row % H) * stride_xh
-        restart_row(
-            p_x, labels + i_row * N, distances + i_row * N, counts + i_row * C, centroids + i_row * C * D,
-            stride_xn, N, C, D, BD, BN,
-        )  # fmt: skip
+        p_x, p_centroid = of_head(x, x_strides, i_row // H, i_row % H), centroids + i_row * C * D
+        p_label, p_distance, p_count = labels + i_row * N, distances + i_row * N, counts + i_row * C
+        restart_row(p_x, p_label, p_distance, p_count, p_centroid, x_strides[2], N, C, D, BD, BN)
 
 
 def cluster_means(
@@ -124,22 +116,9 @@ def cluster_means(
     tile = choose("centroids", target_of(x), BD, x.element_size(), tile)
     means = torch.empty(B, H, C, D, dtype=torch.float32, device=x.device)
     launch(
-        _mean_kernel,
-        (B * H * C,),
-        x,
-        order.contiguous(),
-        offsets.contiguous(),
-        means,
-        *x.stride()[:3],
-        H,
-        N,
-        C,
-        D,
-        BD=BD,
-        BM=tile.rows,
-        RAW=raw,
-        tile=tile,
-    )
+        cluster_means_kernel, (B * H * C,), x, order.contiguous(), offsets.contiguous(), means,
+        x.stride()[:3], (H, N, C), D, BD=BD, BM=tile.rows, RAW=raw, tile=tile,
+    )  # fmt: skip
     return means
 
 
@@ -160,21 +139,9 @@ def restart_empty(
     BD = power_of_two(D)
     tile = choose("centroids", target_of(x), BD, x.element_size(), tile)
     launch(
-        _restart_kernel,
-        (B * H,),
-        x,
-        labels.contiguous(),
-        *written,
-        *x.stride()[:3],
-        H,
-        N,
-        C,
-        D,
-        BD=BD,
-        BN=tile.cols,
-        BINS=power_of_two(C),
-        tile=tile,
-    )
+        restart_kernel, (B * H,), x, labels.contiguous(), *written,
+        x.stride()[:3], (H, N, C), D, BD=BD, BN=tile.cols, BINS=power_of_two(C), tile=tile,
+    )  # fmt: skip
     for given, new in zip((distances, counts, centroids), written, strict=True):
         if new is not given:
             given.copy_(new)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..common.checks import check_given, check_tensors
 from ..common.launch import fp32_precision, launch, target_of
 from ..common.layout import row_strided
+from ..common.rows import load_rows, of_head, store_rows
 from ..common.sizes import cdiv, power_of_two, spans
 from ..common.tiles import Tile, choose
 from .assign import ABOVE, FARTHEST, check_centroids, finite, row_min
@@ -26,20 +27,20 @@ LARGEST = {2: 8192, 4: 2048}
 
 
 @triton.jit
-def _lloyd_kernel(
-    x, centroids, valid, labels, distances, sums, members, chunk_counts, stride_xb, stride_xh, stride_xn,
-    H, N, C, D: tl.constexpr, PARTS, SPAN, CHUNKS,
+def lloyd_kernel(
+    x, centroids, valid, labels, distances, sums, members, chunk_counts, x_strides, sizes, D: tl.constexpr,
     BD: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
     MASKED: tl.constexpr, FAR: tl.constexpr, COUNT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    # one program: SPAN chunks of BM vectors of one head
+    H, N, C, PARTS, SPAN, CHUNKS = sizes
     i_row, i_part = (tl.program_id(0) // PARTS).to(tl.int64), tl.program_id(0) % PARTS
     i_b, i_h = i_row // H, i_row % H
-    o_m, o_d, o_bin = tl.arange(0, BM), tl.arange(0, BD), tl.arange(0, BINS)
-    p_x = x + i_b * stride_xb + i_h * stride_xh
-    m_c, m_d = o_bin < C, o_d < D
+    o_m, o_bin = tl.arange(0, BM), tl.arange(0, BINS)
+    p_x = of_head(x, x_strides, i_b, i_h)
+    m_c = o_bin < C
     # [BINS, BD] all centroids stay with the program; in half precision as a sum of two, as in `assign`
-    p_c = centroids + (i_row * C + o_bin[:, None]) * D + o_d[None, :]
-    b_c = tl.load(p_c, mask=m_c[:, None] & m_d[None, :], other=0.0)
+    b_c = load_rows(centroids, i_row * C + o_bin, m_c, D, D, BD)
     b_norm = tl.where(m_c, tl.sum(b_c * b_c, axis=1), FARTHEST)
     b_high = b_c.to(x.dtype.element_ty)
     b_low = (b_c - b_high.to(tl.float32)).to(x.dtype.element_ty)
@@ -48,8 +49,7 @@ def _lloyd_kernel(
     for i_tile in range(i_part * SPAN, tl.minimum((i_part + 1) * SPAN, CHUNKS)):
         o_n = i_tile * BM + o_m
         m_n = o_n < N
-        p_tile = p_x + o_n.to(tl.int64)[:, None] * stride_xn + o_d[None, :]
-        b_x = finite(tl.load(p_tile, mask=m_n[:, None] & m_d[None, :], other=0.0))  # [BM, BD]
+        b_x = finite(load_rows(p_x, o_n.to(tl.int64), m_n, x_strides[2], D, BD))
         b_dot = tl.dot(b_x, tl.trans(b_high), input_precision=PRECISION)
         if b_x.dtype != tl.float32:
             b_dot = tl.dot(b_x, tl.trans(b_low), b_dot)
@@ -80,16 +80,17 @@ def _lloyd_kernel(
             tl.store(p_count + o_bin, b_count, mask=o_bin < C)
             tl.store(p_count + C, tl.sum((m_n & (b_label < 0)).to(tl.int32)))
     o_part = (i_row * PARTS + i_part) * BINS + o_bin
-    tl.store(sums + o_part[:, None] * BD + o_d[None, :], b_sum)
+    store_rows(sums, o_part, o_bin >= 0, BD, b_sum, BD, BD)
     tl.store(members + o_part, b_members)
 
 
 @triton.jit
-def _means_kernel(
-    sums, members, counts, means, C, D: tl.constexpr, PARTS, BLOCKS,
-    BD: tl.constexpr, BINS: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
+def lloyd_means_kernel(
+    sums, members, counts, means, sizes,
+    D: tl.constexpr, BD: tl.constexpr, BINS: tl.constexpr, BC: tl.constexpr, BP: tl.constexpr,
 ):  # fmt: skip
     # one program: BC clusters of one head, BP parts at a time
+    C, PARTS, BLOCKS = sizes
     i_row, i_block = (tl.program_id(0) // BLOCKS).to(tl.int64), tl.program_id(0) % BLOCKS
     o_e, o_p = tl.arange(0, BC * BD), tl.arange(0, BP)
     o_c = i_block * BC + tl.arange(0, BC)
@@ -103,9 +104,7 @@ def _means_kernel(
         b_count += tl.load(members + o_part[:, None] * BINS + o_c[None, :], mask=m_part[:, None], other=0)
     b_total = tl.sum(b_count, axis=0)  # [BC]
     b_mean = tl.reshape(tl.sum(b_sum, axis=0), [BC, BD]) / tl.maximum(b_total, 1).to(tl.float32)[:, None]
-    o_d = tl.arange(0, BD)
-    p_mean = means + (i_row * C + o_c[:, None]) * D + o_d[None, :]
-    tl.store(p_mean, b_mean, mask=(o_c[:, None] < C) & (o_d[None, :] < D))
+    store_rows(means, i_row * C + o_c, o_c < C, D, b_mean, D, BD)
     tl.store(counts + i_row * C + o_c, b_total.to(tl.int64), mask=o_c < C)
 
 
@@ -160,9 +159,9 @@ def lloyd(
     sums = empty(B * H * parts, BINS, BD, dtype=torch.float32)
     members, chunk_counts = (empty(B * H, n, dtype=torch.int32) for n in (parts * BINS, chunks * (C + 1)))
     launch(
-        _lloyd_kernel, (B * H * parts,),
+        lloyd_kernel, (B * H * parts,),
         x, centroids, x if valid is None else valid.contiguous(), labels, distances, sums, members, chunk_counts,
-        *x.stride()[:3], H, N, C, D, parts, span, chunks,
+        x.stride()[:3], (H, N, C, parts, span, chunks), D,
         BD=BD, BINS=BINS, BM=tile.rows, MASKED=valid is not None, FAR=restart, COUNT=sort,
         PRECISION=fp32_precision(x),
         tile=tile,
@@ -171,7 +170,7 @@ def lloyd(
     mean_tile = choose("means", target_of(x), BD, x.element_size())
     blocks = cdiv(C, mean_tile.rows)
     launch(
-        _means_kernel, (B * H * blocks,), sums, members, counts, means, C, D, parts, blocks,
+        lloyd_means_kernel, (B * H * blocks,), sums, members, counts, means, (C, parts, blocks), D,
         BD=BD, BINS=BINS, BC=mean_tile.rows, BP=mean_tile.cols, tile=mean_tile,
     )  # fmt: skip
     if restart:

@@ -27,7 +27,7 @@ def within(b_label, C):
 
 
 @triton.jit
-def _count_kernel(labels, chunk_counts, N, C, CHUNKS, BINS: tl.constexpr, BN: tl.constexpr):
+def count_labels_kernel(labels, chunk_counts, N, C, CHUNKS, BINS: tl.constexpr, BN: tl.constexpr):
     i_row, i_chunk = (tl.program_id(0) // CHUNKS).to(tl.int64), tl.program_id(0) % CHUNKS
     o_n, o_c = i_chunk * BN + tl.arange(0, BN), tl.arange(0, BINS)
     # [BN] padding (label -1) is counted as cluster C
@@ -38,7 +38,7 @@ def _count_kernel(labels, chunk_counts, N, C, CHUNKS, BINS: tl.constexpr, BN: tl
 
 
 @triton.jit
-def _scan_kernel(chunk_counts, offsets, C, CHUNKS, BINS: tl.constexpr, BM: tl.constexpr):
+def scan_counts_kernel(chunk_counts, offsets, C, CHUNKS, BINS: tl.constexpr, BM: tl.constexpr):
     i_row = tl.program_id(0).to(tl.int64)
     o_c = tl.arange(0, BINS)
     b_total = tl.zeros([BINS], dtype=tl.int32)
@@ -55,7 +55,7 @@ def _scan_kernel(chunk_counts, offsets, C, CHUNKS, BINS: tl.constexpr, BM: tl.co
 
 
 @triton.jit
-def _scatter_kernel(
+def scatter_kernel(
     labels, before, offsets, order, N, C, CHUNKS, CHUNK: tl.constexpr, SPAN: tl.constexpr, BN: tl.constexpr
 ):
     # one program: a chunk, BN positions at a time
@@ -109,7 +109,7 @@ def sort_by_label(labels: Tensor, clusters: int, tile: Tile | None = None) -> tu
     chunks = cdiv(N, chunk)
     chunk_counts = torch.empty(B * H, chunks, clusters + 1, dtype=torch.int32, device=labels.device)
     launch(
-        _count_kernel, (B * H * chunks,), labels, chunk_counts, N, clusters, chunks,
+        count_labels_kernel, (B * H * chunks,), labels, chunk_counts, N, clusters, chunks,
         BINS=power_of_two(clusters + 1), BN=chunk, tile=tile,
     )  # fmt: skip
     offsets = offsets_of_chunks(chunk_counts, B, H, clusters)
@@ -129,7 +129,7 @@ def offsets_of_chunks(
     offsets = torch.empty(B, H, clusters + 1, dtype=torch.int64, device=chunk_counts.device)
     scanned = max(2, min(power_of_two(chunks, least=2), tile.cols // bins))
     launch(
-        _scan_kernel, (B * H,), chunk_counts, offsets, clusters, chunks, BINS=bins, BM=scanned, tile=tile,
+        scan_counts_kernel, (B * H,), chunk_counts, offsets, clusters, chunks, BINS=bins, BM=scanned, tile=tile,
     )  # fmt: skip
     return offsets
 
@@ -142,7 +142,7 @@ def scatter(labels: Tensor, before: Tensor, offsets: Tensor, chunk: int, tile: T
     rows, chunks = min(tile.rows, chunk), cdiv(N, chunk)
     order = torch.empty_like(labels)
     launch(
-        _scatter_kernel, (B * H * chunks,), labels, before, offsets, order, N, offsets.shape[-1] - 1, chunks,
+        scatter_kernel, (B * H * chunks,), labels, before, offsets, order, N, offsets.shape[-1] - 1, chunks,
         CHUNK=chunk, SPAN=chunk // rows, BN=rows, tile=tile,
     )  # fmt: skip
     return order

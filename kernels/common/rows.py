@@ -41,3 +41,10 @@ def load_columns(p, o_rows, m_rows, stride, WIDTH, BW: tl.constexpr):
 def of_head(p, strides, i_b, i_h):
     """Where the rows of head i_h of batch entry i_b begin, of [B, H, N, .] at p."""
     return p + i_b * strides[0] + i_h * strides[1]
+
+
+@triton.jit
+def row_places(o_rows, m_rows, stride, WIDTH: tl.constexpr, BW: tl.constexpr):
+    """Offsets and mask [BM, BW] of rows, for several matrices that lie alike: it saves registers."""
+    o_w = tl.arange(0, BW)
+    return o_rows[:, None] * stride + o_w[None, :], m_rows[:, None] & (o_w < WIDTH)[None, :]

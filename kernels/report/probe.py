@@ -6,7 +6,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _double_kernel(x, out, n, BLOCK: tl.constexpr):
+def double_kernel(x, out, n, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
     tl.store(out + i, 2 * tl.load(x + i, mask=i < n), mask=i < n)
 
@@ -21,5 +21,5 @@ def double(x: torch.Tensor) -> torch.Tensor:
     """
     x = x.contiguous()
     out = torch.empty_like(x)
-    _double_kernel[(triton.cdiv(x.numel(), 256),)](x, out, x.numel(), BLOCK=256)
+    double_kernel[(triton.cdiv(x.numel(), 256),)](x, out, x.numel(), BLOCK=256)
     return out

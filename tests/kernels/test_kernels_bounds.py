@@ -86,7 +86,9 @@ def test_the_guard_sees_a_launch_that_reads_too_far(guarded):
     labels, counts = torch.zeros(40, dtype=torch.int64), torch.zeros(1, 3, dtype=torch.int32)
 
     def count(N):
-        sort.launch(sort._count_kernel, (1,), labels, counts, N, 2, 1, BINS=16, BN=64, tile=Tile(64, 64))
+        sort.launch(
+            sort.count_labels_kernel, (1,), labels, counts, N, 2, 1, BINS=16, BN=64, tile=Tile(64, 64)
+        )
 
     count(40)
     with pytest.raises(Exception, match="20 of 60 addresses of a load lie in no tensor"):
