@@ -69,7 +69,7 @@ def find(name: str) -> Question:
         raise ValueError(
             f"question is {name!r}; a name such as 'A1.2' is needed, of {', '.join(ASSIGNMENTS)}"
         )
-    questions = importlib.import_module(f"multipole_lab.course.{assignment.lower()}").QUESTIONS
+    questions = importlib.import_module(f"multipole_lab.course.questions.{assignment.lower()}").QUESTIONS
     if name not in questions:
         raise ValueError(f"question is {name!r}; {assignment} has {', '.join(questions)}")
     return questions[name]
