@@ -1,15 +1,18 @@
 """Names of 0.1.0 keep working for one version, each with one warning that names the new one."""
 
 import importlib
+import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
 import multipole_lab as ml
 from multipole_lab import renamed
 
+ROOT = Path(__file__).resolve().parents[2]
 NEW = renamed.modules()
 
 
@@ -100,3 +103,20 @@ def test_a_name_that_never_was_is_refused_as_before():
         importlib.import_module("multipole_lab.analysis.nothing")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = importlib.import_module("multipole_lab.analysis").nothing
+
+
+def test_no_text_of_the_repository_uses_an_old_name():
+    old = re.compile("|".join(rf"{re.escape(name)}(?!\w)" for name in NEW))
+    texts = [
+        p
+        for folder in ("multipole_lab", "kernels", "tests", "notebooks", "docs")
+        for p in (ROOT / folder).rglob("*")
+    ]
+    texts = [
+        p
+        for p in texts
+        if p.suffix in {".py", ".md", ".ipynb"} and p not in (Path(__file__), Path(renamed.__file__))
+    ]
+    assert len(texts) > 300
+    found = {str(p.relative_to(ROOT)): old.findall(p.read_text(encoding="utf-8")) for p in texts}
+    assert {name: names for name, names in found.items() if names} == {}
