@@ -114,6 +114,7 @@ def compile_report(*arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_report_of_one_kernel():
     result = compile_report("--only", "summarise", "--capability", "80", "90", "--head", "64")
     assert result.returncode == 0, result.stdout + result.stderr
