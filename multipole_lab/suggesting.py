@@ -118,11 +118,14 @@ def lazy_names(
             return getattr(importlib.import_module(f".{where[name]}", package), name)
         if name in subpackages or name in old:
             return importlib.import_module(f"{package}.{name}")
-        raise no_attribute(package, name, names)
+        raise no_attribute(package, name, public())
+
+    def public() -> Sequence[str]:
+        return getattr(sys.modules[package], "__all__", names)
 
     def listed() -> list[str]:
         own = [name for name in vars(sys.modules[package]) if name.startswith("__")]
-        return sorted({*names, *own})
+        return sorted({*public(), *own})
 
     return get, listed
 
