@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -31,14 +31,24 @@ def blocks_apart(x: Tensor) -> Tensor:
     return x if x.is_contiguous() or x[:1].is_contiguous() else x.contiguous()
 
 
+def flat(names: Iterable[str], args: tuple) -> Iterator[tuple[str, Any]]:
+    """The arguments of a kernel with their names; of a tuple every part, as name[0], name[1] ..."""
+    for name, value in zip(names, args, strict=False):
+        if isinstance(value, tuple):
+            yield from flat((f"{name}[{i}]" for i in range(len(value))), value)
+        else:
+            yield name, value
+
+
 def check_layout(kernel: Any, names: Iterable[str], args: tuple) -> None:
     """Raise where a kernel would take a tensor for something that it is not.
 
     Of every tensor the last dimension must be contiguous, and every other stride must follow from the dimensions
     behind it or be among the arguments.
     """
-    numbers = {n for a in args for n in (a if isinstance(a, tuple) else (a,)) if type(n) is int}
-    for name, x in zip(names, args, strict=False):
+    given = list(flat(names, args))
+    numbers = {x for _, x in given if type(x) is int}
+    for name, x in given:
         if not isinstance(x, Tensor) or x.is_contiguous():
             continue
         follows = 1

@@ -18,13 +18,13 @@ def softmax_start(BM: tl.constexpr, BDV: tl.constexpr):
 def softmax_weights(b_s, b_max, b_sum):
     """The weights of keys of logits b_s [BM, BN], what to multiply earlier sums of values by, the new b_max and b_sum.
 
-    A row whose logits are all -inf stays empty.
+    A row whose logits are all -inf stays empty. Also for one row: b_s [BN], the others scalars.
     """
-    b_new = tl.maximum(b_max, tl.max(b_s, axis=1))
+    b_new = tl.maximum(b_max, tl.max(b_s, axis=-1))
     b_shift = tl.where(b_new > float("-inf"), b_new, 0.0)
-    b_w = tl.exp(b_s - b_shift[:, None])
+    b_w = tl.exp(b_s - tl.expand_dims(b_shift, -1))
     b_keep = tl.exp(b_max - b_shift)
-    return b_w, b_keep, b_new, b_sum * b_keep + tl.sum(b_w, axis=1)
+    return b_w, b_keep, b_new, b_sum * b_keep + tl.sum(b_w, axis=-1)
 
 
 @triton.jit
@@ -54,8 +54,8 @@ def softmax_merge(b_out, b_max, b_sum, b_there, b_lse):
 
 @triton.jit
 def softmax_mean(b_out, b_sum):
-    """out = b_out / b_sum [BM, BDV]; 0 for rows that saw no key."""
-    return b_out / tl.where(b_sum == 0, 1.0, b_sum)[:, None]
+    """out = b_out / b_sum [BM, BDV], of one row [BDV]; 0 for rows that saw no key."""
+    return b_out / tl.expand_dims(tl.where(b_sum == 0, 1.0, b_sum), -1)
 
 
 @triton.jit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor
 from ..common.checks import check_tensors
 from ..common.launch import fp32_precision, launch, target_of
 from ..common.layout import blocks_apart
+from ..common.online import softmax_lse, softmax_mean, softmax_start
+from ..common.rows import load_rows, store_rows
 from ..common.sizes import cdiv, power_of_two
 from .logits import Exact
-from .near import attend_chunk, load_queries
+from .near import attend_chunk
 from .replace import replace_chunk
 from .tiles import Tile, choose
 from .work import Work, processors
@@ -49,64 +52,67 @@ def rows_apart(masses: Tensor) -> Tensor:
 
 @triton.jit(
     do_not_specialize=[
-        "sinks", "clustered", "stride_mt", "stride_mf", "stride_me", "T", "F", "E", "room",
-        "NEAR_CHUNKS", "FINE_CHUNKS", "TOP_CHUNKS", "EXACT_CHUNKS", "chunk",
+        "sinks", "clustered", "stride_top", "stride_fine", "stride_exact", "room", "F", "T", "E",
+        "FINE_FIRST", "TOP_FIRST", "EXACT_FIRST", "CHUNKS", "chunk",
     ]
 )  # fmt: skip
-def _attend_kernel(
-    q, keys, values, members, taken,
-    top_masses, top_values, top_opened, fine_masses, fine_values, fine_opened, listed, n_listed, exact_masses,
-    out, lse, scale, softcap, stride_k, stride_v, stride_vt, stride_vf, stride_mt, stride_mf, stride_me,
-    sinks, clustered, room, T, F, E, NEAR_CHUNKS, FINE_CHUNKS, TOP_CHUNKS, EXACT_CHUNKS, chunk,
-    G: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
-    BG: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, BN: tl.constexpr,
+def decode_attend_kernel(
+    q, storage, near, fine, top, exact_masses, out, lse, scale, softcap, strides, value_strides,
+    stride_fine, stride_top, stride_exact, sinks, clustered, room, F, T, E,
+    FINE_FIRST, TOP_FIRST, EXACT_FIRST, CHUNKS, chunk, SHAPE: tl.constexpr, BLOCK: tl.constexpr,
     TOP_OPENED: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: one chunk of one row; the chunks that read most start first
-    CHUNKS = NEAR_CHUNKS + FINE_CHUNKS + TOP_CHUNKS + EXACT_CHUNKS
+    keys, values = storage
+    members, taken = near
+    G: tl.constexpr = SHAPE[0]
+    D: tl.constexpr = SHAPE[1]
+    DV: tl.constexpr = SHAPE[2]
+    BG: tl.constexpr = BLOCK[0]
+    BD: tl.constexpr = BLOCK[1]
+    BDV: tl.constexpr = BLOCK[2]
+    BN: tl.constexpr = BLOCK[3]
     i_chunk, i_row = tl.program_id(0) % CHUNKS, (tl.program_id(0) // CHUNKS).to(tl.int64)
-    i_out = i_row * CHUNKS + i_chunk
-    o_g, o_dv = tl.arange(0, BG), tl.arange(0, BDV)
-    b_max = tl.full([BG], float("-inf"), dtype=tl.float32)
-    b_sum = tl.zeros([BG], dtype=tl.float32)
-    b_out = tl.zeros([BG, BDV], dtype=tl.float32)
-    p_k, p_v = keys + i_row * stride_k, values + i_row * stride_v
-    if i_chunk < NEAR_CHUNKS:
+    o_g = tl.arange(0, BG)
+    b_out, b_max, b_sum = softmax_start(BG, BDV)
+    p_k, p_v = keys + i_row * strides[0], values + i_row * strides[1]
+    if i_chunk < FINE_FIRST:
         begin = i_chunk * chunk
         end = tl.minimum(begin + chunk, tl.load(taken + i_row))
         if begin < end:
-            b_q = load_queries(q, i_row, G, D, BG, BD)
+            b_q = load_rows(q + i_row * G * D, o_g, o_g < G, D, D, BD)
             b_out, b_max, b_sum = attend_chunk(
                 b_out, b_max, b_sum, b_q, p_k, p_v, members + i_row * room, begin, end,
                 scale, softcap, D, DV, BD, BN, SOFTCAP, PRECISION,
             )  # fmt: skip
-    elif i_chunk < NEAR_CHUNKS + FINE_CHUNKS:
-        begin = (i_chunk - NEAR_CHUNKS) * chunk
+    elif i_chunk < TOP_FIRST:
+        masses, mean_v, opened, listed, n_listed = fine
+        begin = (i_chunk - FINE_FIRST) * chunk
         end = tl.minimum(begin + chunk, tl.load(n_listed + i_row))
         b_out, b_max, b_sum = replace_chunk(
-            b_out, b_max, b_sum, fine_masses + i_row * G * stride_mf, fine_opened + i_row * F,
-            listed + i_row * F, fine_values + i_row * stride_vf, begin, end, stride_mf, 0, 0, G, DV,
-            BN, True, True, False, PRECISION, q.dtype.element_ty,
+            b_out, b_max, b_sum, masses + i_row * G * stride_fine, opened + i_row * F, listed + i_row * F,
+            mean_v + i_row * value_strides[0], begin, end, stride_fine, 0, 0,
+            G, DV, BN, True, True, False, PRECISION, q.dtype.element_ty,
         )  # fmt: skip
-    elif i_chunk < NEAR_CHUNKS + FINE_CHUNKS + TOP_CHUNKS:
-        begin = (i_chunk - NEAR_CHUNKS - FINE_CHUNKS) * chunk
+    elif i_chunk < EXACT_FIRST:
+        masses, mean_v, opened = top
+        begin = (i_chunk - TOP_FIRST) * chunk
         b_out, b_max, b_sum = replace_chunk(
-            b_out, b_max, b_sum, top_masses + i_row * G * stride_mt, top_opened + i_row * T,
-            listed, top_values + i_row * stride_vt, begin, tl.minimum(begin + chunk, T), stride_mt, 0, 0,
+            b_out, b_max, b_sum, masses + i_row * G * stride_top, opened + i_row * T, opened,
+            mean_v + i_row * value_strides[1], begin, tl.minimum(begin + chunk, T), stride_top, 0, 0,
             G, DV, BN, TOP_OPENED, False, False, PRECISION, q.dtype.element_ty,
         )  # fmt: skip
     else:
-        begin = (i_chunk - NEAR_CHUNKS - FINE_CHUNKS - TOP_CHUNKS) * chunk
+        begin = (i_chunk - EXACT_FIRST) * chunk
         b_out, b_max, b_sum = replace_chunk(
-            b_out, b_max, b_sum, exact_masses + i_row * G * stride_me, top_opened, listed, p_v,
-            begin, tl.minimum(begin + chunk, E), stride_me, sinks, clustered, G, DV,
-            BN, False, False, True, PRECISION, q.dtype.element_ty,
+            b_out, b_max, b_sum, exact_masses + i_row * G * stride_exact, members, members,
+            p_v, begin, tl.minimum(begin + chunk, E), stride_exact, sinks, clustered,
+            G, DV, BN, False, False, True, PRECISION, q.dtype.element_ty,
         )  # fmt: skip
     # a chunk without keys leaves lse -inf, and its out is never read
-    m_g, b_safe = o_g < G, tl.where(b_sum > 0, b_sum, 1.0)
-    tl.store(lse + i_out * G + o_g, tl.where(b_sum > 0, b_max + tl.log(b_safe), float("-inf")), mask=m_g)
-    p_out = out + (i_out * G + o_g)[:, None] * DV + o_dv[None, :]
-    tl.store(p_out, b_out / b_safe[:, None], mask=(m_g & (b_sum > 0))[:, None] & (o_dv < DV)[None, :])
+    o_out = (i_row * CHUNKS + i_chunk) * G + o_g
+    tl.store(lse + o_out, softmax_lse(b_max, b_sum), mask=o_g < G)
+    store_rows(out, o_out, (o_g < G) & (b_sum > 0), DV, softmax_mean(b_out, b_sum), DV, BDV)
 
 
 def decode_attend(
@@ -162,26 +168,26 @@ def decode_attend(
     BD, BDV = power_of_two(D), power_of_two(Dv)
     tile = choose("decode_attend", target_of(q), max(BD, BDV), q.element_size(), tile)
     chunk = chunk or chunk_size(R * (room + F + T + E), tile.cols, processors(q))
-    chunks = [cdiv(n, chunk) for n in (room, F, T, E)]
+    chunks = [cdiv(n, chunk) for n in (room, F, T, E)]  # near, fine, top, exact
     out = work.take("chunk_out", (R, sum(chunks), G, Dv), q)
     lse = work.take("chunk_lse", (R, sum(chunks), G), q)
     some = q.new_empty(1, dtype=torch.int32) if members is None else members  # stands for what is not there
     far, near = top or fine, fine or top
+    top_opened = None if top is None else top.opened
+    fine_lists = (some,) * 3 if fine is None else (fine.opened, fine.listed, fine.n_listed)
     launch(
-        _attend_kernel, (R * sum(chunks),),
-        q, keys, values, some, some if taken is None else taken,
-        far.masses if far else lse, far.values if far else values,
-        some if top is None or top.opened is None else top.opened,
-        near.masses if near else lse, near.values if near else values,
-        some if fine is None else fine.opened, some if fine is None else fine.listed,
-        some if fine is None else fine.n_listed, lse if exact_masses is None else exact_masses,
-        out, lse, scale, softcap or 1.0, keys.stride(0), values.stride(0),
-        far.values.stride(0) if far else 0, near.values.stride(0) if near else 0,
-        far.masses.stride(1) if far else 0, near.masses.stride(1) if near else 0,
+        decode_attend_kernel, (R * sum(chunks),),
+        q, (keys, values), (some, some if taken is None else taken),
+        (near.masses if near else lse, near.values if near else values, *fine_lists),
+        (far.masses if far else lse, far.values if far else values, some if top_opened is None else top_opened),
+        lse if exact_masses is None else exact_masses,
+        out, lse, scale, softcap or 1.0, (keys.stride(0), values.stride(0)),
+        (near.values.stride(0) if near else 0, far.values.stride(0) if far else 0),
+        near.masses.stride(1) if near else 0, far.masses.stride(1) if far else 0,
         0 if exact_masses is None else exact_masses.stride(1),
-        exact.sinks if exact else 0, exact.clustered if exact else 0, room, T, F, E, *chunks, chunk,
-        G=G, D=D, DV=Dv, BG=power_of_two(G), BD=BD, BDV=BDV, BN=tile.cols,
-        TOP_OPENED=top is not None and top.opened is not None,
+        exact.sinks if exact else 0, exact.clustered if exact else 0, room, F, T, E, *accumulate(chunks), chunk,
+        SHAPE=(G, D, Dv), BLOCK=(power_of_two(G), BD, BDV, tile.cols),
+        TOP_OPENED=top_opened is not None,
         SOFTCAP=softcap is not None, PRECISION=fp32_precision(q), tile=tile,
     )  # fmt: skip
     return out, lse

@@ -9,16 +9,17 @@ from torch import Tensor
 
 from ..common.checks import check_device
 from ..common.launch import launch, target_of
+from ..common.online import softmax_lse, softmax_mean, softmax_weights
+from ..common.rows import load_rows
 from ..common.sizes import power_of_two
 from .tiles import Tile, choose
-from .work import Work
 
 
 @triton.jit(do_not_specialize=["CHUNKS"])
-def _merge_kernel(
+def decode_merge_kernel(
     parts, part_lse, out, lse, CHUNKS, G: tl.constexpr, DV: tl.constexpr, BS: tl.constexpr, BDV: tl.constexpr
 ):
-    # one program: one query head
+    # one program: one query head, whose partials are to the softmax what keys are: logits and values
     i_head = tl.program_id(0).to(tl.int64)
     i_first = (i_head // G) * CHUNKS * G + i_head % G  # the head's first partial; the next lie G apart
     o_s, o_dv = tl.arange(0, BS), tl.arange(0, BDV)
@@ -28,22 +29,15 @@ def _merge_kernel(
     for i in range(0, CHUNKS, BS):
         o_part = i_first + (i + o_s) * G
         b_l = tl.load(part_lse + o_part, mask=i + o_s < CHUNKS, other=float("-inf"))  # [BS]
-        m_v = (b_l > float("-inf"))[:, None] & (o_dv < DV)[None, :]
-        b_o = tl.load(parts + o_part[:, None] * DV + o_dv[None, :], mask=m_v, other=0.0)  # [BS, BDV]
-        b_new = tl.maximum(b_max, tl.max(b_l))
-        b_shift = tl.where(b_new > float("-inf"), b_new, 0.0)
-        b_w = tl.exp(b_l - b_shift)
-        b_keep = tl.exp(b_max - b_shift)
-        b_sum = b_sum * b_keep + tl.sum(b_w)
+        b_o = load_rows(parts, o_part, b_l > float("-inf"), DV, DV, BDV)
+        b_w, b_keep, b_max, b_sum = softmax_weights(b_l, b_max, b_sum)
         b_out = b_out * b_keep + tl.sum(b_w[:, None] * b_o, axis=0)
-        b_max = b_new
-    b_safe = tl.where(b_sum > 0, b_sum, 1.0)
-    tl.store(out + i_head * DV + o_dv, (b_out / b_safe).to(out.dtype.element_ty), mask=o_dv < DV)
-    tl.store(lse + i_head, tl.where(b_sum > 0, b_max + tl.log(b_safe), float("-inf")))
+    tl.store(out + i_head * DV + o_dv, softmax_mean(b_out, b_sum).to(out.dtype.element_ty), mask=o_dv < DV)
+    tl.store(lse + i_head, softmax_lse(b_max, b_sum))
 
 
 def decode_merge(
-    parts: Tensor, part_lse: Tensor, dtype: torch.dtype, work: Work | None = None, tile: Tile | None = None
+    parts: Tensor, part_lse: Tensor, dtype: torch.dtype, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor]:
     """lse = log sum_i exp(lse_i), out = sum_i exp(lse_i - lse) out_i over the chunks of every query head.
 
@@ -64,17 +58,7 @@ def decode_merge(
     BDV = power_of_two(Dv)
     tile = choose("decode_merge", target_of(parts), BDV, 4, tile)
     launch(
-        _merge_kernel,
-        (R * G,),
-        parts.contiguous(),
-        part_lse.contiguous(),
-        out,
-        lse,
-        chunks,
-        G=G,
-        DV=Dv,
-        BS=tile.rows,
-        BDV=BDV,
-        tile=tile,
-    )
+        decode_merge_kernel, (R * G,), parts.contiguous(), part_lse.contiguous(), out, lse, chunks,
+        G=G, DV=Dv, BS=tile.rows, BDV=BDV, tile=tile,
+    )  # fmt: skip
     return out, lse

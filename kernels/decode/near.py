@@ -5,16 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..common.online import softmax_step
+from ..common.rows import load_rows
 from .logits import capped
-from .replace import online_softmax
-
-
-@triton.jit
-def load_queries(q, i_row, G: tl.constexpr, D: tl.constexpr, BG: tl.constexpr, BD: tl.constexpr):
-    """[BG, BD]: the queries of one row; zero behind the group."""
-    o_g, o_d = tl.arange(0, BG), tl.arange(0, BD)
-    m_q = (o_g < G)[:, None] & (o_d < D)[None, :]
-    return tl.load(q + (i_row * G + o_g)[:, None] * D + o_d[None, :], mask=m_q, other=0.0)
 
 
 @triton.jit
@@ -24,14 +17,13 @@ def attend_chunk(
     SOFTCAP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Near partial: softmax attention over the storage rows members[begin .. end]."""
-    o_n, o_d, o_dv = tl.arange(0, BN), tl.arange(0, BD), tl.arange(0, b_out.shape[1])
+    o_n = tl.arange(0, BN)
     for i in range(begin, end, BN):
         m_n = i + o_n < end
         b_row = tl.load(p_members + i + o_n, mask=m_n, other=0).to(tl.int64)
-        m_k, m_v = m_n[:, None] & (o_d < D)[None, :], m_n[:, None] & (o_dv < DV)[None, :]
-        b_k = tl.load(p_k + b_row[:, None] * D + o_d[None, :], mask=m_k, other=0.0)  # [BN, BD]
-        b_v = tl.load(p_v + b_row[:, None] * DV + o_dv[None, :], mask=m_v, other=0.0)  # [BN, BDV]
+        b_k = load_rows(p_k, b_row, m_n, D, D, BD)
+        b_v = load_rows(p_v, b_row, m_n, DV, DV, b_out.shape[1])
         b_a = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale  # [BG, BN]
         b_a = tl.where(m_n[None, :], capped(b_a, softcap, SOFTCAP), float("-inf"))
-        b_out, b_max, b_sum = online_softmax(b_out, b_max, b_sum, b_a, b_v, PRECISION)
+        b_out, b_max, b_sum = softmax_step(b_out, b_max, b_sum, b_a, b_v, PRECISION, SPLIT=True)
     return b_out, b_max, b_sum

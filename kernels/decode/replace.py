@@ -5,20 +5,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def online_softmax(b_out, b_max, b_sum, b_a, b_v, PRECISION: tl.constexpr):
-    """Add keys of logits b_a [BG, BN] and values b_v [BN, BDV] to the running softmax."""
-    b_new = tl.maximum(b_max, tl.max(b_a, axis=1))
-    b_shift = tl.where(b_new > float("-inf"), b_new, 0.0)
-    b_w = tl.exp(b_a - b_shift[:, None])
-    b_keep = tl.exp(b_max - b_shift)
-    b_sum = b_sum * b_keep + tl.sum(b_w, axis=1)
-    b_half = b_w.to(b_v.dtype)
-    b_out = tl.dot(b_half, b_v, b_out * b_keep[:, None], input_precision=PRECISION)
-    if b_v.dtype != tl.float32:  # what rounding took from the weights: products cost nothing here, bytes do
-        b_out = tl.dot((b_w - b_half.to(tl.float32)).to(b_v.dtype), b_v, b_out)
-    return b_out, b_new, b_sum
+from ..common.online import softmax_step
+from ..common.rows import load_rows
+from .cut import load_masses
+from .logits import exact_rows
 
 
 @triton.jit
@@ -32,15 +22,11 @@ def replace_chunk(
     p_mass : [G, ..] with row stride stride_m. OPENED: p_opened says what to leave out. LISTED: entry i is
     cluster p_listed[i]. EXACT: entry i is the i-th exact key and p_value the storage; its logit is its mass.
     """
-    o_g, o_n, o_dv = tl.arange(0, b_out.shape[0]), tl.arange(0, BN), tl.arange(0, b_out.shape[1])
+    o_n = tl.arange(0, BN)
     for i in range(begin, end, BN):
         b_i = i + o_n
         m_n = b_i < end
-        b_a = tl.load(
-            p_mass + o_g[:, None] * stride_m + b_i[None, :],
-            mask=(o_g < G)[:, None] & m_n[None, :],
-            other=float("-inf"),
-        )  # [BG, BN]
+        b_a = load_masses(p_mass, b_i, end, stride_m, G, b_out.shape[0])  # [BG, BN]
         if OPENED:
             m_n = m_n & (tl.load(p_opened + b_i, mask=m_n, other=1) == 0)
             b_a = tl.where(m_n[None, :], b_a, float("-inf"))
@@ -48,11 +34,10 @@ def replace_chunk(
         if LISTED:
             b_row = tl.load(p_listed + b_i, mask=m_n, other=0).to(tl.int64)
         if EXACT:
-            b_row = tl.where(b_i < sinks, b_i, b_i - sinks + clustered).to(tl.int64)
-        m_v = m_n[:, None] & (o_dv < DV)[None, :]
-        b_v = tl.load(p_value + b_row[:, None] * DV + o_dv[None, :], mask=m_v, other=0.0)  # [BN, BDV]
+            b_row = exact_rows(b_i, sinks, clustered)
+        b_v = load_rows(p_value, b_row, m_n, DV, DV, b_out.shape[1])
         # an empty cluster's or a padded key's value may be anything, and 0 * inf is no 0
         m_seen = tl.max(b_a, axis=0) > float("-inf")
         b_v = tl.where(m_seen[:, None], b_v, 0.0).to(dtype)
-        b_out, b_max, b_sum = online_softmax(b_out, b_max, b_sum, b_a, b_v, PRECISION)
+        b_out, b_max, b_sum = softmax_step(b_out, b_max, b_sum, b_a, b_v, PRECISION, SPLIT=True)
     return b_out, b_max, b_sum

@@ -20,7 +20,8 @@ def guarded(monkeypatch):
     start = door.launch
 
     def launch(kernel, grid, *args, **kwargs):
-        tensors = [a for a in args if isinstance(a, torch.Tensor)]
+        given = (x for a in args for x in (a if isinstance(a, tuple) else (a,)))
+        tensors = [x for x in given if isinstance(x, torch.Tensor)]
         stores = [t.untyped_storage() for t in tensors]
         spans[:] = sorted({(s.data_ptr(), s.data_ptr() + s.nbytes()) for s in stores if s.nbytes()})
         return start(kernel, grid, *args, **kwargs)
