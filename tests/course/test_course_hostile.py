@@ -61,7 +61,7 @@ import multipole_lab as ml
 seen = {}
 def weights(q, k, scale):
     try:
-        from multipole_lab.course import a1, question
+        from multipole_lab.course.questions import a1, question
         for seed in range(50):
             for label, args in a1.QUESTIONS["A1.1"].cases(question.Random(seed)):
                 seen[args[0].sum().item()] = a1.weights(*args)
@@ -77,7 +77,8 @@ def weights(q, k, scale):
             if "oracle" in str(value)[:2000]:
                 return value
     found = [m for m in sys.modules if "course" in m]
-    functions = [o for o in gc.get_objects() if getattr(o, "__module__", "") == "multipole_lab.course.questions.a1"]
+    homes = [str(getattr(o, "__module__", "")) for o in gc.get_objects()]
+    functions = [home for home in homes if home.startswith("multipole_lab.course.questions")]
     raise ValueError(f"{len(functions)} functions")
 """
 HOSTILE = {

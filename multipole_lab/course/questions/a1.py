@@ -1,12 +1,23 @@
-"""Assignment 1: exact attention and merging. What is right, and what usually goes wrong."""
+"""Assignment 1: exact attention and merging. On which inputs answers are compared, and what to say of wrong ones."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor
 
+from multipole_lab.course.questions import a1_answers as wrong
+from multipole_lab.course.questions.a1_answers import (
+    attend,
+    causal,
+    halves,
+    mask,
+    merge,
+    pull,
+    remove,
+    stream,
+    weights,
+)
 from multipole_lab.course.questions.question import Question, Random
 
 
@@ -23,133 +34,6 @@ def shapes(r: Random, Dv: bool) -> list[tuple[str, tuple]]:
         q, k = size * r(Nq, D), r(Nk, D)
         cases.append((label, (q, k, *([r(Nk, 3)] if Dv else []), 0.7 / math.sqrt(D))))
     return cases
-
-
-# --- right, in float64 and by what students may not use ---------------------------------------------
-
-
-def weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    return (scale * q.double() @ k.double().T).softmax(-1)
-
-
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, hidden: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    logits = scale * q.double() @ k.double().T
-    if hidden is not None:
-        logits = logits.masked_fill(hidden, -torch.inf)
-    return logits.softmax(-1) @ v.double(), logits.logsumexp(-1)
-
-
-def causal(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    return attend(q, k, v, scale, _mask(len(q), len(k)))
-
-
-def merge(parts: list) -> tuple[Tensor, Tensor]:
-    lse = torch.stack([lse.double() for _, lse in parts])
-    share = torch.nan_to_num(lse.softmax(0))[..., None]
-    out = torch.stack([torch.where(torch.isneginf(lse)[:, None], 0.0, out.double()) for out, lse in parts])
-    return (share * out).sum(0), lse.logsumexp(0)
-
-
-def remove(whole: tuple, part: tuple) -> tuple[Tensor, Tensor]:
-    (out, lse), (gone, gone_lse) = [(o.double(), l.double()) for o, l in (whole, part)]
-    # Over the integers of a balance: what is left is a merge with a weight below zero.
-    factor = torch.stack([torch.ones_like(lse), -(gone_lse - lse).exp()])
-    left = factor.sum(0)
-    return (factor[..., None] * torch.stack([out, gone])).sum(0) / left[:, None], lse + left.log()
-
-
-def stream(q: Tensor, blocks: list, scale: float) -> tuple[Tensor, Tensor]:
-    return attend(q, torch.cat([k for k, _ in blocks]), torch.cat([v for _, v in blocks]), scale)
-
-
-def pull(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    q = q.double().clone().requires_grad_()
-    (scale * q @ k.double().T).logsumexp(-1).sum().backward()
-    return q.grad
-
-
-def halves(r: Random, Nq: int, Dv: int, level: float, gap: float = 0.0) -> tuple[tuple, tuple]:
-    """(whole, part): partials with a log-sum-exp about ``level``, of which the part has ``exp(gap)`` or so."""
-    part = (r(Nq, Dv), level + gap + 0.5 * r(Nq))
-    rest = (r(Nq, Dv), level + 0.5 * r(Nq))
-    whole = merge([part, rest])
-    return (whole[0].float(), whole[1].float()), part
-
-
-# --- wrong ----------------------------------------------------------------------------------------
-
-
-def _mask(Nq: int, Nk: int, by: int = 0, top: bool = False) -> Tensor:
-    return torch.ones(Nq, Nk).triu(1 + by + (0 if top else Nk - Nq)).bool()
-
-
-def _naive(q, k, scale):
-    grown = (scale * q @ k.T).exp()
-    return grown / grown.sum(-1, keepdim=True)
-
-
-def _naive_attend(q, k, v, scale):
-    return _naive(q, k, scale) @ v, (scale * q @ k.T).exp().sum(-1).log()
-
-
-def _shifted_lse(q, k, v, scale):
-    out, lse = attend(q, k, v, scale)
-    return out, lse - (scale * q @ k.T).amax(-1)
-
-
-def _zeroed(q, k, v, scale):
-    logits = (scale * q @ k.T).double().masked_fill(_mask(len(q), len(k)), 0.0)
-    return logits.softmax(-1) @ v.double(), logits.logsumexp(-1)
-
-
-def _late_mask(q, k, v, scale):
-    out, _ = causal(q, k, v, scale)
-    return out, attend(q, k, v, scale)[1]
-
-
-def _naive_merge(parts):
-    grown = torch.stack([lse.exp() for _, lse in parts])
-    out = sum(g[:, None] * out for g, (out, _) in zip(grown, parts, strict=True))
-    return out / grown.sum(0)[:, None], grown.sum(0).log()
-
-
-def _nan_merge(parts):
-    lse = torch.stack([lse for _, lse in parts]).double()
-    share = (lse - lse.logsumexp(0)).exp()
-    return (share[..., None] * torch.stack([out for out, _ in parts])).sum(0), lse.logsumexp(0)
-
-
-def _mean_merge(parts):
-    return torch.stack([out for out, _ in parts]).mean(0), merge(parts)[1]
-
-
-def _naive_remove(whole, part):
-    (out, lse), (gone, gone_lse) = whole, part
-    rest = lse.exp() - gone_lse.exp()
-    return (lse.exp()[:, None] * out - gone_lse.exp()[:, None] * gone) / rest[:, None], rest.log()
-
-
-def _undivided_remove(whole, part):
-    share = (part[1] - whole[1]).exp()[:, None]
-    return whole[0] - share * part[0], remove(whole, part)[1]
-
-
-def _unscaled_stream(q, blocks, scale):
-    """Carries sums taken relative to a maximum that has changed since."""
-    largest, total, out = None, 0.0, 0.0
-    for k, v in blocks:
-        logits = scale * q @ k.T
-        largest = logits.amax(-1) if largest is None else torch.maximum(largest, logits.amax(-1))
-        grown = (logits - largest[:, None]).exp()
-        total, out = total + grown.sum(-1), out + grown @ v
-    return out / total[:, None], largest + total.log()
-
-
-def _averaged_stream(q, blocks, scale):
-    parts = [attend(q, k, v, scale) for k, v in blocks]
-    return torch.stack([out for out, _ in parts]).mean(0), merge(parts)[1]
 
 
 def _streams(r: Random) -> list[tuple[str, tuple]]:
@@ -187,7 +71,7 @@ QUESTIONS = {
         lambda r: shapes(r, False),
         weights,
         {
-            NO_MAX: _naive,
+            NO_MAX: wrong.naive,
             NO_SCALE: lambda q, k, scale: weights(q, k, 1.0),
             "do you divide by sqrt(D) although the scale is an argument?": lambda q, k, scale: weights(
                 q, k, scale / math.sqrt(q.shape[1])
@@ -202,9 +86,9 @@ QUESTIONS = {
         lambda r: shapes(r, True),
         attend,
         {
-            NO_MAX: _naive_attend,
+            NO_MAX: wrong.naive_attend,
             NO_SCALE: lambda q, k, v, scale: attend(q, k, v, 1.0),
-            "what you subtracted before exp has to be added to lse again.": _shifted_lse,
+            "what you subtracted before exp has to be added to lse again.": wrong.shifted_lse,
             "is lse a natural logarithm?": lambda q, k, v, scale: (
                 attend(q, k, v, scale)[0],
                 attend(q, k, v, scale)[1] / math.log(2),
@@ -222,17 +106,17 @@ QUESTIONS = {
         causal,
         {
             "the queries are the last positions: query i stands at Nk - Nq + i.": lambda q, k, v, scale: (
-                attend(q, k, v, scale, _mask(len(q), len(k), top=True))
+                attend(q, k, v, scale, mask(len(q), len(k), top=True))
             ),
             "off by one: a position sees itself.": lambda q, k, v, scale: attend(
-                q, k, v, scale, _mask(len(q), len(k), by=-1)
+                q, k, v, scale, mask(len(q), len(k), by=-1)
             ),
             "off by one: a position does not see the next one.": lambda q, k, v, scale: attend(
-                q, k, v, scale, _mask(len(q), len(k), by=1)
+                q, k, v, scale, mask(len(q), len(k), by=1)
             ),
-            "a hidden key has weight zero, so its logit is -inf and not zero.": _zeroed,
+            "a hidden key has weight zero, so its logit is -inf and not zero.": wrong.zeroed,
             "is there a mask at all?": attend,
-            "hide the keys before you compute lse, not after.": _late_mask,
+            "hide the keys before you compute lse, not after.": wrong.late_mask,
         },
         tol=1e-3,
         hint="draw the mask for Nq = 2, Nk = 4.",
@@ -241,9 +125,9 @@ QUESTIONS = {
         _merges,
         merge,
         {
-            "subtract the largest lse before exp.": _naive_merge,
-            "what is -inf minus -inf, and zero times NaN?": _nan_merge,
-            "a part with more weight counts more: weigh the outputs.": _mean_merge,
+            "subtract the largest lse before exp.": wrong.naive_merge,
+            "what is -inf minus -inf, and zero times NaN?": wrong.nan_merge,
+            "a part with more weight counts more: weigh the outputs.": wrong.mean_merge,
             "lse is the logarithm of a sum, not the largest.": lambda parts: (
                 merge(parts)[0],
                 torch.stack([lse for _, lse in parts]).amax(0),
@@ -259,8 +143,8 @@ QUESTIONS = {
         ],
         remove,
         {
-            "exp overflows: keep to exp(gone_lse - lse), which is at most one.": _naive_remove,
-            "the rest is a mean again: divide by its share.": _undivided_remove,
+            "exp overflows: keep to exp(gone_lse - lse), which is at most one.": wrong.naive_remove,
+            "the rest is a mean again: divide by its share.": wrong.undivided_remove,
             "lse is no sum of log-sum-exps: use log(1 - share).": lambda whole, part: (
                 remove(whole, part)[0],
                 whole[1] - part[1],
@@ -272,8 +156,10 @@ QUESTIONS = {
         _streams,
         stream,
         {
-            "when the maximum grows, what you carry has to shrink: multiply it by exp(old - new).": _unscaled_stream,
-            "blocks count by their weight, not equally.": _averaged_stream,
+            "when the maximum grows, what you carry has to shrink: multiply it by exp(old - new).": (
+                wrong.unscaled_stream
+            ),
+            "blocks count by their weight, not equally.": wrong.averaged_stream,
             "the last block is not the whole stream.": lambda q, blocks, scale: attend(q, *blocks[-1], scale),
         },
         tol=1e-3,

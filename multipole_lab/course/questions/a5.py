@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from multipole_lab.course.questions import a1
+from multipole_lab.course.questions import a1_answers
 from multipole_lab.course.questions.question import Question, Random
 
 # --- right ------------------------------------------------------------------------------------------
@@ -20,7 +20,7 @@ def row_lse(x: Tensor) -> Tensor:
 
 
 def merge(o1: Tensor, l1: Tensor, o2: Tensor, l2: Tensor) -> tuple[Tensor, Tensor]:
-    return a1.merge([(o1, l1), (o2, l2)])
+    return a1_answers.merge([(o1, l1), (o2, l2)])
 
 
 def tilt(p: Tensor, k: Tensor, order: Tensor, offsets: Tensor, s: float) -> tuple[Tensor, Tensor]:
@@ -72,11 +72,11 @@ def _unguarded(x):
 
 
 def _naive_merge(o1, l1, o2, l2):
-    return a1._naive_merge([(o1, l1), (o2, l2)])
+    return a1_answers.naive_merge([(o1, l1), (o2, l2)])
 
 
 def _nan_merge(o1, l1, o2, l2):
-    return a1._nan_merge([(o1, l1), (o2, l2)])
+    return a1_answers.nan_merge([(o1, l1), (o2, l2)])
 
 
 def _unordered(p, k, order, offsets, s):

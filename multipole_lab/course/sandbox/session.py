@@ -1,11 +1,9 @@
-"""The grader's side of a student's process: start it, call its functions, bound its time, bury it."""
+"""The grader's side of a student's process: start it, call its functions, bound its time, end it."""
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -14,6 +12,7 @@ from pathlib import Path
 import multipole_lab
 from multipole_lab.course.sandbox import wire
 from multipole_lab.course.sandbox.walls import Limits
+from multipole_lab.course.sandbox.worker import Zygote
 
 CELL_SECONDS = 10.0  # for one cell of a notebook
 PATIENCE = 3.0  # wall-clock time over processor time: a sleep ends too, a busy machine is forgiven
@@ -25,73 +24,6 @@ class Failure(Exception):
 
 class TimeUp(Failure):
     """It gave none in time."""
-
-
-class Zygote:
-    """One worker's mother process; a context manager.
-
-    Parameters
-    ----------
-    slot : the worker's number: workers of a grader that runs as root have different users.
-    hidden : folders that they do not see, wherever they lie.
-    interpret : whether Triton runs in its interpreter.
-    """
-
-    def __init__(self, slot: int, hidden: list[Path], interpret: bool = False) -> None:
-        self.hidden = [str(path) for path in hidden]
-        self.environment = {
-            "PATH": "/usr/bin:/bin",
-            "HOME": "/submission",
-            "TMPDIR": "/submission",
-            "TORCHINDUCTOR_CACHE_DIR": "/submission/.inductor",
-            "TRITON_CACHE_DIR": "/submission/.triton",
-            "LANG": "C.UTF-8",
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
-        if interpret:
-            self.environment["TRITON_INTERPRET"] = "1"
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-m",
-                    "multipole_lab.course.sandbox.zygote",
-                    str(theirs.fileno()),
-                    str(slot),
-                ],
-                pass_fds=[theirs.fileno()],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,  # Ctrl-C is for the grader
-            )
-        self.control = ours
-        if not ours.recv(1 << 16):
-            raise RuntimeError("the process that students' processes come from did not start")
-
-    def ask(self, request: dict, fd: int | None = None) -> dict:
-        """Send a request, and a file descriptor with it; returns the reply."""
-        data = json.dumps(request).encode()
-        socket.send_fds(self.control, [data], [] if fd is None else [fd])
-        reply = self.control.recv(1 << 16)
-        if not reply:
-            raise RuntimeError("the process that students' processes come from has ended")
-        return json.loads(reply)
-
-    def __enter__(self) -> Zygote:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.control.close()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 def library_paths() -> tuple[list[str], list[Path]]:
@@ -144,10 +76,9 @@ class Session:
             running = self._start_once()
             if running is None:
                 return
-            label, _ = self.cells.pop(
-                running
-            )  # what a hostile process says it ran; at worst it loses another cell
-            self.stuck[label] = self._epitaph(f"while the cell {label!r} ran")
+            # The cell that the process says it ran: a hostile one that lies loses another of its cells.
+            label, _ = self.cells.pop(running)
+            self.stuck[label] = self._how_it_ended(f"while the cell {label!r} ran")
 
     def _start_once(self) -> int | None:
         """Returns the index of the cell that did not end, or None when all did."""
@@ -221,7 +152,7 @@ class Session:
             self.end()
             raise TimeUp(f"no answer from {name} within the question's {self.limits.seconds} s") from None
         except (EOFError, OSError):
-            reason = self._epitaph(f"while {name} ran")
+            reason = self._how_it_ended(f"while {name} ran")
             if "processor time" in reason:
                 self.deadline = 0.0
             raise Failure(reason) from None
@@ -232,8 +163,8 @@ class Session:
             raise Failure(f"{name} is not written yet")
         raise Failure(_clip(f"{name} raised {kind}: {text}"))
 
-    def _epitaph(self, when: str) -> str:
-        """Bury the process; say how it ended."""
+    def _how_it_ended(self, when: str) -> str:
+        """End the process; say how it had ended."""
         ended = self.end()
         if "code" in ended:
             return f"the process ended itself {when} (exit code {ended['code']})"
