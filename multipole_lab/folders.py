@@ -1,7 +1,8 @@
-"""Where files go that the lab keeps for later: models made from wheels, corpora to train on."""
+"""Where the lab's files are: what it comes with, and what it keeps for later (models from wheels, corpora)."""
 
 from __future__ import annotations
 
+import importlib.resources
 import os
 import tempfile
 from pathlib import Path
@@ -43,3 +44,11 @@ def make_cache_folder(part: str) -> Path:
             f"{folder} cannot be written ({error.strerror}); name a folder that can: export {VARIABLE}=/path"
         ) from error
     return folder
+
+
+def data_folder() -> Path:
+    """The lab's data: installed as ``multipole_lab.data``, or the repository's folder beside the package."""
+    try:
+        return Path(str(importlib.resources.files("multipole_lab.data")))
+    except ModuleNotFoundError:
+        return Path(__file__).resolve().parents[1] / "data"

@@ -73,6 +73,6 @@ def records(pattern: str = "*.json", folder: Path | None = None) -> list[Path]:
 
 def benchmarks_folder() -> Path:
     """Where the records lie."""
-    from multipole_lab.models.samples.sample import data_folder
+    from multipole_lab.folders import data_folder
 
     return data_folder() / "benchmarks"

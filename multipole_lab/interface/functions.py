@@ -6,8 +6,6 @@ Every model of transformers 5 looks its attention function up by a name in ``Att
 
 from __future__ import annotations
 
-import functools
-import inspect
 import itertools
 import sys
 import threading
@@ -20,6 +18,14 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from multipole_lab.interface.layers import (
+    attention_layers as attention_layers,
+    calls_attention,
+    check_layers as check_layers,
+    inner_model as inner_model,
+    layer_numbers as layer_numbers,
+    parts_of,
+)
 from multipole_lab.interface.masks import lazy_mask, mask_for
 from multipole_lab.suggesting import suggesting
 
@@ -45,7 +51,7 @@ def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None
     ValueError
         For a model whose attention does not go through that interface.
     """
-    before = [(part, part.config._attn_implementation) for part in _parts(model)]
+    before = [(part, part.config._attn_implementation) for part in parts_of(model)]
     try:
         set_implementation(model, name)
         yield
@@ -91,7 +97,7 @@ def hooked(model: PreTrainedModel, function: Hook) -> Iterator[None]:
         For a model whose attention does not go through the interface.
     """
     with _lock:
-        parts = _parts(model)
+        parts = parts_of(model)
         for part in parts:
             running = _live.get(part.config._attn_implementation)
             if running is not None and running.thread != threading.get_ident():
@@ -163,10 +169,6 @@ def _ended(module: nn.Module, *_: object, **__: object) -> Output:
     )
 
 
-def _parts(model: nn.Module) -> list[PreTrainedModel]:
-    return [part for part in model.modules() if isinstance(part, PreTrainedModel)]
-
-
 def set_implementation(model: PreTrainedModel, name: str) -> None:
     """Tell a model to use the attention function of that name.
 
@@ -174,7 +176,7 @@ def set_implementation(model: PreTrainedModel, name: str) -> None:
     ------
     ValueError : a model without attention, or whose attention does not go through transformers' interface.
     """
-    if not any(_calls_attention(type(module)) for module in model.modules()):
+    if not any(calls_attention(type(module)) for module in model.modules()):
         raise ValueError(
             f"{type(model).__name__} does not go through transformers' attention interface: it has no attention "
             "layers, or keeps their function to itself"
@@ -182,72 +184,3 @@ def set_implementation(model: PreTrainedModel, name: str) -> None:
     model.set_attn_implementation(name)
     if model.config._attn_implementation != name:
         raise ValueError(f"{type(model).__name__} does not go through transformers' attention interface")
-
-
-@functools.lru_cache(maxsize=1024)
-def _calls_attention(kind: type[nn.Module]) -> bool:
-    """Whether a module of this class looks its attention function up: its code names transformers' table."""
-    own = [
-        one for one in kind.__mro__ if one.__module__ != PreTrainedModel.__module__
-    ]  # which keeps that table
-    functions = (inspect.unwrap(f) for one in own for f in vars(one).values() if callable(f))
-    return any("ALL_ATTENTION_FUNCTIONS" in f.__code__.co_names for f in functions if hasattr(f, "__code__"))
-
-
-def attention_layers(model: PreTrainedModel) -> set[int]:
-    """The layers of the text model that call an attention function; a hybrid model has others too."""
-    return {number for module, number in layer_numbers(model).items() if _calls_attention(type(module))}
-
-
-def inner_model(model: object) -> PreTrainedModel:
-    """The transformers model itself, also from inside ``torch.compile``, PEFT or data-parallel wrappers.
-
-    Raises
-    ------
-    TypeError : there is none.
-    ValueError : a model with an encoder and a decoder.
-    """
-    found = _parts(model) if isinstance(model, nn.Module) else []
-    if not found:
-        raise TypeError(f"model is a {type(model).__name__}; a transformers PreTrainedModel is needed")
-    model = found[0]
-    sides = [getattr(model.base_model, side, None) for side in ("encoder", "decoder")]
-    if model.config.is_encoder_decoder and None not in sides:
-        raise ValueError(
-            f"{type(model).__name__} has an encoder and a decoder; give one of the two, such as model.get_encoder()"
-        )
-    return model
-
-
-def layer_numbers(model: PreTrainedModel) -> dict[nn.Module, int]:
-    """The layer that each module of the text model belongs to: its ``layer_idx``, or the first number in its name."""
-    text = model.config.get_text_config()
-    numbers: dict[nn.Module, int] = {}
-    for part in _parts(model):
-        if part.config is text or (part is model and len(_parts(model)) == 1):
-            for name, module in part.named_modules():
-                number = getattr(module, "layer_idx", None)
-                if not isinstance(number, int):
-                    number = next((int(word) for word in name.split(".") if word.isdigit()), None)
-                if number is not None:
-                    numbers[module] = number
-    return numbers
-
-
-def check_layers(model: PreTrainedModel, layers: object) -> list[int]:
-    """Layers in ascending order.
-
-    Raises
-    ------
-    TypeError, ValueError : no layer at all, what is no integer, or a layer that the model lacks.
-    """
-    depth = model.config.get_text_config().num_hidden_layers
-    layers = [layers] if isinstance(layers, int) else list(layers)
-    if not layers:
-        raise ValueError("layers is empty; name at least one")
-    for layer in layers:
-        if isinstance(layer, bool) or not isinstance(layer, int):
-            raise TypeError(f"layers contains {layer!r}; integers are needed")
-        if not 0 <= layer < depth:
-            raise ValueError(f"layers contains {layer}; {type(model).__name__} has layers 0 to {depth - 1}")
-    return sorted(set(layers))

@@ -1,4 +1,4 @@
-"""Masks that are made only where somebody looks at them, and what they say about a layer's attention.
+"""Masks that are made only where somebody looks at them.
 
 At 131,072 tokens a mask of every query and key has 17 billion entries. What attention methods need to know of it is
 little: causal or not, which keys are padding, where packed texts begin. So the mask function noted here keeps what the
@@ -20,30 +20,15 @@ from transformers.masking_utils import (
     sdpa_mask,
 )
 
-# Mask entries looked at at a time.
-TILE = 1 << 22
+from multipole_lab.interface.structure import (
+    CustomMask as CustomMask,
+    Structure,
+    structure_of_rows,
+    structure_of_tensor,
+    unless_all,
+)
+
 _WHOLE = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-
-
-@dataclass(frozen=True)
-class Structure:
-    """What a mask lets the queries of a layer see.
-
-    Attributes
-    ----------
-    causal : whether query t sees no key behind position ``keys - Nq + t``.
-    keys : how many leading keys are in use; a static cache holds more.
-    keep : [B, keys] bool, False for padding; None where every key counts.
-    cuts : for each text of the batch the places where packed texts begin and the end, such as [0, 40, 100]; None
-        where nothing is packed.
-    local : the size of a sliding window or chunk that is shorter than the text; None for none.
-    """
-
-    causal: bool
-    keys: int
-    keep: Tensor | None = None
-    cuts: list[list[int]] | None = None
-    local: int | None = None
 
 
 @dataclass
@@ -104,36 +89,7 @@ class MaskRequest:
         if local is not None and offset + max(n, total - shift) > local:
             causal = not bool(self.rows(0, 1)[..., shift + 1 :].any())
             return Structure(causal, total, local=local)
-        return self._by_rows(n, shift, total)
-
-    def _by_rows(self, n: int, shift: int, total: int) -> Structure:
-        """The structure of any mask function by looking at what every query sees."""
-        step = max(1, TILE // (self.shape[0] * total))
-        starts, lasts = [], []
-        column = torch.arange(total, device=self.arguments.get("device"))
-        for first in range(0, n, step):
-            seen = self.rows(first, min(first + step, n))
-            start = torch.where(seen, column, total).amin(-1)
-            last = torch.where(seen, column, -1).amax(-1)
-            if not bool((seen.sum(-1) == last - start + 1).all()):
-                raise CustomMask(f"{_CUSTOM}, with gaps between the keys that a query sees")
-            starts.append(start)
-            lasts.append(last)
-        start, last = torch.cat(starts, 1), torch.cat(lasts, 1)  # [B, Nq]
-        own = torch.arange(shift, shift + n, device=start.device)
-        causal = bool((last == own).all())
-        begins = start == own  # of a text; its other queries start where their left neighbour does
-        joined = torch.cat([begins[:, :1], begins[:, 1:] | (start[:, 1:] == start[:, :-1])], 1)
-        if bool((start == 0).all()) and (causal or bool((last == total - 1).all())):
-            keys = min(total, shift + n) if causal else total
-            return Structure(causal, keys, self._padding(keys))
-        ends = torch.cat([begins[:, 1:], torch.ones_like(begins[:, :1])], 1)
-        whole = bool((torch.where(ends, last, 0) == torch.where(ends, own, 0)).all())
-        same = causal or bool((ends[:, :-1] | (last[:, 1:] == last[:, :-1])).all())
-        if shift or n != total or not (bool(joined.all()) and whole and same):
-            raise CustomMask(_CUSTOM)
-        cuts = [[*row.nonzero().flatten().tolist(), n] for row in begins]
-        return Structure(causal, n, self._padding(n), cuts)
+        return structure_of_rows(self.rows, (self.shape[0], n, total), shift, self._padding)
 
     def _padding(self, keys: int) -> Tensor | None:
         """[B, keys], or None where all count."""
@@ -142,22 +98,9 @@ class MaskRequest:
             return None
         first = int(self.arguments.get("kv_offset", 0))
         mask = torch.nn.functional.pad(mask, (0, max(0, first + keys - mask.shape[-1])))
-        return _unless_all(mask[:, first : first + keys].bool())
+        return unless_all(mask[:, first : first + keys].bool())
 
 
-class CustomMask(ValueError):
-    """A mask of which only exact attention can make sense: summaries of many keys cannot leave out some of them."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"{what}: only exact attention can honour it; use ml.Exact(), or leave these layers out of `layers`"
-        )
-
-
-_CUSTOM = (
-    "this attention mask is neither causal nor full attention with key padding or packed texts, but depends on the "
-    "query in another way"
-)
 _QUESTIONS = {
     Tensor.size,
     Tensor.dim,
@@ -242,35 +185,4 @@ def structure_of(mask: Tensor | None, queries: int, keys: int, causal: Callable[
         return Structure(is_causal, min(queries, keys) if is_causal else keys)
     if mask.ndim != 4 or mask.shape[-2] not in (1, queries) or mask.shape[-1] != keys:
         raise ValueError(f"the mask has shape {tuple(mask.shape)}; [B, 1, {queries}, {keys}] is needed")
-    return mask.request.structure() if isinstance(mask, LazyMask) else _of_tensor(mask, queries)
-
-
-def _of_tensor(mask: Tensor, queries: int) -> Structure:
-    """The same for a mask that somebody wrote out: full or causal attention with key padding."""
-    if mask.dtype != torch.bool:
-        hidden = mask <= torch.finfo(mask.dtype).min / 2
-        if not bool(((mask == 0) | hidden).all()):
-            raise CustomMask("the mask is a bias on the logits")
-        mask = ~hidden
-    if not bool((mask == mask[:, :1]).all()):
-        raise CustomMask("the mask differs between heads")
-    seen = mask[:, 0]  # [B, Nq or 1, Nk]
-    keep, total = seen.any(1), seen.shape[-1]
-    if bool((seen == keep[:, None]).all()):
-        return Structure(False, total, _unless_all(keep))
-    # The queries are the last of the keys in use; a static cache has room for more behind them. The first query's own
-    # column is the furthest that any query sees ahead of its number, unless every query is padding.
-    last = torch.where(seen, torch.arange(1, total + 1, device=mask.device), 0).amax(-1) - 1  # [B, Nq or 1]
-    ahead = int((last - torch.arange(last.shape[1], device=mask.device)).max())
-    keys = max(0, ahead) + queries
-    if keys <= total:
-        place = torch.arange(keys - queries, keys, device=mask.device)
-        past = torch.arange(total, device=mask.device) <= place[:, None]
-        padding = ~keep[:, keys - queries : keys, None]  # what padding itself sees reaches nobody
-        if bool((padding | (seen == past & keep[:, None])).all()):
-            return Structure(True, keys, _unless_all(keep[:, :keys]))
-    raise CustomMask(_CUSTOM)
-
-
-def _unless_all(keep: Tensor) -> Tensor | None:
-    return None if bool(keep.all()) else keep
+    return mask.request.structure() if isinstance(mask, LazyMask) else structure_of_tensor(mask, queries)

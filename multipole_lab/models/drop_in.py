@@ -10,25 +10,18 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from multipole_lab.attention import Exact, Method, MuSe
-from multipole_lab.interface.functions import (
-    Hook,
-    Output,
-    attend_exactly,
-    attention_layers,
-    check_layers,
-    hooked,
-    inner_model,
-    layer_numbers,
-)
-from multipole_lab.interface.masks import CustomMask, LazyMask, Structure, structure_of
+from multipole_lab.interface.functions import Hook, Output, attend_exactly, hooked
+from multipole_lab.interface.layers import attention_layers, check_layers, inner_model, layer_numbers
+from multipole_lab.interface.masked import apply, too_few_keys
+from multipole_lab.interface.masks import LazyMask, structure_of
 from multipole_lab.interface.refusing import check_apart, check_honoured, check_packed
+from multipole_lab.interface.structure import CustomMask, Structure
 from multipole_lab.printing import count
 from multipole_lab.suggesting import suggesting
 
@@ -192,70 +185,6 @@ class DropIn:
         return structure
 
 
-def apply(
-    method: Method,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    structure: Structure,
-    scale: float | None = None,
-    sinks: Tensor | None = None,
-) -> Tensor:
-    """A method under a mask: [B, Hq, Nq, Dv].
-
-    ``sinks`` [Hq] are learned logits of a key without a value, as in gpt-oss: they join the softmax's denominator,
-    ``out = exp(lse - logaddexp(lse, sink)) out``.
-    """
-    if structure.cuts is not None:
-        return _packed(method, q, k, v, structure, scale, sinks)
-    k, v = k[:, :, : structure.keys], v[:, :, : structure.keys]
-    arguments = {"causal": structure.causal, "scale": scale, "mask": structure.keep}
-    if sinks is None:
-        return method(q, k, v, **arguments)
-    out, lse = method(q, k, v, **arguments, return_lse=True)
-    share = (lse - sinks.to(lse.dtype).view(1, -1, 1)).sigmoid()
-    return (out * share.unsqueeze(-1)).to(out.dtype)
-
-
-def _packed(
-    method: Method,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    structure: Structure,
-    scale: float | None,
-    sinks: Tensor | None,
-) -> Tensor:
-    """Every packed text by itself; texts that begin at the same places in the whole batch go together."""
-    cuts = structure.cuts
-    if all(row == cuts[0] for row in cuts):
-        parts = []
-        for first, last in zip(cuts[0], cuts[0][1:], strict=False):
-            part = (x[:, :, first:last] for x in (q, k, v))
-            keep = None if structure.keep is None else structure.keep[:, first:last]
-            one = replace(structure, keys=last - first, keep=keep, cuts=None)
-            parts.append(apply(_fitting(method, last - first, structure.causal), *part, one, scale, sinks))
-        return torch.cat(parts, 2)
-    rows = []
-    for i, row in enumerate(cuts):
-        keep = None if structure.keep is None else structure.keep[i : i + 1]
-        part = (x[i : i + 1] for x in (q, k, v))
-        rows.append(_packed(method, *part, replace(structure, keep=keep, cuts=[row]), scale, sinks))
-    return torch.cat(rows)
-
-
-def _fitting(method: Method, keys: int, causal: bool) -> Method:
-    """The method with no more clusters than there are keys."""
-    if not causal and _too_few(method, keys):
-        return replace(method, clusters=keys)
-    return method
-
-
-def _too_few(method: Method, keys: int) -> bool:
-    clusters = getattr(method, "clusters", None)
-    return isinstance(clusters, int) and keys <= clusters
-
-
 def _stays_exact(method: Method, query: Tensor, key: Tensor, structure: Structure) -> str | None:
     """Why this call is left to exact attention, or None."""
     from multipole_lab.interface.handle import Handle
@@ -266,7 +195,7 @@ def _stays_exact(method: Method, query: Tensor, key: Tensor, structure: Structur
         return "MultipoleCache attends for single tokens"
     if query.shape[2] == 1 and isinstance(method, MuSe):
         return "a single query is its own expansion point"
-    if structure.cuts is None and not structure.causal and _too_few(method, structure.keys):
+    if structure.cuts is None and not structure.causal and too_few_keys(method, structure.keys):
         return "no more keys than clusters"
     return None
 

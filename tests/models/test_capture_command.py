@@ -105,7 +105,7 @@ def test_out_or_verify_is_needed(text):
 
 
 def test_the_shipped_sample_names_the_command_of_the_help(capsys):
-    from multipole_lab.models.samples.sample import data_folder
+    from multipole_lab.folders import data_folder
 
     with pytest.raises(SystemExit):
         cli.main(["capture", "--help"])

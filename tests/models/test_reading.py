@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from multipole_lab.models.samples.sample import data_folder
+from multipole_lab.folders import data_folder
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import scaled_dot_product_attention
 
+from multipole_lab.folders import data_folder
 from multipole_lab.models import Sample, is_cached, load_sample
-from multipole_lab.models.samples.sample import data_folder
 from multipole_lab.models.samples.tensor_file import TensorFile, sha256
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,8 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from multipole_lab.folders import data_folder
+from multipole_lab.models.samples.provenance import Provenance
 from multipole_lab.models.samples.tensor_file import TensorFile, sha256, write_json
 from multipole_lab.printing import count
 from multipole_lab.suggesting import question, suggesting
@@ -36,18 +37,6 @@ class LayerSample:
 
     def __repr__(self) -> str:
         return f"LayerSample(q {list(self.q.shape)}, k {list(self.k.shape)}, v {list(self.v.shape)})"
-
-
-class Provenance(dict):
-    """Where a sample comes from: a dictionary that prints what matters in one line; ``dict(...)`` shows all of it."""
-
-    def __repr__(self) -> str:
-        model = self.get("model") or {}
-        origin = model.get("wheel") or model.get("hub_id") or model.get("source")
-        told = [model.get("name") or model.get("class"), origin and f"from {origin}"]
-        told += [f"reading {self['text_file']}" if self.get("text_file") else None, self.get("date")]
-        shown = ", ".join(str(one) for one in told if one) or "nothing known"
-        return f"Provenance({shown}: {count(len(self), 'entry', 'entries')})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,14 +223,6 @@ def check_sample(sample: object) -> None:
     elif isinstance(sample, (str, Path)):
         how = f"ml.load_sample({str(sample)!r}) opens one"
     raise TypeError(f"sample is a {type(sample).__name__}; a Sample is needed: {how}")
-
-
-def data_folder() -> Path:
-    """The lab's data: installed as ``multipole_lab.data``, or the repository's folder beside the package."""
-    try:
-        return Path(str(importlib.resources.files("multipole_lab.data")))
-    except ModuleNotFoundError:
-        return Path(__file__).resolve().parents[3] / "data"
 
 
 def _names(layers: list[int]) -> list[str]:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
-from multipole_lab.models.samples.sample import Sample, data_folder, load_sample
+from multipole_lab.folders import data_folder
+from multipole_lab.models.samples.sample import Sample, load_sample
 
-from .base import Panel, alert
+from .base import Panel
+from .words import alert
 
 SHIPPED = "smollm2"
 
