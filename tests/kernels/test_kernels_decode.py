@@ -1,7 +1,8 @@
-"""Decoding kernels against the torch decode step, in float64 and in the same dtype, over any cache."""
+"""Decoding kernels against the oracle in float64, and the torch step in the same dtype, over any cache."""
 
 import pytest
 import torch
+from random_cache import make
 
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.step import reference as step
@@ -14,78 +15,9 @@ from multipole_lab.kernels.decode.merge import decode_merge
 from multipole_lab.kernels.decode.select import decode_select
 from multipole_lab.kernels.decode.step import decode_step
 from multipole_lab.kernels.decode.work import Work
+from multipole_lab.testing import assert_close, oracle, relative_error
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-GARBAGE = 77.0
-
-
-def level_over(keys, values, tokens, first, size, room, g):
-    """Random contiguous ranges of what is below, some empty; means weighted by tokens. Rows [R, n, ..]."""
-    R, n = tokens.shape
-    cuts = torch.randint(0, n + 1, (R, size - 1), generator=g).sort(-1).values
-    cuts = torch.cat([torch.zeros(R, 1), cuts, torch.full((R, 1), n)], -1).int()
-    members = cuts.diff(dim=-1)
-    place = torch.arange(n).expand(R, n).contiguous()
-    owner = torch.searchsorted(cuts[:, 1:].contiguous(), place, right=True)
-    weight = torch.nn.functional.one_hot(owner, size).mT * tokens[:, None]  # [R, size, n]
-    total = weight.sum(-1)
-    mean_keys, mean_values = (weight.to(x) @ x / total.clamp(min=1)[..., None] for x in (keys, values))
-
-    def padded(x, fill):
-        wide = torch.full((R, room, *x.shape[2:]), fill, dtype=x.dtype)
-        wide[:, :size] = x
-        return wide
-
-    start = cuts[:, :-1] + first
-    return [padded(x, GARBAGE) for x in (mean_keys, mean_values)] + [
-        padded(x.int(), -5) for x in (total, start, members)
-    ]
-
-
-def make(B, Hq, Hk, N, D, Dv, sizes, sinks=4, tail=9, padded=False, spread=True, seed=0):
-    """A cache of N clustered keys, its levels of the given sizes, garbage wherever nothing is stored."""
-    g = torch.Generator().manual_seed(seed)
-    R, gap, spare = B * Hk, 3, 5
-    clustered = sinks + N + gap
-    length = clustered + tail
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=g).half().double()
-
-    keys, values = normal(R, length + spare, D), normal(R, length + spare, Dv)
-    # keys drift, so that neighbours, and with them clusters, are alike
-    keys += 2 * torch.linspace(-1, 1, length + spare)[:, None].double() * normal(R, 1, D)
-    keys = keys.half().double()
-    for x in (keys, values):
-        x[:, sinks + N : clustered] = GARBAGE
-        x[:, length:] = GARBAGE
-    levels, below = [], (keys[:, sinks : sinks + N], values[:, sinks : sinks + N], torch.ones(R, N).int())
-    first = sinks
-    for size in sizes:
-        level = level_over(*below, first, size, size + 2, g)
-        levels.append(level)
-        below, first = [x[:, :size] for x in level[:3]], 0
-    q = normal(B, Hq, 1, D)
-    valid = torch.rand(B, sinks + tail, generator=g) > 0.3 if padded else None
-    if padded:
-        valid[:, -1] = True
-
-    def cache(dtype):
-        def as_heads(x):
-            x = x.view(B, Hk, *x.shape[1:])
-            return x.to(DEVICE, dtype) if x.is_floating_point() else x.to(DEVICE)
-
-        made = tuple(Level(*map(as_heads, level), size) for level, size in zip(levels, sizes, strict=True))
-        mask = None if valid is None else valid.to(DEVICE)
-        stored = as_heads(keys), as_heads(values)
-        spreads = tuple(level.keys.square().mean(-1) / 50 for level in made) if spread else ()
-        return q.to(DEVICE, dtype), State(*stored, made, sinks, clustered, length, mask, spreads)
-
-    return cache
-
-
-def relative_error(x, reference):
-    return ((x.double() - reference).norm() / reference.norm().clamp(min=1e-30)).item()
 
 
 def check(cache, dtype, **settings):
@@ -98,15 +30,14 @@ def check(cache, dtype, **settings):
         return decode(q, state, **settings, **extra)
 
     given = cache(dtype)
-    exact = run(step.decode_step, torch.float64, given)
+    exact = run(oracle.decode_step, torch.float64, given)
     got = run(decode_step, dtype, given)
     same = run(step.decode_step, dtype, given)
     for name, x, reference, plain in zip(("out", "lse"), got, exact, same, strict=True):
         assert x.dtype == (dtype if name == "out" else torch.float32)
         assert x.shape == reference.shape
         allowed = 1e-5 if dtype == torch.float32 else 2 * relative_error(plain, reference)
-        error = relative_error(x, reference)
-        assert error <= max(allowed, 2e-6), f"{name}: relative error {error:.1e}, allowed {allowed:.1e}"
+        assert_close(name, x, reference, error=max(allowed, 2e-6))
 
 
 def source_in(source, kind):
@@ -187,10 +118,7 @@ def test_levels_may_be_empty(levels, poisoned):
         levels=tuple(level._replace(size=0) for level in state.levels), sinks=0, clustered=0, length=30
     )
     out, lse = decode_step(q, state, scale=0.3, budget=10, lookups=4)
-    s = 0.3 * q.double() @ state.keys[:, :, :30].double().repeat_interleave(2, 1).mT
-    expected = s.softmax(-1) @ state.values[:, :, :30].double().repeat_interleave(2, 1)
-    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(lse.double(), s.logsumexp(-1), rtol=1e-5, atol=1e-5)
+    check_exact(out, lse, q, state, list(range(30)))
 
 
 @pytest.mark.parametrize("levels", [1, 2])
@@ -223,10 +151,15 @@ def test_budget_of_everything_is_exact_attention():
     q, state = make(1, 4, 2, 100, 32, 32, (16,), sinks=2, tail=7)(torch.float32)
     out, lse = decode_step(q, state, scale=0.3, budget=1000)
     rows = [*range(102), *range(state.clustered, state.length)]
-    keys, values = (x[:, :, rows].double().repeat_interleave(2, 1) for x in (state.keys, state.values))
-    s = 0.3 * q.double() @ keys.mT
-    torch.testing.assert_close(out.double(), s.softmax(-1) @ values, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(lse.double(), s.logsumexp(-1), rtol=1e-5, atol=1e-5)
+    check_exact(out, lse, q, state, rows)
+
+
+def check_exact(out, lse, q, state, rows):
+    """Exact attention over these positions of the cache; two query heads share a row, the scale is 0.3."""
+    keys, values = (x[:, :, rows].double() for x in (state.keys, state.values))
+    exact = oracle.over_heads(oracle.exact, q.double(), keys, values, s=0.3)
+    for name, ours, wanted in zip(("out", "lse"), (out, lse), exact, strict=True):
+        assert_close(name, ours, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_queries_of_any_strides():
@@ -255,15 +188,9 @@ def test_huge_logits_stay_finite():
 
 
 def prefix(share, size, room, limit=None):
-    """Clusters in the order of (share, index) while their members fit: the rule, said slowly."""
-    opened, used, before = [], 0, 0.0
-    each = (torch.tensor(share) / torch.tensor(size).clamp(min=1)).tolist()  # rounded as the kernel rounds
-    for j in sorted(range(len(share)), key=lambda j: (-each[j], j)):
-        if used + size[j] > room or (limit is not None and before >= limit):
-            break
-        used, before = used + size[j], before + share[j]
-        opened.append(j)
-    return sorted(j for j in opened if size[j])
+    """The oracle's rule for shares per member that are rounded as the kernel rounds them."""
+    each = (torch.tensor(share) / torch.tensor(size).clamp(min=1)).tolist()
+    return sorted(oracle.prefix(each, size, room, share, limit))
 
 
 @pytest.mark.parametrize(
@@ -330,14 +257,14 @@ def test_chunks_of_any_length_merge_to_the_same(poisoned):
     rows, keys, values = q.reshape(1, 4, 16), state.keys.flatten(0, 1), state.values.flatten(0, 1)
     members = torch.randperm(90, generator=torch.Generator().manual_seed(0)).int().view(1, -1).to(DEVICE) + 4
     taken = torch.tensor([61], dtype=torch.int32, device=DEVICE)
-    s = 0.25 * rows.double() @ keys[0, members[0, :61].long()].double().mT
-    expected = s.softmax(-1) @ values[0, members[0, :61].long()].double()
+    listed = [x[:, members[0, :61].long()].double() for x in (keys, values)]
+    exact = oracle.exact(rows.double(), *listed, 0.25)
     for chunk in (16, 32, 64, 128):
         parts, part_lse = decode_attend(rows, keys, values, 0.25, members=members, taken=taken, chunk=chunk)
         assert parts.shape[1] == -(-90 // chunk)
         out, lse = decode_merge(parts, part_lse, torch.float32)
-        torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(lse.double(), s.logsumexp(-1), rtol=1e-5, atol=1e-5)
+        for name, ours, wanted in zip(("out", "lse"), (out, lse), exact, strict=True):
+            assert_close(name, ours, wanted.view(ours.shape), rtol=1e-5, atol=1e-5)
 
 
 def test_lookup_takes_centroids_of_higher_precision():

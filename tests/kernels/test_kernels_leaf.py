@@ -1,28 +1,19 @@
-"""The exact leaf against dense attention in float64."""
+"""The exact leaf against the oracle."""
 
 import pytest
 import torch
 
 from multipole_lab.kernels.exact.leaf import leaf
+from multipole_lab.testing import assert_close, oracle, relative_error
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cpu", reason="interpreted bfloat16 is wrong")]
 DTYPES = [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=ON_GPU)]
 
 
-def visible_keys(Nq, Nk, causal, valid):
-    """[B or 1, 1, Nq, Nk]: what each query sees; the queries are the last Nq positions."""
-    seen = torch.ones(1, 1, Nq, Nk, dtype=torch.bool, device=DEVICE)
-    if causal:
-        seen = seen.tril(Nk - Nq)
-    return seen if valid is None else seen & valid[:, None, None]
-
-
-def dense_attention(q, k, v, scale, seen):
+def by_the_oracle(q, k, v, scale, seen):
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
-    s = (scale * q @ k.mT).masked_fill(~seen, torch.finfo(q.dtype).min)
-    nothing = ~seen.any(-1)
-    return (s.softmax(-1) @ v).masked_fill(nothing[..., None], 0), s.logsumexp(-1).masked_fill(nothing, 0)
+    return oracle.exact(q, k, v, scale, seen)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
@@ -45,7 +36,8 @@ def test_forward_and_backward(case, dtype, poisoned):
     shapes = ((B, Hq, Nq, D), (B, Hk, Nk, D), (B, Hk, Nk, Dv))
     q, k, v = (torch.randn(s, generator=g).to(dtype).to(DEVICE) for s in shapes)
     valid = (torch.rand(B, Nk, generator=g) > 0.2).to(DEVICE) if masked else None
-    seen = visible_keys(Nq, Nk, causal, valid)
+    kept = None if valid is None else valid[:, None]
+    seen = oracle.visible(Nq, Nk, causal, kept).to(DEVICE)
     sees = seen.any(-1).expand(B, Hq, Nq)
     grad_out = torch.randn(B, Hq, Nq, Dv, generator=g).to(dtype).to(DEVICE)
     grad_lse = torch.randn(B, Hq, Nq, generator=g).to(DEVICE) * sees
@@ -60,15 +52,12 @@ def test_forward_and_backward(case, dtype, poisoned):
             **dict(zip("qkv", (x.grad for x in leaves), strict=True)),
         }
 
-    def error(x, reference):
-        return ((x.double() - reference).norm() / reference.norm().clamp(min=1e-30)).item()
-
-    exact = run(lambda *x: dense_attention(*x, D**-0.5, seen), torch.float64)
-    same = run(lambda *x: dense_attention(*x, D**-0.5, seen), dtype)
+    exact = run(lambda *x: by_the_oracle(*x, D**-0.5, seen), torch.float64)
+    same = run(lambda *x: by_the_oracle(*x, D**-0.5, seen), dtype)
     got = run(lambda *x: leaf(*x, D**-0.5, causal, valid), dtype)
     for name, x in got.items():
-        allowed = 1e-5 if dtype == torch.float32 else 2 * error(same[name], exact[name]) + 1e-6
-        assert error(x, exact[name]) <= allowed, f"{name}: {error(x, exact[name]):.1e}, allowed {allowed:.1e}"
+        allowed = 1e-5 if dtype == torch.float32 else 2 * relative_error(same[name], exact[name]) + 1e-6
+        assert_close(name, x, exact[name], error=allowed)
 
 
 def test_a_query_that_sees_nothing():

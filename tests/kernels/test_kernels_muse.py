@@ -1,4 +1,4 @@
-"""MuSe kernels against the equations written out densely in float64, and in the same dtype."""
+"""MuSe kernels against the oracle, in float64 and in the same dtype."""
 
 import math
 
@@ -10,49 +10,21 @@ from multipole_lab.kernels.common.launch import recording
 from multipole_lab.kernels.common.tiles import Target
 from multipole_lab.kernels.muse.forward import muse
 from multipole_lab.kernels.muse.select import select_near
+from multipole_lab.testing import assert_close, oracle, relative_error
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def dense_muse(q, k, v, query_clusters, key_clusters, near, order, basis, scale):
-    """`docs/design.md#the-mathematics`, one line an equation; every array dense."""
-    B, Hq, Nq, _ = q.shape
-    G, Cq, Ck = Hq // k.shape[1], query_clusters.size, key_clusters.size
-    k, v = k.repeat_interleave(G, 1), v.repeat_interleave(G, 1)
-    q_label, k_label = query_clusters.labels, key_clusters.labels.repeat_interleave(G, 1)
-    q_member = torch.nn.functional.one_hot(q_label + 1, Cq + 1)[..., 1:].to(q)
-    k_member = torch.nn.functional.one_hot(k_label + 1, Ck + 1)[..., 1:].bool()
-    p = torch.einsum("bhnc,bhnd->bhcd", q_member, q) / q_member.sum(2).clamp(min=1)[..., None]
-    s = scale * torch.einsum("bhid,bhnd->bhin", p, k)
-    s = s[..., None].masked_fill(~k_member[:, :, None], -math.inf)  # [B, H, Cq, Nk, Ck]
-    a = s.logsumexp(3)
-    w = (s - a[:, :, :, None]).exp().nan_to_num(nan=0.0)
-    mean_k, mean_v = torch.einsum("bhinj,bhnd->bhijd", w, k), torch.einsum("bhinj,bhnd->bhijd", w, v)
-    is_near = torch.zeros_like(a, dtype=torch.bool)
-    is_near.scatter_(-1, a.detach().float().topk(min(near, Ck), -1).indices, True)
-    far = a.masked_fill(is_near, -math.inf)
+def by_the_oracle(query_clusters, key_clusters, near, order, basis, scale):
+    """The equations, in the dtype of what is given."""
+    labels = query_clusters.labels, key_clusters.labels
 
-    def of_query(x):  # [B, H, Cq, ...] -> [B, H, Nq, ...]
-        index = q_label.clamp(min=0).reshape(B, Hq, Nq, *[1] * (x.ndim - 3))
-        return x.gather(2, index.expand(B, Hq, Nq, *x.shape[3:]))
+    def attend(q, k, v):
+        u = None if basis is None else basis.to(q.dtype)
+        out, lse = oracle.over_heads(oracle.muse, q, k, v, *labels, u, near=near, s=scale, order=order)
+        return out, lse.masked_fill(labels[0] < 0, 0)
 
-    d = q - of_query(p)
-    far_logits = of_query(far) + scale * torch.einsum("bhnd,bhnjd->bhnj", d, of_query(mean_k))
-    key_is_near = of_query(is_near).gather(3, k_label.clamp(min=0)[:, :, None].expand(B, Hq, Nq, k.shape[2]))
-    key_is_near &= (k_label >= 0)[:, :, None]
-    logits = torch.cat([far_logits, (scale * q @ k.mT).masked_fill(~key_is_near, -math.inf)], -1)
-    lse = logits.logsumexp(-1)
-    weights = (logits - lse[..., None]).exp()
-    out = torch.einsum("bhnj,bhnjd->bhnd", weights[..., :Ck], of_query(mean_v)) + weights[..., Ck:] @ v
-    if order == "dipole":
-        share = far.softmax(-1).nan_to_num(nan=0.0)
-        moment = torch.einsum("bhin,bhne,bhnd->bhied", (w * share[:, :, :, None]).sum(-1), v, k)
-        moment = moment - torch.einsum("bhij,bhije,bhijd->bhied", share, mean_v, mean_k)
-        moment = moment if basis is None else moment @ basis @ basis.mT
-        turn = torch.einsum("bhned,bhnd->bhne", of_query(moment), d)
-        out = out + scale * weights[..., :Ck].sum(-1, keepdim=True) * turn
-    padding = q_label < 0
-    return out.masked_fill(padding[..., None], 0), lse.masked_fill(padding, 0)
+    return attend
 
 
 def problem(B, Hq, Hk, Nq, Nk, D, Dv, Cq, Ck, padded=True, seed=0):
@@ -88,11 +60,6 @@ def run(attend, q, k, v, grad_out, grad_lse):
     return dict(zip(("out", "lse", "dq", "dk", "dv"), (out, lse, *(x.grad for x in leaves)), strict=True))
 
 
-def relative_error(x, reference):
-    reference = reference.double()
-    return ((x.double() - reference).norm() / reference.norm().clamp(min=1e-30)).item()
-
-
 def kernel_of(query_clusters, key_clusters, near, order, basis, scale):
     def attend(q, k, v):
         sorts = (query_clusters.order, query_clusters.offsets, key_clusters.order, key_clusters.offsets)
@@ -113,9 +80,8 @@ def check(q, k, v, query_clusters, key_clusters, near, order, rank, dtype, scale
     clusters = (query_clusters, key_clusters, near, order)
 
     def dense(kind):
-        u = None if basis is None else basis.to(kind)
         inputs = (x.to(kind) for x in (q, k, v))
-        return run(lambda *x: dense_muse(*x, *clusters, u, scale), *inputs, grad_out, grad_lse)
+        return run(by_the_oracle(*clusters, basis, scale), *inputs, grad_out, grad_lse)
 
     exact = dense(torch.float64)
     inputs = (x.to(dtype) for x in (q, k, v))
@@ -125,8 +91,7 @@ def check(q, k, v, query_clusters, key_clusters, near, order, rank, dtype, scale
         allowed = (
             1e-5 if same is None else 2 * relative_error(same[name], reference) + torch.finfo(dtype).eps / 4
         )
-        error = relative_error(got[name], reference)
-        assert error <= allowed, f"{name}: relative error {error:.1e}, allowed {allowed:.1e}"
+        assert_close(name, got[name], reference, error=allowed)
 
 
 # B, Hq, Hk, Nq, Nk, D, Dv, Cq, Ck, near, order, rank
@@ -162,19 +127,17 @@ def test_bfloat16(case, poisoned):
 def test_all_near_is_exact_attention(order):
     q, k, v, query_clusters, key_clusters = problem(1, 2, 1, 63, 80, 32, 32, 4, 5, padded=False)
     out, lse = kernel_of(query_clusters, key_clusters, 5, order, None, 0.3)(q, k, v)
-    s = 0.3 * q.double() @ k.double().repeat_interleave(2, 1).mT
-    torch.testing.assert_close(lse.double(), s.logsumexp(-1), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(
-        out.double(), s.softmax(-1) @ v.double().repeat_interleave(2, 1), rtol=1e-5, atol=1e-5
-    )
+    exact = oracle.over_heads(oracle.exact, *(x.double() for x in (q, k, v)), s=0.3)
+    for name, ours, wanted in zip(("out", "lse"), (out, lse), exact, strict=True):
+        assert_close(name, ours, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_one_query_a_cluster_is_exact_attention():
     q, k, v, _, key_clusters = problem(1, 1, 1, 24, 80, 32, 32, 4, 5, padded=False)
     own = Clusters.from_labels(q, torch.arange(24, device=DEVICE).view(1, 1, 24), 24)
     out, _ = kernel_of(own, key_clusters, 0, "dipole", None, 0.3)(q, k, v)
-    exact = torch.nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double(), scale=0.3)
-    torch.testing.assert_close(out.double(), exact, rtol=1e-5, atol=1e-5)
+    exact, _ = oracle.exact(q.double(), k.double(), v.double(), 0.3)
+    assert_close("out", out, exact, rtol=1e-5, atol=1e-5)
 
 
 def test_huge_logits_and_equal_keys_stay_finite():

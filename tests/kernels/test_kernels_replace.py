@@ -6,22 +6,21 @@ import torch
 from multipole_lab.clustering.clusters import Clusters
 from multipole_lab.kernels.centroid.replace import centroid_field, member_means
 from multipole_lab.kernels.exact.leaf import leaf
+from multipole_lab.testing import assert_close, oracle, relative_error
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(DEVICE == "cpu", reason="interpreted bfloat16 is wrong")]
 DTYPES = [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=ON_GPU)]
 
 
-def relative_error(x, reference):
-    reference = reference.double()
-    return ((x.double() - reference).norm() / reference.norm().clamp(min=1e-30)).item()
-
-
 def plain(q, mean_k, mean_v, counts, scale, replaced):
-    """softmax(log n_j + s q.c_j) v_j over the clusters that are replaced."""
-    a = counts.to(q.dtype).log()[:, None] + scale * q @ mean_k.mT
-    a = a.masked_fill(~replaced, torch.finfo(q.dtype).min) if replaced is not None else a
-    return a.softmax(-1) @ mean_v, a.logsumexp(-1)
+    """The clusters that are replaced, row by row."""
+    rows = []
+    for r, size in enumerate(counts.to(q.dtype)):
+        at = oracle.Summary(size.log(), mean_k[r], mean_v[r])
+        logits, values = oracle.expanded(q[r], at, scale)
+        rows.append(oracle.softmax_sum(logits, values[0], None if replaced is None else replaced[r]))
+    return [torch.stack(x) for x in zip(*rows, strict=True)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
@@ -57,9 +56,9 @@ def test_field_forward_and_backward(case, choosy, dtype, poisoned):
 
     exact, same, got = run(plain, torch.float64), run(plain, dtype), run(centroid_field, dtype)
     for name, x in got.items():
-        error = relative_error(x, exact[name])
         allowed = 1e-5 if dtype == torch.float32 else 2 * relative_error(same[name], exact[name]) + 1e-6
-        assert error <= allowed or exact[name].norm() < 1e-12, f"{name}: {error:.1e}, allowed {allowed:.1e}"
+        if exact[name].norm() >= 1e-12:
+            assert_close(name, x, exact[name], error=allowed)
 
 
 def test_nothing_replaced_is_a_partial_without_keys():
@@ -79,14 +78,13 @@ def test_means_and_their_gradient(poisoned):
     clusters = Clusters.from_labels(x.detach()[:, None], labels[:, None], 9)
     counts, order, offsets = (c.squeeze(1) for c in (clusters.counts, clusters.order, clusters.offsets))
     means = member_means(x, labels, counts, order, offsets)
-    member = torch.nn.functional.one_hot(labels + 1, 10)[..., 1:].double()
     wide = x.detach().double().requires_grad_()
-    expected = member.mT @ wide / member.sum(1).clamp(min=1)[..., None]
+    expected = torch.stack([oracle.means(*row, 9) for row in zip(wide, labels, strict=True)])
     upstream = torch.randn(means.shape, generator=g).to(DEVICE)
     (dx,) = torch.autograd.grad(means, x, upstream)
     (dwide,) = torch.autograd.grad(expected, wide, upstream.double())
-    assert relative_error(means, expected) < 1e-6
-    assert relative_error(dx, dwide) < 1e-6
+    assert_close("means", means, expected, error=1e-6)
+    assert_close("dx", dx, dwide, error=1e-6)
 
 
 def test_a_leaf_takes_a_mask_for_every_query_and_a_causal_one_at_once(poisoned):
@@ -95,11 +93,10 @@ def test_a_leaf_takes_a_mask_for_every_query_and_a_causal_one_at_once(poisoned):
     valid = (torch.rand(2, 63, 63, generator=g) > 0.3).to(DEVICE)
     bias = torch.randn(2, 63, generator=g).to(DEVICE)
     seen = (valid & torch.ones(63, 63, dtype=torch.bool, device=DEVICE).tril())[:, None]
-    s = 0.2 * q.double() @ k.double().repeat_interleave(2, 1).mT + bias.double()[:, None, None]
-    s = s.masked_fill(~seen, -torch.inf)
+    given = q.double(), *(x.double().repeat_interleave(2, 1) for x in (k, v))
+    exact = oracle.exact(*given, 0.2, seen, bias.double()[:, None, None])
     out, lse = leaf(q, k, v, 0.2, True, valid, bias)
     blind = ~seen.any(-1).expand_as(lse)
-    torch.testing.assert_close(lse.double(), s.logsumexp(-1), rtol=1e-5, atol=1e-5)
-    expected = s.softmax(-1).nan_to_num(nan=0.0) @ v.double().repeat_interleave(2, 1)
-    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
+    for name, ours, wanted in zip(("out", "lse"), (out, lse), exact, strict=True):
+        assert_close(name, ours, wanted, rtol=1e-5, atol=1e-5)
     assert blind.any()
