@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import multipole_lab as ml
+from multipole_lab import testing
+from multipole_lab.testing import assert_close, expected
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.skipif(
@@ -46,10 +48,8 @@ SEMANTICS = {
 }
 
 
-def qkv(Nq, Nk, heads=(2, 1), B=1, D=16, Dv=24, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    shapes = (B, heads[0], Nq, D), (B, heads[1], Nk, D), (B, heads[1], Nk, Dv)
-    return [torch.randn(shape, generator=g).to(DEVICE) for shape in shapes]
+def qkv(Nq, Nk, heads=(2, 1), B=1):
+    return testing.qkv(B, heads, Nq, Nk, 16, 24, dtype=torch.float32, device=DEVICE)
 
 
 def run(method, q, k, v, causal, mask, grads=True):
@@ -75,12 +75,11 @@ def test_triton_equals_torch(method, queries, keys, causal, kept):
         mask[0, kept] = True
     # A dipole of reduced rank: the kernels' backward takes the directions as constants, torch's does not.
     grads = not isinstance(method, ml.MuSe) or method.order == "monopole" or method.dipole_rank is None
-    expected, got = (
+    by_torch, got = (
         run(replace(method, backend=backend), q, k, v, causal, mask, grads) for backend in BACKENDS
     )
-    for name, want in expected.items():
-        error = ((got[name] - want).norm() / want.norm()).item()
-        assert error <= 1e-5, f"{name}: relative error {error:.1e}"
+    for name, want in by_torch.items():
+        assert_close(name, got[name], want, error=1e-5)
 
 
 EXACT = {
@@ -96,9 +95,9 @@ def test_near_all_is_exact(backend, method, causal):
     q, k, v = qkv(29, 40, heads=(4, 2))
     method = replace(method, backend=backend)
     got = method(q, k, v, causal=causal, return_lse=True)
-    expected = ml.Exact()(*(x.double() for x in (q, k, v)), causal=causal, return_lse=True)
-    for x, y in zip(got, expected, strict=True):
-        torch.testing.assert_close(x.double(), y, rtol=1e-5, atol=1e-5)
+    exact = expected(ml.Exact(), q, k, v, causal=causal)
+    for name, ours, wanted in zip(("out", "lse"), got, exact, strict=True):
+        assert_close(name, ours, wanted, rtol=1e-5, atol=1e-5)
 
 
 PADDED = {

@@ -1,6 +1,6 @@
 """The causal recursion: blocks, levels, padding and sinks, on sequences many leaves long.
 
-The oracle is ``ml.Exact`` in float64, which tests/attention/test_attention.py holds against the formula.
+What is exact by construction is compared with exact attention, the others with the recursion as the oracle has it.
 """
 
 from dataclasses import replace
@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import multipole_lab as ml
+from multipole_lab import testing
 from multipole_lab.attention.causal import block_sizes
+from multipole_lab.testing import oracle
 
 ALL = 64  # at least as many as the longest sequence here has positions
 EXACT_BY_CONSTRUCTION = {
@@ -27,17 +29,20 @@ every_exact = pytest.mark.parametrize("method", EXACT_BY_CONSTRUCTION.values(), 
 every_leaf = pytest.mark.parametrize("leaf", [4, 5], ids=["leaf4", "leaf5"])
 
 
-def qkv(Nq, Nk, heads=(4, 2), B=2, D=4, Dv=6, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    shapes = (B, heads[0], Nq, D), (B, heads[1], Nk, D), (B, heads[1], Nk, Dv)
-    return [torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes]
+def qkv(Nq, Nk, heads=(4, 2)):
+    return testing.qkv(2, heads, Nq, Nk, 4, 6)
+
+
+def check(result, expected):
+    for name, ours, wanted in zip(("out", "lse"), result, expected, strict=True):
+        testing.assert_close(name, ours, wanted)
 
 
 def check_exact(method, q, k, v, mask=None):
     result = method(q, k, v, causal=True, mask=mask, return_lse=True)
-    expected = ml.Exact()(q, k, v, causal=True, mask=mask, return_lse=True)
-    for got, want in zip(result, expected, strict=True):
-        torch.testing.assert_close(got, want)
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    seen = oracle.visible(q.shape[2], k.shape[2], True, None if mask is None else mask[:, None])
+    check(result, oracle.exact(q, k, v, q.shape[-1] ** -0.5, seen))
 
 
 @pytest.mark.parametrize("lengths", [(1, 1), (5, 5), (29, 29), (64, 64), (1, 29), (5, 29), (20, 29)], ids=str)
@@ -123,23 +128,13 @@ def test_fewer_queries_are_the_last_rows(method, queries):
 def test_levels_are_the_recursion_written_out(method, past):
     """An approximation too: causal(N) = causal(N/2), causal(N/2), full(right -> left), one block at a time."""
 
-    def recursion(q, k, v):
-        N = q.shape[2]
-        if method.leaf >= N:
-            return ml.Exact()(q, k, v, causal=True, return_lse=True)
-        half = N // 2
-        (lq, lk, lv), (rq, rk, rv) = zip(*(x.split(half, 2) for x in (q, k, v)), strict=True)
-        left = recursion(lq, lk, lv)
-        right = ml.merge([recursion(rq, rk, rv), method(rq, lk, lv, return_lse=True)])
-        return [torch.cat(pair, 2) for pair in zip(left, right, strict=True)]
+    def full(q, k, v):
+        return method(q, k[:, ::2], v[:, ::2], return_lse=True)
 
     q, k, v = qkv(32, 32 + past)
-    expected = recursion(q, k[:, :, past:], v[:, :, past:])
-    if past:
-        expected = ml.merge([expected, method(q, k[:, :, :past], v[:, :, :past], return_lse=True)])
+    repeated = (x.repeat_interleave(2, 1) for x in (k, v))
     result = method(q, k, v, causal=True, return_lse=True)
-    for got, want in zip(result, expected, strict=True):
-        torch.testing.assert_close(got, want)
+    check(result, oracle.causal(full, q, *repeated, s=0.5, leaf=method.leaf))
     exact = ml.Exact()(q, k, v, causal=True)
     assert 1e-6 < ml.relative_squared_error(result[0], exact) < 1
 

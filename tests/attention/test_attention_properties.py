@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 import multipole_lab as ml
+from multipole_lab.testing import oracle
 
 settings.register_profile("properties", derandomize=True, deadline=None, max_examples=25, database=None)
 thoroughly = settings(settings.get_profile("properties"))
@@ -83,16 +84,10 @@ def tensors(draw, square=False, dtypes=tuple(DTYPES)):
 
 def exact(q, k, v, causal=False, mask=None):
     """The formula in float64: output, log-sum-exp and the largest logit."""
-    q, k, v = (x.double() for x in (q, k, v))
-    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
-    logits = q @ k.mT / math.sqrt(q.shape[-1])
-    Nq, Nk = logits.shape[-2:]
-    largest = logits.abs().max().item()
-    if causal:
-        logits = logits.masked_fill(~torch.ones(Nq, Nk, dtype=torch.bool).tril(Nk - Nq), -torch.inf)
-    if mask is not None:
-        logits = logits.masked_fill(~mask[:, None, None], -torch.inf)
-    return logits.softmax(-1).nan_to_num(0.0) @ v, logits.logsumexp(-1), largest
+    k, v = (x.double().repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    q, s = q.double(), q.shape[-1] ** -0.5
+    seen = oracle.visible(q.shape[2], k.shape[2], causal, None if mask is None else mask[:, None])
+    return *oracle.exact(q, k, v, s, seen), (s * q @ k.mT).abs().max().item()
 
 
 def check(method, q, k, v, causal, mask=None):
