@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from . import features, machine, packages
+from . import computing, features, machine, packages
 from .finding import Finding, install
 
 SECONDS = 180.0
@@ -21,16 +21,16 @@ CHECKS = (
     machine.gpu,
     machine.compiler,
     machine.resources,
-    features.library,
-    features.exact_attention,
-    features.triton_kernels,
-    features.compiling,
+    computing.library,
+    computing.exact_attention,
+    computing.triton_kernels,
+    computing.compiling,
     features.panels,
     features.pictures,
     features.models_from_the_hub,
     features.models_from_wheels,
-    features.training,
-    features.processes,
+    computing.training,
+    computing.processes,
     features.course,
     features.tests,
     features.browser_tests,

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 
@@ -32,6 +33,9 @@ class Finding:
     level: str = "ok"
     mend: str = ""
     part: str = "machine"
+
+
+Feature = partial(Finding, part="feature")
 
 
 def clone() -> Path | None:

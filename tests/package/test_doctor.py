@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from multipole_lab import cli, diagnosis, doctor, extras
-from multipole_lab.diagnosis import Finding, features, finding, machine, packages
+from multipole_lab.diagnosis import Finding, computing, features, finding, machine, packages, probe
 from multipole_lab.figures.common.browser import find_browser
 
 NEEDS = list(extras.needs())
@@ -35,7 +35,8 @@ def without(monkeypatch, *names):
 
     monkeypatch.setattr(packages.metadata, "version", version_of)
     gone = {need.module for need in NEEDS if need.name in names}
-    monkeypatch.setattr(features, "is_there", lambda module: module not in gone and is_there(module))
+    for module in (computing, features):
+        monkeypatch.setattr(module, "is_there", lambda name: name not in gone and is_there(name))
 
 
 # --- this machine ---------------------------------------------------------------------------------
@@ -77,8 +78,9 @@ def test_every_warning_has_a_command(findings):
 @pytest.fixture
 def look(monkeypatch):
     """All checks of features, with programs that all end well; the fixture is called for the findings."""
-    monkeypatch.setattr(features, "_trial", lambda *args, **kwargs: "")
-    checks = [check for check in diagnosis.CHECKS if check.__module__ == features.__name__]
+    monkeypatch.setattr(probe, "trial", lambda *args, **kwargs: "")
+    homes = (computing.__name__, features.__name__)
+    checks = [check for check in diagnosis.CHECKS if check.__module__ in homes]
     return lambda: [one for check in checks for one in diagnosis.bounded(check, 60)]
 
 
@@ -144,7 +146,7 @@ def test_python_versions(version, level, monkeypatch):
 
 def test_torch_that_does_not_import_is_a_problem(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    (found,) = features.library()
+    (found,) = computing.library()
     assert (found.name, found.level) == ("library", "problem")
     assert found.mend
     assert next(machine.gpu()).level == "note"
@@ -174,7 +176,7 @@ def test_gpu_that_torch_cannot_use_is_a_warning(cuda, monkeypatch):
 
 def test_no_compiler_is_no_reason_to_stop(monkeypatch):
     monkeypatch.setattr(machine.shutil, "which", lambda name: None)
-    found = [*machine.compiler(), *features.compiling()]
+    found = [*machine.compiler(), *computing.compiling()]
     assert {one.level for one in found} == {"note"}
     assert all("install" in one.mend for one in found)
     assert "not needed without a GPU" in found[0].found

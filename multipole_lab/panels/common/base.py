@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
-import json
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import ipywidgets as widgets
 import numpy as np
@@ -17,23 +14,14 @@ import traitlets
 
 from multipole_lab.figures.common.theme import CONFIG, enlarge
 
+from .export import exported
 from .leaving import leave_picture
 from .porter import Porter
 from .shown import Shown
 from .style import STYLE
 from .sync import sync_figure
-
-# A move waits this long for the next one: a slider held down then computes once, not at each step.
-_SETTLE_SECONDS = 0.03
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What a panel shows: the figure, the numbers behind it (columns by name), the share done (0 to 1)."""
-
-    figure: go.Figure
-    table: dict[str, np.ndarray | list] = field(default_factory=dict)
-    done: float = 1.0
+from .words import alert, allowed_values, readout
+from .work import Picture, Work
 
 
 class Panel(widgets.VBox):
@@ -52,16 +40,16 @@ class Panel(widgets.VBox):
     def __init__(self, name: str, controls: dict[str, widgets.Widget]) -> None:
         self.name, self.controls = name, controls
         self._defaults = self.state()
-        self._version, self._job, self._timer, self._held = 0, None, None, False
-        self._picture = Picture(go.Figure())
+        self._held = False  # whether several controls move at once
+        self._work = Work(lambda: self.compute(**self.state()), self._show, self._fail)
         self._porter = Porter(label=f"{name} panel")
         self._status, self._message = widgets.HTML(), widgets.HTML()
         self._notice = ""  # shown above the picture whatever is drawn
         self._large = widgets.ToggleButton(
             description="Large type", tooltip="Larger type, for a projector or the back of the room"
         )
-        self._begin()  # the first picture, so that the figure made from it starts complete
-        self._shown = Shown(self._picture.figure)
+        self._work.begin()  # the first picture, so that the figure made from it starts complete
+        self._shown = Shown(self._work.picture.figure)
         self._shown._config = CONFIG
         self._shown.layout.autosize = True
         box = widgets.Box(list(controls.values())).add_class("ml-controls")
@@ -73,9 +61,7 @@ class Panel(widgets.VBox):
         for control in controls.values():
             control.observe(self._moved, "value")
         self._large.observe(self._resized, "value")
-        if self._job is not None:
-            self._show()
-            self._advance(self._version)
+        self._work.go_on()
 
     def compute(self, **state) -> Iterator[Picture | None]:
         """Yield the picture of ``state``; raise ValueError, in words, for a state that has none.
@@ -96,7 +82,7 @@ class Panel(widgets.VBox):
     def table(self) -> dict[str, list]:
         """Return the numbers behind the figure, as columns by name."""
         self._flush()
-        return {name: np.asarray(column).tolist() for name, column in self._picture.table.items()}
+        return {name: np.asarray(column).tolist() for name, column in self._work.picture.table.items()}
 
     def set(self, **state) -> None:
         """Move several controls with one redraw: ``panel.set(clusters=32, seed=1)``.
@@ -125,9 +111,9 @@ class Panel(widgets.VBox):
         try:
             control.value = value
         except (traitlets.TraitError, TypeError, ValueError):
-            return f"{name}: {value!r} is not possible; {_choices(control)}."
+            return f"{name}: {value!r} is not possible; {allowed_values(control)}."
         if control.value != value and not isinstance(value, float):  # floats are put on the slider's steps
-            return f"{name}: {value!r} is not possible; {_choices(control)}."
+            return f"{name}: {value!r} is not possible; {allowed_values(control)}."
         return ""
 
     def reset(self, _button=None) -> None:
@@ -136,18 +122,7 @@ class Panel(widgets.VBox):
 
     def export(self, kind: str) -> tuple[str, str, str]:
         """Return (file name, media type, text) of the panel's result as "csv", "json" or "html"."""
-        if kind == "csv":
-            return f"{self.name}.csv", "text/csv", _csv(self.table())
-        if kind == "json":
-            record = {"panel": self.name, "state": self.state(), "data": self.table()}
-            return f"{self.name}.json", "application/json", json.dumps(record, indent=1, default=str)
-        if kind == "html":  # plotly.js goes into the file, which so needs no network
-            return (
-                f"{self.name}.html",
-                "text/html",
-                self.figure().to_html(include_plotlyjs=True, config=CONFIG),
-            )
-        raise ValueError(f"kind: must be 'csv', 'json' or 'html', got {kind!r}")
+        return exported(self, kind)
 
     @property
     def message(self) -> str:
@@ -164,12 +139,12 @@ class Panel(widgets.VBox):
     @property
     def done(self) -> bool:
         """Whether all work is done that the present state needs."""
-        return self._job is None and self._timer is None
+        return self._work.done
 
     @property
     def summary(self) -> str:
         """The picture in words: its title."""
-        text = self._picture.figure.layout.title.text or self.name
+        text = self._work.picture.figure.layout.title.text or self.name
         return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", text))).strip()
 
     def _below(self) -> list[widgets.Widget]:
@@ -191,7 +166,7 @@ class Panel(widgets.VBox):
 
     def _dressed(self) -> go.Figure:
         """The present figure in the size of type that is chosen."""
-        return enlarge(self._picture.figure) if self._large.value else self._picture.figure
+        return enlarge(self._work.picture.figure) if self._large.value else self._work.picture.figure
 
     def _resized(self, change) -> None:
         """Change the size of all type at once."""
@@ -199,73 +174,22 @@ class Panel(widgets.VBox):
         sync_figure(self._shown, self._dressed())
 
     def _moved(self, _change) -> None:
-        """Drop what is under way and compute the new state: soon in Jupyter, at once elsewhere."""
-        if self._held:
-            return
-        self._version += 1
-        self._job = None
-        self._status.value = '<span class="ml-busy" role="status">working …</span>'
-        loop = _loop()
-        if self._timer is not None:
-            self._timer.cancel()
-        if loop is None:
-            self._restart()
-        else:
-            self._timer = loop.call_later(_SETTLE_SECONDS, self._restart)
-
-    def _restart(self) -> None:
-        """Start on the present state and show its first picture."""
-        self._timer = None
-        if self._begin():
-            self._show()
-            self._advance(self._version)
-
-    def _begin(self) -> bool:
-        """Start computing; True when there is a first picture. An error is put into words."""
-        self._started = time.perf_counter()
-        self._job = self.compute(**self.state())
-        return self._next()
-
-    def _next(self) -> bool:
-        """Take the job's next picture, if it has one."""
-        try:
-            picture = next(self._job)
-        except StopIteration:
-            self._job = None
-            return False
-        except Exception as error:  # whatever went wrong, the panel has to stay usable
-            self._job = None
-            self._fail(error)
-            return False
-        self._picture = picture or self._picture
-        return picture is not None
-
-    def _advance(self, version: int) -> None:
-        """Go on with the job unless a control has moved since; between steps the event loop hears moves."""
-        loop = _loop()
-        while version == self._version and self._job is not None:
-            if self._next():
-                self._show()
-            if loop is not None:
-                loop.call_later(0.001, self._advance, version)
-                return
+        """Compute the new state, unless several controls move at once."""
+        if not self._held:
+            self._status.value = '<span class="ml-busy" role="status">working …</span>'
+            self._work.move()
 
     def _flush(self) -> None:
         """Finish whatever is pending or under way, now."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._restart()
-        while self._job is not None:
-            if self._next():
-                self._show()
+        self._work.finish()
 
     def _show(self) -> None:
         """Bring the page to the present picture, with the time it took or how far it is."""
         sync_figure(self._shown, self._dressed())
-        seconds, done = time.perf_counter() - self._started, self._picture.done
+        seconds, done = time.perf_counter() - self._work.started, self._work.picture.done
         if done >= 1:
             # The first picture also waits for libraries and the sample: no measure of a redraw.
-            words = f"drawn in {seconds * 1000:,.0f} ms" if self._version else "ready"
+            words = f"drawn in {seconds * 1000:,.0f} ms" if self._work.moves else "ready"
             self._status.value = f'<span role="status">{words}</span>'
         else:
             bar = f'<progress max="1" value="{done:.2f}"></progress>' if seconds > 3 * done else ""
@@ -273,7 +197,7 @@ class Panel(widgets.VBox):
             self._status.value = f'<span class="{fresh}" role="status">{done:.0%} {bar}</span>'
         self._message.value = self._notice
         self._porter.picture = self.summary
-        self._porter.values = {c.description: _readout(c) for c in self.controls.values()}
+        self._porter.values = {c.description: readout(c) for c in self.controls.values()}
 
     def _fail(self, error: Exception) -> None:
         """Say what is wrong above the figure, which keeps the last picture that worked."""
@@ -286,45 +210,3 @@ class Panel(widgets.VBox):
             "The picture below is the last one that worked. Move a control, or press Reset.",
         )
         self._status.value = ""
-
-
-def alert(what: str, why: str, then: str) -> str:
-    """A message in a panel, as HTML: what is wrong, why, and what to do."""
-    return (
-        f'<div class="ml-error" role="alert"><b>{html.escape(what)}</b> {html.escape(why)}<br>'
-        f"{html.escape(then)}</div>"
-    )
-
-
-def _loop() -> asyncio.AbstractEventLoop | None:
-    """Return the running event loop, if there is one."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-def _choices(control: widgets.Widget) -> str:
-    """Say in words what a control allows."""
-    if hasattr(control, "_options_full"):
-        return f"allowed are {', '.join(str(value) for _, value in control._options_full)}"
-    if hasattr(control, "min"):
-        return f"{control.min} to {control.max} is allowed"
-    return "text is needed"
-
-
-def _readout(control: widgets.Widget) -> str:
-    """Say a control's value the way its own read-out does."""
-    return str(getattr(control, "label", None) or control.value)
-
-
-def _csv(table: dict[str, list]) -> str:
-    """Write columns as comma-separated text, quoted where needed."""
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table)
-    writer.writerows(zip(*table.values(), strict=True))
-    return text.getvalue()

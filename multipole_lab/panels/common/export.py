@@ -1,0 +1,35 @@
+"""A panel's result to take away: its numbers, its settings with them, or the figure as a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING
+
+from multipole_lab.figures.common.theme import CONFIG
+
+if TYPE_CHECKING:
+    from .base import Panel
+
+
+def exported(panel: Panel, kind: str) -> tuple[str, str, str]:
+    """(file name, media type, text) of a panel's result as "csv", "json" or "html"."""
+    if kind == "csv":
+        return f"{panel.name}.csv", "text/csv", _csv(panel.table())
+    if kind == "json":
+        record = {"panel": panel.name, "state": panel.state(), "data": panel.table()}
+        return f"{panel.name}.json", "application/json", json.dumps(record, indent=1, default=str)
+    if kind == "html":  # plotly.js goes into the file, which so needs no network
+        page = panel.figure().to_html(include_plotlyjs=True, config=CONFIG)
+        return f"{panel.name}.html", "text/html", page
+    raise ValueError(f"kind: must be 'csv', 'json' or 'html', got {kind!r}")
+
+
+def _csv(table: dict[str, list]) -> str:
+    """Write columns as comma-separated text, quoted where needed."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table)
+    writer.writerows(zip(*table.values(), strict=True))
+    return text.getvalue()

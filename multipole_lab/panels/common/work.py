@@ -1,0 +1,127 @@
+"""A panel's work: pictures computed one after the other, and dropped as stale when a control moves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import plotly.graph_objects as go
+
+# A move waits this long for the next one: a slider held down then computes once, not at each step.
+_SETTLE_SECONDS = 0.03
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a panel shows: the figure, the numbers behind it (columns by name), the share done (0 to 1)."""
+
+    figure: go.Figure
+    table: dict[str, np.ndarray | list] = field(default_factory=dict)
+    done: float = 1.0
+
+
+class Work:
+    """The pictures of a panel's present state: computed by the event loop inside Jupyter, elsewhere at once.
+
+    Parameters
+    ----------
+    pictures : begins to compute the present state; a None among the pictures only lets moves be heard.
+    show : called when there is a new ``picture``.
+    fail : called with whatever computing raised.
+
+    Attributes
+    ----------
+    picture : the last one.
+    moves : how often a control has moved.
+    started : when the present work began, by ``time.perf_counter``.
+    """
+
+    def __init__(
+        self,
+        pictures: Callable[[], Iterator[Picture | None]],
+        show: Callable[[], None],
+        fail: Callable[[Exception], None],
+    ) -> None:
+        self._pictures, self._show, self._fail = pictures, show, fail
+        self.picture, self.moves, self.started = Picture(go.Figure()), 0, time.perf_counter()
+        self._job: Iterator[Picture | None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is under way or waits."""
+        return self._job is None and self._timer is None
+
+    def begin(self) -> bool:
+        """Start computing the present state; True when there is a first picture, which is not shown yet."""
+        self.started = time.perf_counter()
+        self._job = self._pictures()
+        return self._next()
+
+    def go_on(self) -> None:
+        """Show the picture that `begin` has made, and go on to the others."""
+        if self._job is not None:
+            self._show()
+            self._advance(self.moves)
+
+    def move(self) -> None:
+        """Drop what is under way and compute the new state: soon in Jupyter, at once elsewhere."""
+        self.moves += 1
+        self._job = None
+        loop = _loop()
+        if self._timer is not None:
+            self._timer.cancel()
+        if loop is None:
+            self._restart()
+        else:
+            self._timer = loop.call_later(_SETTLE_SECONDS, self._restart)
+
+    def finish(self) -> None:
+        """Do all that waits or is under way, now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._restart()
+        while self._job is not None:
+            if self._next():
+                self._show()
+
+    def _restart(self) -> None:
+        self._timer = None
+        if self.begin():
+            self._show()
+            self._advance(self.moves)
+
+    def _next(self) -> bool:
+        """Take the job's next picture, if it has one."""
+        try:
+            picture = next(self._job)
+        except StopIteration:
+            self._job = None
+            return False
+        except Exception as error:  # whatever went wrong, the panel has to stay usable
+            self._job = None
+            self._fail(error)
+            return False
+        self.picture = picture or self.picture
+        return picture is not None
+
+    def _advance(self, moves: int) -> None:
+        """Go on with the job unless a control has moved since; between steps the event loop hears moves."""
+        loop = _loop()
+        while moves == self.moves and self._job is not None:
+            if self._next():
+                self._show()
+            if loop is not None:
+                loop.call_later(0.001, self._advance, moves)
+                return
+
+
+def _loop() -> asyncio.AbstractEventLoop | None:
+    """The running event loop, if there is one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
