@@ -1,6 +1,7 @@
 """The tuner panel around a search that is made up: what it asks, shows, copies, drops and explains."""
 
 import asyncio
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -101,7 +102,7 @@ def test_a_search_that_fails_is_explained_and_can_be_tried_again(sample, asked, 
 
 
 def test_an_installation_without_the_search_says_so(sample, monkeypatch):
-    monkeypatch.delattr(search, "tune", raising=False)
+    monkeypatch.setitem(sys.modules, "multipole_lab.search", None)
     panel = panels.tuner(sample)
     panel.tune()
     assert "The search is not part of this installation" in panel.message
