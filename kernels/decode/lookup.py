@@ -15,16 +15,18 @@ from .tiles import Tile, choose
 from .work import Work
 
 
-@triton.jit(do_not_specialize=["C", "E", "ITEMS", "TILES", "EXACT_TILES", "sinks", "clustered"])
-def _lookup_kernel(
-    probe, centroids, tokens, spread, listed, n_listed, norm, q, keys, valid, masses, shares, sizes,
-    scale, softcap, stride_c, stride_t, stride_s, stride_k, sinks, clustered,
-    HK, C, E, ITEMS, TILES, EXACT_TILES, G: tl.constexpr, D: tl.constexpr,
+@triton.jit(do_not_specialize=["C", "E", "TILES", "EXACT_TILES", "sinks", "clustered"])
+def decode_lookup_kernel(
+    probe, level, lists, exact, masses, shares, sizes, scale, softcap, level_strides, exact_strides,
+    C, E, TILES, EXACT_TILES, sinks, clustered, G: tl.constexpr, D: tl.constexpr,
     BG: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
     LISTED: tl.constexpr, SPREAD: tl.constexpr, VALID: tl.constexpr, SOFTCAP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BC clusters, or BC exact keys, of one row; all queries of its group
+    centroids, tokens, spread = level
+    listed, n_listed, norm = lists
+    q, keys, valid = exact
     i_tile = tl.program_id(0) % (TILES + EXACT_TILES)
     i_row = (tl.program_id(0) // (TILES + EXACT_TILES)).to(tl.int64)
     o_g = tl.arange(0, BG)
@@ -35,23 +37,25 @@ def _lookup_kernel(
         b_item = o_c
         if LISTED:
             m_c = o_c < tl.load(n_listed + i_row)
-            b_item = tl.load(listed + i_row * ITEMS + o_c, mask=m_c, other=0)
-        b_n = tl.load(tokens + i_row * stride_t + b_item, mask=m_c, other=0)
-        p_c = centroids + i_row * stride_c + b_item.to(tl.int64) * D  # [BC]
+            b_item = tl.load(listed + i_row * C + o_c, mask=m_c, other=0)
+        b_n = tl.load(tokens + i_row * level_strides[1] + b_item, mask=m_c, other=0)
+        p_c = centroids + i_row * level_strides[0] + b_item.to(tl.int64) * D  # [BC]
         p_q = probe + i_row * G * D
         b_a = logits_of_rows(p_q, p_c, m_c, scale, softcap, G, D, BG, BD, BK, SOFTCAP, PRECISION)  # [BG, BC]
         b_a += tl.log(tl.maximum(b_n, 1).to(tl.float32))[None, :]
         if SPREAD:
-            b_spread = tl.load(spread + i_row * stride_s + b_item, mask=m_c, other=0.0).to(tl.float32)
+            b_spread = tl.load(spread + i_row * level_strides[2] + b_item, mask=m_c, other=0.0).to(tl.float32)
             b_a += squares(p_q, scale, G, D, BG, BD, BK)[:, None] * b_spread[None, :]
         b_a = tl.where((m_c & (b_n > 0))[None, :], b_a, float("-inf"))
         tl.store(p_mass + o_c[None, :], b_a, mask=(o_g < G)[:, None] & m_c[None, :])
         if LISTED:  # the norm is known: the share of the group, with what the choice needs beside it
             b_norm = tl.load(norm + i_row * G + o_g, mask=o_g < G, other=0.0)
             b_share = tl.where((o_g < G)[:, None], tl.exp(b_a - b_norm[:, None]), 0.0)
-            tl.store(shares + i_row * C + o_c, tl.sum(b_share, axis=0) * (1.0 / BP), mask=m_c)
-            tl.store(sizes + i_row * C + o_c, b_n, mask=m_c)
+            o_out = i_row * C + o_c
+            tl.store(shares + o_out, tl.sum(b_share, axis=0) * (1.0 / BP), mask=m_c)
+            tl.store(sizes + o_out, b_n, mask=m_c)
     else:
+        stride_k, HK = exact_strides
         o_e = (i_tile - TILES) * BC + tl.arange(0, BC)
         m_e = o_e < E
         p_k = keys + i_row * stride_k + exact_rows(o_e, sinks, clustered) * D  # [BC]
@@ -154,14 +158,13 @@ def _lookup(
     tile = choose("decode_lookup", target_of(probe), power_of_two(D), probe.element_size(), tile)
     tiles, exact_tiles = cdiv(C, tile.cols), cdiv(E, tile.cols)
     launch(
-        _lookup_kernel, (R * (tiles + exact_tiles),),
-        probe, centroids, tokens, tokens if spread is None else spread, listed, n_listed, norm, exact_q, keys,
-        tokens if valid is None else valid,
-        masses, masses if shares is None else shares, tokens if sizes is None else sizes,
-        scale, softcap or 1.0, centroids.stride(0), tokens.stride(0), 0 if spread is None else spread.stride(0),
-        keys.stride(0),
+        decode_lookup_kernel, (R * (tiles + exact_tiles),),
+        probe, (centroids, tokens, tokens if spread is None else spread), (listed, n_listed, norm),
+        (exact_q, keys, tokens if valid is None else valid),
+        masses, masses if shares is None else shares, tokens if sizes is None else sizes, scale, softcap or 1.0,
+        (centroids.stride(0), tokens.stride(0), 0 if spread is None else spread.stride(0)),
+        (keys.stride(0), R if valid is None else R // valid.shape[0]), C, E, tiles, exact_tiles,
         exact.sinks if exact else 0, exact.clustered if exact else 0,
-        R if valid is None else R // valid.shape[0], C, E, listed.shape[-1], tiles, exact_tiles,
         G=G, D=D, BG=power_of_two(G), BP=power_of_two(G, 1), BD=power_of_two(D), BC=tile.cols,
         BK=min(tile.rows, power_of_two(D)),
         LISTED=lists is not None, SPREAD=spread is not None, VALID=valid is not None, SOFTCAP=softcap is not None,

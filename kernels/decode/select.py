@@ -45,18 +45,24 @@ def load_first(p_first, p_listed, o_c, n_items, LISTED: tl.constexpr):
     return tl.load(p_first + o_c, mask=o_c < n_items, other=0)
 
 
-@triton.jit(do_not_specialize=["room", "C", "E", "ITEMS"])
-def _select_kernel(
-    masses, shares, sizes, first, listed, n_listed, limits, rooms, members, taken, opened, norm,
-    room, top_p, stride_s, stride_f, C, E, ITEMS,
+@triton.jit(do_not_specialize=["room", "C", "E"])
+def decode_select_kernel(
+    level, lists, masses, shares, norm, limits, rooms, selection, level_strides, room, top_p, C, E,
     G: tl.constexpr, BG: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr, BT: tl.constexpr,
     CUTS: tl.constexpr, HELD: tl.constexpr, POOLED: tl.constexpr, LISTED: tl.constexpr, TOP_P: tl.constexpr,
     STOP: tl.constexpr, ROOMS: tl.constexpr,
 ):  # fmt: skip
     # one program: one row. HELD: all clusters stay in registers
+    sizes, first = level
+    listed, n_listed = lists
+    members, taken, opened = selection
     i_row = tl.program_id(0).to(tl.int64)
-    p_share, p_size, p_opened = shares + i_row * C, sizes + i_row * stride_s, opened + i_row * C
-    p_first, p_listed, p_members = first + i_row * stride_f, listed + i_row * ITEMS, members + i_row * room
+    p_share, p_size, p_opened = shares + i_row * C, sizes + i_row * level_strides[0], opened + i_row * C
+    p_first, p_listed, p_members = (
+        first + i_row * level_strides[1],
+        listed + i_row * C,
+        members + i_row * room,
+    )
     o_c, o_t = tl.arange(0, BC), tl.arange(0, BT)
     for i in range(0, room, BT):
         tl.store(p_members + i + o_t, tl.zeros([BT], dtype=tl.int32), mask=i + o_t < room)
@@ -197,12 +203,11 @@ def decode_select(
     tile = choose("decode_select", target_of(like), power_of_two(C), 4, tile)
     BG, BC, held = power_of_two(G, 1), min(power_of_two(C), tile.cols), tile.cols >= C
     launch(
-        _select_kernel, (R,),
-        like if masses is None else masses, shares, sizes, first,
-        first if listed is None else listed, first if n_listed is None else n_listed,
-        like if limit is None else limit, first if rooms is None else rooms, members, taken, opened, norm,
-        room, 1.0 if top_p is None else float(top_p), sizes.stride(0), first.stride(0), C, E,
-        0 if listed is None else listed.shape[-1],
+        decode_select_kernel, (R,),
+        (sizes, first), (first if listed is None else listed, first if n_listed is None else n_listed),
+        like if masses is None else masses, shares, norm, like if limit is None else limit,
+        first if rooms is None else rooms, (members, taken, opened), (sizes.stride(0), first.stride(0)),
+        room, 1.0 if top_p is None else float(top_p), C, E,
         G=G, BG=BG, BP=min(max(16, tile.rows // BG), power_of_two(C)),
         BC=BC, BT=min(power_of_two(room), 1024 * tile.warps), CUTS=8 if BC <= 2048 else 4, HELD=held,
         POOLED=held and tile.rows >= BG * BC, LISTED=known, TOP_P=top_p is not None, STOP=top_p is not None and stop,
