@@ -1,4 +1,4 @@
-"""What context-parallel MuSe computes, in one process and by other code: the formula of ``attention.muse``."""
+"""What context-parallel MuSe computes, in one process and by other code: the oracle's."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from multipole_lab.attention.assignments import Assignments
 from multipole_lab.attention.causal import with_sinks
 from multipole_lab.attention.muse import MuSe
-from multipole_lab.attention.muse_formula import Expansion, muse_recomputed
 from multipole_lab.attention.partials import Partial, merge
-from multipole_lab.attention.slots import Slots
 from multipole_lab.clustering.checks import check_count
+from multipole_lab.clustering.clusters import statistics_dtype
 from multipole_lab.suggesting import suggesting
+from multipole_lab.testing import oracle
+from multipole_lab.testing.methods import directions
 
 
 @suggesting
@@ -52,7 +52,8 @@ def parallel_reference(
     """MuSe with clusters that do not cross the parts of ``part_of``, as (out, lse) of the whole sequence.
 
     Full attention: the queries of each part over all keys, whose clusters are those of every part side by side.
-    Causal: the same over the keys of earlier parts, merged with causal MuSe of the part itself.
+    Causal: the same over the keys of earlier parts, merged with causal MuSe of the part itself. The expansion over
+    several parts is the float64 oracle's, ``multipole_lab.testing.oracle``: slow, and with a code of its own.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     partition, N = method._partition, q.shape[2]
@@ -61,21 +62,22 @@ def parallel_reference(
     def take(x: Tensor, part: slice) -> Tensor:
         return x[:, :, part].contiguous()
 
-    labels, made, size = [], 0, 0
+    labels, made = [], 0
     for part in parts:
         keys = slice(method.sinks if part.start == 0 else part.start, part.stop)
         own = partition.labels(take(k, keys), None if mask is None else mask[:, keys].contiguous())
         labels.append(torch.where(own < 0, own, own + made))
         made += partition.made(own.shape[-1])
-        size = max(size, partition.size(own.shape[-1]))
     labels = torch.cat(labels, -1)  # [B, Hk, N - sinks], clusters of all parts numbered through
 
     def far(q, k, v, scale, mask):
         """Queries of one part over the clusters of so many keys behind the sinks."""
-        own = labels[:, :, : k.shape[2]]
-        slots = [partition.slots(q), Slots.of(own, int(own.max()) + 1, size)]
-        expansion = Expansion(scale, method.near, method._rank(q.shape[-1]))
-        return muse_recomputed(q, k, v, Assignments(*slots, own >= 0), expansion)
+        q_labels, qkv = partition.labels(q), [x.double() for x in (q, k, v)]
+        basis = directions(q, q_labels, method._rank(q.shape[-1]))  # in the dtype of the ranks
+        basis = None if basis is None else basis.double()
+        given = *qkv, q_labels, labels[:, :, : k.shape[2]], basis
+        out, lse = oracle.over_heads(oracle.muse, *given, near=method.near, s=scale, order=method.order)
+        return out.to(q.dtype), lse.to(statistics_dtype(q.dtype))
 
     results = []
     for part in parts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -44,9 +43,7 @@ class Head:
 
     def moment(self, is_near: Bool[Tensor, "C C"]) -> Float[Tensor, "C D Dv"]:
         """M_i^T of the far clusters: row d is what M_i does to the unit vector d."""
-        keys = self.k, self.v, self.k_label
-        far = zip(self.points(), ~is_near, strict=True)
-        return torch.stack([oracle.far_dipole(p, *keys, own, self.scale).mT for p, own in far])
+        return oracle.far_dipoles(self.points(), self.k, self.v, self.k_label, ~is_near, self.scale).mT
 
     def muse(
         self, is_near: Bool[Tensor, "C C"], basis: Float[Tensor, "C D r"] | None = None

@@ -15,7 +15,7 @@ from multipole_lab.testing.oracle.expansion import (
     Summary,
     dipole,
     expanded,
-    far_dipole,
+    far_dipoles,
     means,
     members,
     muse,
@@ -24,7 +24,7 @@ from multipole_lab.testing.oracle.expansion import (
     tilt,
 )
 from multipole_lab.testing.oracle.replacement import centroid, prefix
-from multipole_lab.testing.oracle.softmax import exact, merge, over_heads, softmax_sum, visible
+from multipole_lab.testing.oracle.softmax import exact, merge, over_heads, softmax, softmax_sum, visible
 
 __all__ = [
     "Summary",
@@ -34,13 +34,14 @@ __all__ = [
     "dipole",
     "exact",
     "expanded",
-    "far_dipole",
+    "far_dipoles",
     "means",
     "members",
     "merge",
     "muse",
     "over_heads",
     "prefix",
+    "softmax",
     "softmax_sum",
     "summaries",
     "summary",

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multipole_lab.testing.oracle.softmax import Partial, exact, merge, softmax_sum
+from multipole_lab.testing.oracle.softmax import Partial, exact, merge, softmax, softmax_sum
 
 
 @dataclass(frozen=True)
@@ -86,22 +86,19 @@ def expanded(
     return logits, values
 
 
-def far_dipole(
-    p: Float[Tensor, " D"],
+def far_dipoles(
+    p: Float[Tensor, "I D"],
     k: Float[Tensor, "Nk D"],
     v: Float[Tensor, "Nk Dv"],
     labels: Int[Tensor, " Nk"],
-    far: Bool[Tensor, " J"],
+    far: Bool[Tensor, "I J"],
     s: float,
-) -> Float[Tensor, "Dv D"]:
-    """The far clusters' dipoles, added up with their softmax mass: ``M = sum_j pi_j M_j``, ``pi = softmax(a(p))``."""
-    there = [
-        n for n, is_far in zip(members(labels, len(far)), far.tolist(), strict=True) if is_far and len(n)
-    ]
-    if not there:
-        return v.new_zeros(v.shape[-1], k.shape[-1])
-    pi = torch.stack([summary(p, k[n], v[n], s).mass for n in there]).softmax(0)
-    return sum(share * dipole(p, k[n], v[n], s) for share, n in zip(pi, there, strict=True))
+) -> Float[Tensor, "I Dv D"]:
+    """The far clusters' dipoles by their softmax mass: ``M_i = sum_j pi_j M_j``, ``pi = softmax(a(p_i))``."""
+    J = far.shape[1]
+    pi, _ = softmax(summaries(p, k, v, labels, s, J).mass, far)
+    there = [(j, n) for j, n in enumerate(members(labels, J)) if len(n)]
+    return sum(pi[:, j, None, None] * dipole(p, k[n], v[n], s) for j, n in there)
 
 
 def muse(
@@ -130,26 +127,26 @@ def muse(
     I = int(q_labels.max()) + 1
     p = means(q, q_labels, I)
     at = summaries(p, k, v, k_labels, s, None if isinstance(near, int) else near.shape[1])
+    is_near = nearest(at.mass, near) if isinstance(near, int) else near
+    M = far_dipoles(p, k, v, k_labels, ~is_near, s) if order == "dipole" else None
     out, lse = q.new_zeros(len(q), v.shape[-1]), q.new_full((len(q),), -torch.inf)
     for i, mine in enumerate(members(q_labels, I)):
         if len(mine) == 0:
             continue
-        is_near = largest(at.mass[i], near) if isinstance(near, int) else near[i]
         d = q[mine] - p[i]
         logits, values = expanded(d, Summary(at.mass[i], at.key[i], at.value[i]), s)
-        far_out, far_lse = softmax_sum(logits, values[0], ~is_near)
-        if order == "dipole":
-            M = far_dipole(p[i], k, v, k_labels, ~is_near, s)
+        far_out, far_lse = softmax_sum(logits, values[0], ~is_near[i])
+        if M is not None:
             along = d if basis is None else d @ basis[i] @ basis[i].mT
-            far_out = far_out + s * along @ M.mT
-        key_is_near = is_near[k_labels.clamp(min=0)] & (k_labels >= 0)
+            far_out = far_out + s * along @ M[i].mT
+        key_is_near = is_near[i, k_labels.clamp(min=0)] & (k_labels >= 0)
         near_part = exact(q[mine], k[key_is_near], v[key_is_near], s)
         both = merge([(far_out, far_lse), near_part])
         out, lse = (x.index_copy(0, mine, part) for x, part in zip((out, lse), both, strict=True))
     return out, lse
 
 
-def largest(mass: Float[Tensor, " J"], count: int) -> Bool[Tensor, " J"]:
-    """Which clusters have the largest mass."""
-    chosen = mass.detach().topk(min(count, len(mass))).indices
-    return torch.zeros_like(mass, dtype=torch.bool).index_fill(0, chosen, True)
+def nearest(mass: Float[Tensor, "I J"], near: int) -> Bool[Tensor, "I J"]:
+    """Which clusters have the largest mass, for every point."""
+    chosen = mass.detach().topk(min(near, mass.shape[1])).indices
+    return torch.zeros_like(mass, dtype=torch.bool).scatter(1, chosen, True)

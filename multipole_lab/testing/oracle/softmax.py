@@ -29,14 +29,22 @@ def softmax_sum(
     seen: Bool[Tensor, "*#batch #Nq Nk"] | None = None,
 ) -> Partial:
     """``sum_n softmax_n(a_n) v_n`` and ``log sum_n exp(a_n)`` over what is seen."""
+    weights, lse = softmax(logits, seen)
+    return weights @ v, lse
+
+
+def softmax(
+    logits: Float[Tensor, "*batch n"], seen: Bool[Tensor, "*#batch n"] | None = None
+) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch"]]:
+    """``exp(a_n - lse)`` and ``lse = log sum_n exp(a_n)`` over what is seen; all 0 and -inf where nothing is."""
     if seen is None:
         seen = torch.ones_like(logits, dtype=torch.bool)
     seen = seen & (logits > -torch.inf)
     blind = ~seen.any(-1, keepdim=True)
-    # A query without keys gets a logit of 0 each, and what comes of it is then left out: no NaN in any derivative.
+    # Where nothing is seen, logits of 0 stand in, and what comes of them is left out: no NaN in any derivative.
     logits = torch.where(blind, 0.0, logits.masked_fill(~seen & ~blind, -torch.inf))
-    out = torch.where(blind, 0.0, logits.softmax(-1) @ v)
-    return out, torch.where(blind[..., 0], -torch.inf, logits.logsumexp(-1))
+    weights = torch.where(blind, 0.0, logits.softmax(-1))
+    return weights, torch.where(blind[..., 0], -torch.inf, logits.logsumexp(-1))
 
 
 def visible(
