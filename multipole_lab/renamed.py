@@ -70,7 +70,9 @@ ROOMS = {
         "": "journal",
     },
     "kernels": {
-        "kernels.common": "launch derivatives tiles tile_table online lookup=members visible delta branches",
+        "kernels.common": (
+            "launch derivatives tiles tile_table decode_tiles=tiles online lookup=members visible delta branches"
+        ),
         "kernels.clustering": "assign lloyd centroids capped sort kmeans",
         "kernels.exact": "leaf leaf_backward",
         "kernels.muse": (
@@ -84,8 +86,7 @@ ROOMS = {
         "kernels.centroid": "replace",
         "kernels.decode": (
             "decode_attend=attend decode_cut=cut decode_logits=logits decode_lookup=lookup "
-            "decode_merge=merge decode_near=near decode_replace=replace decode_select=select "
-            "decode_tiles=tiles decode_work=work"
+            "decode_merge=merge decode_near=near decode_replace=replace decode_select=select decode_work=work"
         ),
         "kernels.report": "registry=problem report_command=command probe",
     },

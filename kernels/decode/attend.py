@@ -16,10 +16,10 @@ from ..common.layout import blocks_apart
 from ..common.online import softmax_lse, softmax_mean, softmax_start
 from ..common.rows import load_rows, store_rows
 from ..common.sizes import cdiv, power_of_two
+from ..common.tiles import Tile, choose
 from .logits import Exact
 from .near import attend_chunk
 from .replace import replace_chunk
-from .tiles import Tile, choose
 from .work import Work, processors
 
 

@@ -10,8 +10,8 @@ from ..common.checks import check_tensors
 from ..common.launch import fp32_precision, launch, target_of
 from ..common.layout import blocks_apart
 from ..common.sizes import cdiv, power_of_two
+from ..common.tiles import Tile, choose
 from .logits import Exact, exact_rows, logits_of_rows, squares
-from .tiles import Tile, choose
 from .work import Work
 
 

@@ -12,7 +12,7 @@ from ..common.launch import launch, target_of
 from ..common.online import softmax_lse, softmax_mean, softmax_weights
 from ..common.rows import load_rows
 from ..common.sizes import power_of_two
-from .tiles import Tile, choose
+from ..common.tiles import Tile, choose
 
 
 @triton.jit(do_not_specialize=["CHUNKS"])

@@ -12,8 +12,8 @@ from ..common.checks import check_device
 from ..common.launch import launch, target_of
 from ..common.layout import blocks_apart
 from ..common.sizes import power_of_two
+from ..common.tiles import Tile, choose
 from .cut import find_cut, load_ranked, pool_shares, rank
-from .tiles import Tile, choose
 from .work import Work
 
 

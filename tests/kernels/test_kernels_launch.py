@@ -1,6 +1,8 @@
 """No launcher waits for the device; what cannot run is refused by name; every kernel fits, none spills."""
 
 import ast
+import importlib.resources
+import json
 import os
 import subprocess
 import sys
@@ -10,12 +12,13 @@ import pytest
 import torch
 
 import multipole_lab.kernels as kernels
-from multipole_lab.kernels.common import checks, launch, tiles
+from multipole_lab.kernels.common import checks, launch, tile_table, tiles
 from multipole_lab.kernels.report import table
 from multipole_lab.kernels.report.compiling import TARGETS
 from multipole_lab.kernels.report.problem import Problem
 
 FILES = sorted(Path(kernels.__file__).parent.rglob("*.py"))
+RECORDS = importlib.resources.files("multipole_lab.data") / "benchmarks"
 SYNCHRONISE = {"item", "cpu", "tolist", "numpy", "nonzero", "synchronize"}
 
 
@@ -81,6 +84,45 @@ def test_refuses_what_kernels_cannot_run(monkeypatch):
     monkeypatch.setattr(checks, "interpreting", lambda: False)
     with pytest.raises(ValueError, match=r'cpu.*CUDA.*TRITON_INTERPRET=1.*backend="torch"'):
         checks.check_tensors("muse", q=tensor(device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def started():
+    """Every start of a kernel that the examples of the report make, by the kernel's name."""
+    with launch.recording(launch.Target(90, 227)) as launches:
+        for entry in table.ENTRIES:
+            entry.example(Problem())
+    found = {}
+    for one in launches:
+        found.setdefault(one.kernel.fn.__name__, []).append(one)
+    return found
+
+
+def test_every_kernel_has_a_name_of_its_own(started):
+    """Names end in `kernel`, so the source tells which there are; the doctor's starts without `launch`."""
+    names = [
+        node.name
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.endswith("kernel")
+    ]
+    assert sorted(names) == sorted({*started, "double_kernel"})
+
+
+def test_no_kernel_has_more_than_25_parameters_beside_tuples(started):
+    for name, launches in started.items():
+        for one in launches:
+            single = [p for p in launch.names_of(one.kernel) if not isinstance(one.args[p], tuple)]
+            assert len(single) <= 25, f"{name} has {len(single)}: {', '.join(single)}"
+
+
+def test_a_tile_is_measured_or_says_that_it_was_only_compiled():
+    """The records are there, and say the same of place and date."""
+    measured = {row.measured for rows in tile_table.TABLE.values() for row in rows} - {None}
+    assert measured
+    for one in measured:
+        record = json.loads((RECORDS / one.record).read_text())
+        assert (record["device"], record["date"]) == (one.gpu, one.date)
 
 
 def test_a_tile_is_found_for_every_head_size_width_and_memory():

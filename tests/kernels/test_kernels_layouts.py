@@ -14,7 +14,7 @@ from multipole_lab.kernels.common import launch
 from multipole_lab.kernels.report.problem import Problem
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-HELPERS = {"launch", "derivatives", "registry", "report", "report_command", "tiles", "tile_table", "branches"}
+ROOT, COMMON, REPORT = (f"multipole_lab.kernels.{room}" for room in ("", "common.", "report."))
 kernels.load_all()
 
 
@@ -75,12 +75,14 @@ def mapped(value, change):
 
 
 def functions():
-    """Every function of the kernels' modules by name, without their common helpers and what begins with _."""
+    """Every function of the kernels by name, without what begins with _: all of the rooms with launchers, and of what
+    they share those that start a kernel. The report starts none of its own."""
     found = {}
     for name, module in list(sys.modules.items()):
-        if name.startswith("multipole_lab.kernels.") and name.rpartition(".")[2] not in HELPERS:
+        if name.startswith(ROOT) and not name.startswith(REPORT):
             for label, f in vars(module).items():
-                if isinstance(f, types.FunctionType) and f.__module__ == name and not label.startswith("_"):
+                own = isinstance(f, types.FunctionType) and f.__module__ == name and not label.startswith("_")
+                if own and (not name.startswith(COMMON) or "launch" in f.__code__.co_names):
                     found[label] = f
     return found
 
