@@ -8,7 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from multipole_lab.suggesting import suggesting
 
+
+@suggesting
 def qkv(
     B: int,
     heads: tuple[int, int],
@@ -32,6 +35,7 @@ def qkv(
     return [x.to(device, dtype).requires_grad_(grad) for x in drawn]
 
 
+@suggesting
 def ragged_labels(
     shape: Sequence[int], clusters: int, *, empty: Sequence[int] = (), padding: int = 0, seed: int = 0
 ) -> Int[Tensor, "*batch N"]:
@@ -52,6 +56,7 @@ def ragged_labels(
     return labels
 
 
+@suggesting
 def padding_mask(Nk: int, *kept: slice | Sequence[int], device: str = "cpu") -> Bool[Tensor, "B Nk"]:
     """One row for each of ``kept``: the keys that count."""
     mask = torch.zeros(len(kept), Nk, dtype=torch.bool, device=device)
@@ -60,6 +65,7 @@ def padding_mask(Nk: int, *kept: slice | Sequence[int], device: str = "cpu") -> 
     return mask
 
 
+@suggesting
 def orthonormal(
     shape: Sequence[int], rank: int, *, dtype: torch.dtype = torch.float64, seed: int = 1
 ) -> Float[Tensor, "*batch D r"]:
@@ -68,6 +74,7 @@ def orthonormal(
     return torch.linalg.qr(torch.randn(*shape, rank, generator=g, dtype=torch.float64))[0].to(dtype)
 
 
+@suggesting
 def with_gradients(
     call, inputs: Sequence[Tensor], upstream: Sequence[Tensor] | None = None, seed: int = 1
 ) -> dict:

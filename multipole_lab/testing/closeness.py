@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from multipole_lab.suggesting import suggesting
 
+
+@suggesting
 def relative_error(ours: Tensor, oracle: Tensor) -> float:
     """``|ours - oracle| / |oracle|`` over all numbers, in float64; where both are the same infinity they agree."""
     ours, oracle = (x.detach().double() for x in (ours, oracle))
@@ -14,6 +17,7 @@ def relative_error(ours: Tensor, oracle: Tensor) -> float:
     return (off.norm() / size.clamp(min=1e-150)).item()
 
 
+@suggesting
 def assert_close(
     name: str,
     ours: Tensor,

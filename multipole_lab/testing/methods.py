@@ -11,12 +11,14 @@ from torch import Tensor
 
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, TopK, Window
 from multipole_lab.attention.expansion import principal_directions
+from multipole_lab.suggesting import suggesting
 from multipole_lab.testing import oracle
 from multipole_lab.testing.oracle.softmax import Partial
 
 Full = Callable[[Tensor, Tensor, Tensor], Partial]
 
 
+@suggesting
 def expected(
     method: Method,
     q: Float[Tensor, "B Hq Nq D"],

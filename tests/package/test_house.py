@@ -121,12 +121,9 @@ def test_no_text_cites_a_design_that_the_repository_does_not_have():
 
 
 def paths_in(text: str) -> set[str]:
-    """Files of the repository that a text names, from its root."""
-    return set(
-        re.findall(
-            r"(?<![\w/.-])((?:multipole_lab|kernels|tests|docs|data|notebooks|\.ci)/[\w./-]*\.\w+)", text
-        )
-    )
+    """Modules, pages and notebooks of the repository that a text names from its root."""
+    pattern = r"(?<![\w/.-])((?:multipole_lab|kernels|tests|docs|data|notebooks)/[\w./-]*\.(?:py|md|ipynb))\b"
+    return set(re.findall(pattern, text))
 
 
 def test_every_file_that_a_text_names_is_there():
