@@ -15,10 +15,8 @@ from . import clustering, decode, exact, muse, runs
 from .entry import row, rows_of
 
 TABLE = {
-    kernel: rows_of(lines)
-    for room in (clustering, exact, muse, runs)
-    for kernel, lines in room.TILES.items()
+    kernel: rows_of(lines) for room in (clustering, exact, muse, runs) for kernel, lines in room.TILES.items()
 } | {
     kernel: tuple(row(*key[:3], tile, *key[3:]) for key, tile in rows.items())
     for kernel, rows in decode.TILES.items()
-}  # fmt: skip
+}

@@ -28,7 +28,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Measured:
-    """Where and when a time was taken: the GPU, the date, the file below `data/benchmarks` that has it."""
+    """Where and when a time was taken: the GPU, the date, the file that has it."""
 
     gpu: str
     date: str
@@ -50,11 +50,11 @@ class Row:
 
 # With each of these files the table had the tiles that bear its name. All of bf16.
 _H100 = "NVIDIA H100 80GB HBM3"
-KERNELS = Measured(_H100, "2026-11-24", "kernels/h100-kernels.json")
-KMEANS = Measured(_H100, "2026-11-24", "kernels/h100-kmeans-128.json")
-ATTENTION = Measured(_H100, "2026-11-23", "attention/h100-attention-32x128.json")
-RUNS = Measured(_H100, "2026-11-24", "attention/h100-attention-runs-32x128.json")
-DECODE = Measured(_H100, "2026-11-24", "decode/h100-decode.json")
+KERNELS = Measured(_H100, "2026-11-24", "data/benchmarks/kernels/h100-kernels.json")
+KMEANS = Measured(_H100, "2026-11-24", "data/benchmarks/kernels/h100-kmeans-128.json")
+ATTENTION = Measured(_H100, "2026-11-23", "data/benchmarks/attention/h100-attention-32x128.json")
+RUNS = Measured(_H100, "2026-11-24", "data/benchmarks/attention/h100-attention-runs-32x128.json")
+DECODE = Measured(_H100, "2026-11-24", "data/benchmarks/decode/h100-decode.json")
 
 
 def row(shared_kb: int, head: int, width: int, tile: tuple, capability: int = 0) -> Row:
