@@ -1,7 +1,7 @@
 """`multipole-lab eval NAME`: a registry of evaluations, each in its own module.
 
 An evaluation's module offers ``add_arguments(parser)`` and either ``prepare(args, model, tokenizer)``, which returns
-an ``engine.Evaluation`` that ``running.run`` works through, or its own ``run(args)``, which returns the exit status.
+an ``engine.Evaluation`` that ``run.run`` works through, or its own ``run(args)``, which returns the exit status.
 """
 
 from __future__ import annotations

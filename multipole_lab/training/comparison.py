@@ -48,7 +48,7 @@ def compare_training(
 
     Returns
     -------
-    The result, see ``compared.summarise``.
+    The result, see ``comparison_result.summarise``.
 
     Raises
     ------
