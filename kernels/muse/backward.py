@@ -5,19 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..common.delta import output_delta
 from ..common.launch import launch, plain_when_wide, target_of
 from ..common.layout import row_strided
 from ..common.members import member_tiles
 from ..common.sizes import cdiv, power_of_two, spans
 from ..common.tiles import Tile, choose
-from .basis_grad import turn_grad_kernel
-from .evaluate_backward import delta_kernel, moment_grad_kernel, summary_grad_kernel
-from .key_grad import key_grad_kernel
-from .query_grad import query_grad_kernel
-from .summarise_backward import centroid_grad_kernel, moment_centroid_grad_kernel, tilt_kernel
-
-# Key clusters that one program of the centroid gradient walks over; the programs' parts are summed.
-SPAN = 8
+from .basis_grad import muse_basis_grad_kernel
+from .evaluate_backward import muse_far_delta_kernel, muse_moment_grad_kernel, muse_summary_grad_kernel
+from .key_grad import muse_key_grad_kernel
+from .query_grad import muse_query_grad_kernel
+from .summarise_backward import muse_centroid_grad_kernel, muse_moment_centroid_grad_kernel, muse_tilt_kernel
 
 
 def muse_backward(
@@ -50,18 +48,12 @@ def muse_backward(
     B, Hq, Nq, D = q.shape
     Hk, Nk, Dv, Cq, Ck = k.shape[1], k.shape[2], v.shape[-1], centroids.shape[2], far.shape[-1]
     G, R, rows = Hq // Hk, D if basis is None else basis.shape[-1], Hq // Hk * Cq
-    turn, full = moment is not None, basis is None
-    q, k, v, dout, centroids = (
-        row_strided(q),
-        row_strided(k),
-        row_strided(v),
-        row_strided(dout),
-        centroids.contiguous(),
-    )
-    q_order, q_offsets = q_order.contiguous(), q_offsets.contiguous()
-    k_order, k_offsets = k_order.contiguous(), k_offsets.contiguous()
+    dipole, full = moment is not None, basis is None
+    q, k, v, dout, centroids = (*(row_strided(x) for x in (q, k, v, dout)), centroids.contiguous())
+    q_members = q_order.contiguous(), q_offsets.contiguous()
+    k_members = k_order.contiguous(), k_offsets.contiguous()
     basis = centroids if basis is None else basis.contiguous()
-    q_strides, k_strides, v_strides, o_strides = (x.stride()[:3] for x in (q, k, v, dout))
+    q_strides, k_strides, v_strides, dout_strides = (x.stride()[:3] for x in (q, k, v, dout))
     BD, BDV, BR = power_of_two(D), power_of_two(Dv), power_of_two(R)
     sizes = {"BD": BD, "BDV": BDV}
     target, width = target_of(q), q.element_size()
@@ -73,107 +65,97 @@ def muse_backward(
     def pick(kernel: str) -> Tile:
         return choose(kernel, target, max(BD, BDV), width)
 
-    z = moment if turn else lse
-    if delta is None:
-        delta = fp32(B, Hq, Nq)
-        delta_far = fp32(B, Hq, Nq) if turn else delta
-        tile = pick("delta")
+    z = moment if dipole else lse
+    delta_far = delta = output_delta(out, dout, dlse) if delta is None else delta
+    if dipole:
+        delta_far, tile = fp32(B, Hq, Nq), pick("delta")
         tiles = member_tiles(Nq, Cq, tile.rows)
         launch(
-            delta_kernel, (B * Hq * tiles,),
-            q, centroids, basis, z, q_order, q_offsets, out, lse, dout,
-            delta if dlse is None else dlse.contiguous(), delta, delta_far, scale, *q_strides, *o_strides,
-            Hq, Nq, Cq, D, Dv, R, tiles,
-            **sizes, BR=BR, BINS=power_of_two(Cq), BM=tile.rows,
-            DIPOLE=turn, FULL=full, DLSE=dlse is not None, PRECISION=precision, tile=tile,
+            muse_far_delta_kernel, (B * Hq * tiles,),
+            q, centroids, basis, moment, q_members, dout, delta, delta_far, scale, q_strides, dout_strides,
+            (Hq, Nq, Cq, tiles), D, Dv, R, **sizes, BR=BR, BINS=power_of_two(Cq), BM=tile.rows,
+            FULL=full, PRECISION=precision, tile=tile,
         )  # fmt: skip
-    else:
-        delta_far = delta
     d_mass, d_mean_k, d_mean_v = fp32(B, Hq, Cq, Ck), fp32(B, Hq, Cq, Ck, D), fp32(B, Hq, Cq, Ck, Dv)
     tile = pick("summary_grad")
-    key_tiles = cdiv(Ck, tile.rows)
+    tiles = cdiv(Ck, tile.rows)
     launch(
-        summary_grad_kernel, (B * Hq * Cq * key_tiles,),
-        q, centroids, q_order, q_offsets, far, mean_k, mean_v, lse, dout, delta_far,
-        d_mass, d_mean_k, d_mean_v, scale, *q_strides, *o_strides, Hq, Nq, Cq, Ck, D, Dv, key_tiles,
+        muse_summary_grad_kernel, (B * Hq * Cq * tiles,),
+        q, centroids, q_members, far, mean_k, mean_v, lse, dout, delta_far, d_mass, d_mean_k, d_mean_v, scale,
+        q_strides, dout_strides, (Hq, Nq, Cq, Ck, tiles), D, Dv,
         **sizes, BC=tile.rows, BM=tile.cols, PRECISION=precision, tile=tile,
     )  # fmt: skip
     d_moment = delta
-    if turn:
+    if dipole:
         d_moment, tile = fp32(B, Hq, Cq, R, Dv), pick("moment_grad")
         launch(
-            moment_grad_kernel, (B * Hq * Cq,),
-            q, centroids, basis, moment, q_order, q_offsets, share, dout, d_moment,
-            scale, *q_strides, *o_strides, Hq, Nq, Cq, D, Dv, R,
-            **sizes, BR=BR, BM=tile.cols, FULL=full, PRECISION=precision, tile=tile,
+            muse_moment_grad_kernel, (B * Hq * Cq,),
+            q, centroids, basis, q_members, share, dout, d_moment, scale, q_strides, dout_strides, (Hq, Nq, Cq),
+            D, Dv, R, **sizes, BR=BR, BM=tile.cols, FULL=full, PRECISION=precision, tile=tile,
         )  # fmt: skip
-
     tile = pick("tilt")
     tilt, d_centroids = fp32(B, Hq, Cq, Ck), fp32(B, Hq, Cq, D)
     launch(
-        tilt_kernel, (B * Hq * Cq,),
-        far, far_mass, mean_k, mean_v, d_mean_k, d_mean_v, basis, z, d_moment, tilt, d_centroids, scale,
-        Ck, D, Dv, R, **sizes, BR=BR, BN=tile.cols, DIPOLE=turn, FULL=full, tile=tile,
+        muse_tilt_kernel, (B * Hq * Cq,),
+        far, far_mass, mean_k, mean_v, d_mean_k, d_mean_v, basis, z, d_moment, tilt, d_centroids, scale, Ck,
+        D, Dv, R, **sizes, BR=BR, BN=tile.cols, DIPOLE=dipole, FULL=full, tile=tile,
     )  # fmt: skip
     tile = pick("centroid_grad")
-    splits, row_tiles = cdiv(Ck, SPAN), cdiv(rows, tile.rows)
-    partial = fp32(B * Hk, splits, rows, D)
+    tiles = cdiv(rows, tile.rows)
+    span, parts = spans(Ck, B * Hk * tiles)
+    partial = fp32(parts, B, Hq, Cq, D)
     launch(
-        centroid_grad_kernel, (B * Hk * splits * row_tiles,),
-        k, v, centroids, k_order, k_offsets, mass, tilt, d_mean_k, d_mean_v, partial,
-        scale, *k_strides, *v_strides, Hk, Nk, Ck, rows, D, Dv, row_tiles, splits, SPAN,
+        muse_centroid_grad_kernel, (B * Hk * tiles, parts),
+        k, v, centroids, k_members, mass, tilt, d_mean_k, d_mean_v, partial, scale, k_strides, v_strides,
+        (Hk, Nk, Ck, rows, tiles, span), D, Dv,
         **sizes, BC=tile.rows, BM=tile.cols, PRECISION=precision, tile=tile,
     )  # fmt: skip
-    d_centroids += partial.sum(1).view(B, Hq, Cq, D)
+    d_centroids += partial.sum(0)
     columns, d_basis = {}, None
-    if turn:
+    if dipole:
         for of_directions in (False, True) if directions else (False,):
             tile = pick("basis_grad" if of_directions else "moment_centroid_grad")
-            column_tiles = cdiv(rows * R, tile.rows)
-            span, parts = spans(Ck, B * Hk * column_tiles)
+            tiles = cdiv(rows * R, tile.rows)
+            span, parts = spans(Ck, B * Hk * tiles)
             columns[of_directions] = d_columns = fp32(parts, B, Hq, Cq, R, D)
             launch(
-                moment_centroid_grad_kernel, (B * Hk * column_tiles, parts),
-                k, v, centroids, basis, k_order, k_offsets, far, far_mass, mean_k, mean_v, d_moment, d_columns,
-                scale, *k_strides, *v_strides, Hk, Nk, Ck, rows * R, R, D, Dv, column_tiles, span,
-                **sizes, BC=tile.rows, BM=tile.cols, FULL=full, DIRECTIONS=of_directions,
-                PRECISION=dipole_precision, tile=tile,
+                muse_moment_centroid_grad_kernel, (B * Hk * tiles, parts),
+                k, v, centroids, basis, k_members, far, far_mass, mean_k, mean_v, d_moment, d_columns, scale,
+                k_strides, v_strides, (Hk, Nk, Ck, rows * R, tiles, span), R, D, Dv, **sizes, BC=tile.rows,
+                BM=tile.cols, FULL=full, DIRECTIONS=of_directions, PRECISION=dipole_precision, tile=tile,
             )  # fmt: skip
         d_centroids += columns[False].sum((0, 4))
     if directions:
         d_basis, tile = columns[True].sum(0), pick("turn_grad")
         launch(
-            turn_grad_kernel, (B * Hq * Cq,),
-            q, centroids, moment, q_order, q_offsets, share, dout, d_basis,
-            scale, *q_strides, *o_strides, Hq, Nq, Cq, D, Dv, R,
-            BD=BD, BR=BR, BM=tile.cols, PRECISION=precision, tile=tile,
+            muse_basis_grad_kernel, (B * Hq * Cq,),
+            q, centroids, moment, q_members, share, dout, d_basis, scale, q_strides, dout_strides, (Hq, Nq, Cq),
+            D, Dv, R, BD=BD, BR=BR, BM=tile.cols, PRECISION=precision, tile=tile,
         )  # fmt: skip
         d_basis = d_basis.mT  # [B, Hq, Cq, D, R], as the basis is
+
     # Padding is in no tile, so the gradients start from zero.
     dq = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     dk = torch.zeros(k.shape, dtype=k.dtype, device=k.device)
     dv = torch.zeros(v.shape, dtype=v.dtype, device=v.device)
-    tile = pick("key_grad_dipole" if turn else "key_grad")
-    member_tiles_k = member_tiles(Nk, Ck, tile.rows)
+    tile = pick("key_grad_dipole" if dipole else "key_grad")
+    tiles = member_tiles(Nk, Ck, tile.rows)
     launch(
-        key_grad_kernel, (B * Hk * member_tiles_k,),
-        q, k, v, centroids, q_order, q_offsets, k_order, k_offsets, mass, far, far_mass, mean_k, mean_v,
-        tilt, d_mass, d_mean_k, d_mean_v, basis, d_moment, lse, dout, delta, dk, dv,
-        scale, *q_strides, *k_strides, *v_strides, *o_strides,
-        Hk, G, Nq, Nk, Cq, Ck, rows, D, Dv, R, member_tiles_k,
-        **sizes, BINS=power_of_two(Ck), BM=tile.rows, BC=tile.cols,
-        NEAR=near.shape[-1] > 0, DIPOLE=turn, FULL=full,
-        PRECISION=dipole_precision if turn else precision, tile=tile,
+        muse_key_grad_kernel, (B * Hk * tiles,),
+        q, k, v, centroids, q_members, k_members, (mass, far, far_mass, mean_k, mean_v),
+        (tilt, d_mass, d_mean_k, d_mean_v), basis, d_moment, lse, dout, delta, dk, dv, scale,
+        q_strides, k_strides, v_strides, dout_strides, (Hk, G, Nq, Nk, Cq, Ck, rows, tiles), D, Dv, R,
+        **sizes, BINS=power_of_two(Ck), BM=tile.rows, BC=tile.cols, NEAR=near.shape[-1] > 0, DIPOLE=dipole,
+        FULL=full, PRECISION=dipole_precision if dipole else precision, tile=tile,
     )  # fmt: skip
-    tile = pick("query_grad_dipole" if turn else "query_grad")
+    tile = pick("query_grad_dipole" if dipole else "query_grad")
     tiles = member_tiles(Nq, Cq, tile.rows)
     launch(
-        query_grad_kernel, (B * Hq * tiles,),
-        q, k, v, centroids, q_order, q_offsets, k_order, k_offsets, near, far, mean_k, mean_v, basis, z,
-        lse, lse if share is None else share, dout, delta, delta_far, d_centroids, dq,
-        scale, *q_strides, *k_strides, *v_strides, *o_strides,
-        Hq, G, Nq, Nk, Cq, Ck, near.shape[-1], D, Dv, R, tiles,
+        muse_query_grad_kernel, (B * Hq * tiles,),
+        q, k, v, centroids, q_members, k_members, (near, far, mean_k, mean_v),
+        (basis, z, lse if share is None else share), lse, dout, delta, delta_far, d_centroids, dq, scale,
+        q_strides, k_strides, v_strides, dout_strides, (Hq, G, Nq, Nk, Cq, Ck, near.shape[-1], tiles), D, Dv, R,
         **sizes, BR=BR, BINS=power_of_two(Cq), BM=tile.rows, BN=tile.cols,
-        DIPOLE=turn, FULL=full, PRECISION=precision, tile=tile,
+        DIPOLE=dipole, FULL=full, PRECISION=precision, tile=tile,
     )  # fmt: skip
     return dq, dk, dv, d_basis

@@ -10,74 +10,70 @@ from torch import Tensor
 from ..common.checks import check_tensors
 from ..common.launch import fp32_precision, launch, target_of
 from ..common.layout import row_strided
+from ..common.members import cluster_span, member_rows
+from ..common.rows import load_rows, of_head, store_rows
 from ..common.sizes import cdiv, power_of_two, spans
 from ..common.tiles import Tile, choose
 
 
 @triton.jit
-def load_direction(basis, o_col, m_c, D: tl.constexpr, R: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr):
+def load_directions(
+    basis, o_col, m_c, D: tl.constexpr, R: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr
+):
     """[BC, BD]: the direction u of every column (row i, direction r); unit vectors for the full dipole."""
     o_d = tl.arange(0, BD)
     if FULL:
         b_u = ((o_col % R)[:, None] == o_d[None, :]).to(basis.dtype.element_ty)
     else:
-        b_u = tl.load(
-            basis + (o_col // R)[:, None] * D * R + o_d[None, :] * R + (o_col % R)[:, None],
-            mask=m_c[:, None] & (o_d[None, :] < D),
-            other=0.0,
-        )
+        p_u = basis + (o_col // R)[:, None] * D * R + o_d[None, :] * R + (o_col % R)[:, None]
+        b_u = tl.load(p_u, mask=m_c[:, None] & (o_d[None, :] < D), other=0.0)
     return b_u
 
 
 @triton.jit
-def _dipole_kernel(
-    k, v, centroids, basis, order, offsets, far, far_mass, mean_k, moment, scale, stride_kb, stride_kh,
-    stride_kn, stride_vb, stride_vh, stride_vn, HK, NK, CK, COLS, R: tl.constexpr, D: tl.constexpr,
-    DV: tl.constexpr, TILES, SPAN, BD: tl.constexpr, BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
-    FULL: tl.constexpr, PRECISION: tl.constexpr,
+def load_far_mass(far_mass, o_row, m_row):
+    """L_i of query clusters o_row [BC]; 0 where nothing is far, so that no exp(x - L_i) is undefined."""
+    b_total = tl.load(far_mass + o_row, mask=m_row, other=0.0)
+    return tl.where(b_total > float("-inf"), b_total, 0.0)
+
+
+@triton.jit
+def muse_dipole_kernel(
+    k, v, centroids, basis, k_members, far, far_mass, mean_k, moment, scale, k_strides, v_strides, sizes,
+    R: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, BC: tl.constexpr,
+    BM: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BC columns, each one direction of one query cluster, over SPAN key clusters of the head
+    HK, NK, CK, COLS, TILES, SPAN = sizes
+    k_order, k_offsets = k_members
     i_tile, i_head = tl.program_id(0) % TILES, (tl.program_id(0) // TILES).to(tl.int64)
     i_part = tl.program_id(1)
-    o_c, o_d, o_dv, o_m = (
-        i_tile * BC + tl.arange(0, BC),
-        tl.arange(0, BD),
-        tl.arange(0, BDV),
-        tl.arange(0, BM),
-    )
-    m_c, m_d, m_dv = o_c < COLS, o_d < D, o_dv < DV
-    p_k = k + (i_head // HK) * stride_kb + (i_head % HK) * stride_kh
-    p_v = v + (i_head // HK) * stride_vb + (i_head % HK) * stride_vh
+    p_k = of_head(k, k_strides, i_head // HK, i_head % HK)
+    p_v = of_head(v, v_strides, i_head // HK, i_head % HK)
+    o_c = i_tile * BC + tl.arange(0, BC)
+    m_c = o_c < COLS
     o_col = tl.where(m_c, i_head * COLS + o_c, 0)
     o_row = o_col // R  # the query cluster of a column
-    m_cd = m_c[:, None] & m_d[None, :]
-    b_p = tl.load(centroids + o_row[:, None] * D + o_d[None, :], mask=m_cd, other=0.0)  # [BC, BD]
-    b_u = load_direction(basis, o_col, m_c, D, R, BD, FULL).to(b_p.dtype)  # [BC, BD]
-    b_total = tl.load(far_mass + o_row, mask=m_c, other=0.0)  # [BC]
-    b_total = tl.where(b_total > float("-inf"), b_total, 0.0)
+    b_p = load_rows(centroids, o_row, m_c, D, D, BD)  # [BC, BD]
+    b_u = load_directions(basis, o_col, m_c, D, R, BD, FULL).to(b_p.dtype)  # [BC, BD]
+    b_total = load_far_mass(far_mass, o_row, m_c)  # [BC]
     b_moment = tl.zeros([BC, BDV], dtype=tl.float32)
     for i_j in range(i_part * SPAN, tl.minimum((i_part + 1) * SPAN, CK)):
-        i_start = tl.load(offsets + i_head * (CK + 1) + i_j)
-        i_end = tl.load(offsets + i_head * (CK + 1) + i_j + 1)
-        m_far = m_c & (tl.load(far + o_row * CK + i_j, mask=m_c, other=float("-inf")) > float("-inf"))
-        b_mean = tl.load(mean_k + (o_row * CK + i_j)[:, None] * D + o_d[None, :], mask=m_cd, other=0.0)
+        i_start, i_end = cluster_span(k_offsets + i_head * (CK + 1), i_j)
+        o_j = o_row * CK + i_j
+        m_far = m_c & (tl.load(far + o_j, mask=m_c, other=float("-inf")) > float("-inf"))
+        b_mean = load_rows(mean_k, o_j, m_c, D, D, BD)
         b_centre = tl.sum(b_mean.to(tl.float32) * b_u.to(tl.float32), axis=1)  # [BC] u.k~_ij
         for i in range(i_start, i_end, BM):
-            m_m = i + o_m < i_end
-            b_n = tl.load(order + i_head * NK + i + o_m, mask=m_m, other=0)
-            # [BM, BD], [BM, BDV]
-            b_k = tl.load(
-                p_k + b_n[:, None] * stride_kn + o_d[None, :], mask=m_m[:, None] & m_d[None, :], other=0.0
-            )
-            b_v = tl.load(
-                p_v + b_n[:, None] * stride_vn + o_dv[None, :], mask=m_m[:, None] & m_dv[None, :], other=0.0
-            )
+            b_n, m_m = member_rows(k_order + i_head * NK, i, i_end, BM)
+            b_k = load_rows(p_k, b_n, m_m, k_strides[2], D, BD)  # [BM, BD]
+            b_v = load_rows(p_v, b_n, m_m, v_strides[2], DV, BDV)  # [BM, BDV]
             b_s = tl.dot(b_p, tl.trans(b_k), input_precision=PRECISION) * scale - b_total[:, None]  # [BC, BM]
             b_y = tl.dot(b_u, tl.trans(b_k), input_precision=PRECISION) - b_centre[:, None]
             b_w = tl.where(m_far[:, None] & m_m[None, :], tl.exp(b_s) * b_y, 0.0)
             b_moment = tl.dot(b_w.to(b_v.dtype), b_v, b_moment, input_precision=PRECISION)
     p_moment = moment + i_part.to(tl.int64) * (tl.num_programs(0) // TILES) * COLS * DV
-    tl.store(p_moment + o_col[:, None] * DV + o_dv[None, :], b_moment, mask=m_c[:, None] & m_dv[None, :])
+    store_rows(p_moment, o_col, m_c, DV, b_moment, DV, BDV)
 
 
 def dipole(
@@ -125,10 +121,10 @@ def dipole(
     span, parts = spans(Ck, B * Hk * tiles)
     moment = torch.empty(parts, B, Hq, Cq, R, Dv, dtype=torch.float32, device=k.device)
     launch(
-        _dipole_kernel, (B * Hk * tiles, parts), k, v, centroids,
-        centroids if basis is None else basis.contiguous(), order.contiguous(), offsets.contiguous(),
-        far.contiguous(), far_mass.contiguous(), mean_k.contiguous(), moment, scale, *k.stride()[:3],
-        *v.stride()[:3], Hk, Nk, Ck, columns, R, D, Dv, tiles, span, BD=BD, BDV=BDV, BC=tile.rows, BM=tile.cols,
+        muse_dipole_kernel, (B * Hk * tiles, parts), k, v, centroids,
+        centroids if basis is None else basis.contiguous(), (order.contiguous(), offsets.contiguous()),
+        far.contiguous(), far_mass.contiguous(), mean_k.contiguous(), moment, scale, k.stride()[:3],
+        v.stride()[:3], (Hk, Nk, Ck, columns, tiles, span), R, D, Dv, BD=BD, BDV=BDV, BC=tile.rows, BM=tile.cols,
         FULL=basis is None, PRECISION=precision or fp32_precision(k), tile=tile,
     )  # fmt: skip
     return moment[0] if parts == 1 else moment.sum(0)

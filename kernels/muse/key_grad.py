@@ -5,8 +5,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..common.members import find_tile
-from .dipole import load_direction
+from ..common.members import cluster_span, find_tile, member_rows
+from ..common.rows import load_rows, of_head, store_rows
+from .dipole import load_directions, load_far_mass
 
 
 @triton.jit
@@ -22,14 +23,11 @@ def moment_weights(
 
 
 @triton.jit
-def key_grad_kernel(
-    q, k, v, centroids, q_order, q_offsets, k_order, k_offsets, mass, far, far_mass, mean_k, mean_v,
-    tilt, d_mass, d_mean_k, d_mean_v, basis, d_moment, lse, dout, delta, dk, dv,
-    scale, stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
-    stride_ob, stride_oh, stride_on,
-    HK, G, NQ, NK, CQ, CK, ROWS, D: tl.constexpr, DV: tl.constexpr, R: tl.constexpr, TILES,
-    BD: tl.constexpr, BDV: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
-    NEAR: tl.constexpr, DIPOLE: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
+def muse_key_grad_kernel(
+    q, k, v, centroids, q_members, k_members, summaries, d_summaries, basis, d_moment, lse, dout, delta, dk, dv,
+    scale, q_strides, k_strides, v_strides, dout_strides, sizes, D: tl.constexpr, DV: tl.constexpr,
+    R: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
+    BC: tl.constexpr, NEAR: tl.constexpr, DIPOLE: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of one tile of the members of one key cluster j.
 
@@ -37,28 +35,27 @@ def key_grad_kernel(
     Near field: as in flash attention, over the queries of the clusters that have j near.
     Dipole: dk += w e u + s w y e p, dv += w y dZ, over all columns.
     """
+    HK, G, NQ, NK, CQ, CK, ROWS, TILES = sizes
+    q_order, q_offsets = q_members
+    k_order, k_offsets = k_members
+    mass, far, far_mass, mean_k, mean_v = summaries
+    tilt, d_mass, d_mean_k, d_mean_v = d_summaries
     i_head = (tl.program_id(0) // TILES).to(tl.int64)
     i_j, i_start, i_end = find_tile(k_offsets + i_head * (CK + 1), tl.program_id(0) % TILES, CK, BM, BINS)
     if i_start < i_end:
         i_b, i_h = i_head // HK, i_head % HK
-        o_m, o_c, o_d, o_dv = tl.arange(0, BM), tl.arange(0, BC), tl.arange(0, BD), tl.arange(0, BDV)
-        m_m, m_d, m_dv = i_start + o_m < i_end, o_d < D, o_dv < DV
-        m_md, m_mv = m_m[:, None] & m_d[None, :], m_m[:, None] & m_dv[None, :]
-        b_n = tl.load(k_order + i_head * NK + i_start + o_m, mask=m_m, other=0)[:, None]
-        p_k = k + i_b * stride_kb + i_h * stride_kh + b_n * stride_kn + o_d[None, :]
-        p_v = v + i_b * stride_vb + i_h * stride_vh + b_n * stride_vn + o_dv[None, :]
-        b_k = tl.load(p_k, mask=m_md, other=0.0)  # [BM, BD]
-        b_v = tl.load(p_v, mask=m_mv, other=0.0)  # [BM, BDV]
+        o_c = tl.arange(0, BC)
+        b_n, m_m = member_rows(k_order + i_head * NK, i_start, i_end, BM)
+        b_k = load_rows(of_head(k, k_strides, i_b, i_h), b_n, m_m, k_strides[2], D, BD)  # [BM, BD]
+        b_v = load_rows(of_head(v, v_strides, i_b, i_h), b_n, m_m, v_strides[2], DV, BDV)  # [BM, BDV]
         b_dk = tl.zeros([BM, BD], dtype=tl.float32)
         b_dv = tl.zeros([BM, BDV], dtype=tl.float32)
         for i in range(0, ROWS, BC):
-            m_c = i + o_c < ROWS
-            o_row = i_head * ROWS + i + o_c
+            m_c, o_row = i + o_c < ROWS, i_head * ROWS + i + o_c
             o_j = o_row * CK + i_j
-            m_cd, m_cv = m_c[:, None] & m_d[None, :], m_c[:, None] & m_dv[None, :]
-            b_p = tl.load(centroids + o_row[:, None] * D + o_d[None, :], mask=m_cd, other=0.0)
-            b_dmk = tl.load(d_mean_k + o_j[:, None] * D + o_d[None, :], mask=m_cd, other=0.0).to(b_k.dtype)
-            b_dmv = tl.load(d_mean_v + o_j[:, None] * DV + o_dv[None, :], mask=m_cv, other=0.0).to(b_k.dtype)
+            b_p = load_rows(centroids, o_row, m_c, D, D, BD)
+            b_dmk = load_rows(d_mean_k, o_j, m_c, D, D, BD).to(b_k.dtype)
+            b_dmv = load_rows(d_mean_v, o_j, m_c, DV, DV, BDV).to(b_k.dtype)
             b_a = tl.load(mass + o_j, mask=m_c, other=float("inf"))
             b_tilt = tl.load(tilt + o_j, mask=m_c, other=0.0) - tl.load(d_mass + o_j, mask=m_c, other=0.0)
             b_s = tl.dot(b_k, tl.trans(b_p), input_precision=PRECISION) * scale - b_a[None, :]  # [BM, BC]
@@ -70,27 +67,16 @@ def key_grad_kernel(
             b_dv = tl.dot(b_w.to(b_k.dtype), b_dmv, b_dv, input_precision=PRECISION)
         if NEAR:
             for i_c in range(0, ROWS):
-                i_row = i_head * ROWS + i_c
-                m_near = tl.load(far + i_row * CK + i_j) == float("-inf")
+                m_near = tl.load(far + (i_head * ROWS + i_c) * CK + i_j) == float("-inf")
                 if m_near:  # this cluster has members, so only being near makes it -inf
                     i_hq = i_head * G + i_c // CQ  # row of the query head over the whole batch
-                    p_q = q + i_b * stride_qb + (i_h * G + i_c // CQ) * stride_qh
-                    p_do = dout + i_b * stride_ob + (i_h * G + i_c // CQ) * stride_oh
-                    p_offset = q_offsets + i_hq * (CQ + 1) + i_c % CQ
-                    i_last = tl.load(p_offset + 1)
-                    for i_q in range(tl.load(p_offset), i_last, BC):
-                        m_c = i_q + o_c < i_last
-                        b_i = tl.load(q_order + i_hq * NQ + i_q + o_c, mask=m_c, other=0)
-                        b_q = tl.load(
-                            p_q + b_i[:, None] * stride_qn + o_d[None, :],
-                            mask=m_c[:, None] & m_d[None, :],
-                            other=0.0,
-                        )
-                        b_do = tl.load(
-                            p_do + b_i[:, None] * stride_on + o_dv[None, :],
-                            mask=m_c[:, None] & m_dv[None, :],
-                            other=0.0,
-                        )
+                    p_q = of_head(q, q_strides, i_b, i_h * G + i_c // CQ)
+                    p_do = of_head(dout, dout_strides, i_b, i_h * G + i_c // CQ)
+                    i_first, i_last = cluster_span(q_offsets + i_hq * (CQ + 1), i_c % CQ)
+                    for i_q in range(i_first, i_last, BC):
+                        b_i, m_c = member_rows(q_order + i_hq * NQ, i_q, i_last, BC)
+                        b_q = load_rows(p_q, b_i, m_c, q_strides[2], D, BD)
+                        b_do = load_rows(p_do, b_i, m_c, dout_strides[2], DV, BDV)
                         b_lse = tl.load(lse + i_hq * NQ + b_i, mask=m_c, other=float("inf"))
                         b_delta = tl.load(delta + i_hq * NQ + b_i, mask=m_c, other=0.0)
                         b_s = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * scale
@@ -101,25 +87,20 @@ def key_grad_kernel(
                         b_dv = tl.dot(b_w.to(b_k.dtype), b_do, b_dv, input_precision=PRECISION)
         if DIPOLE:
             for i in range(0, ROWS * R, BC):
-                m_c = i + o_c < ROWS * R
-                m_cd, m_cv = m_c[:, None] & m_d[None, :], m_c[:, None] & m_dv[None, :]
-                o_col = i_head * ROWS * R + i + o_c
+                m_c, o_col = i + o_c < ROWS * R, i_head * ROWS * R + i + o_c
                 o_row = o_col // R
                 o_j = o_row * CK + i_j
                 # u.k~ and dZ.v~ first, so that the means are out of the way of the products
-                b_mv = tl.load(mean_v + o_j[:, None] * DV + o_dv[None, :], mask=m_cv, other=0.0).to(
-                    tl.float32
-                )
-                b_dz = tl.load(d_moment + o_col[:, None] * DV + o_dv[None, :], mask=m_cv, other=0.0)
+                b_mv = load_rows(mean_v, o_j, m_c, DV, DV, BDV).to(tl.float32)
+                b_dz = load_rows(d_moment, o_col, m_c, DV, DV, BDV)
                 b_cv = tl.sum(b_mv * b_dz, axis=1)
                 b_dz = b_dz.to(b_v.dtype)
-                b_mk = tl.load(mean_k + o_j[:, None] * D + o_d[None, :], mask=m_cd, other=0.0).to(tl.float32)
-                b_u = load_direction(basis, o_col, m_c, D, R, BD, FULL).to(b_k.dtype)
+                b_mk = load_rows(mean_k, o_j, m_c, D, D, BD).to(tl.float32)
+                b_u = load_directions(basis, o_col, m_c, D, R, BD, FULL).to(b_k.dtype)
                 b_ck = tl.sum(b_mk * b_u.to(tl.float32), axis=1)
-                b_p = tl.load(centroids + o_row[:, None] * D + o_d[None, :], mask=m_cd, other=0.0)
+                b_p = load_rows(centroids, o_row, m_c, D, D, BD)
                 m_far = m_c & (tl.load(far + o_j, mask=m_c, other=float("-inf")) > float("-inf"))
-                b_total = tl.load(far_mass + o_row, mask=m_c, other=0.0)
-                b_total = tl.where(b_total > float("-inf"), b_total, 0.0)
+                b_total = load_far_mass(far_mass, o_row, m_c)
                 b_w, b_y, b_e = moment_weights(
                     b_k, b_v, b_p, b_u, b_dz, b_total, b_ck, b_cv, m_far[None, :], scale, PRECISION
                 )
@@ -128,7 +109,6 @@ def key_grad_kernel(
                 b_dk = tl.dot((scale * b_we * b_y).to(b_k.dtype), b_p, b_dk, input_precision=PRECISION)
                 b_dv = tl.dot(b_wy.to(b_k.dtype), b_dz, b_dv, input_precision=PRECISION)
         # loaded again rather than kept in registers all along
-        b_n = tl.load(k_order + i_head * NK + i_start + o_m, mask=m_m, other=0)[:, None]
-        o_out = i_head * NK + b_n
-        tl.store(dk + o_out * D + o_d[None, :], b_dk.to(dk.dtype.element_ty), mask=m_md)
-        tl.store(dv + o_out * DV + o_dv[None, :], b_dv.to(dv.dtype.element_ty), mask=m_mv)
+        b_n, m_m = member_rows(k_order + i_head * NK, i_start, i_end, BM)
+        store_rows(dk, i_head * NK + b_n, m_m, D, b_dk, D, BD)
+        store_rows(dv, i_head * NK + b_n, m_m, DV, b_dv, DV, BDV)

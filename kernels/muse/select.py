@@ -9,12 +9,14 @@ from torch import Tensor
 
 from ..common.checks import check_device, check_given
 from ..common.launch import launch, target_of
+from ..common.rows import store_rows
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
 
 
 @triton.jit
-def _select_kernel(mass, near, far, far_mass, ROWS, CK, NEAR, BR: tl.constexpr, BC: tl.constexpr):
+def muse_select_near_kernel(mass, near, far, far_mass, ROWS, CK, NEAR, BR: tl.constexpr, BC: tl.constexpr):
+    # one program: BR rows of masses
     o_r, o_c = (tl.program_id(0) * BR + tl.arange(0, BR)).to(tl.int64), tl.arange(0, BC)
     m_r = o_r < ROWS
     m_a = m_r[:, None] & (o_c[None, :] < CK)
@@ -24,7 +26,7 @@ def _select_kernel(mass, near, far, far_mass, ROWS, CK, NEAR, BR: tl.constexpr, 
         # nothing left but empty clusters: -1
         tl.store(near + o_r * NEAR + i, tl.where(b_max > float("-inf"), b_arg, -1), mask=m_r)
         b_a = tl.where(o_c[None, :] == b_arg[:, None], float("-inf"), b_a)
-    tl.store(far + o_r[:, None] * CK + o_c[None, :], b_a, mask=m_a)
+    store_rows(far, o_r, m_r, CK, b_a, CK, BC)
     b_max = tl.max(b_a, axis=1)
     b_shift = tl.where(b_max > float("-inf"), b_max, 0.0)
     b_sum = tl.sum(tl.exp(b_a - b_shift[:, None]), axis=1)
@@ -56,17 +58,7 @@ def select_near(mass: Tensor, near: int, tile: Tile | None = None) -> tuple[Tens
     far, far_mass = torch.empty_like(mass), mass.new_empty(B, Hq, Cq)
     rows = B * Hq * Cq
     launch(
-        _select_kernel,
-        (cdiv(rows, tile.rows),),
-        mass,
-        chosen,
-        far,
-        far_mass,
-        rows,
-        Ck,
-        near,
-        BR=tile.rows,
-        BC=power_of_two(Ck),
-        tile=tile,
-    )
+        muse_select_near_kernel, (cdiv(rows, tile.rows),), mass, chosen, far, far_mass, rows, Ck, near,
+        BR=tile.rows, BC=power_of_two(Ck), tile=tile,
+    )  # fmt: skip
     return chosen, far, far_mass

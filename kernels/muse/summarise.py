@@ -10,71 +10,49 @@ from torch import Tensor
 from ..common.checks import check_tensors
 from ..common.launch import fp32_precision, launch, target_of
 from ..common.layout import row_strided
+from ..common.members import cluster_span, member_rows
+from ..common.online import softmax_result, softmax_start, softmax_weights
+from ..common.rows import load_rows, of_head, store_rows
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
 
 
 @triton.jit
-def _summarise_kernel(
-    k, v, centroids, order, offsets, mass, mean_k, mean_v, scale, stride_kb, stride_kh, stride_kn, stride_vb,
-    stride_vh, stride_vn, HK, NK, CK, ROWS, D: tl.constexpr, DV: tl.constexpr, TILES, BD: tl.constexpr,
-    BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr, PRECISION: tl.constexpr,
+def muse_summarise_kernel(
+    k, v, centroids, k_members, mass, mean_k, mean_v, scale, k_strides, v_strides, sizes,
+    D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BC query centroids (of all heads of the group) and one key cluster
+    HK, NK, CK, ROWS, TILES = sizes
+    k_order, k_offsets = k_members
     i_tile = tl.program_id(0) % TILES
     i_j = (tl.program_id(0) // TILES) % CK
     i_head = (tl.program_id(0) // TILES // CK).to(tl.int64)
-    o_c, o_d, o_dv, o_m = (
-        i_tile * BC + tl.arange(0, BC),
-        tl.arange(0, BD),
-        tl.arange(0, BDV),
-        tl.arange(0, BM),
-    )
-    m_c, m_d, m_dv = o_c < ROWS, o_d < D, o_dv < DV
-    p_k = k + (i_head // HK) * stride_kb + (i_head % HK) * stride_kh
-    p_v = v + (i_head // HK) * stride_vb + (i_head % HK) * stride_vh
-    o_row = i_head * ROWS + o_c
-    # [BC, BD]
-    b_p = tl.load(centroids + o_row[:, None] * D + o_d[None, :], mask=m_c[:, None] & m_d[None, :], other=0.0)
-    i_start = tl.load(offsets + i_head * (CK + 1) + i_j)
-    i_end = tl.load(offsets + i_head * (CK + 1) + i_j + 1)
-    b_max = tl.full([BC], float("-inf"), dtype=tl.float32)
-    b_sum = tl.zeros([BC], dtype=tl.float32)
-    b_mean_k = tl.zeros([BC, BD], dtype=tl.float32)
+    p_k = of_head(k, k_strides, i_head // HK, i_head % HK)
+    p_v = of_head(v, v_strides, i_head // HK, i_head % HK)
+    o_c = i_tile * BC + tl.arange(0, BC)
+    m_c, o_row = o_c < ROWS, i_head * ROWS + o_c
+    b_p = load_rows(centroids, o_row, m_c, D, D, BD)  # [BC, BD]
+    b_mean_k, b_max, b_sum = softmax_start(BC, BD)
     b_mean_v = tl.zeros([BC, BDV], dtype=tl.float32)
+    i_start, i_end = cluster_span(k_offsets + i_head * (CK + 1), i_j)
     for i in range(i_start, i_end, BM):
-        m_m = i + o_m < i_end
-        b_n = tl.load(order + i_head * NK + i + o_m, mask=m_m, other=0)
-        # [BM, BD], [BM, BDV]
-        b_k = tl.load(
-            p_k + b_n[:, None] * stride_kn + o_d[None, :], mask=m_m[:, None] & m_d[None, :], other=0.0
-        )
-        b_v = tl.load(
-            p_v + b_n[:, None] * stride_vn + o_dv[None, :], mask=m_m[:, None] & m_dv[None, :], other=0.0
-        )
+        b_n, m_m = member_rows(k_order + i_head * NK, i, i_end, BM)
+        b_k = load_rows(p_k, b_n, m_m, k_strides[2], D, BD)  # [BM, BD]
+        b_v = load_rows(p_v, b_n, m_m, v_strides[2], DV, BDV)  # [BM, BDV]
         b_s = tl.dot(b_p, tl.trans(b_k), input_precision=PRECISION) * scale
         b_s = tl.where(m_m[None, :], b_s, float("-inf"))  # [BC, BM]
-        b_new = tl.maximum(b_max, tl.max(b_s, axis=1))
-        b_w = tl.exp(b_s - b_new[:, None])
-        b_keep = tl.exp(b_max - b_new)
-        b_max = b_new
-        b_sum = b_sum * b_keep + tl.sum(b_w, axis=1)
+        b_w, b_keep, b_max, b_sum = softmax_weights(b_s, b_max, b_sum)
         b_w = b_w.to(b_k.dtype)
         b_mean_k = tl.dot(b_w, b_k, b_mean_k * b_keep[:, None], input_precision=PRECISION)
         b_mean_v = tl.dot(b_w, b_v, b_mean_v * b_keep[:, None], input_precision=PRECISION)
-    b_sum_safe = tl.where(b_sum == 0, 1.0, b_sum)  # an empty cluster: mass -inf, means 0
     o_out = o_row * CK + i_j
-    tl.store(mass + o_out, tl.where(b_sum == 0, float("-inf"), b_max + tl.log(b_sum_safe)), mask=m_c)
-    tl.store(
-        mean_k + o_out[:, None] * D + o_d[None, :],
-        (b_mean_k / b_sum_safe[:, None]).to(mean_k.dtype.element_ty),
-        mask=m_c[:, None] & m_d[None, :],
-    )
-    tl.store(
-        mean_v + o_out[:, None] * DV + o_dv[None, :],
-        (b_mean_v / b_sum_safe[:, None]).to(mean_v.dtype.element_ty),
-        mask=m_c[:, None] & m_dv[None, :],
-    )
+    b_mean_k, b_mass = softmax_result(b_mean_k, b_max, b_sum)  # an empty cluster: mass -inf, means 0
+    b_mean_v, _ = softmax_result(b_mean_v, b_max, b_sum)
+    store_rows(mean_k, o_out, m_c, D, b_mean_k, D, BD)
+    store_rows(mean_v, o_out, m_c, DV, b_mean_v, DV, BDV)
+    tl.store(mass + o_out, b_mass, mask=m_c)
 
 
 def summarise(
@@ -118,8 +96,9 @@ def summarise(
     mean_k = torch.empty(B, Hq, Cq, Ck, D, dtype=k.dtype, device=k.device)
     mean_v = torch.empty(B, Hq, Cq, Ck, Dv, dtype=k.dtype, device=k.device)
     launch(
-        _summarise_kernel, (B * Hk * Ck * tiles,), k, v, centroids, order.contiguous(), offsets.contiguous(),
-        mass, mean_k, mean_v, scale, *k.stride()[:3], *v.stride()[:3], Hk, Nk, Ck, rows, D, Dv, tiles, BD=BD,
-        BDV=BDV, BC=tile.rows, BM=tile.cols, PRECISION=precision or fp32_precision(k), tile=tile,
+        muse_summarise_kernel, (B * Hk * Ck * tiles,),
+        k, v, centroids, (order.contiguous(), offsets.contiguous()), mass, mean_k, mean_v, scale,
+        k.stride()[:3], v.stride()[:3], (Hk, Nk, Ck, rows, tiles), D, Dv, BD=BD, BDV=BDV, BC=tile.rows,
+        BM=tile.cols, PRECISION=precision or fp32_precision(k), tile=tile,
     )  # fmt: skip
     return mass, mean_k, mean_v
