@@ -13,7 +13,7 @@ import torch
 
 def in_branches(calls: Sequence[Callable[[], object]]) -> list:
     """Return the result of every call. Whatever follows on the current stream waits for all of them."""
-    if not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+    if len(calls) < 2 or not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
         return [call() for call in calls]
     here = torch.cuda.current_stream()
     first, *others = calls

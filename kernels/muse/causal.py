@@ -6,14 +6,14 @@ log-sum-exp over all keys every level's part of the softmax is right as it stand
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..common.branches import in_branches
-from ..common.checks import check_attention, check_tensors
+from ..common.checks import check_attention, check_given, check_tensors
 from ..common.delta import output_delta
 from ..common.derivatives import KernelFunction
 from ..common.launch import fp32_precision
@@ -26,11 +26,42 @@ from .forward import one_head_size
 from .select import select_near
 from .summarise import summarise
 
+# Of one level: centroids of the queries [pairs, B Hq, C, D], then order and offsets of the queries and of the keys.
+LevelClusters = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def level_blocks(q: Tensor, k: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """What is clustered at the level of blocks of a size: the right blocks' queries and the left blocks' keys.
+
+    q [B, Hq, N, D] and k [B, Hk, N, D] as [pairs, B Hq, size, D] and [pairs, B Hk, size, D]; views where batch and
+    heads have one stride.
+    """
+    return tuple(_sides(size, "rl", q.flatten(0, 1), k.flatten(0, 1)))
+
+
+def causal_leaves(q: Tensor, k: Tensor, v: Tensor, block: int, scale: float) -> tuple[Tensor, Tensor]:
+    """The blocks on the diagonal, exactly: what `muse_causal` begins with, for callers who run it beside their
+    clustering. out [B Hq, N, Dv], lse [B Hq, N, 1] fp32, without a derivative; shapes otherwise as there."""
+    check_tensors("causal_leaves", q=q, k=k, v=v)
+    check_attention("causal_leaves", q, k, v)
+    q, k, v = (x.detach() for x in _heads(*one_head_size(q, k, v)))
+    out = torch.empty(*q.shape[:2], v.shape[-1], dtype=q.dtype, device=q.device)
+    lse = torch.empty(*q.shape[:2], 1, dtype=torch.float32, device=q.device)
+    to, to_lse, *inputs = (_blocks(x, block) for x in (out, lse, q, k, v))
+    leaf_into(to, to_lse[..., 0], *inputs, scale, precision=fp32_precision(q))
+    return out, lse
+
 
 def muse_causal(
-    q: Tensor, k: Tensor, v: Tensor, of_queries: Callable, of_keys: Callable, block: int, levels: int, scale: float,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    clusters: Sequence[LevelClusters],
+    block: int,
+    scale: float,
     near: int = 0,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    leaves: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Causal attention by the block recursion, with a monopole; differentiable in q, k and v.
 
     (out, lse) = leaf(blocks); then at every level muse(right blocks over their left neighbours) is merged in.
@@ -39,15 +70,17 @@ def muse_causal(
     ----------
     q : [B, Hq, N, D], k : [B, Hk, N, D], v : [B, Hk, N, Dv] of one dtype, N = block * 2^levels; without copies where
         B = 1 or batch and heads have one stride.
-    of_queries, of_keys : make `Clusters` of the queries and of the keys of a level, [blocks, H, n, D], on the device.
-    block : the positions of a leaf. levels : how many times blocks are doubled.
+    clusters : for every level, from blocks of that size up, centroids, order and offsets of the queries, and order and
+        offsets of the keys, of what `level_blocks` gives for block * 2^level. Constants of the backward.
+    block : the positions of a leaf; as often as there are levels they are doubled.
     near : key clusters that every query cluster sums exactly.
+    leaves : what `causal_leaves` returned for the same arguments, written over; None computes it.
 
     Returns
     -------
     out [B, Hq, N, Dv] in the dtype of q, lse [B, Hq, N] fp32.
 
-    Bytes and operations: of `leaf`, and for every level of two clusterings, `summarise` and `evaluate` of N / 2.
+    Bytes and operations: of `leaf`, and for every level `summarise` and `evaluate` of N / 2.
     """
     check_tensors("muse_causal", q=q, k=k, v=v)
     check_attention("muse_causal", q, k, v)
@@ -55,43 +88,67 @@ def muse_causal(
         raise ValueError(
             f"muse_causal: q has {q.shape[2]} positions and k {k.shape[2]}; one number is needed"
         )
-    if q.shape[2] != block << levels:
-        raise ValueError(f"q has {q.shape[2]} positions; block * 2^levels, {block << levels}, is needed")
+    if q.shape[2] != block << len(clusters):
+        raise ValueError(
+            f"q has {q.shape[2]} positions; block * 2^levels, {block << len(clusters)}, is needed"
+        )
+    for level, of_level in enumerate(clusters):
+        _check_level(q, k, block << level, level, *of_level)
+    leaves = causal_leaves(q, k, v, block, scale) if leaves is None else leaves
     size = v.shape[-1]
-    q, k, v = one_head_size(q, k, v)
-    # Batch entries become heads: groups stay together, and every block is then a view.
-    flat = (row_strided(x.reshape(-1, *x.shape[2:])) for x in (q, k, v))
-    out, lse = _Causal.apply(*flat, of_queries, of_keys, block, levels, scale, near, fp32_precision(q))
+    q, k, v, *centroids = one_head_size(q, k, v, *(c.detach().to(q.dtype) for c, *_ in clusters))
+    clusters = [(c, *sorts) for c, (_, *sorts) in zip(centroids, clusters, strict=True)]
+    out, lse = _Causal.apply(*_heads(q, k, v), leaves, clusters, block, scale, near, fp32_precision(q))
     return out.view(*q.shape[:3], -1)[..., :size], lse.view(q.shape[:3])
+
+
+def _heads(*tensors: Tensor) -> list[Tensor]:
+    """[B H, N, D]: batch entries become heads. Groups stay together, and every block is then a view."""
+    return [row_strided(x.reshape(-1, *x.shape[2:])) for x in tensors]
+
+
+def _check_level(
+    q: Tensor, k: Tensor, size: int, level: int, centroids: Tensor, q_order: Tensor, q_offsets: Tensor,
+    k_order: Tensor, k_offsets: Tensor,
+) -> None:  # fmt: skip
+    """Raise where the clusters of a level do not fit q [B, Hq, N, D] and k [B, Hk, N, D] in pairs of blocks."""
+    pairs, Hq, Hk = q.shape[2] // (2 * size), q.shape[0] * q.shape[1], k.shape[0] * k.shape[1]
+    Cq, Ck = q_offsets.shape[-1] - 1, k_offsets.shape[-1] - 1
+    check_given(
+        f"muse_causal, level {level}", torch.int64, q, q_order=(q_order, (pairs, Hq, size)),
+        q_offsets=(q_offsets, (pairs, Hq, Cq + 1)), k_order=(k_order, (pairs, Hk, size)),
+        k_offsets=(k_offsets, (pairs, Hk, Ck + 1)),
+    )  # fmt: skip
+    if tuple(centroids.shape) != (pairs, Hq, Cq, q.shape[-1]):
+        raise ValueError(
+            f"muse_causal, level {level}: centroids have shape {tuple(centroids.shape)}; "
+            f"{(pairs, Hq, Cq, q.shape[-1])} is needed"
+        )
 
 
 class _Causal(KernelFunction):
     operation = "muse_causal"
 
     @staticmethod
-    def forward(ctx, q, k, v, of_queries, of_keys, block, levels, scale, near, precision):
-        out = torch.empty(*q.shape[:2], v.shape[-1], dtype=q.dtype, device=q.device)
-        lse = torch.empty(*q.shape[:2], 1, dtype=torch.float32, device=q.device)
-        to, to_lse, *inputs = (_blocks(x, block) for x in (out, lse, q, k, v))
+    def forward(ctx, q, k, v, leaves, clusters, block, scale, near, precision):
+        out, lse = leaves
+        levels = [_sides(block << level, "rllrr", q, k, v, out, lse) for level in range(len(clusters))]
 
-        def leaves() -> None:
-            leaf_into(to, to_lse[..., 0], *inputs, scale, precision=precision)
-
-        def level_summaries(qs: Tensor, ks: Tensor, vs: Tensor) -> tuple:
-            of_q, of_k = in_branches([lambda: of_queries(qs), lambda: of_keys(ks)])
-            made = of_q.centroids.to(q.dtype), of_q.order, of_q.offsets, of_k.order, of_k.offsets
-            mass, *means = summarise(made[0], ks, vs, *made[3:], scale, precision=precision)
+        def level_summaries(ks: Tensor, vs: Tensor, centroids: Tensor, *sorts: Tensor) -> tuple:
+            mass, *means = summarise(centroids, ks, vs, *sorts[2:], scale, precision=precision)
             near_far = select_near(mass, near)[:2] if near else (mass.new_empty(0, dtype=torch.int32), mass)
-            return made, near_far, means
+            return *near_far, *means
 
-        levels = [_sides(block << level, "rllrr", q, k, v, out, lse) for level in range(levels)]
-        _, *found = in_branches([leaves, *(partial(level_summaries, *level[:3]) for level in levels)])
-        kept = []
-        for (*inputs, to, to_lse), (made, near_far, means) in zip(levels, found, strict=True):
+        found = in_branches(
+            [
+                partial(level_summaries, ks, vs, *of_level)
+                for (_, ks, vs, *_), of_level in zip(levels, clusters, strict=True)
+            ]
+        )
+        for (*inputs, to, to_lse), of_level, summaries in zip(levels, clusters, found, strict=True):
             into = to, to_lse[..., 0]
-            evaluate(*inputs, *made, *near_far, *means, scale, precision=precision, into=into)
-            kept += made
-        ctx.save_for_backward(q, k, v, out, lse, *kept)
+            evaluate(*inputs, *of_level, *summaries, scale, precision=precision, into=into)
+        ctx.save_for_backward(q, k, v, out, lse, *(x for of_level in clusters for x in of_level))
         ctx.block, ctx.scale, ctx.near, ctx.precision = block, scale, near, precision
         ctx.set_materialize_grads(False)
         return out, lse
@@ -99,7 +156,7 @@ class _Causal(KernelFunction):
     @staticmethod
     def backward(ctx, dout, dlse):
         if dout is None and dlse is None:
-            return (None,) * 10
+            return (None,) * 9
         q, k, v, out, lse, *kept = ctx.saved_tensors
         block, scale, near, precision = ctx.block, ctx.scale, ctx.near, ctx.precision
         dout = torch.zeros_like(out) if dout is None else row_strided(dout)
@@ -113,12 +170,12 @@ class _Causal(KernelFunction):
             return leaf_backward(*inputs, None, None, *seen, do, dlse, scale, True, precision)
 
         def level_parts(level: int) -> tuple[Tensor, ...]:
-            made = kept[5 * level : 5 * level + 5]
+            of_level = kept[5 * level : 5 * level + 5]
             qs, ks, vs, do, at_lse, at_delta = _sides(block << level, "rllrrr", q, k, v, dout, lse, delta)
-            mass, *means = summarise(made[0], ks, vs, *made[3:], scale, precision=precision)
+            mass, *means = summarise(of_level[0], ks, vs, *of_level[3:], scale, precision=precision)
             grads = muse_backward(
-                qs, ks, vs, *made, mass, *select_near(mass, near), *means, None, at_lse[..., 0].contiguous(), do, None,
-                scale, None, None, None, precision, at_delta[..., 0].contiguous(),
+                qs, ks, vs, *of_level, mass, *select_near(mass, near), *means, None, at_lse[..., 0].contiguous(), do,
+                None, scale, None, None, None, precision, at_delta[..., 0].contiguous(),
             )  # fmt: skip
             return grads[:3]
 
@@ -129,7 +186,7 @@ class _Causal(KernelFunction):
         for level, added in enumerate(parts[1:]):
             for grad, part in zip(_sides(block << level, "rll", *grads), added, strict=True):
                 grad += part
-        return *(grad.to(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True)), *(None,) * 7
+        return *(grad.to(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True)), *(None,) * 6
 
 
 def _blocks(x: Tensor, size: int) -> Tensor:

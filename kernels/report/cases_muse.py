@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import torch
-from torch import Tensor
 
 from ..muse.causal import muse_causal
 from ..muse.dipole import dipole
@@ -21,16 +19,18 @@ from .problem import Problem
 def muse_causal_example(p: Problem) -> None:
     """Two levels, as many kernels as any number of them."""
 
-    def cluster(x: Tensor) -> SimpleNamespace:
-        order = p.empty(*x.shape[:3], dtype=torch.int64)
-        centroids = p.empty(*x.shape[:2], p.clusters, x.shape[3], dtype=torch.float32)
-        return SimpleNamespace(
-            centroids=centroids, order=order, offsets=p.empty(*x.shape[:2], p.clusters + 1, dtype=torch.int64)
+    heads, C, clusters = (p.batch * p.query_heads, p.batch * p.kv_heads), p.clusters, []
+    for pairs in (2, 1):
+        size = p.queries // (2 * pairs)
+        members = (
+            (p.empty(pairs, h, size, dtype=torch.int64), p.empty(pairs, h, C + 1, dtype=torch.int64))
+            for h in heads
         )
-
+        centroids = p.empty(pairs, heads[0], C, p.head, dtype=torch.float32)
+        clusters.append((centroids, *(x for pair in members for x in pair)))
     q = p.empty(p.batch, p.query_heads, p.queries, p.head).requires_grad_()
     k, v = (p.empty(p.batch, p.kv_heads, p.queries, p.head).requires_grad_() for _ in "kv")
-    out, lse = muse_causal(q, k, v, cluster, cluster, p.queries // 4, 2, 0.125, p.near)
+    out, lse = muse_causal(q, k, v, clusters, p.queries // 4, 0.125, p.near)
     torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
 
 

@@ -5,6 +5,7 @@ Kernels are imported only where they run.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,14 +48,32 @@ def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
 
 def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
     """All causal blocks in one pass, without padding and with a monopole."""
-    from multipole_lab.kernels.muse.causal import muse_causal
+    from multipole_lab.kernels.common.branches import in_branches
+    from multipole_lab.kernels.muse.causal import causal_leaves, muse_causal
 
-    N = q.shape[2]
+    heads, N = q.shape[:2], q.shape[2]
     block, levels = block_sizes(N, method.leaf)
-    of_queries, of_keys = method._query_partition.on_device, method._partition.on_device
-    q, k, v = _filled_up(q, k, v, block << levels)
-    out, lse = muse_causal(q, k, v, of_queries, of_keys, block, levels, scale, method.near)
-    return out[:, :, :N], lse[:, :, :N]
+    # Batch entries become heads here, once for all that follows.
+    q, k, v = (x.flatten(0, 1)[None] for x in _filled_up(q, k, v, block << levels))
+    leaves, *clusters = in_branches(
+        [
+            partial(causal_leaves, q, k, v, block, scale),
+            *(partial(_level_clusters, method, q, k, block << level) for level in range(levels)),
+        ]
+    )
+    out, lse = muse_causal(q, k, v, clusters, block, scale, method.near, leaves)
+    return out[0, :, :N].unflatten(0, heads), lse[0, :, :N].unflatten(0, heads)
+
+
+def _level_clusters(method: MuSe, q: Tensor, k: Tensor, size: int) -> tuple[Tensor, ...]:
+    """The clusters of all pairs of blocks of a size, as ``muse_causal`` takes them."""
+    from multipole_lab.kernels.common.branches import in_branches
+    from multipole_lab.kernels.muse.causal import level_blocks
+
+    qs, ks = level_blocks(q.detach(), k.detach(), size)
+    of_queries, of_keys = method._query_partition, method._partition
+    a, b = in_branches([lambda: of_queries.on_device(qs), lambda: of_keys.on_device(ks)])
+    return a.centroids, a.order, a.offsets, b.order, b.offsets
 
 
 def in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool:
@@ -64,7 +83,7 @@ def in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool
     positions = block_sizes(q.shape[2], method.leaf)[0] if causal else min(q.shape[2], k.shape[2])
     graded = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     return (
-        method.partition == "spatial"
+        method.partition == "runs"
         and method.order == "monopole"
         and method.clusters != "auto"
         and max(method.clusters, method.query_clusters or 0) <= positions

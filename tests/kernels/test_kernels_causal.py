@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import multipole_lab as ml
+from multipole_lab.clustering.clusters import Clusters
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -54,7 +55,22 @@ def test_positions_must_fill_the_blocks():
     from multipole_lab.kernels.muse.causal import muse_causal
 
     with pytest.raises(ValueError, match=r"q has 50 positions; block \* 2\^levels, 64, is needed"):
-        muse_causal(*inputs(1, 1, 1, 50, 16), None, None, 32, 1, 0.25)
+        muse_causal(*inputs(1, 1, 1, 50, 16), [(None,) * 5], 32, 0.25)
+
+
+def test_clusters_must_be_those_of_the_level():
+    from multipole_lab.kernels.muse.causal import level_blocks, muse_causal
+
+    q, k, v = inputs(1, 2, 1, 64, 16)
+    qs, ks = level_blocks(q, k, 16)  # of a smaller level than the one they are given for
+    a, b = (
+        Clusters.from_labels(x.detach(), torch.zeros_like(x[..., 0], dtype=torch.int64), 1) for x in (qs, ks)
+    )
+    level = a.centroids, a.order, a.offsets, b.order, b.offsets
+    with pytest.raises(
+        ValueError, match=r"muse_causal, level 0: q_order has shape \(2, 2, 16\); \(1, 2, 32\) is"
+    ):
+        muse_causal(q, k, v, [level], 32, 0.25)
 
 
 def test_queries_may_have_clusters_of_their_own():

@@ -41,7 +41,7 @@ def full(q, k, v, **change):
 ATTENTION = {
     "leaf": lambda q, k, v: leaf(q, k, v, 1.0),
     "muse": full,
-    "muse_causal": lambda q, k, v: muse_causal(q, k, v, None, None, 8, 0, 1.0),
+    "muse_causal": lambda q, k, v: muse_causal(q, k, v, [], 8, 1.0),
     "spatial_muse": lambda q, k, v: spatial_muse(q, k, v, Tree.full(8, 8, 2, 2), 1.0),
 }
 Q = (2, 2, 8, 16)
@@ -152,7 +152,7 @@ def far_apart(path, shape, stride, seed):
 )
 @pytest.mark.parametrize(
     ("method", "causal"),
-    [({}, False), ({"near": 1}, True), ({"order": "dipole"}, False), ({"partition": "spatial"}, True)],
+    [({}, False), ({"near": 1}, True), ({"order": "dipole"}, False), ({"partition": "runs"}, True)],
     ids=str,
 )
 def test_offsets_beyond_32_bits(method, causal, stride, tmp_path):
