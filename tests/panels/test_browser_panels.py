@@ -6,6 +6,7 @@ from pathlib import Path
 import browsing
 import nbformat
 import pytest
+from every_panel import takes_sample
 
 # The controls that the keyboard moves in each panel, one after the other from where the one before left it.
 # What measures goes on doing so after its cell: last, so that it does not hold up the others.
@@ -60,7 +61,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 def write_notebook(path):
     """A notebook with all panels."""
     cells = [START]
-    cells += [f"ml.panels.{name}({'' if name in ('expansion', 'roofline') else 'sample'})" for name in PANELS]
+    cells += [f"ml.panels.{name}({'sample' if takes_sample(name) else ''})" for name in PANELS]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, path)
