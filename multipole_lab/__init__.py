@@ -12,7 +12,7 @@ A first look::
 Methods, called as scaled_dot_product_attention is: MuSe, Centroid, TopK,
 Window, Exact; merge joins parts. ``method.on(model)`` puts one into a
 transformers model; MultipoleCache decodes with clustered keys.
-Clusterings: kmeans, balanced, spatial. Samples: load_sample, capture,
+Clusterings: kmeans, balanced, runs. Samples: load_sample, capture,
 load_model. What suits you: compare, tune, sweep. In a notebook: panels.
 
 ``help(ml.MuSe)`` explains one name, ``multipole-lab --help`` the commands.
@@ -45,7 +45,7 @@ _WHERE = {
     "load_sample": "models",
     "merge": "attention",
     "relative_squared_error": "measure",
-    "spatial": "clustering",
+    "runs": "clustering",
     "sweep": "search",
     "tune": "search",
 }
@@ -95,7 +95,7 @@ if TYPE_CHECKING:  # the same for type checkers and editors, which do not run th
         Clusters as Clusters,
         balanced as balanced,
         kmeans as kmeans,
-        spatial as spatial,
+        runs as runs,
     )
     from multipole_lab.decoding import MultipoleCache as MultipoleCache
     from multipole_lab.measure import compare as compare, relative_squared_error as relative_squared_error
@@ -112,3 +112,4 @@ __all__ = [*_WHERE, *_SUBPACKAGES]
 
 renamed.install()
 __getattr__, __dir__ = lazy_names(__name__, _WHERE, _SUBPACKAGES, old=("analysis",))
+__getattr__ = renamed.with_old_names(__name__, __getattr__)

@@ -16,6 +16,7 @@ from multipole_lab.attention import Method
 from multipole_lab.decoding.cache import MultipoleCache
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.printing import literal
+from multipole_lab.renamed import today
 from multipole_lab.suggesting import nearest
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def parse_method(text: str, config: PreTrainedConfig | None = None) -> Method | 
     ----------
     text : a name and keyword arguments, such as ``MuSe(clusters=64, near=4)``, ``Exact()`` or
         ``MultipoleCache(budget=128, fraction=1/16)``; ``ml.`` before the name is allowed, and a bare name stands for
-        the defaults.
+        the defaults. Values by their names of earlier versions, as files hold them, are read as today's.
     config : a model's configuration, which ``MultipoleCache`` takes (needed for ``rope='windowed'``).
 
     Raises
@@ -141,6 +142,7 @@ def _value(text: str, keyword: ast.keyword) -> object:
 def _method(text: str, name: str, arguments: dict[str, object]) -> Method:
     kind = _methods()[name]
     _check_names(text, name, arguments, [field.name for field in dataclasses.fields(kind) if field.init])
+    arguments = {name: today(name, value) for name, value in arguments.items()}
     return _made(text, lambda: kind(**arguments))
 
 

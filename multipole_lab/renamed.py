@@ -1,4 +1,4 @@
-"""Old names of modules, for one version: what they import warns and names the new one."""
+"""Old names of modules, of what is in them and of values, for one version: each warns and names the new one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from multipole_lab.suggesting import no_attribute
 
 # Old package: {new package: its modules, as `old` or `old=new`}. Names are below `multipole_lab`.
-ROOMS = {
+FOLDERS = {
     "analysis": {
         "measure": (
             "timing graphs precision references exact_sides inputs errors lengths heads rotation "
@@ -69,6 +69,9 @@ ROOMS = {
         "evaluation": "running=run",
         "": "journal",
     },
+    "clustering": {
+        "clustering": "spatial=runs",
+    },
     "kernels": {
         "kernels.common": (
             "launch derivatives tiles tile_table decode_tiles=tiles online lookup=members visible delta branches"
@@ -92,12 +95,22 @@ ROOMS = {
     },
 }
 
+# Module: {old name in it: new name}.
+NAMES = {
+    "multipole_lab": {"spatial": "runs"},
+    "multipole_lab.clustering": {"spatial": "runs"},
+    "multipole_lab.clustering.runs": {"spatial": "runs"},
+}
+
+# Argument: {old value: new value}.
+VALUES = {"partition": {"spatial": "runs"}}
+
 
 def modules() -> dict[str, str]:
     """The new name of every module that had another one, both in full."""
     found = {}
-    for old, rooms in ROOMS.items():
-        for new, names in rooms.items():
+    for old, folders in FOLDERS.items():
+        for new, names in folders.items():
             for before, _, after in (name.partition("=") for name in names.split()):
                 found[f"multipole_lab.{old}.{before}"] = ".".join(
                     part for part in ("multipole_lab", new, after or before) if part
@@ -108,6 +121,53 @@ def modules() -> dict[str, str]:
 def warn(old: str, new: str) -> None:
     """Say that a name has another one now."""
     warnings.warn(f"{old} is now {new}; the old name goes with the next version", FutureWarning, stacklevel=3)
+
+
+def today(argument: str, came: object) -> object:
+    """The value as it is named now, without a warning: for what is read from files."""
+    return VALUES.get(argument, {}).get(came, came) if isinstance(came, str) else came
+
+
+def value(argument: str, came: object) -> object:
+    """The value as it is named now; an old name warns, at the line outside the library that gave it."""
+    new = today(argument, came)
+    if new is not came:
+        level, frame = 2, sys._getframe(1)
+        while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "multipole_lab":
+            level, frame = level + 1, frame.f_back
+        warnings.warn(
+            f"{argument}={came!r} is now {argument}={new!r}; the old name goes with the next version",
+            FutureWarning,
+            stacklevel=level,
+        )
+    return new
+
+
+def with_old_names(module: str, get: Callable[[str], object] | None = None) -> Callable[[str], object]:
+    """``__getattr__`` of a module in which something has another name now: the old one gives it, with a warning.
+
+    Parameters
+    ----------
+    module : its name, in ``NAMES``.
+    get : its ``__getattr__`` for all other names.
+    """
+
+    def get_old(name: str) -> object:
+        if name in NAMES[module]:
+            new = NAMES[module][name]
+            if not _is_first_question(sys._getframe(1)):
+                warn(f"{module}.{name}", f"{module}.{new}")
+            return getattr(sys.modules[module], new)
+        if get is not None:
+            return get(name)
+        raise no_attribute(module, name, NAMES[module].values())
+
+    return get_old
+
+
+def _is_first_question(frame: FrameType) -> bool:
+    """`from package import name` asks twice, first whether the name is there at all."""
+    return frame.f_globals.get("__name__") == "importlib._bootstrap"
 
 
 def old_names(package: str, *homes: str) -> Callable[[str], object]:
@@ -127,8 +187,7 @@ def old_names(package: str, *homes: str) -> Callable[[str], object]:
                 known += getattr(module, "__all__", ())
                 value = getattr(module, name) if name in getattr(module, "__all__", vars(module)) else module
                 if not isinstance(value, ModuleType):
-                    # `from package import name` asks twice, first whether the name is there at all.
-                    if sys._getframe(1).f_globals.get("__name__") != "importlib._bootstrap":
+                    if not _is_first_question(sys._getframe(1)):
                         warn(f"{package}.{name}", f"{home}.{name}")
                     return value
         raise no_attribute(package, name, known)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from multipole_lab import renamed
 from multipole_lab.attention.calls.backend import check_backend, use_triton
 from multipole_lab.attention.calls.recompute import recomputed
 from multipole_lab.attention.causal import causal_attention
@@ -63,12 +64,13 @@ class Centroid(Method):
     recent: int = 0
     cap: float | None = 1.5
     iterations: int = 1
-    partition: Literal["kmeans", "balanced", "spatial"] = "kmeans"
+    partition: Literal["kmeans", "balanced", "runs"] = "kmeans"
     leaf: int = 1024
     seed: int = 0
     backend: Literal["auto", "torch", "triton"] = "auto"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "partition", renamed.value("partition", self.partition))
         _ = self._partition  # checks its own fields
         for name in ("budget", "sinks", "recent"):
             check_count(name, getattr(self, name), 0)

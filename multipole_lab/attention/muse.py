@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from multipole_lab import renamed
 from multipole_lab.attention import muse_kernels as kernels
 from multipole_lab.attention.assignments import Assignments
 from multipole_lab.attention.calls.backend import check_backend, use_triton
@@ -58,7 +59,7 @@ class MuSe(Method):
     near : key clusters that each query cluster sums exactly, those of largest mass at its centroid.
     leaf : causal blocks of at most this many positions are exact.
     sinks : leading keys that every query sees exactly, outside all clusters.
-    partition : "kmeans", "balanced" (equal sizes by principal axes), "spatial" (contiguous blocks).
+    partition : "kmeans", "balanced" (equal sizes by principal axes), "runs" (of consecutive positions).
     seed : of the clustering.
     backend : "auto", "torch" or "triton".
     query_clusters : clusters of the queries where they are to be other than those of the keys; at most as many as
@@ -81,12 +82,13 @@ class MuSe(Method):
     near: int = 0
     leaf: int = 1024
     sinks: int = 0
-    partition: Literal["kmeans", "balanced", "spatial"] = "kmeans"
+    partition: Literal["kmeans", "balanced", "runs"] = "kmeans"
     seed: int = 0
     backend: Literal["auto", "torch", "triton"] = "auto"
     query_clusters: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "partition", renamed.value("partition", self.partition))
         check_count("near", self.near, 0)
         _ = self._partition  # checks its own fields
         if self.query_clusters is not None:

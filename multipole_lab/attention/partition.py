@@ -15,11 +15,11 @@ from multipole_lab.clustering.capped import capacity
 from multipole_lab.clustering.checks import check_cap, check_count, check_seed
 from multipole_lab.clustering.clusters import Clusters
 from multipole_lab.clustering.kmeans import count_members, kmeans_labels
+from multipole_lab.clustering.runs import run_labels
 from multipole_lab.clustering.seeding import seed_centroids
-from multipole_lab.clustering.spatial import spatial_labels
 from multipole_lab.suggesting import check_choice
 
-PARTITIONS = ("kmeans", "balanced", "spatial")
+PARTITIONS = ("kmeans", "balanced", "runs")
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Partition:
         if self.kind == "kmeans":
             return vectors if self.cap is None else min(vectors, capacity(vectors, count, self.cap))
         even = -(-vectors // count)
-        return even if self.kind == "spatial" else 1 << (even - 1).bit_length()
+        return even if self.kind == "runs" else 1 << (even - 1).bit_length()
 
 
 @torch.library.custom_op("multipole_lab::labels", mutates_args=())
@@ -126,7 +126,7 @@ def _labels(
     """A partition as one opaque operator, for k-means looks at its data while it works."""
     if kind == "kmeans":
         return kmeans_labels(x, clusters, iterations, cap, seed, mask=mask)
-    labels = spatial_labels(x, size, mask) if kind == "spatial" else balanced_labels(x, size, mask=mask)
+    labels = run_labels(x, size, mask) if kind == "runs" else balanced_labels(x, size, mask=mask)
     return labels.contiguous()  # what the fake below says, whatever the partition left behind
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
+from multipole_lab import renamed
 from multipole_lab.bench.record import Record, add_json
 from multipole_lab.devices import missing_device
 
@@ -47,7 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--budget", type=int, default=0, help="centroid: tokens a query sums exactly; default: 0")
     add("--sinks", type=int, default=0)
     add("--leaf", type=int, default=1024)
-    add("--partition", choices=("kmeans", "balanced", "spatial"), default="kmeans")
+    add(
+        "--partition",
+        type=partial(renamed.value, "partition"),
+        choices=("kmeans", "balanced", "runs"),
+        default="kmeans",
+    )
     add("--backend", choices=("auto", "torch", "triton"), default="auto")
     add("--device", default="cpu")
     add("--graphs", action="store_true", help="on cuda: time CUDA graphs, in which the host takes no part")

@@ -23,7 +23,7 @@ BENCHES = {  # name: (module, what --help says of it)
         "multipole_lab.bench.parallel",
         "MuSe over several processes beside ring attention: time, error and bytes sent",
     ),
-    "sparsity": ("multipole_lab.bench.sparsity", "MuSe, spatial and Centroid at the same sparsity"),
+    "sparsity": ("multipole_lab.bench.sparsity", "MuSe, runs and Centroid at the same sparsity"),
     "memory": (
         "multipole_lab.bench.memory",
         "peak extra memory of one call, and the fitted cost exponent",

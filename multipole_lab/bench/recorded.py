@@ -48,7 +48,7 @@ def attention_speedups() -> pandas.DataFrame:
         run = json.loads(path.read_text(encoding="utf-8"))
         for row in run["rows"]:
             method = parse_method(row["method"])
-            kind = {"spatial": "runs", "kmeans": "k-means"}.get(method.partition, method.partition)
+            kind = "k-means" if method.partition == "kmeans" else method.partition
             words = f"{row['heads']} heads of {row['dim']}, {kind}, near={method.near}"
             place = f"{run['device']}, {row['dtype']}"
             found.setdefault((place, words), []).append({"date": run["date"], **row})

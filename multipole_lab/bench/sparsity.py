@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
             cap = 1.0 if near else 1.5
             methods = {
                 "MuSe": MuSe(clusters=args.clusters, near=near, cap=cap),
-                "spatial": MuSe(clusters=args.clusters, near=near, partition="spatial"),
+                "runs": MuSe(clusters=args.clusters, near=near, partition="runs"),
                 "Centroid": Centroid(
                     clusters=args.clusters, budget=near * (q.shape[2] // args.clusters), cap=cap
                 ),

@@ -45,7 +45,7 @@ def operations(
 
     - exact attention: ``N N (D + Dv)``, causal ``N (N + 1) / 2 (D + Dv)``.
     - k-means: ``(iterations + 1) N C D``, for queries per query head, for keys per key head. Balanced: ``2 N D`` for
-      each of the log2 C halvings (a principal axis by a few products, and the projection). Spatial: nothing.
+      each of the log2 C halvings (a principal axis by a few products, and the projection). Runs: nothing.
     - MuSe: clusterings; summaries ``C N (2 D + Dv)`` (logits, key and value centroids); far field ``N C (D + Dv)``;
       near field ``N near M (D + Dv)`` with M the largest cluster that ``cap`` allows, so this is an upper bound; a
       dipole of rank r ``C N (D + r (D + Dv))`` and ``N r (D + Dv)``.
@@ -116,7 +116,7 @@ def _narrowed(width: int, queries: int, keys: int) -> float:
 
 
 def _clustering(partition: Partition, vectors: int, D: int) -> float:
-    if partition.kind == "spatial":
+    if partition.kind == "runs":
         return 0.0
     if partition.kind == "balanced":
         return 2.0 * vectors * D * math.log2(max(1, partition.made(vectors)))

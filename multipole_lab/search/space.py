@@ -81,9 +81,9 @@ def suggested(length: int, causal: bool = False) -> list[Method]:
 
 
 def _of_size(clusters: int, near: Sequence[int], balanced: Sequence[int], **settings: int) -> list[Method]:
-    """Settings with so many clusters: k-means and contiguous blocks, some balanced, some with a dipole.
+    """Settings with that many clusters: k-means and runs, some balanced, some with a dipole.
 
-    Where there are many, contiguous blocks also with an eighth as many of queries: summaries are what costs then.
+    Where there are many, runs also with an eighth as many of queries: summaries are what costs then.
     """
     muse = {"clusters": clusters, **settings}
     fewer = [clusters // 8] if clusters >= 64 else []
@@ -92,8 +92,8 @@ def _of_size(clusters: int, near: Sequence[int], balanced: Sequence[int], **sett
         *(MuSe(near=n, **muse) for n in near),
         *(MuSe(near=n, order="dipole", **muse) for n in (0, 4)),
         *(MuSe(near=n, partition="balanced", **muse) for n in balanced),
-        *(MuSe(near=n, partition="spatial", **muse) for n in near),
-        *(MuSe(near=n, partition="spatial", query_clusters=c, **muse) for c in fewer for n in (0, 4)),
+        *(MuSe(near=n, partition="runs", **muse) for n in near),
+        *(MuSe(near=n, partition="runs", query_clusters=c, **muse) for c in fewer for n in (0, 4)),
     ]
 
 

@@ -56,7 +56,7 @@ class Preset:
     precision: str = "no"
     muse_layers: tuple[int, ...] = (1,)
     # 2,048 tokens are fewer than k-means pays at on a CPU; blocks in the order of the text cost nothing to find.
-    method: str = "MuSe(clusters=4, leaf=512, partition='spatial')"
+    method: str = "MuSe(clusters=4, leaf=512, partition='runs')"
     every: int = 100
     heldout_blocks: int = 16
     megabytes: float | None = 6.0
@@ -120,7 +120,7 @@ PRESETS = {
     "paper": Preset(
         layers=7, width=512, heads=8, mlp=1344, vocab=8192, context=16_384, batch=4, steps=2000, warmup=100,
         rate=1e-3, precision="bf16", muse_layers=(3,),
-        method="MuSe(clusters=128, query_clusters=16, leaf=1024, partition='spatial')", every=200, heldout_blocks=24,
+        method="MuSe(clusters=128, query_clusters=16, leaf=1024, partition='runs')", every=200, heldout_blocks=24,
         megabytes=None,
     ),
 }  # fmt: skip

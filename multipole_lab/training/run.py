@@ -77,6 +77,7 @@ def check_resumable(folder: Path, settings: dict) -> None:
     if not file.is_file():
         return
     before = json.loads(file.read_text(encoding="utf-8"))
+    before, settings = _with_same_words(before), _with_same_words(settings)
     # Looks at the held-out text and the machine may differ; what is learned does not depend on them.
     differ = [
         f"{name}: {before.get(name)!r} there, {settings.get(name)!r} now"
@@ -88,6 +89,13 @@ def check_resumable(folder: Path, settings: dict) -> None:
             f"{folder} holds a run with other settings ({'; '.join(differ)}); name another folder with --out, or begin "
             "anew with --restart"
         )
+
+
+def _with_same_words(settings: dict) -> dict:
+    """Settings whose method is written as this version writes it: a file of an earlier one may use other words."""
+    from multipole_lab.method_text import check_method
+
+    return settings | {"method": check_method(settings["method"])} if "method" in settings else settings
 
 
 @suggesting

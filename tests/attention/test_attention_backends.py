@@ -25,7 +25,7 @@ SEMANTICS = {
     "full, near all": (ml.MuSe(clusters=4, near=4), 20, 30, False, None),
     "full, dipole": (ml.MuSe(clusters=4, near=1, order="dipole", dipole_rank=None), 30, 40, False, None),
     "full, dipole rank 3": (ml.MuSe(clusters=4, order="dipole", dipole_rank=3), 40, 50, False, None),
-    "full, spatial": (ml.MuSe(clusters=4, partition="spatial"), 20, 30, False, None),
+    "full, runs": (ml.MuSe(clusters=4, partition="runs"), 20, 30, False, None),
     "causal": (ml.MuSe(clusters=4, leaf=10), 40, 40, True, None),
     "causal, near, sinks": (ml.MuSe(clusters=3, near=2, sinks=3, leaf=16), 25, 44, True, None),
     "causal, near all": (ml.MuSe(clusters=3, near=3, leaf=10), 15, 30, True, None),
@@ -39,7 +39,7 @@ SEMANTICS = {
     "centroid, left-padded": (ml.Centroid(clusters=4), 20, 40, False, slice(21, 40)),
     "centroid, causal": (ml.Centroid(clusters=4, leaf=10, sinks=1), 30, 40, True, None),
     "centroid, causal budget": (
-        ml.Centroid(clusters=4, budget=9, leaf=16, partition="spatial"),
+        ml.Centroid(clusters=4, budget=9, leaf=16, partition="runs"),
         30,
         30,
         True,

@@ -17,13 +17,13 @@ ALL = 64  # at least as many as the longest sequence here has positions
 EXACT_BY_CONSTRUCTION = {
     "near all": ml.MuSe(clusters=3, near=3),
     "near all, dipole": ml.MuSe(clusters=3, near=3, order="dipole", dipole_rank=2),
-    "near all, spatial": ml.MuSe(clusters=3, near=3, partition="spatial"),
+    "near all, runs": ml.MuSe(clusters=3, near=3, partition="runs"),
     "near all, balanced": ml.MuSe(clusters=3, near=3, partition="balanced"),
     "one key a cluster": ml.MuSe(clusters=ALL, cap=1.0),
     "one key a cluster, dipole": ml.MuSe(clusters=ALL, cap=1.0, order="dipole", dipole_rank=None),
     "Centroid, one key a cluster": ml.Centroid(clusters=ALL, cap=1.0),
     "Centroid, budget all": ml.Centroid(clusters=3, budget=ALL),
-    "Centroid, budget all, recent": ml.Centroid(clusters=3, budget=ALL, recent=3, partition="spatial"),
+    "Centroid, budget all, recent": ml.Centroid(clusters=3, budget=ALL, recent=3, partition="runs"),
 }
 every_exact = pytest.mark.parametrize("method", EXACT_BY_CONSTRUCTION.values(), ids=EXACT_BY_CONSTRUCTION)
 every_leaf = pytest.mark.parametrize("leaf", [4, 5], ids=["leaf4", "leaf5"])
@@ -117,12 +117,12 @@ def test_fewer_queries_are_the_last_rows(method, queries):
 @pytest.mark.parametrize(
     "method",
     [
-        ml.MuSe(clusters=3, partition="spatial", leaf=4),
+        ml.MuSe(clusters=3, partition="runs", leaf=4),
         ml.MuSe(clusters=3, partition="balanced", leaf=4, near=1, order="dipole", dipole_rank=2),
         ml.MuSe(clusters=3, iterations=2, leaf=4, near=1),
         ml.Centroid(clusters=3, partition="balanced", leaf=4, budget=3),
     ],
-    ids=["MuSe spatial", "MuSe balanced dipole", "MuSe k-means near", "Centroid budget"],
+    ids=["MuSe runs", "MuSe balanced dipole", "MuSe k-means near", "Centroid budget"],
 )
 @pytest.mark.parametrize("past", [0, 13])
 def test_levels_are_the_recursion_written_out(method, past):

@@ -20,7 +20,7 @@ METHODS = {
 CLUSTERINGS = {
     "kmeans": lambda x, **rest: ml.kmeans(x, clusters=2, **rest),
     "balanced": lambda x, **rest: ml.balanced(x, size=4, **rest),
-    "spatial": lambda x, **rest: ml.spatial(x, size=4, **rest),
+    "runs": lambda x, **rest: ml.runs(x, size=4, **rest),
 }
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 both_ways = pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
@@ -193,7 +193,7 @@ def test_a_field_that_is_no_integer_or_too_small(method, name, least):
 @pytest.mark.parametrize("method", [ml.Centroid, ml.MuSe])
 def test_a_field_with_an_unknown_name(method):
     for value in ("k-means", None, 3, ["kmeans"]):
-        with pytest.raises(ValueError, match=r"partition is .*; allowed are 'kmeans', 'balanced', 'spatial'"):
+        with pytest.raises(ValueError, match=r"partition is .*; allowed are 'kmeans', 'balanced', 'runs'"):
             method(partition=value)
     for value in ("cuda", None, True):
         with pytest.raises(ValueError, match=r"backend is .*; allowed are 'auto', 'torch', 'triton'"):
@@ -316,7 +316,7 @@ def test_kmeans_refuses_its_own_arguments():
         ml.kmeans(K, clusters=3, init=K[:, :, :4])
 
 
-@pytest.mark.parametrize("make", [ml.balanced, ml.spatial])
+@pytest.mark.parametrize("make", [ml.balanced, ml.runs])
 def test_a_block_size_that_is_no_positive_integer(make):
     for value in (4.0, True, None):
         with pytest.raises(TypeError, match=r"size is .*; an integer is needed"):

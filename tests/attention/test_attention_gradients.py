@@ -17,7 +17,7 @@ METHODS = {
     "MuSe dipole rank 2": ml.MuSe(clusters=3, order="dipole", dipole_rank=2),
     "MuSe dipole full": ml.MuSe(clusters=3, order="dipole", dipole_rank=None, near=1),
     "MuSe sinks": ml.MuSe(clusters=3, sinks=2, near=1),
-    "MuSe spatial": ml.MuSe(clusters=3, partition="spatial"),
+    "MuSe runs": ml.MuSe(clusters=3, partition="runs"),
     "Centroid": ml.Centroid(clusters=3),
     "Centroid budget": ml.Centroid(clusters=3, budget=4, sinks=1),
 }

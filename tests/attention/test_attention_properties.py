@@ -44,7 +44,7 @@ def summaries(draw, keys, orders=("monopole", "dipole")):
         "clusters": clusters,
         "cap": draw(st.sampled_from([1.0, 1.5, 4.0])),
         "iterations": draw(st.integers(0, 2)),
-        "partition": draw(st.sampled_from(["kmeans", "balanced", "spatial"])),
+        "partition": draw(st.sampled_from(["kmeans", "balanced", "runs"])),
         "leaf": draw(st.integers(1, 16)),
         "sinks": draw(st.integers(0, 3)),
         "seed": draw(st.integers(0, 99)),

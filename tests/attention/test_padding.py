@@ -24,7 +24,7 @@ FIELDS = {
     "query_clusters": st.one_of(st.none(), st.integers(1, 12)),
     "cap": st.sampled_from([None, 1.0, 1.5, 4.0]),
     "iterations": st.integers(0, 2),
-    "partition": st.sampled_from(["kmeans", "balanced", "spatial"]),
+    "partition": st.sampled_from(["kmeans", "balanced", "runs"]),
     "order": st.sampled_from(["monopole", "dipole"]),
     "dipole_rank": st.sampled_from([None, 1, 2]),
     "near": st.integers(0, 2),
@@ -134,7 +134,7 @@ LEFT, RIGHT, HOLES = slice(0, 7), slice(17, 24), slice(3, 20, 5)
 KERNELS = {
     "k-means": ml.MuSe(clusters=3, leaf=9),
     "near, sinks": ml.MuSe(clusters=3, leaf=9, near=1, sinks=2, cap=None),
-    "spatial": ml.MuSe(clusters=3, leaf=9, partition="spatial"),
+    "runs": ml.MuSe(clusters=3, leaf=9, partition="runs"),
     "balanced": ml.MuSe(clusters="auto", leaf=9, partition="balanced"),
     "dipole": ml.MuSe(clusters=3, leaf=9, order="dipole", dipole_rank=None),
     "centroid": ml.Centroid(clusters=3, leaf=9, sinks=1, budget=5),

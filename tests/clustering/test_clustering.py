@@ -1,4 +1,4 @@
-"""Partitions: k-means against scikit-learn, the cap against plain Python, balanced and spatial splits, diagnostics."""
+"""Partitions: k-means against scikit-learn, the cap against plain Python, balanced and runs splits, diagnostics."""
 
 import math
 
@@ -213,15 +213,15 @@ def test_kmeans_finishes_and_keeps_its_cap_whatever_comes(bad, share):
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_centroids_are_kept_in_single_precision_or_better(dtype):
     x = blobs(1, 2, 100, 8, dtype)
-    for clusters in (ml.kmeans(x, clusters=6, cap=1.5), ml.balanced(x, size=16), ml.spatial(x, size=16)):
+    for clusters in (ml.kmeans(x, clusters=6, cap=1.5), ml.balanced(x, size=16), ml.runs(x, size=16)):
         assert clusters.centroids.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         assert_partition(x, clusters)
 
 
-# balanced and spatial
+# balanced and runs
 
 
-@pytest.mark.parametrize("make", [ml.balanced, ml.spatial], ids=["balanced", "spatial"])
+@pytest.mark.parametrize("make", [ml.balanced, ml.runs], ids=["balanced", "runs"])
 @pytest.mark.parametrize(
     ("N", "size"), [(256, 32), (257, 32), (100, 16), (33, 32), (31, 32), (1, 1), (9, 1), (5, 8)], ids=str
 )
@@ -234,7 +234,7 @@ def test_all_sizes_are_equal_but_one_remainder(make, N, size):
     assert_partition(x, clusters)
 
 
-@pytest.mark.parametrize("make", [ml.balanced, ml.spatial], ids=["balanced", "spatial"])
+@pytest.mark.parametrize("make", [ml.balanced, ml.runs], ids=["balanced", "runs"])
 def test_equal_size_partitions_leave_padding_out(make):
     x = blobs(3, 2, 70, 4)
     mask = torch.ones(3, 70, dtype=torch.bool)
@@ -246,8 +246,8 @@ def test_equal_size_partitions_leave_padding_out(make):
     assert clusters.counts[2].sum() == 0
 
 
-def test_spatial_blocks_are_neighbours():
-    clusters = ml.spatial(blobs(1, 1, 10, 2), size=4)
+def test_runs_are_neighbours():
+    clusters = ml.runs(blobs(1, 1, 10, 2), size=4)
     assert clusters.labels.flatten().tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
 
 
@@ -283,10 +283,10 @@ def test_the_induced_metric_is_the_gram_matrix_of_the_other_side():
 
 @pytest.mark.parametrize("bad", POISON.values(), ids=POISON)
 @pytest.mark.parametrize("share", [1, 3, 40], ids=["all bad", "a third bad", "one bad"])
-def test_balanced_and_spatial_finish_whatever_comes(bad, share):
+def test_balanced_and_runs_finish_whatever_comes(bad, share):
     x = blobs(1, 2, 39, 4)
     x[:, :, ::share] = bad
-    for make in (ml.balanced, ml.spatial):
+    for make in (ml.balanced, ml.runs):
         for counts in make(x, size=8).counts[0].tolist():
             assert sorted(counts, reverse=True) == [8, 8, 8, 8, 7]
 
@@ -321,7 +321,7 @@ def test_silhouette_tells_tight_clusters_from_mixed_ones_and_has_no_word_on_one(
     tight = tight[None, None]
     by_value = ml.kmeans(tight, clusters=3, init="k-means++")
     assert silhouette(tight, by_value).item() > 0.99
-    assert silhouette(tight, ml.spatial(tight, size=34)).item() < 0.1
+    assert silhouette(tight, ml.runs(tight, size=34)).item() < 0.1
     assert silhouette(tight, ml.kmeans(tight, clusters=1)).isnan().all()
 
 

@@ -11,14 +11,14 @@ METHODS = {
     "TopK": ml.TopK(keys=4),
     "Centroid": ml.Centroid(clusters=3, leaf=8),
     "Centroid budget": ml.Centroid(clusters=3, budget=4, sinks=1, recent=3, leaf=8),
-    "Centroid spatial": ml.Centroid(clusters=3, budget=4, partition="spatial", leaf=8),
+    "Centroid runs": ml.Centroid(clusters=3, budget=4, partition="runs", leaf=8),
     "MuSe": ml.MuSe(clusters=3, leaf=8),
     "MuSe near": ml.MuSe(clusters=3, near=1, sinks=2, leaf=8),
     "MuSe no cap": ml.MuSe(clusters=3, cap=None, leaf=8),
     "MuSe dipole": ml.MuSe(clusters=3, order="dipole", dipole_rank=2, leaf=8),
     "MuSe full dipole": ml.MuSe(clusters=3, near=1, order="dipole", dipole_rank=None, leaf=8),
     "MuSe balanced": ml.MuSe(clusters=3, partition="balanced", leaf=8),
-    "MuSe spatial": ml.MuSe(clusters=3, partition="spatial", leaf=8),
+    "MuSe runs": ml.MuSe(clusters=3, partition="runs", leaf=8),
     "MuSe few query clusters": ml.MuSe(clusters=4, query_clusters=2, leaf=8),
 }
 

@@ -40,7 +40,7 @@ CASES = {
     "full masked": (ml.MuSe(clusters=8, near=1, sinks=2), SHAPE, False, True),
     "causal masked": (ml.MuSe(clusters=8, near=1, leaf=16), SHAPE, True, True),
     "full balanced": (ml.MuSe(clusters=7, partition="balanced", near=1), SHAPE, False, False),
-    "causal spatial": (ml.MuSe(clusters=7, partition="spatial", leaf=16), SHAPE, True, False),
+    "causal runs": (ml.MuSe(clusters=7, partition="runs", leaf=16), SHAPE, True, False),
     "full all near": (ml.MuSe(clusters=4, near=1000), SHAPE, False, False),
     "causal auto": (ml.MuSe(clusters="auto", leaf=16), SHAPE, True, False),
     "full twice as long": (ml.MuSe(clusters=8), (2, 4, 2, 406, 16, 12), False, False),

@@ -66,8 +66,8 @@ def _modules_with_launch():
         {"near": 1},
         {"cap": None},
         {"order": "dipole", "dipole_rank": 3},
-        {"partition": "spatial"},
-        {"partition": "spatial", "query_clusters": 5},
+        {"partition": "runs"},
+        {"partition": "runs", "query_clusters": 5},
     ],
     ids=str,
 )

@@ -102,7 +102,7 @@ STARTING = sorted(name for name, f in FUNCTIONS.items() if "launch" in f.__code_
 
 def small():
     """One call of everything: the benchmark's own cases, causal attention, a decoding step."""
-    from multipole_lab.bench.kernels import cases as kernel_cases, cases_runs as kernel_cases_spatial
+    from multipole_lab.bench.kernels import cases as kernel_cases, cases_runs as kernel_cases_runs
     from multipole_lab.decoding.settings import Settings
     from multipole_lab.decoding.store.hierarchy import Hierarchy
 
@@ -112,7 +112,7 @@ def small():
     p = Problem(B, Hq, Hk, N, N, D, clusters=2, near=1, rank=2, dtype=torch.float32)
     s = kernel_cases.setting(p, q, k, v)
     clustering, whole = kernel_cases.clustering_cases(s), kernel_cases.muse_cases(s)
-    cases = clustering, whole, kernel_cases_spatial.spatial_cases(s)
+    cases = clustering, whole, kernel_cases_runs.runs_cases(s)
     for case in (case for some in cases for case in some):
         case.call(*case.inputs)
     x = [x.clone().requires_grad_() for x in (q, k, v)]

@@ -43,10 +43,10 @@ def test_muse_by_hand():
 
 
 def test_fewer_clusters_of_queries_have_fewer_summaries_to_make():
-    few = ml.MuSe(clusters=4, query_clusters=1, partition="spatial")
+    few = ml.MuSe(clusters=4, query_clusters=1, partition="runs")
     saved = 3 * 64 * 3 * 16
     sizes = {"head_size": 16, "value_size": 16}
-    many = operations(ml.MuSe(clusters=4, partition="spatial"), 64, **sizes)
+    many = operations(ml.MuSe(clusters=4, partition="runs"), 64, **sizes)
     assert many - operations(few, 64, **sizes) == saved
 
 
@@ -61,7 +61,7 @@ def test_more_work_counts_more():
     plain = operations(ml.MuSe(), 4096)
     for changes in ({"near": 1}, {"order": "dipole"}, {"iterations": 2}, {"sinks": 64}, {"clusters": 128}):
         assert operations(ml.MuSe(**changes), 4096) > plain, changes
-    assert operations(ml.MuSe(partition="spatial"), 4096) < operations(ml.MuSe(partition="balanced"), 4096)
+    assert operations(ml.MuSe(partition="runs"), 4096) < operations(ml.MuSe(partition="balanced"), 4096)
     assert operations(ml.Centroid(budget=256), 4096) > operations(ml.Centroid(), 4096)
 
 

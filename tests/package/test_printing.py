@@ -105,7 +105,7 @@ def test_samples_layers_and_clusters_print_one_line(sample):
     unknown = dataclasses.replace(sample, provenance={}, layers=list(range(40)))
     assert repr(unknown) == "Sample(96 tokens, 40 layers from 0 to 39)"
     assert repr(unknown.provenance) == "Provenance(nothing known: 0 entries)"
-    for clusters in (ml.kmeans(sample[15].k, 8), ml.balanced(sample[15].k, 16), ml.spatial(sample[15].k, 32)):
+    for clusters in (ml.kmeans(sample[15].k, 8), ml.balanced(sample[15].k, 16), ml.runs(sample[15].k, 32)):
         least, most = clusters.counts.min(), clusters.counts.max()
         assert (
             repr(clusters)

@@ -1,6 +1,8 @@
 """Names of 0.1.0 keep working for one version, each with one warning that names the new one."""
 
+import argparse
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +13,9 @@ import pytest
 
 import multipole_lab as ml
 from multipole_lab import renamed
+from multipole_lab.bench import attention as bench
+from multipole_lab.method_text import check_method, parse_method
+from multipole_lab.training.run import SETTINGS, check_resumable
 
 ROOT = Path(__file__).resolve().parents[2]
 NEW = renamed.modules()
@@ -67,6 +72,48 @@ def test_what_stood_in_analysis_is_where_it_went(name):
     assert found in [getattr(package, name, None) for package in (ml.measure, ml.search)]
 
 
+@pytest.mark.parametrize(("module", "old"), [(m, old) for m, names in renamed.NAMES.items() for old in names])
+def test_an_old_name_in_a_module_is_the_new_one_and_says_so_once(module, old):
+    home, new = importlib.import_module(module), renamed.NAMES[module][old]
+    with pytest.warns(FutureWarning, match=re.escape(f"{module}.{old} is now {module}.{new};")) as caught:
+        found = home.__getattr__(old)  # past a module of that name, which the tests above imported
+    assert found is getattr(home, new)
+    assert len(caught) == 1
+    assert old not in getattr(home, "__all__", ()), "nobody is told of it"
+
+
+@pytest.mark.parametrize("method", [ml.MuSe, ml.Centroid])
+def test_an_old_value_is_the_new_one_and_says_so_once_where_it_was_written(method):
+    with pytest.warns(FutureWarning, match="partition='spatial' is now partition='runs'") as caught:
+        found = method(partition="spatial")
+    assert found == method(partition="runs")
+    assert [Path(one.filename) for one in caught] == [Path(__file__)]
+
+
+def test_files_that_hold_an_old_value_are_read_in_silence():
+    text = "MuSe(clusters=4, partition='spatial')"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert parse_method(text) == ml.MuSe(clusters=4, partition="runs")
+        assert check_method(text) == "MuSe(clusters=4, partition='runs')"
+
+
+def test_a_training_that_was_begun_under_an_old_value_goes_on(tmp_path):
+    (tmp_path / SETTINGS).write_text(
+        json.dumps({"method": "MuSe(clusters=4, partition='spatial')", "seed": 0})
+    )
+    check_resumable(tmp_path, {"method": "MuSe(clusters=4, partition='runs')", "seed": 0})
+    with pytest.raises(ValueError, match="method"):
+        check_resumable(tmp_path, {"method": "MuSe(clusters=8, partition='runs')", "seed": 0})
+
+
+def test_an_option_takes_the_old_value_and_writes_the_new_one():
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    with pytest.warns(FutureWarning, match="is now partition='runs'"):
+        assert parser.parse_args(["--partition", "spatial"]).partition == "runs"
+
+
 def run(program: str) -> subprocess.CompletedProcess:
     """A program in a process of its own, in which warnings are errors except those of a renamed module."""
     return subprocess.run(
@@ -89,6 +136,10 @@ def run(program: str) -> subprocess.CompletedProcess:
         "from multipole_lab.course.grading import grade_submission",
         "from multipole_lab.course.sandbox import Limits",
         "from multipole_lab.training import texts; texts.documents",
+        "import multipole_lab as ml; ml.spatial",
+        "from multipole_lab import spatial",
+        "from multipole_lab.clustering import spatial",
+        "import multipole_lab as ml; ml.MuSe(partition='spatial')",
     ],
 )
 def test_old_spellings_of_an_import_work_and_warn_once_where_they_stand(program):

@@ -141,7 +141,7 @@ def test_what_is_no_tensor_is_answered_with_how_to_make_one(made):
     x = torch.zeros(1, 1, 8, 4)
     for call in (
         *(lambda kind=kind: kind()(made, x, x) for kind in METHODS),
-        *(lambda one=one: one(made) for one in (ml.kmeans, ml.balanced, ml.spatial)),
+        *(lambda one=one: one(made) for one in (ml.kmeans, ml.balanced, ml.runs)),
     ):
         with pytest.raises(TypeError, match=r"a torch tensor .* is needed: torch.as_tensor makes one"):
             call()

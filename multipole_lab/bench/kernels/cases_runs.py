@@ -11,7 +11,7 @@ from multipole_lab.bench.kernels.cases import Case, Setting, exact_gradients, he
 from multipole_lab.bench.kernels.oracle import Head
 
 
-def spatial_cases(s: Setting) -> Iterator[Case]:
+def runs_cases(s: Setting) -> Iterator[Case]:
     """spatial_full and spatial_causal, where the kernels take the heads."""
     from multipole_lab.attention import MuSe
     from multipole_lab.kernels.report.cases_runs import causal_tree
@@ -35,7 +35,7 @@ def spatial_cases(s: Setting) -> Iterator[Case]:
         def plain(q: Tensor, k: Tensor, v: Tensor, tree=tree):
             return exact_gradients(q, k, v, upstream, tree.causal)
 
-        method = MuSe(clusters=tree.key_clusters, leaf=tree.block, partition="spatial", backend="torch")
+        method = MuSe(clusters=tree.key_clusters, leaf=tree.block, partition="runs", backend="torch")
 
         def attend(h: Head, method=method, tree=tree) -> Tensor:
             return method(*(x[None, None] for x in (h.q, h.k, h.v)), causal=tree.causal, scale=h.scale)[0, 0]

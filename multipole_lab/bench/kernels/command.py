@@ -92,7 +92,7 @@ def cases(args: argparse.Namespace) -> Iterator[tuple]:
 
     from multipole_lab.bench.kernels.cases import clustering_cases, muse_cases, setting
     from multipole_lab.bench.kernels.cases_decode import decode_cases
-    from multipole_lab.bench.kernels.cases_runs import spatial_cases
+    from multipole_lab.bench.kernels.cases_runs import runs_cases
     from multipole_lab.kernels.report.problem import Problem
     from multipole_lab.measure.inputs import heads_of
 
@@ -110,7 +110,7 @@ def cases(args: argparse.Namespace) -> Iterator[tuple]:
         for found in (
             clustering_cases(s),
             muse_cases(s),
-            spatial_cases(s),
+            runs_cases(s),
             decode_cases(p, q[:, :, -1:], k, v),
         ):
             for case in found:

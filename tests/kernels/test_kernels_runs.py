@@ -32,7 +32,7 @@ def check(got, expected, limits):
 
 
 @pytest.fixture
-def spatial_only(monkeypatch):
+def runs_only(monkeypatch):
     """The general kernels would give the same results: these tests are of the others."""
     import multipole_lab.kernels.muse.causal as causal
     import multipole_lab.kernels.muse.forward as full
@@ -53,11 +53,11 @@ CAUSAL = {
 
 
 @pytest.mark.parametrize("case", CAUSAL)
-def test_causal_equals_torch(case, spatial_only, poisoned):
+def test_causal_equals_torch(case, runs_only, poisoned):
     size, clusters, leaf = CAUSAL[case]
     tensors = inputs(*size)
     of_queries, of_keys = clusters if isinstance(clusters, tuple) else (None, clusters)
-    method = ml.MuSe(clusters=of_keys, query_clusters=of_queries, leaf=leaf, partition="spatial")
+    method = ml.MuSe(clusters=of_keys, query_clusters=of_queries, leaf=leaf, partition="runs")
     expected = results(method, tensors, "torch", True)
     check(results(method, tensors, "triton", True), expected, dict.fromkeys(NAMES, 1e-5))
 
@@ -71,19 +71,19 @@ FULL = {
 
 
 @pytest.mark.parametrize("case", FULL)
-def test_full_equals_torch(case, spatial_only, poisoned):
+def test_full_equals_torch(case, runs_only, poisoned):
     tensors = inputs(*FULL[case])
     for of_queries in (None, 5):
-        method = ml.MuSe(clusters=8, query_clusters=of_queries, partition="spatial")
+        method = ml.MuSe(clusters=8, query_clusters=of_queries, partition="runs")
         expected = results(method, tensors, "torch", False)
         check(results(method, tensors, "triton", False), expected, dict.fromkeys(NAMES, 1e-5))
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_near_clusters_are_exact_without_gradients(causal, spatial_only, poisoned):
+def test_near_clusters_are_exact_without_gradients(causal, runs_only, poisoned):
     tensors = [x.detach() for x in inputs(2, 4, 2, 150, 150, 16, 24)]
     for near in (2, 8):
-        method = ml.MuSe(clusters=8, near=near, leaf=80, partition="spatial")
+        method = ml.MuSe(clusters=8, near=near, leaf=80, partition="runs")
         expected = replace(method, backend="torch")(*tensors, causal=causal)
         got = replace(method, backend="triton")(*tensors, causal=causal)
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
@@ -96,7 +96,7 @@ def test_half_precision_is_as_good_as_torch():
     dtypes = [torch.float16] if DEVICE == "cpu" else [torch.float16, torch.bfloat16]
     for dtype in dtypes:
         tensors = inputs(1, 2, 1, 256, 256, 32, 32, dtype)
-        method = ml.MuSe(clusters=8, leaf=64, partition="spatial")
+        method = ml.MuSe(clusters=8, leaf=64, partition="runs")
         exact = [x.detach().double().requires_grad_() for x in tensors]
         expected = results(method, exact, "torch", True)
         reference = results(method, tensors, "torch", True)
@@ -112,7 +112,7 @@ def test_half_precision_is_as_good_as_torch():
 
 def test_near_with_gradients_takes_the_general_kernels():
     tensors = inputs(1, 2, 1, 130, 130, 16, 16)
-    method = ml.MuSe(clusters=4, near=1, leaf=40, partition="spatial")
+    method = ml.MuSe(clusters=4, near=1, leaf=40, partition="runs")
     for causal in (False, True):
         expected = results(method, tensors, "torch", causal)
         check(results(method, tensors, "triton", causal), expected, dict.fromkeys(NAMES, 1e-5))
@@ -122,7 +122,7 @@ def test_near_with_gradients_takes_the_general_kernels():
 
 def test_large_heads_take_the_general_kernels():
     tensors = inputs(1, 1, 1, 70, 70, 16, 80)
-    method = ml.MuSe(clusters=4, leaf=40, partition="spatial")
+    method = ml.MuSe(clusters=4, leaf=40, partition="runs")
     check(
         results(method, tensors, "triton", True),
         results(method, tensors, "torch", True),
@@ -140,13 +140,13 @@ def test_positions_must_be_the_tree_s():
 def test_transposed_inputs_are_read_as_they_are():
     tensors = [x.detach() for x in inputs(2, 2, 2, 70, 70, 16, 16)]
     turned = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in tensors]
-    method = ml.MuSe(clusters=4, leaf=32, partition="spatial", backend="triton")
+    method = ml.MuSe(clusters=4, leaf=32, partition="runs", backend="triton")
     torch.testing.assert_close(method(*turned, causal=True), method(*tensors, causal=True))
 
 
 def test_huge_logits_and_equal_keys_stay_finite():
     q, k, v = (x.detach() for x in inputs(1, 1, 1, 96, 96, 16, 16))
-    method = ml.MuSe(clusters=4, leaf=32, partition="spatial", backend="triton")
+    method = ml.MuSe(clusters=4, leaf=32, partition="runs", backend="triton")
     for tensors in ((1e4 * q, k, v), (q, torch.ones_like(k), v)):
         tensors = [x.clone().requires_grad_() for x in tensors]
         out = method(*tensors, causal=True)
