@@ -16,7 +16,7 @@ def load_masses(p_mass, o_c, n_masses, stride, G: tl.constexpr, BG: tl.constexpr
 
 @triton.jit
 def fold_masses(b_max, b_sum, b_a, b_b):
-    """The running maximum and sum of exponentials [BG], with two tiles of masses [BG, BC] in them."""
+    """`softmax_weights` without values, for two tiles of masses [BG, BC] in one reduction: the new b_max and b_sum."""
     b_new = tl.maximum(b_max, tl.max(tl.maximum(b_a, b_b), axis=1))
     b_shift = tl.where(b_new > float("-inf"), b_new, 0.0)
     b_e = tl.exp(b_a - b_shift[:, None]) + tl.exp(b_b - b_shift[:, None])
