@@ -19,7 +19,7 @@ from multipole_lab import __version__, extras
 from multipole_lab.suggesting import nearest
 
 COMMANDS = {  # name: (module, what --help says of it)
-    "doctor": ("multipole_lab.doctor", "check this machine, and print the command that mends each problem"),
+    "doctor": ("multipole_lab.doctor", "check this machine, and print the command that fixes each problem"),
     "capture": (
         "multipole_lab.models.samples.capture_command",
         "record queries, keys and values of a model reading a text",

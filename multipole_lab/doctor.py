@@ -1,4 +1,4 @@
-"""`multipole-lab doctor`: what can be done on this machine, what is missing, and the command that mends each lack."""
+"""`multipole-lab doctor`: what can be done on this machine, what is missing, and the command that fixes it."""
 
 import argparse
 import dataclasses
@@ -18,7 +18,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "doctor",
         help="check this machine",
-        description="Say what works on this machine, what is missing for the rest, and the command that mends it. "
+        description="Say what works on this machine, what is missing for the rest, and the command that fixes it. "
         "Exit status 1 only where the library or its notebooks are installed and cannot run.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")

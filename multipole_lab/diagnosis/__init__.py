@@ -1,4 +1,4 @@
-"""The checks of `multipole-lab doctor`: each looks at one thing on this machine and names what mends it.
+"""The checks of `multipole-lab doctor`: each looks at one thing on this machine and names what fixes it.
 
 Nothing heavy is imported before the check that needs it, so the doctor also works where torch does not. A check that
 raises becomes a finding itself, and so does one that does not end.

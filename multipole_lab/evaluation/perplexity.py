@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from multipole_lab.evaluation.reader import Reader
 
 READING_HELP = (
-    "The model reads stretches of text. Loss is the mean negative log-likelihood of the next token, in nats; "
+    "The model reads windows of text. Loss is the mean negative log-likelihood of the next token, in nats; "
     "perplexity is its exponential; 'above' is by how many percent the loss exceeds that of dense attention on the "
     "same tokens. KL is the divergence of the next-token distribution from the dense one; 'same token' the share of "
     "positions with the same most likely token."
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--text", action="append", metavar="TEXT", help=f"a text file in UTF-8, {READING!r} (the lab's story) or "
         f"{TOPICS!r} (Python's documentation); may be repeated; default: both of these")  # fmt: skip
-    add("--windows", type=int, default=1, metavar="N", help="stretches of --max-tokens a text; default: 1")
+    add("--windows", type=int, default=1, metavar="N", help="windows of --max-tokens a text; default: 1")
     add(
         "--buckets",
         type=int,

@@ -17,7 +17,7 @@ _KEY = (
     "in cluster %{customdata[1]}, with %{customdata[2]:,} keys<extra></extra>"
 )
 _QUERY = (
-    "centre of query cluster %{customdata[0]}<br>%{customdata[1]:,} queries look from here<extra></extra>"
+    "centroid of query cluster %{customdata[0]}<br>%{customdata[1]:,} queries look from here<extra></extra>"
 )
 _BAR = "cluster %{customdata}<br>%{y:,} keys<extra></extra>"
 
@@ -40,7 +40,7 @@ def clusters(
 
     How to read it: one dot is one key (one token as this head sees it). Dots of one colour that lie together
     are one cluster; far-apart clusters may share a colour. Attention will treat each cluster as one body.
-    White diamonds are the centres of the query clusters; the cross is the origin. A bar is a cluster,
+    White diamonds are the centroids of the query clusters; the cross is the origin. A bar is a cluster,
     as tall as it has keys; the dashed line is the cap that no cluster may pass.
 
     Parameters
@@ -91,7 +91,7 @@ def _words(labels, tokens, counts, limit, spotlight) -> tuple[str, str]:
         finding += f"; {full:,} {'is' if full == 1 else 'are'} filled to the cap"
     return (
         finding,
-        "A dot is a key, coloured by cluster. ◇ query centres. ✚ origin.",
+        "A dot is a key, coloured by cluster. ◇ query centroids. ✚ origin.",
     )
 
 

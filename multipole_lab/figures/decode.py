@@ -12,8 +12,8 @@ from multipole_lab.suggesting import suggesting
 
 from .common import theme
 
-# Chosen keys stand out from those that are always exact.
-CHOSEN, ALWAYS = theme.ORANGE, theme.SKY
+# Keys of opened clusters stand out from those that are always exact.
+OPENED, ALWAYS = theme.ORANGE, theme.SKY
 
 
 @suggesting
@@ -39,11 +39,11 @@ def decode(
     Parameters
     ----------
     positions : [T]. Position in the text of each step's query.
-    chosen : T arrays of positions: keys of opened clusters. weights : the same shape: true softmax weights.
+    chosen : T arrays of positions: keys of opened clusters. weights : the same shape: exact softmax weights.
     sinks : [T]. First keys that are exact. tails : [T]. Keys from this position on are exact.
-    mass : [T]. True share of the softmax mass on keys read exactly, 0 to 1. error : [T]. Relative squared error.
+    mass : [T]. Share of the softmax mass on keys read exactly, 0 to 1. error : [T]. Relative squared error.
     tokens : the text, at least up to the last position.
-    step : the step that the title tells about, 0..T-1; it is framed.
+    step : the step that the title describes, 0..T-1; it is framed.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def decode(
     finding, reading = _words(positions, chosen, weights, sinks, tails, mass, error, tokens, step)
     fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 680, "uirevision": "decode"})
     _draw_always(fig, positions, sinks, tails)
-    _draw_chosen(fig, chosen, weights, tokens)
+    _draw_opened(fig, chosen, weights, tokens)
     _draw_outcome(fig, positions, mass, error, tokens, step)
     _place(fig, positions, error, step)
     top = theme.heading_height(finding, reading) + 92  # four rows of the legend in a narrow window
@@ -64,7 +64,7 @@ def decode(
 
 
 def _words(positions, chosen, weights, sinks, tails, mass, error, tokens, step) -> tuple[str, str]:
-    """Tell about one step: how many keys were exact, what they held, and which of them weighed most."""
+    """Describe one step: how many keys were exact, what they held, and which of them weighed most."""
     length = int(positions[step]) + 1
     exact = len(chosen[step]) + int(sinks[step]) + length - int(tails[step])
     finding = (
@@ -96,8 +96,8 @@ def _draw_always(fig, positions, sinks, tails) -> None:
         )  # fmt: skip
 
 
-def _draw_chosen(fig, chosen, weights, tokens) -> None:
-    """Add a tick for every key that was chosen, all steps in one trace."""
+def _draw_opened(fig, chosen, weights, tokens) -> None:
+    """Add a tick for every key of an opened cluster, all steps in one trace."""
     rows = np.repeat(np.arange(1, len(chosen) + 1), [len(one) for one in chosen])
     place = np.concatenate([*chosen, np.empty(0, dtype=int)]).astype(int)
     fig.add_trace(
@@ -105,17 +105,17 @@ def _draw_chosen(fig, chosen, weights, tokens) -> None:
             x=place,
             y=rows,
             mode="markers",
-            marker={"symbol": "line-ns", "size": 9, "line": {"width": 1.5, "color": CHOSEN}, "color": CHOSEN},
+            marker={"symbol": "line-ns", "size": 9, "line": {"width": 1.5, "color": OPENED}, "color": OPENED},
             text=[theme.visible_token(tokens[i]) for i in place],
             customdata=np.concatenate([*weights, np.empty(0)]),
             hovertemplate="<b>%{text}</b>, position %{x:,}<br>step %{y}: weight %{customdata:.2%}<extra></extra>",
-            name="chosen in this step",
+            name="in clusters opened in this step",
         )
     )
 
 
 def _draw_outcome(fig, positions, mass, error, tokens, step) -> None:
-    """Add the share of attention that was read exactly, the error, and a mark on the step told about."""
+    """Add the share of attention that was read exactly, the error, and a mark on the step that the title describes."""
     rows = np.arange(1, len(positions) + 1)
     said = [theme.visible_token(tokens[i]) for i in positions]
     for values, words, colour, dash, axis in (
@@ -134,7 +134,7 @@ def _draw_outcome(fig, positions, mass, error, tokens, step) -> None:
 
 
 def _place(fig, positions, error, step) -> None:
-    """Put the rows above, first step on top, and the lines below; frame the chosen step."""
+    """Put the rows above, first step on top, and the lines below; frame the step that the title describes."""
     low, high = (float(np.log10(max(x, 1e-16))) for x in (error.min(), error.max()))
     fig.add_shape(
         type="rect", x0=0, x1=1, xref="x domain", y0=step + 0.5, y1=step + 1.5, yref="y",

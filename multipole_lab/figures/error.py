@@ -36,9 +36,9 @@ def error(
     ----------
     rse : [H]. Relative squared error of each head; NaN where it is not known yet.
     head : the head that the line and the strips show.
-    positions : [P]. The start of each stretch of the sequence that the line averages over.
+    positions : [P]. The start of each span of the sequence that the line averages over.
     by_position : [P]. Squared error there, relative to the head's mean squared output.
-    tokens : P strings: the worst token of each stretch, for the hover.
+    tokens : P strings: the worst token of each span, for the hover.
     rows : [R]. The positions that the strips show.
     exact, approx : [R, Dv]. The output at those positions.
     name : the approximation, in words.
@@ -49,7 +49,7 @@ def error(
     _draw_heads(fig, rse, head)
     _draw_positions(fig, positions, by_position, tokens, float(rse[head]))
     _draw_outputs(fig, rows, exact, approx, name)
-    span = [int(rows[0]), int(rows[-1])]  # one stretch of text for all three pictures of it
+    span = [int(rows[0]), int(rows[-1])]  # one span of text for all three pictures of it
     fig.update_layout({f"xaxis{i}_range": span for i in (2, 3, 4)})
     fig.update_layout(title=theme.title(finding, reading), margin={"t": top})
     return fig
@@ -61,7 +61,7 @@ def _words(rse, head) -> tuple[str, str]:
     if np.isnan(rse).any():
         return f"Head {head}: error {theme.number(float(rse[head]))}; measuring the other heads", reading
     best, worst = int(np.argmin(rse)), int(np.argmax(rse))
-    finding = f"Mean error {theme.number(float(rse.mean()))} of the output's energy"
+    finding = f"Mean error {theme.number(float(rse.mean()))} of the output's squared length"
     if len(rse) > 1:
         finding += f"; head {best} is easiest ({theme.number(float(rse[best]))}), "
         finding += f"head {worst} hardest ({theme.number(float(rse[worst]))})"

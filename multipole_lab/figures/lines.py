@@ -39,7 +39,7 @@ def lines(
     finding, reading : the title, and the smaller line below it.
     x, y : titles of the axes.
     log : which axes are logarithmic: "", "x", "y" or "xy". Few whole numbers on a logarithmic x have a tick each.
-    colours : of some curves; the others take the theme's in turn.
+    colours : of some curves; the others take the theme's, one after the other.
     notes : name -> words for the hover box of each mark.
     rule : height of a dotted line, such as 1 for "as fast as exact attention".
 

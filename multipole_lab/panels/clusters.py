@@ -43,7 +43,7 @@ class ClustersPanel(SampledPanel):
                 "spotlight", "Show one cluster alone, the largest first; 0 shows all of them", 0, 64, 0
             ),
             "view": controls.choice(
-                "view", {"2-D": "Two principal axes", "3-D": "Three: drag to turn"}, "2-D"
+                "view", {"2-D": "Two principal axes", "3-D": "Three: drag to rotate"}, "2-D"
             ),
         }
 

@@ -35,16 +35,20 @@ class DecodePanel(SampledPanel):
         return {
             "layer": controls.layer(sample),
             "head": controls.integer(
-                "key head", "Which key head; the query heads that read it choose together", 0, heads - 1, 0
+                "key head",
+                "Which key head; the query heads that read it open the same clusters",
+                0,
+                heads - 1,
+                0,
             ),
             "context": controls.context(sample, 4096),
             "budget": controls.powers(
-                "budget", "How many keys of chosen clusters a step sums exactly", 16, 2048, 128
+                "budget", "How many keys of opened clusters a step may sum exactly", 16, 2048, 128
             ),
             "share": controls.powers("keys/centre", "How many keys share a centroid, on average", 2, 128, 16),
             "sinks": controls.integer("sinks", "How many first tokens are always exact", 0, 16, 10),
             "recent": controls.powers("recent", "How many of the last tokens are always exact", 1, 512, 128),
-            "step": controls.integer("step", "The step that the title tells about", 1, self.steps, 1),
+            "step": controls.integer("step", "The step that the title describes", 1, self.steps, 1),
             "levels": controls.choice(
                 "levels",
                 {"one": "Every centroid is looked at", "two": "Clusters of clusters say which are looked at"},
@@ -61,7 +65,7 @@ class DecodePanel(SampledPanel):
         }
 
     def compute(self, step, **choices) -> Iterator[Picture]:
-        """Decode the last tokens and draw what was read; another step is only told about."""
+        """Decode the last tokens and draw what was read; another step changes the words and the frame alone."""
         records = self._traced(**choices)
         arrays = {
             name: np.array([getattr(record, field) for record in records])
@@ -83,11 +87,11 @@ class DecodePanel(SampledPanel):
         }
         table |= {"mass_read_exactly": arrays["mass"], "relative_squared_error": arrays["error"]}
         table["clusters_opened"] = [record.opened for record in records]
-        table["chosen"] = [" ".join(map(str, record.chosen)) for record in records]
+        table["keys_of_opened_clusters"] = [" ".join(map(str, record.chosen)) for record in records]
         yield Picture(figure, table)
 
     def _trace(self, layer, head, context, budget, share, sinks, recent, levels, others) -> list[StepRecord]:
-        """Decode with the group of queries that read the key head, which choose their clusters together."""
+        """Decode with the group of queries that read the key head, which open the same clusters."""
         q, k, v = first_tokens(self.sample[layer], context)
         group = q.shape[1] // k.shape[1]
         settings = Settings(

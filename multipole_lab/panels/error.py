@@ -19,7 +19,7 @@ from .common import controls
 from .common.base import Picture
 from .common.sampled import SampledPanel
 
-_STRETCHES, _ROWS = 64, 128  # points of the line along the text; columns of the strips of output
+_SPANS, _ROWS = 64, 128  # points of the line along the text; columns of the strips of output
 
 
 class ErrorPanel(SampledPanel):
@@ -37,7 +37,7 @@ class ErrorPanel(SampledPanel):
     def controls_for(self, sample) -> dict:
         """Make the controls with the ranges that this sample allows."""
         methods = {
-            "tilted": "MuSe: every cluster expanded around the centre of the query's own cluster",
+            "tilted": "MuSe: every cluster expanded around the centroid of the query's own cluster",
             "centroid": "Centroid replacement: every cluster expanded around the origin, its plain mean",
         }
         return {
@@ -75,14 +75,14 @@ class ErrorPanel(SampledPanel):
         """Summarise one head's error along the text and its outputs, and draw them below the bars."""
         context = choices["context"]
         place = self._error(head, choices)
-        stretches = np.array_split(np.arange(context), min(_STRETCHES, context))
-        worst = [int(part[place[part].argmax()]) for part in stretches]
+        spans = np.array_split(np.arange(context), min(_SPANS, context))
+        worst = [int(part[place[part].argmax()]) for part in spans]
         rows = np.linspace(0, context - 1, min(_ROWS, context)).astype(int)
         figure = draw(
             rse=rse.copy(),
             head=head,
-            positions=np.array([part[0] for part in stretches]),
-            by_position=np.array([place[part].mean() for part in stretches]),
+            positions=np.array([part[0] for part in spans]),
+            by_position=np.array([place[part].mean() for part in spans]),
             tokens=[self.sample.tokens[i] for i in worst],
             rows=rows,
             exact=self._exact(choices["layer"], head, context)[0, 0, rows].numpy(),

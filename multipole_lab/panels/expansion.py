@@ -1,4 +1,4 @@
-"""The expansion panel: a cluster of keys in the plane, its true field, and what the moments make of it."""
+"""The expansion panel: a cluster of keys in the plane, its true field, and what its summary makes of it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ExpansionPanel(Panel):
             "p_y": controls.real("p y", about + "its second coordinate", -3, 3, 0.8, 0.2),
             "query_x": controls.real("query x", where + "first coordinate", -3, 3, 1.8, 0.2),
             "query_y": controls.real("query y", where + "second coordinate", -3, 3, 0.4, 0.2),
-            "clusters": controls.integer("clusters", "How many groups the keys form", 1, 6, 2),
-            "spread": controls.real("spread", "How wide a group of keys is", 0.1, 1.5, 0.8, 0.1),
+            "clusters": controls.integer("clusters", "How many clusters the keys form", 1, 6, 2),
+            "spread": controls.real("spread", "How wide a cluster of keys is", 0.1, 1.5, 0.8, 0.1),
             "seed": controls.integer("seed", "Another set of keys", 0, 20, 0),
             "order": controls.order(),
             "field": controls.choice(

@@ -76,6 +76,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--profile",
         type=int,
         metavar="STEPS",
-        help="of 'train' alone: look at so many steps, into profile.json",
+        help="of 'train' alone: write where the time of that many steps goes, to profile.json",
     )
     add("--fsdp", action="store_true", help="shard the model over the processes of torchrun (FSDP)")

@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--keys", type=int, default=32768, metavar="N", help="synthetic: keys in the cache; default: 32768")
     add("--heads", type=int, nargs=2, default=[32, 8], metavar=("HQ", "HK"), help="synthetic; default: 32 8")
     add("--head-size", type=int, default=128, metavar="D", help="synthetic; default: 128")
-    add("--batch", type=int, default=1, help="synthetic; default: 1, on a GPU 1, 4 and 16 in turn")
+    add(
+        "--batch", type=int, default=1, help="synthetic; default: 1, on a GPU 1, 4 and 16 one after the other"
+    )
     add("--budget", type=float, nargs="+", default=[0.05], help="keys (128) or shares (0.05); default: 0.05")
     add("--steps", type=int, default=32, help="steps timed and compared for each side; default: 32")
     add("--joins", type=int, default=6, help="updates timed for each side; default: 6")
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grow",
         type=int,
         metavar="TOKENS",
-        help="instead: memory and time while so many tokens are generated",
+        help="instead: memory and time while that many tokens are generated",
     )
     add_json(parser)
 

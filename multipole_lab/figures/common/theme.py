@@ -127,7 +127,7 @@ def heading_height(finding: str, reading: str = "") -> int:
 
 
 def _wrap(text: str, width: float) -> list[str]:
-    """Break text into lines of at most so many characters."""
+    """Break text into lines of at most that many characters."""
     return textwrap.wrap(text, int(width))
 
 

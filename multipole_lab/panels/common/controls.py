@@ -69,7 +69,7 @@ def context(sample, value: int = 2048) -> widgets.SelectionSlider:
 
 def clusters(value: int = 64) -> widgets.SelectionSlider:
     """Choose the number of clusters; more than there are keys is refused in words, not hidden."""
-    return powers("clusters", "Into how many clusters the keys are grouped", 2, 1024, value)
+    return powers("clusters", "How many clusters the keys are put into", 2, 1024, value)
 
 
 def cap() -> widgets.FloatSlider:
@@ -79,7 +79,7 @@ def cap() -> widgets.FloatSlider:
 
 def iterations() -> widgets.IntSlider:
     """Choose the number of Lloyd iterations."""
-    return integer("iterations", "How often k-means moves its centres to the middle of their keys", 0, 10, 1)
+    return integer("iterations", "How often k-means moves its centroids to the mean of their keys", 0, 10, 1)
 
 
 def order() -> widgets.ToggleButtons:

@@ -7,9 +7,9 @@ import plotly.graph_objects as go
 import traitlets
 
 # anywidget gives a widget two seconds to load its code and afterwards hears nothing from Python. The 5 MB of plotly.js,
-# which FigureWidget sends once per figure, take longer than that on a busy or slow computer: the figure is dead.
+# which FigureWidget sends once per figure, take longer than that on a busy or slow computer: the figure stays silent.
 # Here the widget's own code is this page of text; plotly.js comes from a model of its own, with no limit of time. What
-# Python sends until then is kept and told to the figure when it is there.
+# Python sends until then is kept and sent to the figure when it is there.
 _PAGE_CODE = """
 const NEWS = ["addTraces", "deleteTraces", "moveTraces", "restyle", "relayout", "update", "animate",
   "removeLayoutProps", "removeTraceProps"].map((kind) => "_py2js_" + kind);
