@@ -41,6 +41,6 @@ def cluster_span(p_offsets, i_cluster):
 @triton.jit
 def member_rows(p_order, i_start, i_end, BM: tl.constexpr):
     """The rows of BM members from place i_start of `order` on, and which of them lie before i_end; 0 for the others."""
-    o_m = i_start + tl.arange(0, BM)
-    m_m = o_m < i_end
-    return tl.load(p_order + o_m, mask=m_m, other=0), m_m
+    o_m = tl.arange(0, BM)
+    m_m = i_start + o_m < i_end
+    return tl.load(p_order + i_start + o_m, mask=m_m, other=0), m_m  # a 64-bit beginning, 32-bit offsets
