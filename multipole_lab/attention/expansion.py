@@ -196,11 +196,11 @@ def near_field(
     return out.view(R, I, M, -1), lse.view(R, I, M)
 
 
-def together(far: Partial, turn: Float[Tensor, "R I Mq Dv"] | None, near: Partial | None) -> Partial:
+def together(far: Partial, correction: Float[Tensor, "R I Mq Dv"] | None, near: Partial | None) -> Partial:
     """The far field, with the dipole's ``s M d`` if there is one, merged with the near field if there is one."""
     out, lse = far
-    if turn is not None:
-        out = out + turn
+    if correction is not None:
+        out = out + correction
     if near is not None:
         out, lse = merge([(out, lse), near])
     return torch.where(lse.unsqueeze(-1) == -torch.inf, 0.0, out), lse  # padding may be all there is

@@ -58,16 +58,16 @@ def muse_formula(
     nearest = nearest_clusters(a, expansion.near) if expansion.near else None
     a_far = a if nearest is None else a.scatter(-1, nearest, NEVER)
     far = far_field(qs, p, a_far, k_tilted, v_tilted, s)
-    turn = near = None
+    correction = near = None
     if expansion.rank:
         d = qs - p.unsqueeze(2)
         basis = clusters.directions(d, expansion.rank)
         k, v = (x.to(statistics_dtype(x.dtype)).reshape(len(p), -1, x.shape[-1]) for x in (k, v))
         moment = first_moment(p, k, v, clusters.far_keys(a_far), basis, s)
-        turn = dipole(d, moment, a_far, k_tilted, v_tilted, basis, s)
+        correction = dipole(d, moment, a_far, k_tilted, v_tilted, basis, s)
     if nearest is not None:
         near = near_field(qs, ks, vs, clusters.filled, nearest, s)
-    out, lse = clusters.back(*together(far, turn, near))
+    out, lse = clusters.back(*together(far, correction, near))
     return out.to(dtype), lse
 
 

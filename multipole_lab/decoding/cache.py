@@ -31,10 +31,11 @@ class MultipoleCache(Cache):
     is ``sdpa``, transformers' default. Inside ``with cache.on(model):`` any attention function will do,
     soft-capped logits (Gemma 2) included. Otherwise the model gets exact dense attention and a warning.
 
-    Prompts and further turns are attended exactly; each single new token through ``decode_step``. Batches,
-    left padding, beam search, ``crop``, ``reset`` and copies work as for ``DynamicCache``. For inference only, also
-    inside ``torch.inference_mode``. A row is one text: transformers does not keep packed texts (``position_ids`` that
-    begin again) apart where there is a cache, and inside ``cache.on(model)`` they are refused.
+    Several tokens at once (a prompt, a further message) are attended exactly; each single new token through
+    ``decode_step``. Batches, left padding, beam search, ``crop``, ``reset`` and copies work as for ``DynamicCache``.
+    For inference only, also inside ``torch.inference_mode``. A row is one text: transformers does not keep packed
+    texts (``position_ids`` that begin again) apart where there is a cache, and inside ``cache.on(model)`` they are
+    refused.
 
     Parameters
     ----------
@@ -153,7 +154,7 @@ class MultipoleCache(Cache):
         per new token and layer: which clusters were looked at and opened, with what estimated mass, and which
         keys of the text were exact. The record is the torch reference's, which runs beside the kernels where those
         make the output; rounding can then tip a choice between clusters of equal share. A step takes about
-        ``B Hk (8 budget + 10 clusters)`` bytes; a prompt and further turns are exact and leave no step.
+        ``B Hk (8 budget + 10 clusters)`` bytes; several tokens at once are exact and leave no step.
 
         Parameters
         ----------

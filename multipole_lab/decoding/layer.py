@@ -128,7 +128,7 @@ class ClusteredLayer(CacheLayerMixin):
         if h.rotation is not None:
             # As if every centroid stood rope_offset tokens before the query.
             place = torch.tensor([s.rope_offset - (h.length - 1)], device=q.device)
-            probe = h.rotation.turn(q, place)
+            probe = h.rotation.rotate(q, place)
         asked = q if probe is None else probe  # of the centroids
         h.watch(asked)
         if h.due():
@@ -161,7 +161,7 @@ class ClusteredLayer(CacheLayerMixin):
             out, lse = decode_step(q, state, **arguments, seen=seen)
             if weighs:
                 self.portion.note(expected_error(asked, state, seen.parts[2], out, lse, scale))
-                self.shared.told(self.portion)
+                self.shared.share_budget(self.portion)
             if number is not None:
                 group = q.shape[1] // h.keys.buffer.shape[1]
                 self.shared.trace.steps.append(traced(number, h, seen, group))

@@ -35,8 +35,8 @@ class Shared:
         """Bytes of all buffers."""
         return sum(work.nbytes for work in self.works.values())
 
-    def told(self, portion: Portion) -> None:
-        """A layer has noted an expected error; when it is the first one's turn again, the budget is shared anew."""
+    def share_budget(self, portion: Portion) -> None:
+        """A layer has noted an expected error; when the first one comes again, the budget is shared again."""
         portions = [one.portion for one in self.layers if hasattr(one, "portion")]
         portions = [one for one in portions if one.need is not None]
         if portion is portions[0] and portion.seen > 1:  # all others have noted the one before

@@ -29,7 +29,7 @@ def differentiated_again() -> bool:
 def differentiable_gradients(
     call: Callable[..., tuple[Tensor, Tensor]], inputs: Sequence[Tensor], upstream: tuple[Tensor, Tensor]
 ) -> Iterator[Tensor | None]:
-    """The gradients of ``call(*inputs)``, which can be differentiated in turn; None for an input without one."""
+    """The gradients of ``call(*inputs)``, which can be differentiated again; None for an input without one."""
     inputs = [x.view_as(x) for x in inputs]  # still part of the graph that they come from
     wanted = [x for x in inputs if x.requires_grad]
     with without_autocast(inputs[0].device.type):

@@ -212,7 +212,7 @@ class Hierarchy:
             self.position.append(tail.expand(B, Hk, -1))
         place = self.position.view()[:, :, block.start : end]
         k, v = (store.view()[:, :, block.start : end] for store in (self.keys, self.values))
-        x = k if self.rotation is None else self.rotation.turn(k, -place)
+        x = k if self.rotation is None else self.rotation.rotate(k, -place)
         valid = None if self.valid is None else self.valid[:, None].expand(B, Hk, -1).gather(2, place.long())
         x, v_rows = x.flatten(0, 1), v.flatten(0, 1)
         fine = math.ceil(size * s.fraction)

@@ -1,4 +1,4 @@
-"""Rotary position embedding, undone: keys as they were before they were turned to their position."""
+"""Rotary position embedding, undone: keys as they were before they were rotated to their position."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rotation:
-    """The turn that a model gives to queries and keys: pair (i, i + half) by ``position * frequency_i``.
+    """The rotation that a model gives to queries and keys: pair (i, i + half) by ``position * frequency_i``.
 
-    In the windowed form of Multipole Attention (2506.13059, section 3.3) keys are clustered un-turned,
-    because one meaning at two positions is two vectors once turned. The query then looks at all centroids as
-    if they stood a fixed distance before it. Exact attention still uses the cached, turned keys.
+    In the windowed form of Multipole Attention (2506.13059, section 3.3) keys are clustered unrotated,
+    because one meaning at two positions is two vectors once rotated. The query then looks at all centroids as
+    if they stood a fixed distance before it. Exact attention still uses the cached, rotated keys.
 
     Attributes
     ----------
-    frequencies : [half] radians per position; the head's coordinates behind 2 * half are not turned.
+    frequencies : [half] radians per position; the head's coordinates behind 2 * half are not rotated.
     """
 
     frequencies: Float[Tensor, " half"]
 
-    def turn(self, x: Float[Tensor, "B H n D"], positions: Int[Tensor, "*B n"]) -> Float[Tensor, "B H n D"]:
-        """Turn every vector by its position; by a negative one to undo it. Angles are computed in float64."""
+    def rotate(self, x: Float[Tensor, "B H n D"], positions: Int[Tensor, "*B n"]) -> Float[Tensor, "B H n D"]:
+        """Rotate every vector by its position; by a negative one to undo it. Angles are computed in float64."""
         half = self.frequencies.numel()
         angle = positions.double().unsqueeze(-1) * self.frequencies.double().to(x.device)
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
         a, b = x[..., :half].to(dtype), x[..., half : 2 * half].to(dtype)
-        turned = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-        return torch.cat([turned.to(x.dtype), x[..., 2 * half :]], -1)
+        rotated = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+        return torch.cat([rotated.to(x.dtype), x[..., 2 * half :]], -1)
 
 
 def rotation_of(config: object) -> Rotation:
@@ -63,8 +63,8 @@ def rotation_of(config: object) -> Rotation:
         raise ValueError(f"rope='windowed' does not know the pairing of coordinates in {config.model_type}")
     if kind == "default":
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        turned = int(head * parameters.get("partial_rotary_factor", 1.0))
-        power = torch.arange(0, turned, 2, dtype=torch.float64) / turned
+        rotated = int(head * parameters.get("partial_rotary_factor", 1.0))
+        power = torch.arange(0, rotated, 2, dtype=torch.float64) / rotated
         return Rotation(parameters["rope_theta"] ** -power)
     frequencies, _ = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
     return Rotation(frequencies.double())

@@ -71,25 +71,25 @@ class Corpus:
 class Sequences(torch.utils.data.Dataset):
     """``count`` sequences of a split; what the i-th one is depends on the seed and i alone.
 
-    Every pass over the text has its own order. With no seed, the order of the text.
+    Every epoch, a pass over the text, has its own order. With no seed, the order of the text.
     """
 
     def __init__(self, corpus: Corpus, split: str, context: int, count: int, seed: int | None = None) -> None:
         self.tokens = corpus.tokens(split)
         self.context, self.count, self.seed = context, count, seed
         self.blocks = corpus.blocks(split, context)
-        self._order: tuple[int, np.ndarray] | None = None  # of the pass that was asked for last
+        self._order: tuple[int, np.ndarray] | None = None  # of the epoch that was asked for last
 
     def __len__(self) -> int:
         return self.count
 
     def block(self, i: int) -> int:
         """Which block of the text the i-th sequence is."""
-        turn, place = divmod(i, self.blocks)
+        epoch, place = divmod(i, self.blocks)
         if self.seed is None:
             return place
-        if self._order is None or self._order[0] != turn:
-            self._order = turn, np.random.default_rng([self.seed, turn]).permutation(self.blocks)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.blocks)
         return int(self._order[1][place])
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
