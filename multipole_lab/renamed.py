@@ -16,7 +16,7 @@ from multipole_lab.suggesting import no_attribute
 FOLDERS = {
     "analysis": {
         "measure": (
-            "timing graphs precision references exact_sides inputs errors lengths heads rotation "
+            "timing graphs precision references exact_sides inputs errors lengths heads rotation=cold_inputs "
             "roofline operation_counts attention_mass comparing=comparison workload"
         ),
         "": "measured=environment table threads method_text",
@@ -66,7 +66,7 @@ FOLDERS = {
         "training": "comparing=comparison compared=comparison_result running=run",
     },
     "evaluation": {
-        "evaluation": "running=run",
+        "evaluation": "running=run choice=options",
         "": "journal",
     },
     "clustering": {
@@ -100,6 +100,7 @@ NAMES = {
     "multipole_lab": {"spatial": "runs"},
     "multipole_lab.clustering": {"spatial": "runs"},
     "multipole_lab.clustering.runs": {"spatial": "runs"},
+    "multipole_lab.search.tuner_result": {"Tuned": "TuningResult"},
 }
 
 # Argument: {old value: new value}.

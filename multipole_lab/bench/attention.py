@@ -139,11 +139,11 @@ def measure(args: argparse.Namespace, method, n: int) -> dict:
     import torch
 
     from multipole_lab.attention import Exact
+    from multipole_lab.measure.cold_inputs import copies_of, cycled
     from multipole_lab.measure.errors import relative_squared_error
     from multipole_lab.measure.exact_sides import exact_sides
     from multipole_lab.measure.graphs import graphed
     from multipole_lab.measure.inputs import heads_of
-    from multipole_lab.measure.rotation import in_turn, rotated
     from multipole_lab.measure.timing import interleaved
 
     *heads, source = heads_of(args.sample, args.layer, args.heads, n, args.dim, args.seed)
@@ -157,8 +157,8 @@ def measure(args: argparse.Namespace, method, n: int) -> dict:
             return lambda *x: torch.autograd.grad(call(*x), x, upstream)
 
         calls = {name: with_gradients(call) for name, call in calls.items()}
-    sets = rotated([x.requires_grad_(args.backward) for x in (q, k, v)])
-    sides = {name: in_turn(call, sets) for name, call in calls.items()}
+    sets = copies_of([x.requires_grad_(args.backward) for x in (q, k, v)])
+    sides = {name: cycled(call, sets) for name, call in calls.items()}
     with torch.set_grad_enabled(args.backward):
         if args.graphs and q.is_cuda:
             sides = {name: graphed(side) for name, side in sides.items()}

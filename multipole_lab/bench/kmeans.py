@@ -56,15 +56,15 @@ def measure(args: argparse.Namespace, x, count: int) -> dict:
     """Milliseconds and inertia of every side, from the same starting centroids."""
     import torch
 
-    from multipole_lab.measure.rotation import in_turn, rotated
+    from multipole_lab.measure.cold_inputs import copies_of, cycled
     from multipole_lab.measure.timing import interleaved
 
     x = x.to(args.device, getattr(torch, args.dtype))
     init = x[:, :, :: args.n // count][:, :, :count].contiguous()
     calls, skipped = (on_gpu if x.is_cuda else on_cpu)(count, args.iterations)
-    sets = rotated([x, init])
+    sets = copies_of([x, init])
     with torch.no_grad():
-        sides = {name: in_turn(call, sets) for name, call in calls.items()}
+        sides = {name: cycled(call, sets) for name, call in calls.items()}
         times = interleaved(sides, args.repeats, warmup=2 if x.is_cuda else 1, device=args.device)
         inertias = {name: inertia(x, call(x, init)) for name, call in calls.items()}
     ms, mine = times.pop("ours"), inertias.pop("ours")

@@ -15,7 +15,7 @@ CACHE = 64 << 20
 
 
 def copies_needed(nbytes: int, device: torch.device) -> int:
-    """How many copies of inputs of so many bytes are together at least twice the last cache of the device."""
+    """How many copies of inputs of ``nbytes`` bytes are together at least twice the last cache of the device."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         cache = getattr(properties, "L2_cache_size", CACHE)
@@ -25,7 +25,7 @@ def copies_needed(nbytes: int, device: torch.device) -> int:
     return max(1, min(MOST, 1 + 2 * cache // max(1, nbytes), free // max(1, nbytes)))
 
 
-def rotated(inputs: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+def copies_of(inputs: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
     """Copies of the inputs, the first of them the inputs themselves; gradients are asked of what asks for them."""
     device, nbytes = inputs[0].device, sum(x.nbytes for x in inputs)
     more = copies_needed(nbytes, device) - 1
@@ -34,7 +34,7 @@ def rotated(inputs: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
     ]
 
 
-def in_turn(call: Callable[..., object], sets: Sequence[tuple[Tensor, ...]]) -> Callable[[], object]:
+def cycled(call: Callable[..., object], sets: Sequence[tuple[Tensor, ...]]) -> Callable[[], object]:
     """A call without arguments that takes the next set of inputs every time."""
-    turns = itertools.cycle(sets)
-    return lambda: call(*next(turns))
+    endless = itertools.cycle(sets)
+    return lambda: call(*next(endless))

@@ -18,7 +18,7 @@ from multipole_lab.measure.workload import Workload, chosen_layers, fingerprint
 from multipole_lab.method_text import as_text
 from multipole_lab.search.rows import Rows, kept_rows
 from multipole_lab.search.space import described, fitting, suggested
-from multipole_lab.search.tuner_result import Tuned
+from multipole_lab.search.tuner_result import TuningResult
 from multipole_lab.suggesting import suggesting
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def tune(
     seed: int = 0,
     out: str | Path | None = None,
     progress: Progress | None = None,
-) -> Tuned:
+) -> TuningResult:
     """The fastest method whose error is at most ``max_error``, with evidence from queries that it was not chosen on.
 
     The error is the relative squared error, the mean over the heads of all layers. It decides on two thirds of the
@@ -65,7 +65,8 @@ def tune(
     sample : captured layers, as ``ml.load_sample`` and ``ml.capture`` give them.
     max_error : the largest error allowed, above 0.
     causal : causal attention instead of full.
-    length : tokens, from the first; the sample's by default. Beyond them tokens are drawn again (``Tuned.source``).
+    length : tokens, from the first; the sample's by default. Beyond them tokens are drawn again
+        (``TuningResult.source``).
     layers : which layers; all of the sample by default. A method for one layer alone may be faster.
     methods : what to choose from; by default about a hundred settings of every method that suit the length.
     held_out : another sample of the same layers, another text say, to report on as well.
@@ -106,7 +107,7 @@ def tune(
             other = Workload(held_out, layers, min(length, len(held_out)), causal, device, seed=seed)
             evidence += _evidence(other, chosen, seed, rows, "other sample")
         tell(1, 1)
-    return Tuned.made(
+    return TuningResult.from_rows(
         chosen, table, evidence, max_error=max_error, length=length, layers=layers, causal=causal, device=device,
         baseline=work.baseline, source=work.source, tried=len(candidates), measured=measured,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from multipole_lab import files
 from multipole_lab.attention import Exact, Method
 from multipole_lab.environment import Measured
 from multipole_lab.method_text import as_python, as_text
+from multipole_lab.renamed import with_old_names
 
 if TYPE_CHECKING:
     from multipole_lab.table import Table
@@ -23,7 +24,7 @@ FIRST = ["method", "rse", "seconds", "speedup"]
 
 
 @dataclass(frozen=True, eq=False)
-class Tuned:
+class TuningResult:
     """The fastest method under an error; ``tuned.method(q, k, v)`` attends.
 
     Attributes
@@ -60,7 +61,7 @@ class Tuned:
     evidence: Table = field(repr=False)
 
     @classmethod
-    def made(cls, method: Method, rows: list[dict], evidence: list[dict], **facts) -> Tuned:
+    def from_rows(cls, method: Method, rows: list[dict], evidence: list[dict], **facts) -> TuningResult:
         """Put together from the measured rows; ``facts`` are the remaining attributes that are known already."""
         from multipole_lab.table import Table
 
@@ -160,7 +161,7 @@ class Tuned:
 
     def __repr__(self) -> str:
         held = f"error {self.error:.2g} on held-out queries, allowed {self.max_error:g}"
-        return f"Tuned({self.method}: {self._pace}, {held}; print it for the tables)"
+        return f"TuningResult({self.method}: {self._pace}, {held}; print it for the tables)"
 
     def _repr_html_(self) -> str:
         table = self.table[[*FIRST, "worst_head"]].head(12)
@@ -174,3 +175,6 @@ class Tuned:
 def _without_nan(row: dict) -> dict:
     """JSON knows no NaN: what was not measured becomes null."""
     return {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in row.items()}
+
+
+__getattr__ = with_old_names(__name__)

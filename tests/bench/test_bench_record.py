@@ -8,9 +8,9 @@ import torch
 
 from multipole_lab.bench import attention as bench_attention, command as bench_command, kmeans as bench_kmeans
 from multipole_lab.bench.record import Record
+from multipole_lab.measure.cold_inputs import copies_needed, copies_of, cycled
 from multipole_lab.measure.exact_sides import exact_sides
 from multipole_lab.measure.precision import default_dtype_name
-from multipole_lab.measure.rotation import copies_needed, in_turn, rotated
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 
@@ -80,11 +80,11 @@ def test_exact_sides_of_a_cpu():
 
 def test_inputs_take_turns_and_the_first_are_the_given_ones():
     x, y = torch.zeros(2), torch.ones(2, requires_grad=True)
-    sets = rotated([x, y])
+    sets = copies_of([x, y])
     assert sets[0][0] is x
     assert all(one[1].requires_grad for one in sets)
     seen = []
-    call = in_turn(lambda i: seen.append(i), [(1,), (2,)])
+    call = cycled(lambda i: seen.append(i), [(1,), (2,)])
     for _ in range(3):
         call()
     assert seen == [1, 2, 1]

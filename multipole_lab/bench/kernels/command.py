@@ -120,11 +120,11 @@ def cases(args: argparse.Namespace) -> Iterator[tuple]:
 
 def time_case(case, args: argparse.Namespace) -> tuple[dict[str, float], int, bool]:
     """Milliseconds a call of the kernel and of torch's way, how many copies of the inputs, and whether in a graph."""
+    from multipole_lab.measure.cold_inputs import copies_of
     from multipole_lab.measure.graphs import graphed
-    from multipole_lab.measure.rotation import rotated
     from multipole_lab.measure.timing import interleaved
 
-    sets = rotated(case.inputs)
+    sets = copies_of(case.inputs)
     calls = {"kernel": case.call} | ({"torch": case.plain} if case.plain else {})
     sides = {name: through(call, sets) for name, call in calls.items()}
     graph = case.inputs[0].is_cuda
