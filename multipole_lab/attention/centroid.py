@@ -167,9 +167,11 @@ def centroid_formula(q: Tensor, k: Tensor, v: Tensor, clusters: Members, replace
             continue
         wide = part.to(k_mean.dtype)
         with torch.no_grad():
-            members, taken, chosen = choose(masses(wide, k_mean, size, s), size, order, offsets, budget)
+            members, taken, opened = open_clusters(
+                masses(wide, k_mean, size, s), size, order, offsets, budget
+            )
         near = gathered(wide, k, v, members, taken, s)
-        partials.append(merge([far(part, k_mean, v_mean, size, s, chosen), near]))
+        partials.append(merge([far(part, k_mean, v_mean, size, s, opened), near]))
     out, lse = (torch.cat(parts, 1) for parts in zip(*partials, strict=True))
     return out.view(B, Hq, Nq, -1).to(q.dtype), lse.view(B, Hq, Nq)
 
@@ -180,21 +182,21 @@ def masses(q: Tensor, k_mean: Tensor, size: Tensor, s: float) -> Tensor:
     return torch.baddbmm(log_size, q, k_mean.mT, alpha=s)
 
 
-def _far(q: Tensor, k_mean: Tensor, v_mean: Tensor, size: Tensor, s: float, chosen: Tensor | None) -> Partial:
-    """Attention of every query over the centroids of the clusters that it did not choose."""
+def _far(q: Tensor, k_mean: Tensor, v_mean: Tensor, size: Tensor, s: float, opened: Tensor | None) -> Partial:
+    """Attention of every query over the centroids of the clusters that it did not open."""
     a = masses(q.to(k_mean.dtype), k_mean, size, s)
-    weights, lse = softmax_seen(a if chosen is None else a.masked_fill(chosen, NEVER))
+    weights, lse = softmax_seen(a if opened is None else a.masked_fill(opened, NEVER))
     return torch.bmm(weights, v_mean), lse
 
 
 def _far_kernels(
-    q: Tensor, k_mean: Tensor, v_mean: Tensor, size: Tensor, s: float, chosen: Tensor | None
+    q: Tensor, k_mean: Tensor, v_mean: Tensor, size: Tensor, s: float, opened: Tensor | None
 ) -> Partial:
     """The same by the kernels, in the dtype of q."""
     from multipole_lab.kernels.centroid.replace import centroid_field
 
     means = k_mean.to(q.dtype), v_mean.to(q.dtype)
-    out, lse = centroid_field(q, *means, size, s, None if chosen is None else ~chosen)
+    out, lse = centroid_field(q, *means, size, s, None if opened is None else ~opened)
     return out.to(k_mean.dtype), lse
 
 
@@ -209,7 +211,7 @@ def _largest(q: Tensor, k: Tensor, v: Tensor, clusters: Members, replacement: Re
 _centroid = recomputed("centroid", centroid_formula, _largest, Members, Replacement)
 
 
-def choose(
+def open_clusters(
     a: Tensor, size: Tensor, order: Tensor, offsets: Tensor, budget: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each query's clusters of largest mass, as long as their tokens fit the budget.
@@ -223,7 +225,7 @@ def choose(
     sizes = size.unsqueeze(1).expand(R, n, J).gather(-1, ranked)
     ends = sizes.cumsum(-1)
     fits = ends <= budget  # a prefix, for sizes are not negative
-    chosen = torch.zeros_like(fits).scatter(-1, ranked, fits)
+    opened = torch.zeros_like(fits).scatter(-1, ranked, fits)
     # Place t of the budget belongs to the first ranked cluster that ends behind it.
     place = torch.arange(budget, device=a.device).expand(R, n, budget).contiguous()
     which = torch.searchsorted(ends, place, right=True).clamp(max=J - 1)
@@ -232,7 +234,7 @@ def choose(
     begin = offsets.unsqueeze(1).expand(R, n, J + 1).gather(-1, ranked.gather(-1, which))
     position = torch.where(taken, begin + place - start, 0)
     members = order.unsqueeze(1).expand(R, n, -1).gather(-1, position)
-    return members, taken, chosen
+    return members, taken, opened
 
 
 def gathered(q: Tensor, k: Tensor, v: Tensor, members: Tensor, taken: Tensor, s: float) -> Partial:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multipole_lab.evaluation.choice import accuracies, choice_table, choose
 from multipole_lab.evaluation.engine import Evaluation, Item
+from multipole_lab.evaluation.options import accuracies, choice_table, score_options
 from multipole_lab.evaluation.texts import token_ids
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def prepare(args: argparse.Namespace, model: object, tokenizer: Callable) -> Eva
     def score(item: Item, reader: Reader) -> dict:
         context, question = build_prompt(item.content, tokenizer, args.max_tokens)
         answer = LETTERS.index(item.content["answer"])
-        return choose(reader, tokenizer, context, question, LETTERS, answer)
+        return score_options(reader, tokenizer, context, question, LETTERS, answer)
 
     facts = ("domain", "sub_domain", "difficulty", "length")
     whole = json.dumps([[record[name] for name in FIELDS] for record in records])

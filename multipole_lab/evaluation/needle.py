@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from multipole_lab.evaluation.choice import choice_table, choose
 from multipole_lab.evaluation.engine import Evaluation, Item
+from multipole_lab.evaluation.options import choice_table, score_options
 from multipole_lab.evaluation.texts import READING, TOPICS, read_text, token_ids
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def prepare(args: argparse.Namespace, model: object, tokenizer: Callable) -> Eva
         puzzle = hide(
             pieces, tokenizer, item.facts["length"], item.facts["depth"], args.options, args.decoys, rng
         )
-        return choose(reader, tokenizer, *puzzle)
+        return score_options(reader, tokenizer, *puzzle)
 
     return Evaluation(
         name="needle",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SHORT_TO_LONG = {"short": 1, "medium": 2, "long": 3}  # the words of LongBench v2
 
 
-def choose(
+def score_options(
     reader: Reader, tokenizer: Callable, context: str, question: str, options: Sequence[str], answer: int
 ) -> dict:
     """Score the options after context and question.

@@ -16,8 +16,8 @@ import torch
 import multipole_lab
 from multipole_lab.environment import Measured
 from multipole_lab.evaluation import DENSE, report
-from multipole_lab.evaluation.choice import check_positions
 from multipole_lab.evaluation.engine import Evaluation, results_path, run_items
+from multipole_lab.evaluation.options import check_positions
 from multipole_lab.evaluation.reader import Reader, weights_digest
 from multipole_lab.journal import Journal, settings_hash
 from multipole_lab.method_text import check_method

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from multipole_lab.evaluation.choice import accuracies, choice_table, choose
 from multipole_lab.evaluation.engine import Evaluation, Item
+from multipole_lab.evaluation.options import accuracies, choice_table, score_options
 from multipole_lab.evaluation.reasoning import Problem, make_problem
 from multipole_lab.evaluation.texts import token_ids
 
@@ -75,7 +75,7 @@ def prepare(args: argparse.Namespace, model: object, tokenizer: Callable) -> Eva
 
     def score(item: Item, reader: Reader) -> dict:
         facts = item.facts
-        return choose(
+        return score_options(
             reader, tokenizer, *ask_about(item_problem(facts, args.seed, count), facts["ask"], args.seed)
         )
 

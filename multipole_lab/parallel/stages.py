@@ -50,8 +50,8 @@ class Near:
     filled: Bool[Tensor, "U M"]
 
 
-def choose(a: Float[Tensor, "R I J"], near: int) -> tuple[Int[Tensor, "R I near"], Bool[Tensor, "R J"]]:
-    """The ``near`` clusters of largest mass at every point, and which clusters some point of the row chose."""
+def select_near(a: Float[Tensor, "R I J"], near: int) -> tuple[Int[Tensor, "R I near"], Bool[Tensor, "R J"]]:
+    """The ``near`` clusters of largest mass at every point, and which are near to some point of the row."""
     nearest = nearest_clusters(a, near)
     wanted = torch.zeros(a.shape[0], a.shape[2], dtype=torch.bool, device=a.device)
     return nearest, wanted.scatter_(1, nearest.flatten(1), True)
@@ -110,7 +110,8 @@ def evaluate(
 ) -> Partial:
     """At the queries: the far field from the summaries, merged with exact attention over the clusters fetched.
 
-    With a dipole, ``basis`` are its directions and ``moment`` what the T sources, of so many ``clusters``, say of it.
+    With a dipole, ``basis`` are its directions, and ``moment`` is the part of each of the T sources, which have that
+    many ``clusters``.
     """
     D = qs.shape[-1]
     a, k_tilted, v_tilted = summary.split([1, D, summary.shape[-1] - 1 - D], -1)
@@ -118,10 +119,10 @@ def evaluate(
     if near is not None:
         a = a.scatter(-1, near.nearest, NEVER)
     far = far_field(qs, p, a, k_tilted, v_tilted, s)
-    turn = exact = None
+    correction = exact = None
     if moment is not None:
         whole = total_moment(a, moment, clusters)
-        turn = dipole(qs - p.unsqueeze(2), whole, a, k_tilted, v_tilted, basis, s)
+        correction = dipole(qs - p.unsqueeze(2), whole, a, k_tilted, v_tilted, basis, s)
     if near is not None:
         R, I, Mq, _ = qs.shape
         slots = members.new_zeros(*near.filled.shape, members.shape[-1])
@@ -130,4 +131,4 @@ def evaluate(
         fetched = near.fetched.view(1, R * I, -1)
         exact = near_field(qs.view(1, R * I, Mq, D), k, v, near.filled.unsqueeze(0), fetched, s)
         exact = tuple(x.view(R, I, Mq, *x.shape[3:]) for x in exact)
-    return together(far, turn, exact)
+    return together(far, correction, exact)

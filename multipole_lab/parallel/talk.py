@@ -11,7 +11,7 @@ from torch import Tensor
 from multipole_lab.attention.assignments import Assignments
 from multipole_lab.parallel.agreement import Parts
 from multipole_lab.parallel.channel import Channel
-from multipole_lab.parallel.stages import Near, choose, moments, placed
+from multipole_lab.parallel.stages import Near, moments, placed, select_near
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def fetch(
 ) -> tuple[Near | None, dict[int, Tensor], dict[int, Tensor]]:
     """Choose the near clusters of all sources and have their members sent, each cluster once a row.
 
-    Returns what was chosen, the members [n_t, F] from each source, and which of the own slots each asker asked for.
+    Returns the near clusters, the members [n_t, F] from each source, and which of the own slots each asker asked for.
     """
     channel, sources, askers = talk.channel, talk.parts.sources, talk.parts.askers
     filled, own = talk.assignments.filled, talk.clusters[talk.channel.rank]
@@ -70,8 +70,8 @@ def fetch(
     sizes = channel.swap("cluster sizes", dict.fromkeys(askers, held), shapes, held)
     nearest, wanted = None, {}
     if summary is not None:
-        nearest, chosen = choose(summary[..., 0], min(talk.near, summary.shape[2]))
-        wanted = dict(zip(sources, chosen.split([talk.clusters[t] for t in sources], 1), strict=True))
+        nearest, selected = select_near(summary[..., 0], min(talk.near, summary.shape[2]))
+        wanted = dict(zip(sources, selected.split([talk.clusters[t] for t in sources], 1), strict=True))
     shapes = dict.fromkeys(askers, (rows, own))
     asked = channel.swap("near choice", wanted, shapes, torch.empty(0, dtype=torch.uint8, device=kv.device))
     asked = {s: want.bool().unsqueeze(-1) & filled for s, want in asked.items()}
@@ -92,14 +92,16 @@ def ask_moments(
     bases = talk.to_keys("directions", dict.fromkeys(sources, basis), D, r, like=kv)
     own, near_to = talk.clusters[talk.channel.rank], {}
     if talk.near:
-        chosen = {}
+        near_masks = {}
         if near is not None:
             total = sum(talk.clusters[t] for t in sources)
             mask = torch.zeros(*basis.shape[:2], total, dtype=torch.uint8, device=kv.device)
             mask.scatter_(-1, near.nearest, 1)
-            chosen = dict(zip(sources, mask.split([talk.clusters[t] for t in sources], -1), strict=True))
+            near_masks = dict(zip(sources, mask.split([talk.clusters[t] for t in sources], -1), strict=True))
         flags = torch.empty(0, dtype=torch.uint8, device=kv.device)
-        near_to = {s: mask.bool() for s, mask in talk.to_keys("near masks", chosen, own, like=flags).items()}
+        near_to = {
+            s: mask.bool() for s, mask in talk.to_keys("near masks", near_masks, own, like=flags).items()
+        }
     for s, there in bases.items():
         near_to.setdefault(s, torch.zeros(*there.shape[:2], own, dtype=torch.bool, device=kv.device))
     filled = talk.assignments.filled

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from multipole_lab.evaluation.choice import accuracies, choice_table, choose, split
+from multipole_lab.evaluation.options import accuracies, choice_table, score_options, split
 from multipole_lab.evaluation.reader import Head, Reader, weights_digest
 from multipole_lab.threads import one_thread
 
@@ -52,7 +52,7 @@ def test_an_option_keeps_a_token_even_if_it_begins_another():
 def test_the_scores_are_likelihoods_of_the_whole_text(method):
     model = llama()
     context, question, options = "the lamps of the port " * 4, "how many?", [" 17.", " 12.", " 4.", " 98."]
-    row = choose(Reader(model, method), Letters(), context, question, options, answer=2)
+    row = score_options(Reader(model, method), Letters(), context, question, options, answer=2)
     expected = []
     for option in options:
         ids = torch.tensor([Letters()(context + question + option)["input_ids"]])
@@ -69,7 +69,7 @@ def test_the_scores_are_likelihoods_of_the_whole_text(method):
 
 def test_too_many_tokens_are_refused_with_the_model_named():
     with pytest.raises(ValueError, match="LlamaForCausalLM has 200 positions"):
-        choose(Reader(llama()), Letters(), "x" * 300, "q", ["a", "b"], 0)
+        score_options(Reader(llama()), Letters(), "x" * 300, "q", ["a", "b"], 0)
 
 
 @pytest.mark.parametrize("tile", [128, 128 * 7, 1 << 24])
