@@ -73,14 +73,14 @@ def new_folder(path: str | Path, is_whole: Callable[[Path], bool] = lambda path:
     """
     path = Path(path)
     around = Path(tempfile.mkdtemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent))
-    made = around / path.name  # mkdtemp's own folder is closed to everybody else
+    new = around / path.name  # mkdtemp's own folder is closed to everybody else
     try:
-        made.mkdir()
-        yield made
-        for file in filter(Path.is_file, made.rglob("*")):
+        new.mkdir()
+        yield new
+        for file in filter(Path.is_file, new.rglob("*")):
             _to_disk(file)
         try:
-            os.replace(made, path)
+            os.replace(new, path)
         except OSError:
             if not is_whole(path):
                 raise

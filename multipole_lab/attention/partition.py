@@ -70,7 +70,7 @@ class Partition:
 
     def clusters_of(self, x: Tensor, mask: Tensor | None = None) -> Clusters:
         """The partition of x [B, H, N, D] as Clusters."""
-        return Clusters.from_labels(x, self.labels(x, mask), self.made(x.shape[2]))
+        return Clusters.from_labels(x, self.labels(x, mask), self.number(x.shape[2]))
 
     def on_device(self, x: Tensor, mask: Tensor | None = None) -> Clusters:
         """The partition by the Triton kernels: no value of x reaches the host."""
@@ -85,7 +85,7 @@ class Partition:
             seeds = seed_centroids(x.reshape(B * H, N, D), self.count(N), "random", self.seed, valid)
             return Clusters(*kmeans(x, seeds.view(B, H, -1, D), self.iterations, self.cap, mask))
         labels = self.labels(x, mask)
-        order, offsets, counts = sort_by_label(labels, self.made(N))
+        order, offsets, counts = sort_by_label(labels, self.number(N))
         return Clusters(labels, cluster_means(x, order, offsets), counts, order, offsets)
 
     def slots(self, x: Tensor, mask: Tensor | None = None) -> Slots:
@@ -96,10 +96,10 @@ class Partition:
         N, labels = x.shape[2], self.labels(x, mask)
         size = self.size(N)
         if self.kind == "kmeans" and self.cap is None and has_values(labels):
-            size = max(1, int(count_members(labels.flatten(0, 1), self.made(N)).max()))
-        return Slots.of(labels, self.made(N), size)
+            size = max(1, int(count_members(labels.flatten(0, 1), self.number(N)).max()))
+        return Slots.of(labels, self.number(N), size)
 
-    def made(self, vectors: int) -> int:
+    def number(self, vectors: int) -> int:
         """How many clusters that many vectors really get: equal blocks may need fewer than asked for."""
         return self.count(vectors) if self.kind == "kmeans" else -(-vectors // self.size(vectors))
 

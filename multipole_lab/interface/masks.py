@@ -53,7 +53,7 @@ class MaskRequest:
         """[B, 1, Nq, Nk]."""
         return self.arguments["batch_size"], 1, self.queries[0], self.arguments["kv_length"]
 
-    def made_for(self, implementation: str) -> Tensor | None:
+    def tensor_for(self, implementation: str) -> Tensor | None:
         """The mask that this implementation makes itself."""
         if implementation not in self._made:
             make = ALL_MASK_ATTENTION_FUNCTIONS.get(implementation)
@@ -159,7 +159,7 @@ def mask_for(mask: object, implementation: str, dtype: torch.dtype) -> object:
     """The mask as an attention function of that name wants it: lazy ones are made, others passed on."""
     if isinstance(mask, LazyMask):
         passed_on = ALL_MASK_ATTENTION_FUNCTIONS.get(implementation) is lazy_mask
-        return mask if passed_on else mask.request.made_for(implementation)
+        return mask if passed_on else mask.request.tensor_for(implementation)
     if implementation == "eager" and isinstance(mask, Tensor) and mask.dtype == torch.bool:
         return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
     return mask

@@ -119,15 +119,15 @@ def _clustering(partition: Partition, vectors: int, D: int) -> float:
     if partition.kind == "runs":
         return 0.0
     if partition.kind == "balanced":
-        return 2.0 * vectors * D * math.log2(max(1, partition.made(vectors)))
-    return (partition.iterations + 1.0) * vectors * partition.made(vectors) * D
+        return 2.0 * vectors * D * math.log2(max(1, partition.number(vectors)))
+    return (partition.iterations + 1.0) * vectors * partition.number(vectors) * D
 
 
 def _muse(method: MuSe, queries: int, keys: int, causal: bool, size: _Heads) -> float:
     of_queries, partition = method._query_partition, method._partition
 
     def full(n: int, m: int) -> float:
-        Cq, Ck = of_queries.made(n), partition.made(m)
+        Cq, Ck = of_queries.number(n), partition.number(m)
         clusterings = _clustering(of_queries, n, size.D) + size.share * _clustering(partition, m, size.D)
         summaries = Cq * m * (2 * size.D + size.Dv)
         far = size.pairs(n * Ck)
@@ -143,7 +143,7 @@ def _centroid(method: Centroid, queries: int, keys: int, causal: bool, size: _He
     partition = method._partition
 
     def clustered(n: int, m: int) -> float:
-        clusters = partition.made(m)
+        clusters = partition.number(m)
         means = size.share * (_clustering(partition, m, size.D) + m * (size.D + size.Dv))
         return means + size.pairs(n * clusters) + size.pairs(n * min(method.budget, m))
 

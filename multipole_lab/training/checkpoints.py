@@ -129,14 +129,14 @@ class Checkpoints(TrainerCallback):
         for left in self.folder.glob(".checkpoint-*"):  # of a run that was killed while it wrote
             shutil.rmtree(left, ignore_errors=True)
         place = self.folder / f"checkpoint-{step}"
-        with new_folder(place) as made:
+        with new_folder(place) as new:
             with _no_bars():
-                accelerator.unwrap_model(trainer.model).save_pretrained(made, state_dict=weights)
+                accelerator.unwrap_model(trainer.model).save_pretrained(new, state_dict=weights)
             if trainer.processing_class is not None:
-                trainer.processing_class.save_pretrained(made)
-            save_file(tensors, made / OPTIMIZER)
-            trainer.state.save_to_json(str(made / TRAINER))
-            (made / STATE).write_text(json.dumps(record), encoding="utf-8")
+                trainer.processing_class.save_pretrained(new)
+            save_file(tensors, new / OPTIMIZER)
+            trainer.state.save_to_json(str(new / TRAINER))
+            (new / STATE).write_text(json.dumps(record), encoding="utf-8")
             shutil.rmtree(place, ignore_errors=True)  # of an earlier run that went on from before this step
         for old in list(checkpoints(self.folder).values())[: -self.KEPT]:
             shutil.rmtree(old, ignore_errors=True)

@@ -33,7 +33,7 @@ class Provenance(dict):
     def __repr__(self) -> str:
         model = self.get("model") or {}
         origin = model.get("wheel") or model.get("hub_id") or model.get("source")
-        told = [model.get("name") or model.get("class"), origin and f"from {origin}"]
-        told += [f"reading {self['text_file']}" if self.get("text_file") else None, self.get("date")]
-        shown = ", ".join(str(one) for one in told if one) or "nothing known"
+        words = [model.get("name") or model.get("class"), origin and f"from {origin}"]
+        words += [f"reading {self['text_file']}" if self.get("text_file") else None, self.get("date")]
+        shown = ", ".join(str(one) for one in words if one) or "nothing known"
         return f"Provenance({shown}: {count(len(self), 'entry', 'entries')})"

@@ -65,8 +65,8 @@ def prepare_corpus(
         make_cache_folder("corpora")
     else:
         home.mkdir(parents=True, exist_ok=True)
-    with new_folder(place, lambda place: (place / RECORD).is_file()) as made:
-        _make(made, source, vocab, megabytes, seed, settings, say)
+    with new_folder(place, lambda place: (place / RECORD).is_file()) as new:
+        _make(new, source, vocab, megabytes, seed, settings, say)
     return Corpus.open(place)
 
 
@@ -83,14 +83,14 @@ def _identity(source: str) -> str:
     return f"{root.resolve()} {hashlib.sha256(json.dumps(files).encode(errors='replace')).hexdigest()}"
 
 
-def _make(made: Path, source, vocab, megabytes, seed, settings, say: Say) -> None:
+def _make(new: Path, source, vocab, megabytes, seed, settings, say: Say) -> None:
     say(f"learning {vocab:,} byte pairs from {source}")
     tokenizer = train_tokenizer((text for _, text in documents(source, megabytes)), vocab)
-    tokenizer.save_pretrained(made / TOKENIZER)
+    tokenizer.save_pretrained(new / TOKENIZER)
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
     counts = {split: {"documents": 0, "characters": 0, "tokens": 0} for split in SPLITS}
     digest = hashlib.sha256()
-    files = {split: (made / f"{split}.bin").open("wb") for split in SPLITS}
+    files = {split: (new / f"{split}.bin").open("wb") for split in SPLITS}
     try:
         for portion in _portions(documents(source, megabytes)):
             encoded = tokenizer.backend_tokenizer.encode_batch_fast([text for _, text in portion])
@@ -123,7 +123,7 @@ def _make(made: Path, source, vocab, megabytes, seed, settings, say: Say) -> Non
         "text_sha256": digest.hexdigest(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
     }
-    (made / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (new / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def train_tokenizer(texts: Iterator[str], vocab: int):
