@@ -1,4 +1,4 @@
-"""Error against time for many methods and settings: which of them nothing else beats, and what a budget buys."""
+"""Error against time for many methods and settings: which of them nothing else beats, and what a time limit buys."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def front(
     names: Sequence[str] | None = None,
     measuring: bool = False,
 ) -> go.Figure:
-    """Draw one mark for each method and setting, the front of those that nothing beats, and a budget of time.
+    """Draw one mark for each method and setting, the front of those that nothing beats, and a time limit.
 
     How to read it: left is faster and down is more accurate, on logarithmic axes, so the lower left corner is
     where everybody wants to be. Each mark is one setting; its colour and shape say which method. The stepped
     line is the *Pareto front*: a mark on it has no other mark that is both faster and more accurate. The dashed
-    line is the time of exact attention: marks to its right save nothing. The shaded part is over the budget; the
+    line is the time of exact attention: marks to its right save nothing. The shaded part is over the limit; the
     ring marks the most accurate setting that is within it.
 
     Parameters
@@ -72,13 +72,13 @@ def pareto(ms: Float[np.ndarray, " M"], rse: Float[np.ndarray, " M"]) -> Bool[np
 
 
 def within_budget(ms: Float[np.ndarray, " M"], rse: Float[np.ndarray, " M"], budget_ms: float) -> int | None:
-    """Find the most accurate point that is within the budget, or None."""
+    """Find the most accurate point that is within the limit, or None."""
     allowed = np.isfinite(rse) & (ms <= budget_ms)
     return int(np.where(allowed, rse, np.inf).argmin()) if allowed.any() else None
 
 
 def _words(ms, rse, families, settings, exact_ms, budget_ms, best, machine, measuring) -> tuple[str, str]:
-    """Name the best setting within the budget, or the fastest where none is."""
+    """Name the best setting within the limit, or the fastest where none is."""
     done = int(np.isfinite(rse).sum())
     reading = f"Measured just now on {machine}. Left is faster, down is more accurate."
     if measuring or done == 0:
@@ -131,7 +131,7 @@ def _draw_methods(fig, ms, rse, families, settings, names) -> None:
 
 
 def _draw_choice(fig, ms, rse, families, settings, best) -> None:
-    """Ring the most accurate setting within the budget."""
+    """Ring the most accurate setting within the limit."""
     chosen = [] if best is None else [best]
     fig.add_trace(
         go.Scatter(
@@ -141,19 +141,19 @@ def _draw_choice(fig, ms, rse, families, settings, best) -> None:
             marker={"symbol": "circle-open", "size": 22, "color": theme.VERMILION, "line": {"width": 3}},
             text=[f"{families[i]}, {settings[i]}" for i in chosen],
             hovertemplate=_HOVER,
-            name="best within the budget",
+            name="best within the limit",
         )
     )
 
 
 def _draw_budget(fig, ms, exact_ms, budget_ms) -> None:
-    """Shade the time beyond the budget and rule a line at exact attention's time."""
+    """Shade the time beyond the limit and rule a line at exact attention's time."""
     if not np.isfinite([exact_ms, budget_ms]).all():
         return
     far = 100 * max(exact_ms, budget_ms, float(np.nanmax(ms, initial=0.0)))
     fig.add_shape(
         type="rect", x0=budget_ms, x1=far, y0=0, y1=1, yref="y domain", layer="below",
-        fillcolor=theme.SHADE, line={"width": 0}, name="over the budget",
+        fillcolor=theme.SHADE, line={"width": 0}, name="over the limit",
     )  # fmt: skip
     rule = {"color": theme.EXACT, "width": 2, "dash": "dash"}
     fig.add_shape(type="line", x0=exact_ms, x1=exact_ms, y0=0, y1=1, yref="y domain", line=rule, name="exact")

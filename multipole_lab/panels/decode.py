@@ -45,7 +45,7 @@ class DecodePanel(SampledPanel):
             "budget": controls.powers(
                 "budget", "How many keys of opened clusters a step may sum exactly", 16, 2048, 128
             ),
-            "share": controls.powers("keys/centre", "How many keys share a centroid, on average", 2, 128, 16),
+            "share": controls.powers("keys/cluster", "How many keys a cluster has, on average", 2, 128, 16),
             "sinks": controls.integer("sinks", "How many first tokens are always exact", 0, 16, 10),
             "recent": controls.powers("recent", "How many of the last tokens are always exact", 1, 512, 128),
             "step": controls.integer("step", "The step that the title describes", 1, self.steps, 1),

@@ -1,4 +1,4 @@
-"""The front panel: every method and setting on one picture of error against time, with a budget to move."""
+"""The front panel: every method and setting on one picture of error against time, with a time limit to move."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .common.timed import TimedPanel
 
 
 class FrontPanel(TimedPanel):
-    """Error against time for some twenty settings, measured here and now; moving the budget measures nothing."""
+    """Error against time for some twenty settings, measured here and now; moving the time limit measures nothing."""
 
     title = "front"
 
@@ -32,7 +32,7 @@ class FrontPanel(TimedPanel):
             "layer": controls.layer(sample),
             "context": controls.context(sample),
             "budget": controls.integer(
-                "budget", "The time a call may take, in percent of exact attention's", 5, 200, 50
+                "time limit", "The time a call may take, in percent of exact attention's", 5, 200, 50
             ),
             "attention": controls.choice("mask", keys, "full"),
         }
@@ -44,11 +44,11 @@ class FrontPanel(TimedPanel):
         known = self._measured.setdefault((layer, context, attention), {})
         yield self._draw(tried, known, budget)
         missing = [i for i in range(len(tried)) if i not in known]
-        chosen = [tried[i] for i in missing]
+        others = [tried[i] for i in missing]
         if not missing:
             return
         layer = self.sample[layer]
-        for cost in measure(layer, context, chosen, causal, self.sample.scale, device=self.device):
+        for cost in measure(layer, context, others, causal, self.sample.scale, device=self.device):
             if cost is None:
                 yield None
                 continue

@@ -30,7 +30,7 @@ CONTROLS = {
         "layer",
         "key head",
         "budget",
-        "keys/centre",
+        "keys/cluster",
         "sinks",
         "step",
         "one",
@@ -40,7 +40,7 @@ CONTROLS = {
     ],
     "roofline": ["tokens", "clusters", "near", "head size"],
     "tuner": ["max error"],
-    "front": ["budget", "causal"],
+    "front": ["time limit", "causal"],
     "speed": ["up to", "clusters", "dipole"],
 }
 PANELS = list(CONTROLS)
