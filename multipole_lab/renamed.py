@@ -50,7 +50,7 @@ FOLDERS = {
     "course": {
         "course.questions": "a1 a2 a3 a4 a5 question compare forbidden checking marks",
         "course.grading": "batch notebook release report command",
-        "course.sandbox": "session student wire zygote",
+        "course.sandbox": "session student wire zygote=fork_server",
     },
     "attention": {
         "attention.calls": "backend checks opaque padding recompute transforms",
@@ -100,6 +100,7 @@ NAMES = {
     "multipole_lab": {"spatial": "runs"},
     "multipole_lab.clustering": {"spatial": "runs"},
     "multipole_lab.clustering.runs": {"spatial": "runs"},
+    "multipole_lab.course.sandbox.session": {"Zygote": "ForkServer"},
     "multipole_lab.search.tuner_result": {"Tuned": "TuningResult"},
 }
 

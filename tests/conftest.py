@@ -29,18 +29,18 @@ def poisoned(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def zygote():
+def fork_server():
     """The process that students' processes come from; what an instructor keeps hidden is hidden from it."""
     from multipole_lab.course.grading import notebook
-    from multipole_lab.course.sandbox.session import Zygote, library_paths
+    from multipole_lab.course.sandbox.session import ForkServer, library_paths
 
-    with Zygote(0, [notebook.masters_folder(), library_paths()[1][0]]) as one:
+    with ForkServer(0, [notebook.masters_folder(), library_paths()[1][0]]) as one:
         yield one
 
 
 @pytest.fixture
-def grade(zygote, tmp_path, monkeypatch):
+def grade(fork_server, tmp_path, monkeypatch):
     """Grade one submission; see `submissions.grader`."""
     from submissions import grader
 
-    return grader(zygote, tmp_path, monkeypatch)
+    return grader(fork_server, tmp_path, monkeypatch)

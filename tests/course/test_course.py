@@ -16,7 +16,7 @@ from multipole_lab.course.grading.report import report
 from multipole_lab.course.grading.submission import grade_submission
 from multipole_lab.course.questions import forbidden
 from multipole_lab.course.questions.question import ASSIGNMENTS, Random, find
-from multipole_lab.course.sandbox.session import Zygote
+from multipole_lab.course.sandbox.session import ForkServer
 
 MASTERS = {name: notebook.load_master(name) for name in ASSIGNMENTS}
 QUESTIONS = [(name, item) for name in ASSIGNMENTS for item in MASTERS[name].items if not item.manual]
@@ -167,9 +167,9 @@ def test_the_solutions_notebook_has_solutions_and_no_tests(name, tmp_path):
 def test_solutions_score_everything_and_stubs_nothing(name, tmp_path):
     pytest.importorskip("nbgrader")
     master = MASTERS[name]
-    with Zygote(0, [], master.interpret) as zygote:
-        full = grade_submission(master, release.solutions(name, tmp_path), zygote)
-        none = grade_submission(master, release.release(name, tmp_path), zygote)
+    with ForkServer(0, [], master.interpret) as fork_server:
+        full = grade_submission(master, release.solutions(name, tmp_path), fork_server)
+        none = grade_submission(master, release.release(name, tmp_path), fork_server)
     lost = [(i["question"], t["name"], t["reason"]) for i in full["items"] for t in i["tests"] if t["reason"]]
     assert lost == []
     assert (full["earned"], full["possible"], full["bonus"]) == (36, 36, 4)
@@ -190,8 +190,8 @@ def test_a_launcher_of_the_master_cannot_be_replaced(tmp_path):
     content = {"cells": [{"cell_type": "code", "metadata": {}, "source": source}]}
     (tmp_path / "A5.ipynb").write_text(json.dumps(content))
     one = replace(master, items=tuple(item for item in master.items if item.name == "A5.2"))
-    with Zygote(0, [], True) as zygote:
-        (item,) = grade_submission(one, tmp_path / "A5.ipynb", zygote)["items"]
+    with ForkServer(0, [], True) as fork_server:
+        (item,) = grade_submission(one, tmp_path / "A5.ipynb", fork_server)["items"]
     assert item["earned"] == 0
     assert "@triton.jit" in item["tests"][0]["reason"]
 

@@ -125,10 +125,10 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_no_submission_scores_nothing_and_says_why(zygote, tmp_path, name):
+def test_a_file_that_is_no_submission_scores_nothing_and_says_why(fork_server, tmp_path, name):
     make, reason = FILES[name]
     make(tmp_path / "A1.ipynb")
-    result = grade_submission(small_master(), tmp_path / "A1.ipynb", zygote)
+    result = grade_submission(small_master(), tmp_path / "A1.ipynb", fork_server)
     assert result["earned"] == 0
     assert reason in result["problem"]
     assert all(item["reason"] for item in result["items"])

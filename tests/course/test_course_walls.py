@@ -13,7 +13,7 @@ from multipole_lab.course.sandbox.walls import Limits
 
 
 @pytest.fixture
-def probe(zygote):
+def probe(fork_server):
     """Run some code in a student's process and get its answer."""
     sessions = []
 
@@ -24,7 +24,7 @@ def probe(zygote):
             "forbidden": [],
             "functions": ["f"],
         }
-        sessions.append(Session(zygote, [("cell", source)], job, Limits(seconds=3)))
+        sessions.append(Session(fork_server, [("cell", source)], job, Limits(seconds=3)))
         sessions[-1].start()
         assert sessions[-1].errors == {}
         return sessions[-1].call("f", args, {})
@@ -34,10 +34,13 @@ def probe(zygote):
         one.end()
 
 
-def walled(zygote) -> bool:
+def walled(fork_server) -> bool:
     """Whether this machine lets us make namespaces; where not, the notes of every result say so."""
     one = Session(
-        zygote, [], {"library": False, "packages": [], "forbidden": [], "functions": []}, Limits(seconds=3)
+        fork_server,
+        [],
+        {"library": False, "packages": [], "forbidden": [], "functions": []},
+        Limits(seconds=3),
     )
     one.start()
     one.end()
@@ -57,16 +60,16 @@ def f(*paths):
 """
 
 
-def test_no_environment_and_no_rights(probe, zygote, monkeypatch):
+def test_no_environment_and_no_rights(probe, fork_server, monkeypatch):
     monkeypatch.setenv("SECRET_OF_THE_GRADER", "42")
     environment, user = probe("import os\ndef f():\n    return dict(os.environ), os.geteuid()")
     assert "SECRET_OF_THE_GRADER" not in environment
-    assert set(environment) == set(zygote.environment)
+    assert set(environment) == set(fork_server.environment)
     assert user != 0
 
 
-def test_the_parents_files_are_not_there(probe, zygote, tmp_path):
-    if not walled(zygote):
+def test_the_parents_files_are_not_there(probe, fork_server, tmp_path):
+    if not walled(fork_server):
         pytest.skip("no namespaces on this machine")
     secret = tmp_path / "secret.txt"
     secret.write_text("42")
@@ -83,8 +86,8 @@ def test_the_parents_files_are_not_there(probe, zygote, tmp_path):
     assert "attention" in probe(LOOK, str(Path(multipole_lab.__file__).parent), library=True)[0]
 
 
-def test_no_network(probe, zygote):
-    if not walled(zygote):
+def test_no_network(probe, fork_server):
+    if not walled(fork_server):
         pytest.skip("no namespaces on this machine")
     source = """
 import socket
@@ -99,7 +102,7 @@ def f():
     assert probe(source) == errno.ENETUNREACH
 
 
-def test_gigabytes_are_not_written(probe, zygote):
+def test_gigabytes_are_not_written(probe, fork_server):
     source = """
 def f():
     written = 0
@@ -118,11 +121,13 @@ def f():
     return written
 """
     limit = Limits()
-    assert 8_000_000 <= probe(source) <= (limit.folder if walled(zygote) else 400 * 8_000_000) + limit.file
+    assert (
+        8_000_000 <= probe(source) <= (limit.folder if walled(fork_server) else 400 * 8_000_000) + limit.file
+    )
 
 
-def test_only_the_students_folder_can_be_written(probe, zygote):
-    if not walled(zygote):
+def test_only_the_students_folder_can_be_written(probe, fork_server):
+    if not walled(fork_server):
         pytest.skip("no namespaces on this machine")
     source = """
 import os

@@ -1,4 +1,4 @@
-"""What tests of grading share: submissions of assignment 1 as files, and one mother process to grade them with."""
+"""What tests of grading share: submissions of assignment 1 as files, and one fork server to grade them with."""
 
 import json
 from dataclasses import replace
@@ -58,14 +58,14 @@ def write(path: Path, changed=None, extra=(), metadata=None, before=()) -> Path:
     return path
 
 
-def grader(zygote, folder, monkeypatch):
+def grader(fork_server, folder, monkeypatch):
     """A function that grades one submission and returns {question: points} and the whole result."""
     monkeypatch.setattr(session, "CELL_SECONDS", 2.0)
     monkeypatch.setattr(session, "PATIENCE", 2.0)
 
     def run(changed=None, names=NAMES, seconds=2, **how):
         path = write(folder / "someone" / "A1.ipynb", changed, **how)
-        result = grade_submission(small_master(names, seconds), path, zygote, Limits(memory=1 << 30))
+        result = grade_submission(small_master(names, seconds), path, fork_server, Limits(memory=1 << 30))
         return {item["question"]: item["earned"] for item in result["items"]}, result
 
     return run

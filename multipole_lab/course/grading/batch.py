@@ -18,7 +18,7 @@ from multipole_lab import files
 from multipole_lab.course.grading.notebook import Master, load_master, masters_folder
 from multipole_lab.course.grading.submission import FORMAT, fingerprint, grade_submission
 from multipole_lab.course.sandbox import walls as sandbox
-from multipole_lab.course.sandbox.session import Zygote
+from multipole_lab.course.sandbox.session import ForkServer
 from multipole_lab.course.sandbox.walls import Limits
 
 _ASSIGNMENT = re.compile(r"(?<![A-Za-z0-9])(A[0-9]+)(?![0-9])")
@@ -112,7 +112,7 @@ def _work(
 
     def worker(slot: int) -> None:
         nonlocal done
-        zygote = None
+        fork_server = None
         try:
             while not stop.is_set():
                 try:
@@ -121,13 +121,13 @@ def _work(
                     return
                 for attempt in (1, 2):
                     try:
-                        zygote = zygote or Zygote(slot, hidden, master.interpret)
-                        result = grade_submission(master, submission.path, zygote, limits)
+                        fork_server = fork_server or ForkServer(slot, hidden, master.interpret)
+                        result = grade_submission(master, submission.path, fork_server, limits)
                         break
                     except Exception as error:  # the grader's own trouble: once more, with new processes
-                        if zygote is not None:
-                            zygote.__exit__()
-                        zygote = None
+                        if fork_server is not None:
+                            fork_server.__exit__()
+                        fork_server = None
                         if attempt == 2:
                             failures.append(f"{submission.student}: {type(error).__name__}: {error}")
                             result = None
@@ -144,8 +144,8 @@ def _work(
                     if progress:
                         progress(done, total, submission.student)
         finally:
-            if zygote is not None:
-                zygote.__exit__()
+            if fork_server is not None:
+                fork_server.__exit__()
 
     threads = [threading.Thread(target=worker, args=(slot,)) for slot in range(workers)]
     torch.set_num_threads(1)

@@ -22,7 +22,7 @@ from multipole_lab.course.grading.notebook import (
     read_submission,
 )
 from multipole_lab.course.questions import forbidden
-from multipole_lab.course.sandbox.session import Failure, Session, Zygote
+from multipole_lab.course.sandbox.session import Failure, ForkServer, Session
 from multipole_lab.course.sandbox.walls import Limits
 
 FORMAT = "multipole_lab grade 1"
@@ -44,14 +44,16 @@ class Grade:
     answer: str = ""
 
 
-def grade_submission(master: Master, path: Path, zygote: Zygote, limits: Limits | None = None) -> dict:
+def grade_submission(
+    master: Master, path: Path, fork_server: ForkServer, limits: Limits | None = None
+) -> dict:
     """Grade one notebook file; never raises for what is in it.
 
     Parameters
     ----------
     master : what it is graded by.
     path : the student's file; also one that does not exist.
-    zygote : of this worker.
+    fork_server : of this worker.
     limits : for every question's process, whose own ``seconds`` come from the master.
 
     Returns
@@ -74,7 +76,7 @@ def grade_submission(master: Master, path: Path, zygote: Zygote, limits: Limits 
         kernel = str(kernel.get("name", "python3"))[:60] if isinstance(kernel, dict) else "python3"
         if kernel != "python3":
             notes.add(f"the notebook names the kernel {kernel!r}; it was run by the grader's Python")
-        _grade_cells(master, cells, zygote, limits or Limits(), grades, notes, began)
+        _grade_cells(master, cells, fork_server, limits or Limits(), grades, notes, began)
     except Unreadable as error:
         problem = str(error)
         for grade in grades:
@@ -95,7 +97,7 @@ def grade_submission(master: Master, path: Path, zygote: Zygote, limits: Limits 
 def _grade_cells(
     master: Master,
     cells: list[Cell],
-    zygote: Zygote,
+    fork_server: ForkServer,
     limits: Limits,
     grades: list[Grade],
     notes: set[str],
@@ -118,7 +120,7 @@ def _grade_cells(
             grade.reason = f"the cell {item.cell} uses {name!r}, which this question does not allow"
             continue
         _grade_item(
-            item, grade, [s for s in sources if s[0] not in stuck], cell, zygote, limits, stuck, notes
+            item, grade, [s for s in sources if s[0] not in stuck], cell, fork_server, limits, stuck, notes
         )
 
 
@@ -127,7 +129,7 @@ def _grade_item(
     grade: Grade,
     sources: list[tuple[str, str]],
     cell: Cell | None,
-    zygote: Zygote,
+    fork_server: ForkServer,
     limits: Limits,
     stuck: dict[str, str],
     notes: set[str],
@@ -140,7 +142,7 @@ def _grade_item(
         "functions": list(item.functions),
     }
     memory = min(limits.memory, item.memory << 20) if item.memory else limits.memory
-    session = Session(zygote, sources, job, replace(limits, seconds=item.seconds, memory=memory))
+    session = Session(fork_server, sources, job, replace(limits, seconds=item.seconds, memory=memory))
     try:
         try:
             session.start()

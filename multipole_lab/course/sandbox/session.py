@@ -12,7 +12,8 @@ from pathlib import Path
 import multipole_lab
 from multipole_lab.course.sandbox import wire
 from multipole_lab.course.sandbox.walls import Limits
-from multipole_lab.course.sandbox.worker import Zygote
+from multipole_lab.course.sandbox.worker import ForkServer
+from multipole_lab.renamed import with_old_names
 
 CELL_SECONDS = 10.0  # for one cell of a notebook
 PATIENCE = 3.0  # wall-clock time over processor time: a sleep ends too, a busy machine is forgiven
@@ -45,7 +46,7 @@ class Session:
 
     Parameters
     ----------
-    zygote : the worker's.
+    fork_server : the worker's.
     cells : (label, source) in the order of the notebook.
     job : ``library``, ``forbidden``, ``functions``: see `student.serve`.
     limits : of the process.
@@ -57,8 +58,10 @@ class Session:
     defined : {function: whether the notebook defines it}.
     """
 
-    def __init__(self, zygote: Zygote, cells: list[tuple[str, str]], job: dict, limits: Limits) -> None:
-        self.zygote, self.job, self.limits = zygote, job, limits
+    def __init__(
+        self, fork_server: ForkServer, cells: list[tuple[str, str]], job: dict, limits: Limits
+    ) -> None:
+        self.fork_server, self.job, self.limits = fork_server, job, limits
         self.cells = list(cells)
         self.errors: dict[str, str] = {}
         self.stuck: dict[str, str] = {}
@@ -85,13 +88,13 @@ class Session:
         visible, hidden = library_paths()
         ours, theirs = socket.socketpair()
         with theirs:
-            reply = self.zygote.ask(
+            reply = self.fork_server.ask(
                 {
                     "do": "start",
                     "limits": asdict(self.limits),
                     "visible": python_paths() + (visible if self.job["library"] else []),
-                    "hidden": [str(path) for path in hidden] + self.zygote.hidden,
-                    "job": self.job | {"environment": self.zygote.environment},
+                    "hidden": [str(path) for path in hidden] + self.fork_server.hidden,
+                    "job": self.job | {"environment": self.fork_server.environment},
                 },
                 theirs.fileno(),
             )
@@ -181,8 +184,11 @@ class Session:
             return {}
         self.sock.close()
         self.sock = None
-        return self.zygote.ask({"do": "end"})["ended"] or {}
+        return self.fork_server.ask({"do": "end"})["ended"] or {}
 
 
 def _clip(text: str) -> str:
     return text if len(text) <= 300 else text[:300] + " ..."
+
+
+__getattr__ = with_old_names(__name__)

@@ -1,4 +1,4 @@
-"""A worker's mother process, from which students' processes are forked: the grader's side of ``zygote``."""
+"""A worker's fork server, from which students' processes are forked: the grader's side of ``fork_server``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 
-class Zygote:
-    """One worker's mother process; a context manager.
+class ForkServer:
+    """One worker's fork server; a context manager.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Zygote:
                     sys.executable,
                     "-I",
                     "-m",
-                    "multipole_lab.course.sandbox.zygote",
+                    "multipole_lab.course.sandbox.fork_server",
                     str(theirs.fileno()),
                     str(slot),
                 ],
@@ -64,7 +64,7 @@ class Zygote:
             raise RuntimeError("the process that students' processes come from has ended")
         return json.loads(reply)
 
-    def __enter__(self) -> Zygote:
+    def __enter__(self) -> ForkServer:
         return self
 
     def __exit__(self, *_: object) -> None:

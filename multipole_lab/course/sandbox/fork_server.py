@@ -1,6 +1,6 @@
 """The process that students' processes are forked from: it has imported torch, so that each starts in milliseconds.
 
-It is started as ``python -I -m multipole_lab.course.sandbox.zygote FD SLOT`` with an empty environment, and knows
+It is started as ``python -I -m multipole_lab.course.sandbox.fork_server FD SLOT`` with an empty environment, and knows
 nothing: no questions, no tests, no paths but those it is sent. Over the control socket come two requests, ``start``
 (with the socket of a session) and ``end``; one student process lives at a time. When the grader is gone, so are both.
 """
