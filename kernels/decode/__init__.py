@@ -1,9 +1,7 @@
 """One decoding step over a clustered cache: look up, select, attend, merge."""
 
-from multipole_lab.suggesting import lazy_names
+from ..common.names import from_modules
 
-_WHERE = {"decode_step": "step"}
+__all__ = ["decode_step"]
 
-__all__ = list(_WHERE)
-
-__getattr__, __dir__ = lazy_names(__name__, _WHERE)
+__getattr__ = from_modules(__name__, decode_step="step")

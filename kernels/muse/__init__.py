@@ -1,9 +1,7 @@
 """MuSe with clusters of any members: summaries, the near field, dipoles, and their gradients."""
 
-from multipole_lab.suggesting import lazy_names
+from ..common.names import from_modules
 
-_WHERE = {"muse": "forward"}
+__all__ = ["muse"]
 
-__all__ = list(_WHERE)
-
-__getattr__, __dir__ = lazy_names(__name__, _WHERE)
+__getattr__ = from_modules(__name__, muse="forward")

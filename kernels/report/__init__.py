@@ -1,9 +1,7 @@
 """What every kernel needs on every GPU, compiled ahead of time: `multipole-lab kernels`."""
 
-from multipole_lab.suggesting import lazy_names
+from ..common.names import from_modules
 
-_WHERE = {"report": "compiling"}
+__all__ = ["report"]
 
-__all__ = list(_WHERE)
-
-__getattr__, __dir__ = lazy_names(__name__, _WHERE)
+__getattr__ = from_modules(__name__, report="compiling")
