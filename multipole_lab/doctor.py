@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     findings = diagnosis.examine()
     can_run = all(finding.level != "problem" for finding in findings)
     if args.json:
-        rows = [dataclasses.asdict(finding) for finding in findings]
+        # The old name of "fix" goes with the next version.
+        rows = [dataclasses.asdict(finding) | {"mend": finding.fix} for finding in findings]
         print(json.dumps({"version": __version__, "can_run": can_run, "findings": rows}, indent=2))
     else:
         print(report(findings))
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(findings: list[Finding]) -> str:
-    """Return the findings as text for a terminal of 80 columns, each lack followed by its command, and a verdict.
+    """Return the findings as text for a terminal of 80 columns, what is missing followed by its command, and a verdict.
 
     Only a command, and a word without spaces, may be longer than a line.
     """
@@ -58,8 +59,8 @@ def _table(title: str, findings: list[Finding]) -> str:
     for finding in findings:
         first = f"{MARKS[finding.level]:>4}  {finding.name:<{width}}  "
         lines.append(first + _wrapped(finding.found, blank).lstrip())
-        if finding.mend:
-            lines.append(f"{blank}-> {finding.mend}")
+        if finding.fix:
+            lines.append(f"{blank}-> {finding.fix}")
     return "\n".join(lines)
 
 
@@ -76,11 +77,13 @@ def _wrapped(text: str, indent: str) -> str:
 
 def _verdict(findings: list[Finding]) -> str:
     failed = dict.fromkeys(f.name for f in findings if f.level == "problem" and f.part != "package")
-    lacks = dict.fromkeys(f.name for f in findings if f.level in ("note", "warning") and f.part == "feature")
+    missing = dict.fromkeys(
+        f.name for f in findings if f.level in ("note", "warning") and f.part == "feature"
+    )
     first = f"Cannot run yet: {', '.join(failed)}." if failed else "The lab can run here."
     rest = (
-        f" Something is missing for: {', '.join(name for name in lacks if name not in failed)}."
-        if lacks
+        f" Something is missing for: {', '.join(name for name in missing if name not in failed)}."
+        if missing
         else ""
     )
     return textwrap.fill(first + rest, COLUMNS)

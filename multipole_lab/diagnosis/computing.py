@@ -12,12 +12,12 @@ from multipole_lab.extras import is_there
 
 from . import probe
 from .finding import Feature, install, pip, system_package
-from .packages import asked_by, lacks
+from .packages import asked_by, missing_for
 
 
 def library() -> Iterator[Finding]:
     """The library itself: whether everything that it needs is here, and torch can be imported."""
-    found = lacks("library", asked_by(""), "problem")
+    found = missing_for("library", asked_by(""), "problem")
     yield from found
     if any(finding.level == "problem" for finding in found):
         return
@@ -80,13 +80,13 @@ def compiling() -> Iterator[Finding]:
     if found:
         yield Feature("torch.compile", found)
     else:
-        mend = system_package(apt_get="g++", dnf="gcc-c++", pacman="gcc", zypper="gcc-c++")
-        yield Feature("torch.compile", "no C++ compiler: --compile works on a GPU only", "note", mend)
+        fix = system_package(apt_get="g++", dnf="gcc-c++", pacman="gcc", zypper="gcc-c++")
+        yield Feature("torch.compile", "no C++ compiler: --compile works on a GPU only", "note", fix)
 
 
 def training() -> Iterator[Finding]:
     """`multipole-lab train`: accelerate, and what it trains on."""
-    found = lacks("training", asked_by("models", only=("accelerate",)))
+    found = missing_for("training", asked_by("models", only=("accelerate",)))
     yield from found
     if found:
         return
@@ -114,5 +114,5 @@ def processes() -> Iterator[Finding]:
     if dist.is_available() and dist.is_gloo_available():
         yield Feature("several processes", "torch.distributed with gloo")
     else:
-        mend = install("", "torch", broken=True)
-        yield Feature("several processes", "this torch has no torch.distributed with gloo", "note", mend)
+        fix = install("", "torch", broken=True)
+        yield Feature("several processes", "this torch has no torch.distributed with gloo", "note", fix)

@@ -11,7 +11,7 @@ from multipole_lab.extras import is_there
 
 from . import probe
 from .finding import Feature, clone, pip, system_package
-from .packages import asked_by, lacks
+from .packages import asked_by, missing_for
 
 DRIVEN = ("axe-playwright-python", "playwright")  # of the extra test, what only tests in a browser need
 
@@ -20,7 +20,7 @@ def panels() -> Iterator[Finding]:
     """The notebooks' panels: the packages, and the files of the widgets that JupyterLab must find."""
     wanted = asked_by("lab", but=("kaleido",))
     # Without JupyterLab nobody wanted the notebooks; with it, half of what they need is a fault.
-    found = lacks("panels", wanted, "problem" if is_there("jupyterlab") else "note")
+    found = missing_for("panels", wanted, "problem" if is_there("jupyterlab") else "note")
     yield from found
     if any(finding.level != "warning" for finding in found):
         return
@@ -34,8 +34,8 @@ def panels() -> Iterator[Finding]:
         ("anywidget", "anywidget"),
     ):
         if not any(Path(path).is_dir() for path in jupyter_path("labextensions", folder)):
-            mend = pip("--force-reinstall", "--no-deps", package)
-            yield Feature("panels", f"JupyterLab does not find {folder}", "problem", mend)
+            fix = pip("--force-reinstall", "--no-deps", package)
+            yield Feature("panels", f"JupyterLab does not find {folder}", "problem", fix)
             return
     if not found:
         version = metadata.version("jupyterlab")
@@ -44,7 +44,7 @@ def panels() -> Iterator[Finding]:
 
 def pictures() -> Iterator[Finding]:
     """What a panel leaves in a notebook for readers without widgets: kaleido draws it with a browser."""
-    found = lacks("pictures of panels", asked_by("lab", only=("kaleido",)))
+    found = missing_for("pictures of panels", asked_by("lab", only=("kaleido",)))
     yield from found
     if not any(finding.level == "note" for finding in found):
         yield from _browser("pictures of panels", "drawn by", "panels are live all the same, and leave words")
@@ -60,10 +60,10 @@ def _browser(feature: str, use: str, without: str) -> Iterator[Finding]:
         yield Feature(feature, f"{use} {path}")
         return
     found = f"{path} does not start: {error}" if path else "no Chromium or Chrome"
-    mend = system_package(
+    fix = system_package(
         apt_get="chromium", dnf="chromium", pacman="chromium", zypper="chromium", brew="--cask google-chrome"
     )
-    yield Feature(feature, f"{found}; {without}", "note", mend)
+    yield Feature(feature, f"{found}; {without}", "note", fix)
 
 
 def models_from_the_hub() -> Iterator[Finding]:
@@ -79,7 +79,7 @@ def models_from_the_hub() -> Iterator[Finding]:
 
 def models_from_wheels() -> Iterator[Finding]:
     """The small models with short names, which come from PyPI as well."""
-    found = lacks("models from wheels", asked_by("models"))
+    found = missing_for("models from wheels", asked_by("models"))
     yield from found
     if found:
         return
@@ -96,7 +96,7 @@ def models_from_wheels() -> Iterator[Finding]:
 
 def course() -> Iterator[Finding]:
     """Assignments: students need the library alone, instructors the packages and the master notebooks."""
-    found = lacks("course, instructors", asked_by("course"))
+    found = missing_for("course, instructors", asked_by("course"))
     yield from found
     if clone() is None:
         text = "the master notebooks are in the repository; name their folder: --masters DIR"
@@ -107,7 +107,7 @@ def course() -> Iterator[Finding]:
 
 def tests() -> Iterator[Finding]:
     """What `make test` needs, without the tests in a browser."""
-    found = lacks("tests", asked_by("test", but=DRIVEN))
+    found = missing_for("tests", asked_by("test", but=DRIVEN))
     yield from found
     if not found:
         yield Feature("tests", "make test" if clone() else "are in the repository")
@@ -115,7 +115,7 @@ def tests() -> Iterator[Finding]:
 
 def browser_tests() -> Iterator[Finding]:
     """The tests that drive a JupyterLab in a browser; without them `make test` skips those."""
-    found = lacks("tests in a browser", asked_by("test", only=DRIVEN))
+    found = missing_for("tests in a browser", asked_by("test", only=DRIVEN))
     yield from found
     if not found:
         yield from _browser("tests in a browser", "drive", "make test skips them")
@@ -123,7 +123,7 @@ def browser_tests() -> Iterator[Finding]:
 
 def pages() -> Iterator[Finding]:
     """The notebooks and the reference as web pages, and the tour as an app."""
-    found = lacks("make docs, make app", asked_by("docs"))
+    found = missing_for("make docs, make app", asked_by("docs"))
     yield from found
     if not found:
         yield Feature("make docs, make app", "ready" if clone() else "are in the repository")

@@ -22,8 +22,8 @@ class Finding:
     level : str
         ``"ok"``; ``"note"``, something optional is missing; ``"warning"``, it works, but worse than it could;
         ``"problem"``, it does not work.
-    mend : str
-        The command that mends it; empty where there is nothing to mend.
+    fix : str
+        The command that fixes it; empty where there is nothing to fix.
     part : str
         ``"machine"``; ``"feature"``, something that a reader may want to do here; ``"package"``.
     """
@@ -31,7 +31,7 @@ class Finding:
     name: str
     found: str
     level: str = "ok"
-    mend: str = ""
+    fix: str = ""
     part: str = "machine"
 
 
@@ -55,7 +55,7 @@ def install(extra: str = "", *packages: str, broken: bool = False) -> str:
     if home is not None and Path(sys.prefix).resolve() == home / ".venv":
         if extra == "docs":
             return f"{_into(home)}make docs"
-        # A broken package looks installed to pip, so everything is made anew.
+        # A broken package looks installed to pip, so everything is installed again.
         return f"{_into(home)}{'make clean install' if broken else 'rm -f .venv/installed && make install'}"
     wanted = packages or (f"multipole_lab[{extra}]" if extra else "multipole_lab",)
     return pip("--force-reinstall", *wanted) if broken else pip(*wanted)

@@ -26,11 +26,11 @@ def python() -> Iterator[Finding]:
     name = f"{platform.python_version()} at {sys.executable}"
     known = f"{'.'.join(map(str, oldest))} to {'.'.join(map(str, newest))}"
     if version < oldest:
-        mend = "make clean install PYTHON=python3.12"
-        yield Finding("Python", f"{name}; the library needs {known}", "problem", mend)
+        fix = "make clean install PYTHON=python3.12"
+        yield Finding("Python", f"{name}; the library needs {known}", "problem", fix)
     elif version > newest:
-        mend = "make clean install PYTHON=python3.13"
-        yield Finding("Python", f"{name}; tried on {known}", "warning", mend)
+        fix = "make clean install PYTHON=python3.13"
+        yield Finding("Python", f"{name}; tried on {known}", "warning", fix)
     else:
         yield Finding("Python", name)
     yield Finding("multipole_lab", str(Path(__file__).resolve().parents[1]))
@@ -100,8 +100,8 @@ def gpu() -> Iterator[Finding]:
     elif not here:
         yield Finding("GPU", "none: everything runs on the CPU")
     elif torch.version.cuda is None:
-        mend = pip("--force-reinstall", "torch", "--index-url", "https://download.pytorch.org/whl/cu130")
-        yield Finding("GPU", f"there is one, but torch {torch.__version__} is a CPU build", "warning", mend)
+        fix = pip("--force-reinstall", "torch", "--index-url", "https://download.pytorch.org/whl/cu130")
+        yield Finding("GPU", f"there is one, but torch {torch.__version__} is a CPU build", "warning", fix)
     else:
         yield Finding("GPU", f"torch (CUDA {torch.version.cuda}) cannot use it", "warning", "nvidia-smi")
 
@@ -115,14 +115,14 @@ def compiler() -> Iterator[Finding]:
     level = "warning" if gpu_here else "note"
     what = "Triton cannot compile" if gpu_here else "not needed without a GPU"
     if found is None:
-        mend = system_package(apt_get="gcc", dnf="gcc", pacman="gcc", zypper="gcc")
-        yield Finding("C compiler", f"none: {what}", level, mend)
+        fix = system_package(apt_get="gcc", dnf="gcc", pacman="gcc", zypper="gcc")
+        yield Finding("C compiler", f"none: {what}", level, fix)
     else:
         yield Finding("C compiler", found)
     if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
         minor = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-        mend = system_package(apt_get=f"{minor}-dev", dnf=f"{minor}-devel", zypper=f"{minor}-devel")
-        yield Finding("Python headers", f"no Python.h: {what}", level, mend)
+        fix = system_package(apt_get=f"{minor}-dev", dnf=f"{minor}-devel", zypper=f"{minor}-devel")
+        yield Finding("Python headers", f"no Python.h: {what}", level, fix)
 
 
 def resources() -> Iterator[Finding]:

@@ -20,13 +20,13 @@ def versions() -> Iterator[Finding]:
         have = version(need)
         if have is None:
             level, role = ("note", f"only for {need.extra}") if need.extra else ("problem", "needed")
-            mend = install(need.extra, need.name + need.range)
-            yield Finding(need.name, f"not installed ({role})", level, mend, "package")
+            fix = install(need.extra, need.name + need.range)
+            yield Finding(need.name, f"not installed ({role})", level, fix, "package")
         elif fits(need, have):
             yield Finding(need.name, have, part="package")
         else:
-            mend = install(need.extra, need.name + need.range)
-            yield Finding(need.name, f"{have}, wanted {need.range}", "warning", mend, "package")
+            fix = install(need.extra, need.name + need.range)
+            yield Finding(need.name, f"{have}, wanted {need.range}", "warning", fix, "package")
 
 
 def version(need: Need) -> str | None:
@@ -54,19 +54,19 @@ def asked_by(extra: str, *, only: Iterable[str] = (), but: Iterable[str] = ()) -
     ]
 
 
-def lacks(feature: str, wanted: list[Need], level: str = "note") -> list[Finding]:
-    """What a feature lacks: packages that are not installed, at this level, and warnings for those out of range."""
+def missing_for(feature: str, wanted: list[Need], level: str = "note") -> list[Finding]:
+    """What is missing for a feature: packages not installed, at this level, and warnings for those out of range."""
     have = {need: version(need) for need in wanted}
     missing = [need for need in wanted if have[need] is None]
     found = []
     if missing:
         extra = wanted[0].extra
-        mend = install(extra, *(() if extra else (need.name + need.range for need in missing)))
+        fix = install(extra, *(() if extra else (need.name + need.range for need in missing)))
         words = ", ".join(need.name for need in missing)
-        found.append(Finding(feature, f"not installed: {words}", level, mend, "feature"))
+        found.append(Finding(feature, f"not installed: {words}", level, fix, "feature"))
     for need in wanted:
         if have[need] is not None and not fits(need, have[need]):
-            mend = install(need.extra, need.name + need.range)
+            fix = install(need.extra, need.name + need.range)
             text = f"{need.name} is {have[need]}, wanted {need.range}"
-            found.append(Finding(feature, text, "warning", mend, "feature"))
+            found.append(Finding(feature, text, "warning", fix, "feature"))
     return found

@@ -125,8 +125,8 @@ def test_doctor_needs_no_home():
     command = [sys.executable, "-P", "-m", "multipole_lab.cli", "doctor", "--json"]
     found = json.loads(run(command, settings(HOME="/proc/home")))["findings"]
     lines = {one["name"]: one for one in found}
-    assert lines["home folder"]["mend"] == "export HOME=/path"
-    assert lines["models are kept"]["mend"] == f"export {folders.VARIABLE}=/path"
+    assert lines["home folder"]["fix"] == "export HOME=/path"
+    assert lines["models are kept"]["fix"] == f"export {folders.VARIABLE}=/path"
     assert not [one for one in found if one["level"] == "problem"]
     assert not [one for one in found if "Error" in one["found"]]
 

@@ -1,4 +1,4 @@
-"""The doctor: true findings on this machine, a command for each lack, an exit status to rely on, and an end."""
+"""The doctor: true findings on this machine, a command for what is missing, an exit status to rely on, an end."""
 
 import json
 import sys
@@ -69,7 +69,7 @@ def test_every_check_has_a_line(findings):
 
 
 def test_every_warning_has_a_command(findings):
-    assert all(one.mend for one in findings if one.level in ("warning", "problem"))
+    assert all(one.fix for one in findings if one.level in ("warning", "problem"))
 
 
 # --- what is missing ------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def test_each_package_that_is_missing_is_missed_by_a_feature(name, look, monkeyp
     without(monkeypatch, name)
     missed = [one for one in look() if one.level != "ok" and name in one.found.replace(",", "").split()]
     assert missed
-    assert all("install" in one.mend or one.mend.endswith("make docs") for one in missed)
+    assert all("install" in one.fix or one.fix.endswith("make docs") for one in missed)
     assert all(one.part == "feature" for one in missed)
     if not any(need.extra for need in NEEDS if need.name == name):
         assert missed[0].level == "problem"
@@ -101,7 +101,7 @@ def test_extras_that_nobody_wanted_are_notes(look, monkeypatch):
     found = [one for one in look() if "not installed" in one.found]
     assert len(found) >= 7
     assert {one.level for one in found} == {"note"}
-    assert all(one.mend for one in found)
+    assert all(one.fix for one in found)
 
 
 def test_half_of_the_notebooks_is_a_problem(monkeypatch):
@@ -112,15 +112,15 @@ def test_half_of_the_notebooks_is_a_problem(monkeypatch):
 def test_notebooks_of_a_user_without_a_home_want_one_named(monkeypatch):
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where the system knows no such user
     (found,) = features.panels()
-    assert (found.level, found.mend) == ("problem", "export HOME=/path")
-    assert next(one.mend for one in machine.folders()) == "export HOME=/path"
+    assert (found.level, found.fix) == ("problem", "export HOME=/path")
+    assert next(one.fix for one in machine.folders()) == "export HOME=/path"
 
 
 def test_a_package_out_of_range_is_a_warning(look, monkeypatch):
     monkeypatch.setattr(packages.metadata, "version", lambda name: "0.0.1")
     found = {one.found: one for one in look()}
     assert found["torch is 0.0.1, wanted >=2.9"].level == "warning"
-    assert found["anywidget is 0.0.1, wanted >=0.9.13"].mend
+    assert found["anywidget is 0.0.1, wanted >=0.9.13"].fix
 
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium or Chrome")
@@ -131,7 +131,7 @@ def test_pictures_need_a_browser_that_starts(monkeypatch):
         (found,) = features.pictures()
         assert (found.name, found.level) == ("pictures of panels", "note")
         assert words in found.found
-        assert "chromium" in found.mend or "chrome" in found.mend
+        assert "chromium" in found.fix or "chrome" in found.fix
         assert found != here
 
 
@@ -148,7 +148,7 @@ def test_torch_that_does_not_import_is_a_problem(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (found,) = computing.library()
     assert (found.name, found.level) == ("library", "problem")
-    assert found.mend
+    assert found.fix
     assert next(machine.gpu()).level == "note"
 
 
@@ -171,14 +171,14 @@ def test_gpu_that_torch_cannot_use_is_a_warning(cuda, monkeypatch):
     monkeypatch.setattr(machine.shutil, "which", lambda name: f"/usr/bin/{name}")
     (gpu,) = machine.gpu()
     assert gpu.level == "warning"
-    assert ("--index-url" in gpu.mend) == (cuda is None)
+    assert ("--index-url" in gpu.fix) == (cuda is None)
 
 
 def test_no_compiler_is_no_reason_to_stop(monkeypatch):
     monkeypatch.setattr(machine.shutil, "which", lambda name: None)
     found = [*machine.compiler(), *computing.compiling()]
     assert {one.level for one in found} == {"note"}
-    assert all("install" in one.mend for one in found)
+    assert all("install" in one.fix for one in found)
     assert "not needed without a GPU" in found[0].found
 
 
@@ -197,7 +197,7 @@ def test_a_check_that_breaks_is_a_finding():
         raise RuntimeError("driver says no\nand more")
 
     (found,) = diagnosis.bounded(broken_driver, 10)
-    assert found == Finding("broken driver", "RuntimeError: driver says no", "warning", found.mend)
+    assert found == Finding("broken driver", "RuntimeError: driver says no", "warning", found.fix)
 
 
 def test_a_check_that_never_ends_is_a_finding(monkeypatch):
@@ -219,7 +219,7 @@ def test_json(capsys, monkeypatch):
     said = json.loads(capsys.readouterr().out)
     assert said["can_run"] is True
     assert said["findings"] == [
-        {"name": "disk", "found": "7 GiB free", "level": "ok", "mend": "", "part": "machine"}
+        {"name": "disk", "found": "7 GiB free", "level": "ok", "fix": "", "mend": "", "part": "machine"}
     ]
 
 
@@ -238,7 +238,7 @@ def test_report_aligns_and_marks():
     text = doctor.report(
         [
             Finding("a", "fine"),
-            Finding("longer", "bad " * 30, "problem", "mend it", "feature"),
+            Finding("longer", "bad " * 30, "problem", "fix it", "feature"),
             Finding("torch", "2.9", part="package"),
         ]
     )
@@ -249,7 +249,7 @@ def test_report_aligns_and_marks():
         "What works on it",
         "FAIL  longer  " + ("bad " * 16).strip(),
         "              " + ("bad " * 14).strip(),
-        "              -> mend it",
+        "              -> fix it",
         "",
         "Packages",
         "      torch 2.9",
