@@ -49,7 +49,7 @@ class Window(Method):
         return without_gaps(attend, q, k, v, scale, mask, causal=True, last=True)
 
     def _windowed(self, q, k, v, scale, mask, causal: bool) -> Partial:
-        """Blocks of queries, each over the stretch of keys that its windows cover, with the band masked."""
+        """Blocks of queries, each over the span of keys that its windows cover, with the band masked."""
         Nq, Nk = q.shape[2], k.shape[2]
         ahead = 0 if causal else self.size - self.size // 2 - 1
         behind = self.size - 1 - ahead

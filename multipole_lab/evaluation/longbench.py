@@ -180,7 +180,7 @@ def build_prompt(record: Mapping[str, str], tokenizer: Callable, max_tokens: int
 
 
 def truncate_middle(text: str, tokenizer: Callable, tokens: int) -> str:
-    """The first and the last half of so many tokens, where a text has more."""
+    """The first and the last half of ``tokens`` tokens, where a text has more."""
     ids = token_ids(tokenizer, text, special=False)
     if len(ids) <= tokens:
         return text

@@ -114,7 +114,7 @@ def _check(args: argparse.Namespace, lengths: Sequence[int]) -> None:
 
 
 def sentences(text: str, tokenizer: Callable, tokens: int) -> list[tuple[str, int]]:
-    """The first sentences of a text, each with its number of tokens, until there are so many tokens."""
+    """The first sentences of a text, each with its number of tokens, until there are at least ``tokens``."""
     found, total = [], 0
     for match in re.finditer(r".+?(?:[.!?][\"')\]]*\s+|\n\s*\n|\Z)", text, re.DOTALL):
         if total >= tokens:

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(args: argparse.Namespace, model: object, tokenizer: object) -> Evaluation:
-    """Cut the texts into stretches of ``--max-tokens``.
+    """Cut the texts into windows of ``--max-tokens``.
 
     Raises
     ------
@@ -64,13 +64,13 @@ def prepare(args: argparse.Namespace, model: object, tokenizer: object) -> Evalu
         hashes[name] = hashlib.sha256(text.encode()).hexdigest()
         ids = token_ids(tokenizer, text, windows * length)
         if len(ids) < windows * length:
-            wish = f"{windows} stretches of {length}" if windows > 1 else f"--max-tokens {length}"
+            requested = f"{windows} windows of {length}" if windows > 1 else f"--max-tokens {length}"
             raise ValueError(
-                f"{name} has {len(ids):,} tokens, fewer than {wish}; give a smaller --max-tokens"
+                f"{name} has {len(ids):,} tokens, fewer than {requested}; give a smaller --max-tokens"
             )
         for w in range(windows):
-            stretch = ids[w * length : (w + 1) * length]
-            items.append(Item(f"{name}:{w}", {"text": str(name), "window": w}, stretch))
+            tokens = ids[w * length : (w + 1) * length]
+            items.append(Item(f"{name}:{w}", {"text": str(name), "window": w}, tokens))
     return Evaluation(
         name="perplexity",
         title="Perplexity by position in the context",
@@ -84,7 +84,7 @@ def prepare(args: argparse.Namespace, model: object, tokenizer: object) -> Evalu
 
 
 class _Scorer:
-    """Losses by bucket; the dense hidden states of the stretch at hand are kept to compare with."""
+    """Losses by bucket; the dense hidden states of the window at hand are kept to compare with."""
 
     def __init__(self, edges: np.ndarray, model: object) -> None:
         self.edges, self.model = edges, model

@@ -56,7 +56,7 @@ class Reader:
         Parameters
         ----------
         ids : [N] token ids.
-        exact : a ``MultipoleCache`` reads so many tokens at once, exactly, and the others one by one.
+        exact : a ``MultipoleCache`` reads that many tokens at once, exactly, and the others one by one.
         """
         with self._attending() as cache:
             if not self.decodes:

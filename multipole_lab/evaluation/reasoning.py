@@ -1,8 +1,8 @@
 """Problems with a chain of reasoning of known length, in a text of any length: quantities that depend on each other.
 
-In the manner of GSM-Infinite (2502.05252), section 3: a graph of named quantities is drawn first and told in sentences
-afterwards. The answer needs exactly so many operations. Distracting sentences tell of further quantities, which may
-depend on those of the chain, but nothing of the chain depends on them.
+In the manner of GSM-Infinite (2502.05252), section 3: a graph of named quantities is drawn first and written in
+sentences afterwards. The answer needs a known number of operations. Distracting sentences are about further
+quantities, which may depend on those of the chain, but nothing of the chain depends on them.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def structure_of_rows(
     ----------
     rows : which keys the queries from one number up to another see, padding left aside: [B, n, Nk] bool.
     shape : B, Nq and Nk. shift : the column of the first query's own key.
-    padding : [B, keys] bool of the first so many keys, False for padding, or None where all count.
+    padding : of a number of keys: [B, keys] bool of the first of them, False for padding, or None where all count.
 
     Raises
     ------

@@ -37,7 +37,7 @@ def compare(
     methods : one or more.
     causal : causal attention instead of full.
     layers : which layers; all of the sample by default.
-    tokens : use the first so many tokens; all by default.
+    tokens : how many tokens to use, from the first; all by default.
     repeats : timed turns a side.
 
     Returns

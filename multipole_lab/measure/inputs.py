@@ -17,7 +17,7 @@ def heads_of(
     ----------
     sample : the name or path of a captured sample, or "random" for normal numbers.
     layer : the sample's layer; its middle one by default.
-    heads : how many; a sample's heads are taken in turn, each with its group's keys and values.
+    heads : how many; a sample's heads are taken one after the other, each with its group's keys and values.
     tokens : how many. Beyond the sample's length, tokens are drawn again from it with noise of a tenth of their
         spread, so that repeated keys do not coincide; the label then says "resampled".
     dim : the head size: by default 64 of random numbers and a sample's own. A multiple of that puts heads side by side,

@@ -43,7 +43,7 @@ def time_lengths(
     Parameters
     ----------
     layer : q [1, Hq, N, D], k [1, Hk, N, D], v [1, Hk, N, Dv].
-    lengths : the context lengths; each takes the first so many tokens.
+    lengths : the context lengths; each takes that many tokens, from the first.
     method : called as ``method(q, k, v, scale=...)``; its time includes the clustering.
     scale : the factor on the logits.
     seconds : about how long to measure one length, in at least two turns and at most nine.

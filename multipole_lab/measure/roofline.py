@@ -21,7 +21,7 @@ class Roofline:
     dtype: str
 
     def least_ms(self, moved: float, operations: float) -> float:
-        """The milliseconds below which no kernel can be that moves so many bytes and does so many operations."""
+        """The fewest milliseconds in which a kernel can move ``moved`` bytes and do ``operations``."""
         return max(moved / self.gigabytes / 1e6, operations / self.teraops / 1e9)
 
     def share(self, moved: float, operations: float, ms: float) -> float:

@@ -23,7 +23,7 @@ from multipole_lab.models.samples.sample import check_sample
 if TYPE_CHECKING:
     from multipole_lab.models import Sample
 
-# The last so many turns of exact attention give its median where a method's own turns saw none.
+# How many of its last turns give the median of exact attention, where it had none beside a method's own.
 RECENT = 5
 
 
@@ -124,7 +124,7 @@ class Workload:
         Parameters
         ----------
         repeats : turns of the method, at least 1.
-        give_up : end after the first turn above so many milliseconds.
+        give_up : milliseconds; a turn that takes longer is the last.
         """
         q, k, v = self.timed
         self.exact_ms()

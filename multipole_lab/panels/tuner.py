@@ -114,7 +114,7 @@ class TunerPanel(TimedPanel):
         return [tune, copy, *super()._buttons()]
 
     def _tune(self, _button=None) -> None:
-        """Search anew for the present error."""
+        """Search again for the present error."""
         self._search = Search(self.sample, self.controls["max_error"].value)
         self._moved(None)
 

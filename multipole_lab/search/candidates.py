@@ -20,7 +20,7 @@ FAMILIES = (
     "MuSe monopole",
     "MuSe dipole",
     "MuSe with near clusters",
-    "contiguous blocks",
+    "runs",
     "centroid",
     "window",
 )
@@ -65,7 +65,7 @@ def candidates(length: int, causal: bool = False) -> list[Candidate]:
             )
             found += [
                 Candidate("MuSe with near clusters", words, MuSe(**settings)),
-                Candidate("contiguous blocks", words, MuSe(partition="runs", **settings)),
+                Candidate("runs", words, MuSe(partition="runs", **settings)),
             ]
     sizes = (n for n in (64, 256, 1024) if n < length)
     found += [Candidate("window", f"{n} keys, 4 sinks", Window(size=n, sinks=4)) for n in sizes]

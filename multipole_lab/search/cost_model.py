@@ -60,8 +60,8 @@ class CostModel:
     def cheapest_clusters(self, near: int, length: int) -> float:
         """The C of least time at a number of near clusters in full attention: ``sqrt(p_near near N / p_far)``.
 
-        More clusters make the far field dearer and the near field cheaper. Nothing is said of the error, which falls
-        with C. NaN where a price is missing, or where nothing is near.
+        More clusters make the far field more costly and the near field cheaper. Nothing is said of the error, which
+        falls with C. NaN where a price is missing, or where nothing is near.
         """
         far, pairs = self.prices.get("far", 0.0), self.prices.get("near", 0.0)
         return float(np.sqrt(pairs * near * length / far)) if far and pairs and near else float("nan")

@@ -48,13 +48,13 @@ def sweep(
     ----------
     sample : captured layers, as ``ml.load_sample`` and ``ml.capture`` give them.
     grid : names of arguments to lists of values, of ``MuSe`` unless ``"method"`` lists other methods; or a list of
-        methods. ``search_space.GRID`` by default. Settings that approximate nothing at a length are left out there.
+        methods. ``space.GRID`` by default. Settings that approximate nothing at a length are left out there.
     lengths : tokens, from the first; the sample's by default, at most 131,072. Beyond the sample tokens are drawn
         again with noise, and ``source`` says so.
     causal : causal attention instead of full.
     layers : which layers the error is over; all of the sample by default. Times are of the middle one.
-    groups : only so many key/value heads, each with its query heads: long lengths take long. All by default.
-    draws : a random search: so many combinations of the grid instead of all.
+    groups : how many key/value heads, each with its query heads, for long lengths take long. All by default.
+    draws : a random search: how many combinations of the grid to try instead of all.
     device : "cpu" or "cuda"; by default the GPU where there is one.
     repeats : turns that a time is the median of.
     seed : of the draws and the resampling.

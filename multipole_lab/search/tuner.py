@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, float], object]
 
-# Queries are dealt out in stretches of the text, to two folds that are tuned on and one that is held out.
-STRETCHES = 24
+# Queries are dealt out in spans of the text, to two folds that are tuned on and one that is held out.
+SPANS = 24
 DEAL = (0, 1, 2, 2, 1, 0)
-# What is left after screening on one key head a layer: errors up to so many times the allowed one (heads differ),
-# times up to so many times the exact one, and at most so many settings, those that look fastest.
+# What is left after screening on one key head a layer: the largest error, as a factor of the allowed one (heads
+# differ); the largest time, as a factor of the exact one; the most settings, those that look fastest.
 WORSE, SLOWER, KEPT = 4.0, 1.6, 24
-# A setting that takes so many times the fastest allowed one is not timed again.
+# A setting that takes more than this factor of the fastest allowed one's time is not timed again.
 HOPELESS = 1.5
 
 
@@ -55,7 +55,7 @@ def tune(
     """The fastest method whose error is at most ``max_error``, with evidence from queries that it was not chosen on.
 
     The error is the relative squared error, the mean over the heads of all layers. It decides on two thirds of the
-    queries, in two folds of which the worse one counts; the last third, in stretches between theirs and with another
+    queries, in two folds of which the worse one counts; the last third, in spans between theirs and with another
     seed of the clustering, is only reported on. Successive halving: every method on one key head of every layer;
     those that look accurate and fast enough on all heads; the accurate ones, the cheapest first, are timed in turns
     with exact attention. Where nothing accurate enough is faster than exact attention, that is the answer.
@@ -115,7 +115,7 @@ def tune(
 
 @dataclass
 class _Search:
-    """Three rounds, each on fewer methods and dearer than the one before."""
+    """Three rounds, each on fewer methods and more costly than the one before."""
 
     work: Workload
     candidates: dict[str, Method]
@@ -187,8 +187,8 @@ class _Search:
 
 def folds(length: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Query positions: two folds to tune on, and in a list of its own the one that is held out."""
-    stretch = torch.arange(length) * min(STRETCHES, length) // length
-    fold = torch.tensor(DEAL)[stretch % len(DEAL)]
+    span = torch.arange(length) * min(SPANS, length) // length
+    fold = torch.tensor(DEAL)[span % len(DEAL)]
     first, second, last = (torch.nonzero(fold == i).flatten() for i in range(3))
     return [first, second], [last]
 

@@ -56,7 +56,7 @@ def checkpoints(folder: str | Path) -> dict[int, Path]:
     if damaged and not found:
         raise ValueError(
             f"no checkpoint of {folder} is whole: {'; '.join(damaged.values())}. Put the files back, name another "
-            "folder with --out, or begin anew with --restart"
+            "folder with --out, or start again with --restart"
         )
     for path, fault in damaged.items():
         warnings.warn(f"{path} is left out, for it is not whole: {fault}", stacklevel=2)

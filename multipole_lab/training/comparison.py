@@ -106,7 +106,7 @@ def compare_training(
 
 
 def forget(folder: Path, seeds: Sequence[int], sides: Sequence[str] = SIDES) -> None:
-    """Remove runs, to begin anew."""
+    """Remove runs, to start again."""
     for seed in seeds:
         for side in sides:
             shutil.rmtree(folder / f"seed-{seed}" / side, ignore_errors=True)

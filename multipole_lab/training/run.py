@@ -86,8 +86,8 @@ def check_resumable(folder: Path, settings: dict) -> None:
     ]
     if differ:
         raise ValueError(
-            f"{folder} holds a run with other settings ({'; '.join(differ)}); name another folder with --out, or begin "
-            "anew with --restart"
+            f"{folder} holds a run with other settings ({'; '.join(differ)}); name another folder with --out, or start "
+            "again with --restart"
         )
 
 

@@ -41,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         default="python",
         help="'python' (your Python's own source and help), 'pg19', or a folder of text",
     )
-    add("--restart", action="store_true", help="forget what is in the folder and begin anew")
+    add("--restart", action="store_true", help="forget what is in the folder and start again")
     add(
         "--dry-run",
         action="store_true",

@@ -37,7 +37,7 @@ def test_the_order_of_settings_does_not_count():
 
 
 @pytest.mark.parametrize("cut", [1, 10])
-def test_a_torn_last_line_is_dropped_and_computed_anew(path, cut):
+def test_a_torn_last_line_is_dropped_and_computed_again(path, cut):
     path.write_bytes(path.read_bytes()[:-cut])
     with Journal(path, SETTINGS, {}) as journal:
         assert set(journal.rows) == {("i0", "dense")}
@@ -46,7 +46,7 @@ def test_a_torn_last_line_is_dropped_and_computed_anew(path, cut):
         assert journal.rows["i1", "dense"]["loss"] == 2
 
 
-def test_a_torn_header_is_written_anew(path):
+def test_a_torn_header_is_written_again(path):
     path.write_bytes(path.read_bytes()[:40])
     with Journal(path, SETTINGS, {}) as journal:
         assert journal.rows == {}

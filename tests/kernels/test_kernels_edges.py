@@ -140,7 +140,7 @@ def test_the_doctor_s_kernel_takes_any_strides():
 
 
 def far_apart(path, shape, stride, seed):
-    """Vectors with so many elements between them in a file that takes no room where nothing is written."""
+    """Vectors ``stride`` elements apart, in a file that takes no space where nothing is written."""
     last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     x = torch.from_file(str(path), shared=True, size=last + 1, dtype=torch.float16).as_strided(shape, stride)
     return x.copy_(torch.randn(shape, generator=torch.Generator().manual_seed(seed)))

@@ -29,7 +29,7 @@ def minilm():
 
 
 def sentences(minilm, count):
-    """Stretches of the story with as many tokens as the model has positions, [count, 512]."""
+    """Spans of the story with as many tokens as the model has positions, [count, 512]."""
     _, tokenizer = minilm
     ids = tokenizer(TEXT, add_special_tokens=False, truncation=True, max_length=510 * count)["input_ids"]
     first, last = (torch.full((count, 1), t) for t in (tokenizer.cls_token_id, tokenizer.sep_token_id))

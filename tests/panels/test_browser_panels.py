@@ -152,7 +152,7 @@ def test_a_sample_that_cannot_be_opened_is_explained_in_the_panel(lab):
     lab.until_titled("clusters", "1,024 keys")
 
 
-def test_a_bad_choice_is_explained_and_reset_mends_it(lab):
+def test_a_bad_choice_is_explained_and_reset_fixes_it(lab):
     panel = lab.panel("clusters")
     for slider, key in (("context", "Home"), ("clusters", "End")):  # 1,024 clusters of 256 keys
         panel.get_by_role("slider", name=slider, exact=True).focus()

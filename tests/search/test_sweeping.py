@@ -76,7 +76,7 @@ def test_the_front_has_what_nothing_of_its_length_beats():
     assert front(rows).tolist() == [True, True, False, True]
 
 
-def test_causal_only_a_stretch_of_heads_and_other_methods(sample):
+def test_causal_only_a_span_of_heads_and_other_methods(sample):
     methods = [ml.MuSe(clusters=8, leaf=32, near=1), ml.Window(size=40, sinks=1)]
     rows = ml.sweep(sample, methods, causal=True, groups=1, layers=[4], repeats=1)
     assert rows["heads"].tolist() == [2, 2]

@@ -99,7 +99,7 @@ def _grow(layers: list, args: argparse.Namespace, record: Record) -> int:
 
 
 def _sides(budget: int | float, args: argparse.Namespace) -> dict:
-    """Name to a function that makes the side anew, given the layer's rotation."""
+    """Name to a function that makes a new one of the side, given the layer's rotation."""
     ends = {"sinks": 10, "recent": 128}
     sides = {
         "dense": lambda _: Dense(),
@@ -113,8 +113,8 @@ def _sides(budget: int | float, args: argparse.Namespace) -> dict:
     if args.plain:
         sides["plain metric"] = lambda _: Clustered(Settings(budget=budget, watch=0, **ends))
     if args.windowed:
-        sides["windowed"] = lambda turn: Clustered(
-            Settings(budget=budget, levels=1, rope="windowed", **ends), turn
+        sides["windowed"] = lambda rotation: Clustered(
+            Settings(budget=budget, levels=1, rope="windowed", **ends), rotation
         )
     return sides
 

@@ -56,21 +56,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_begin(args: argparse.Namespace) -> None:
-    """Everything that a step lacks here, in one message rather than one a run."""
+    """Everything that is missing for a step here, in one message rather than one a run."""
     from multipole_lab.course.grading.notebook import masters_folder
     from multipole_lab.course.grading.release import require_tools
 
     checks = [require_tools] if args.step in ("release", "solutions") else []
     if args.step != "report" and args.masters is None:
         checks.append(masters_folder)
-    lacks = []
+    missing = []
     for check in checks:
         try:
             check()
         except (FileNotFoundError, ModuleNotFoundError) as error:
-            lacks.append(str(error))
-    if lacks:
-        raise FileNotFoundError("\n".join(lacks))
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError("\n".join(missing))
 
 
 def _release(args: argparse.Namespace) -> int:

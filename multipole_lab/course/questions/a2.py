@@ -107,7 +107,7 @@ def _zero_update(x, labels, centroids):
 
 
 def _in_order(x, centroids, limit):
-    """Each key in turn takes its nearest cluster with room: the first come are served first."""
+    """One key after the other takes its nearest cluster that is not full: first come, first served."""
     distances = torch.cdist(x.double(), centroids.double())
     labels = torch.full((len(x),), -1)
     for key in range(len(x)):

@@ -165,7 +165,7 @@ QUESTIONS = {
             "the left half is the longer one: round up.": lambda n, leaf: plan(n, leaf, up=0),
             "the queries of a square are on the right, its keys on the left.": _transposed_plan,
             "where are the squares?": _without_squares,
-            "a stretch of exactly `leaf` positions is a leaf.": lambda n, leaf: plan(n, leaf - 1),
+            "a span of exactly `leaf` positions is a leaf.": lambda n, leaf: plan(n, leaf - 1),
         },
         hint="the list has to be sorted, and its items are tuples of four integers.",
     ),

@@ -7,7 +7,7 @@ Linux namespaces need either root or unprivileged user namespaces (most desktops
 Ubuntu 24.04 switch them off). Where they are not to be had, the limits remain and `Walls.notes` says what does not
 hold. Only the standard library is used: this runs between fork and the student's first line.
 
-Bubblewrap and containers start a new program, which would import torch anew for every submission, where this one is
+Bubblewrap and containers start a new program, which would import torch again for every submission, where this one is
 forked from a process that has it; where namespaces are refused they do not start, and here the limits remain.
 Bubblewrap also sets no limit on processor time, memory or processes, which tests/course hold hostile code to.
 """

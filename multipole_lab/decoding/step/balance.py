@@ -27,7 +27,7 @@ from multipole_lab.decoding.store.state import State
 
 # What a head's budget may be at least and at most, as a factor of the mean one.
 LEAST, MOST = 0.25, 8.0
-# Steps whose expected error is taken: the first ones, then every so many. The mean remembers so many.
+# Steps whose expected error is taken: the FIRST ones, then one in EVERY. The mean is over about MEMORY of them.
 FIRST, EVERY, MEMORY = 16, 32, 64
 # Keeps heads without any error apart from those with none at all from rounding.
 FLOOR = 1e-9

@@ -129,7 +129,7 @@ class Hierarchy:
         return tuple(self._in_text_order(x.view(), 0) for x in (self.keys, self.values))
 
     def truncate(self, length: int) -> None:
-        """Forget the text from ``length`` on. A block that is cut goes back to the tail and joins anew."""
+        """Forget the text from ``length`` on. A block that is cut goes back to the tail and joins again."""
         if length >= self.length:
             return
         kept = [b for b in self.blocks if b.end <= length]

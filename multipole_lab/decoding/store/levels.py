@@ -63,7 +63,7 @@ def seeds_of(
     valid: Bool[Tensor, "B Hk n"] | None,
     seed: int,
 ) -> Float[Tensor, "R C2 D"]:
-    """The centroids that a block has; for those it lacks, a random key from each stretch of the new ones."""
+    """The centroids that a block has; for those it lacks, a random key from each of the equal parts of the new ones."""
     R, n, _ = x.shape
     missing = clusters - old.shape[1]
     if missing <= 0:

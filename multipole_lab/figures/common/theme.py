@@ -98,7 +98,7 @@ def title(finding: str, reading: str = "", factor: float = 1.0) -> dict:
 
 
 def enlarge(figure: go.Figure, factor: float = 1.35) -> go.Figure:
-    """Return a copy of a figure with all its type larger, its title wrapped anew and given room."""
+    """Return a copy of a figure with all its type larger, its title wrapped again and given space."""
     large = go.Figure(figure)
     text = large.layout.title.text or ""
     heading = re.fullmatch(r"<b>(.*?)</b>(?:<br><span[^>]*>(.*)</span>)?", text)
