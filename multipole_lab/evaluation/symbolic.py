@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 OPTIONS = 4
 AROUND = "\n\nQuestion: \nAnswer: The number of quick hedgehogs in Juniper Hill is"
 READING_HELP = (
-    "Problems of arithmetic in words, in the manner of GSM-Infinite: the answer needs a known number of operations, "
-    "and the sentences that matter stand among others. The model picks the likeliest of four numbers. 'direct' asks for "
-    "the answer at once; 'worked' has the model read the solution up to its last number, which it has to give. 'as dense' "
-    "is how often the choice is that of dense attention, KL the divergence from its distribution over the options, "
-    "p(right) the mean probability of the right one."
+    "Problems of arithmetic in words, in the manner of GSM-Infinite: the answer needs a known number of "
+    "operations, and the sentences that matter stand among others. The model picks the likeliest of four "
+    "numbers. 'direct' asks for the answer at once; 'worked' has the model read the solution up to its last "
+    "number, which it has to give. 'as dense' is how often the choice is that of dense attention, KL the "
+    "divergence from its distribution over the options, p(right) the mean probability of the right one."
 )
 
 
