@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import multipole_lab
 from multipole_lab.diagnosis.machine import PYTHONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +108,13 @@ def test_makefile_and_doctor_know_the_same_versions():
     assert f".[{','.join(extras)}]" in read("Makefile")
     bounds = f"{PYTHONS[0]} <= sys.version_info[:2] <= {PYTHONS[1]}"
     assert bounds in read(".ci/venv"), f"{oldest} to {newest}"
+
+
+def test_every_file_that_says_a_version_says_the_same():
+    version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["version"] == version == multipole_lab.__version__
+    assert f"## [{version}] - {citation['date-released']}" in read("CHANGELOG.md")
 
 
 # --- what gets installed --------------------------------------------------------------------------
