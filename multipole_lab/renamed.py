@@ -37,7 +37,7 @@ FOLDERS = {
     "decoding": {
         "bench.decode": "bench_decode=cpu bench_decode_gpu=gpu dense_sides growth problems baselines",
         "decoding.store": "storage levels block=blocks hierarchy metric rope padding state",
-        "decoding.step": "choice balance trace kernel=backend",
+        "decoding.step": "choice=opening balance trace kernel=backend",
         "interface": "handle",
     },
     "parallel": {

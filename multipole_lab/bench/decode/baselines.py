@@ -13,7 +13,7 @@ from torch import Tensor
 from multipole_lab.attention.exact import exact_partial
 from multipole_lab.decoding.layer import ClusteredLayer
 from multipole_lab.decoding.settings import Settings
-from multipole_lab.decoding.step.choice import gather_rows
+from multipole_lab.decoding.step.opening import gather_rows
 from multipole_lab.decoding.store.rope import Rotation
 from multipole_lab.decoding.store.storage import Growing
 

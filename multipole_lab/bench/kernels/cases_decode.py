@@ -17,7 +17,7 @@ SINKS, RECENT, BUDGET, FRACTION = 16, 128, 0.05, 1 / 16  # what the formulas of 
 def decode_cases(p: Problem, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Case]:
     """decode_lookup, decode_select, decode_attend and decode_merge; q [B, Hq, 1, D], k and v [B, Hk, N, D]."""
     from multipole_lab.decoding.settings import Settings
-    from multipole_lab.decoding.step.choice import choose
+    from multipole_lab.decoding.step.opening import choose
     from multipole_lab.decoding.store.hierarchy import Hierarchy
     from multipole_lab.kernels.decode.attend import Far, decode_attend
     from multipole_lab.kernels.decode.logits import Exact

@@ -29,7 +29,7 @@ from torch import Tensor
 from multipole_lab.attention.expansion import NEVER
 from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.clusters import statistics_dtype
-from multipole_lab.decoding.step.choice import choose, gather_rows, weighted_rows
+from multipole_lab.decoding.step.opening import choose, gather_rows, weighted_rows
 from multipole_lab.decoding.step.trace import Seen
 from multipole_lab.decoding.store.state import Level, State
 from multipole_lab.kernels.decode.work import Work

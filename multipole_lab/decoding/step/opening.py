@@ -11,8 +11,8 @@ from multipole_lab.kernels.decode.work import Work
 
 def choose(
     share: Float[Tensor, "R C"],
-    first: Int[Tensor, "R C"],
-    members: Int[Tensor, "R C"],
+    first: Int[Tensor, "R stored"],
+    members: Int[Tensor, "R stored"],
     room: int,
     limit: Float[Tensor, "R 1"] | None = None,
     rooms: Int[Tensor, " R"] | None = None,
