@@ -35,7 +35,7 @@ def exact_partial(
     v: Float[Tensor, "B Hk Nk Dv"],
     scale: float,
     causal: bool = False,
-    mask: Bool[Tensor, "B Nk"] | Bool[Tensor, "B Nq Nk"] | None = None,
+    mask: Bool[Tensor, "B Nk"] | Bool[Tensor, "#B Nq Nk"] | None = None,
     backend: str = "auto",
 ) -> Partial:
     """Softmax attention and its log-sum-exp in linear memory, differentiable in both.

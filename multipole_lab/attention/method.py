@@ -51,7 +51,7 @@ class Method:
         *,
         causal: bool = False,
         scale: float | None = None,
-        mask: Bool[Tensor, "B Nk"] | None = None,
+        mask: Bool[Tensor, "B Nk"] | Bool[Tensor, "B 1 1 Nk"] | None = None,
         lengths: Tensor | None = None,
         return_lse: bool = False,
     ) -> Float[Tensor, "B Hq Nq Dv"] | tuple[Float[Tensor, "B Hq Nq Dv"], Float[Tensor, "B Hq Nq"]]:

@@ -68,7 +68,7 @@ def muse_of(method: MuSe, q: Tensor, k: Tensor, v: Tensor, *, s: float, dtype: t
 
 def directions(
     q: Float[Tensor, "B H N D"], labels: Int[Tensor, "B H N"], rank: int
-) -> Float[Tensor, "B H C r"] | None:
+) -> Float[Tensor, "B H C D r"] | None:
     """The leading directions of every query cluster's displacements, [B, H, C, D, r]; None for none and for all."""
     if not 0 < rank < q.shape[-1]:
         return None

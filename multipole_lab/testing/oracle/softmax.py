@@ -26,7 +26,7 @@ def exact(
 def softmax_sum(
     logits: Float[Tensor, "*batch Nq Nk"],
     v: Float[Tensor, "*batch Nk Dv"],
-    seen: Bool[Tensor, "*#batch #Nq Nk"] | None = None,
+    seen: Bool[Tensor, "... Nk"] | None = None,
 ) -> Partial:
     """``sum_n softmax_n(a_n) v_n`` and ``log sum_n exp(a_n)`` over what is seen."""
     weights, lse = softmax(logits, seen)
@@ -34,7 +34,7 @@ def softmax_sum(
 
 
 def softmax(
-    logits: Float[Tensor, "*batch n"], seen: Bool[Tensor, "*#batch n"] | None = None
+    logits: Float[Tensor, "*batch n"], seen: Bool[Tensor, "... n"] | None = None
 ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch"]]:
     """``exp(a_n - lse)`` and ``lse = log sum_n exp(a_n)`` over what is seen; all 0 and -inf where nothing is."""
     if seen is None:
