@@ -114,40 +114,40 @@ def printed(table: pandas.DataFrame, width: int | None = None, cell: Cell | None
     for gap in (2, 1):
         if _width(shown, gap) <= width:
             return _block(shown, gap) + note
-    room = _room(shown, width)
-    if room >= NARROW:
-        return _block(shown, 1, room) + note
-    return "\n\n".join(_block(block, 1, room) for block, room in _blocks(label, kept, width)) + note
+    letters = _letters(shown, width)
+    if letters >= NARROW:
+        return _block(shown, 1, letters) + note
+    return "\n\n".join(_block(block, 1, letters) for block, letters in _blocks(label, kept, width)) + note
 
 
 def _blocks(label: list[_Column], columns: list[_Column], width: int) -> list[tuple[list[_Column], int]]:
-    """As many columns side by side as fit, every block with the rows' labels; and the room for their texts."""
+    """As many columns side by side as fit, every block with the rows' labels; and the letters for each text."""
     blocks, now = [], list(label)
     for column in columns:
         if len(now) > len(label) and _width([*now, column], 1, NARROW) > width:
             blocks.append(now)
             now = list(label)
         now = [*now, column]
-    return [(block, _room(block, width) or NARROW) for block in [*blocks, now]]
+    return [(block, _letters(block, width) or NARROW) for block in [*blocks, now]]
 
 
-def _width(columns: list[_Column], gap: int, room: int | None = None) -> int:
-    """How wide a table is whose words get at most that much room."""
-    return sum(_cut(column, room) for column in columns) + gap * (len(columns) - 1)
+def _width(columns: list[_Column], gap: int, letters: int | None = None) -> int:
+    """How wide a table is whose words get at most that many letters."""
+    return sum(_cut(column, letters) for column in columns) + gap * (len(columns) - 1)
 
 
-def _cut(column: _Column, room: int | None) -> int:
-    return column.width if room is None or not column.words else min(column.width, room)
+def _cut(column: _Column, letters: int | None) -> int:
+    return column.width if letters is None or not column.words else min(column.width, letters)
 
 
-def _room(columns: list[_Column], width: int) -> int:
+def _letters(columns: list[_Column], width: int) -> int:
     """The most letters that each text may have in a line so that the table fits."""
-    rooms = range(max(column.width for column in columns), 0, -1)
-    return next((room for room in rooms if _width(columns, 1, room) <= width), 0)
+    numbers = range(max(column.width for column in columns), 0, -1)
+    return next((letters for letters in numbers if _width(columns, 1, letters) <= width), 0)
 
 
-def _block(columns: list[_Column], gap: int, room: int | None = None) -> str:
-    widths = [_cut(column, room) for column in columns]
+def _block(columns: list[_Column], gap: int, letters: int | None = None) -> str:
+    widths = [_cut(column, letters) for column in columns]
     lines = []
     for row in range(-1, len(columns[0].cells)):
         cells = [column.lines(row, width) for column, width in zip(columns, widths, strict=True)]

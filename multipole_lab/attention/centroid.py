@@ -216,8 +216,8 @@ def open_clusters(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each query's clusters of largest mass, as long as their tokens fit the budget.
 
-    Returns the members' positions [R, n, budget] in order of mass, which of them are filled, and the chosen
-    clusters [R, n, J]. Empty clusters take no room.
+    Returns the members' positions [R, n, budget] in order of mass, which of them are filled, and the opened
+    clusters [R, n, J]. Empty clusters take no place.
     """
     R, n, J = a.shape
     budget = min(budget, order.shape[-1])

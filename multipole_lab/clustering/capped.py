@@ -1,4 +1,4 @@
-"""Capped assignment: every vector to its nearest cluster that still has room."""
+"""Capped assignment: every vector to its nearest cluster that is not full."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def capped_assignment(
 ) -> Int[Tensor, "R N"]:
     """Labels in 0 .. C-1 with at most ``capacity(n, C, cap)`` members each, n the valid vectors of the row.
 
-    Rounds. Every vector without a place proposes to its nearest cluster with room (ties to the lower index);
-    every cluster takes the nearest of its proposers while it has room (ties to the lower position); the others
+    Rounds. Every vector without a place proposes to its nearest cluster that is not full (ties to the lower index);
+    every cluster takes the nearest of its proposers while it is not full (ties to the lower position); the others
     propose again. A round that leaves someone over has filled a cluster, so at most C rounds are needed; on
     real keys three to six are.
     """
@@ -35,30 +35,30 @@ def capped_assignment(
     distances = (distances + torch.linalg.vector_norm(x, dim=-1).square()).view(-1)
     bins = (labels + torch.arange(R, device=x.device)[:, None] * C).view(-1)  # row * C + cluster
     if valid is None:
-        room = torch.full((R * C,), capacity(N, C, cap), device=x.device)
+        free = torch.full((R * C,), capacity(N, C, cap), device=x.device)
         waiting = torch.arange(R * N, device=x.device)
     else:
         sizes = [capacity(n, C, cap) for n in valid.sum(-1).tolist()]
-        room = torch.tensor(sizes, device=x.device).repeat_interleave(C)
+        free = torch.tensor(sizes, device=x.device).repeat_interleave(C)
         waiting = valid.reshape(-1).nonzero().squeeze(1)
 
     asked, distance = bins[waiting], distances[waiting]
     while True:
         proposals = torch.bincount(asked, minlength=R * C)
-        contested = (proposals > room)[asked].nonzero().squeeze(1)
+        contested = (proposals > free)[asked].nonzero().squeeze(1)
         if contested.numel() == 0:
             return bins.view(R, N) - torch.arange(R, device=x.device)[:, None] * C
-        refused = contested[beyond_room(asked[contested], distance[contested], room)]
-        room = (room - proposals).clamp(min=0)
+        refused = contested[beyond_free(asked[contested], distance[contested], free)]
+        free = (free - proposals).clamp(min=0)
         waiting = waiting[refused]
-        asked, distance = next_choice(x, centroids, waiting, room)
+        asked, distance = next_choice(x, centroids, waiting, free)
         bins[waiting] = asked
 
 
-def beyond_room(
-    asked: Int[Tensor, " n"], distance: Float[Tensor, " n"], room: Int[Tensor, " RC"]
+def beyond_free(
+    asked: Int[Tensor, " n"], distance: Float[Tensor, " n"], free: Int[Tensor, " RC"]
 ) -> Int[Tensor, " m"]:
-    """Which of n proposals are not among the nearest ``room`` of the cluster they asked, in ascending order."""
+    """Which of n proposals are not among the nearest ``free`` of the cluster they asked, in ascending order."""
     # A distance is not negative, so its float32 bits order as an integer does: with the cluster above them, one
     # stable sort ranks every proposal in its cluster.
     # A NaN, of distances that overflowed, counts as the farthest: its sign bit would break the order.
@@ -66,19 +66,19 @@ def beyond_room(
     bits = distance.to(torch.float32).view(torch.int32).to(torch.int64)
     ranked = torch.sort((asked << 32) | bits, stable=True).indices
     cluster = asked[ranked]
-    starts = torch.bincount(asked, minlength=room.numel()).cumsum(0)
+    starts = torch.bincount(asked, minlength=free.numel()).cumsum(0)
     starts = torch.nn.functional.pad(starts, (1, 0))
     rank = torch.arange(asked.numel(), device=asked.device) - starts[cluster]
-    return ranked[rank >= room[cluster]].sort().values
+    return ranked[rank >= free[cluster]].sort().values
 
 
 def next_choice(
     x: Float[Tensor, "R N D"],
     centroids: Float[Tensor, "R C D"],
     waiting: Int[Tensor, " n"],
-    room: Int[Tensor, " RC"],
+    free: Int[Tensor, " RC"],
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """The nearest cluster with room, as ``row * C + cluster``, and the squared distance to it."""
+    """The nearest cluster that is not full, as ``row * C + cluster``, and the squared distance to it."""
     R, N, D = x.shape
     C = centroids.shape[1]
     row = waiting // N
@@ -91,6 +91,6 @@ def next_choice(
     distances = partial_distances(padded, centroids)[row, slot] + vectors.square().sum(-1, keepdim=True)
     # A full cluster alone is infinitely far, whatever overflowed.
     distances = distances.nan_to_num_(nan=math.inf).clamp_(max=torch.finfo(x.dtype).max)
-    distances.masked_fill_((room == 0).view(R, C)[row], math.inf)
+    distances.masked_fill_((free == 0).view(R, C)[row], math.inf)
     best = distances.min(-1)
     return row * C + best.indices, best.values

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-# Statistics are formed in them, or in float32; a float8 tensor has scales that nobody told us.
+# Statistics are formed in them, or in float32; a float8 tensor has scales that are not known here.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 

@@ -39,7 +39,7 @@ def kmeans(
     clusters : C, at most the number of valid vectors.
     iterations : Lloyd iterations; 0 assigns to the seeds.
     cap : the largest allowed ratio of a cluster's size to the mean size, at least 1; None for no limit. An
-        overflowing vector goes to its nearest cluster with room.
+        overflowing vector goes to its nearest cluster that is not full.
     seed : seeds the choice of starting points; the same seed gives the same clusters.
     init : "random" (distinct random vectors), "strided" (every N/C-th vector, no randomness), "k-means++", or
         the starting centroids themselves.

@@ -40,7 +40,7 @@ class MultipoleCache(Cache):
     Parameters
     ----------
     fraction : centroids per key.
-    budget : keys of chosen clusters that each key/value head sums exactly for one token: an integer, or a
+    budget : keys of opened clusters that each key/value head sums exactly for one token: an integer, or a
         float in (0, 1] as a share of the context; None to leave it to ``top_p``.
     top_p : stop choosing once the exact keys are estimated to hold this share of the softmax mass.
     levels : 1, or 2 for clusters of clusters: their scores prune which centroids are looked up.
@@ -121,7 +121,7 @@ class MultipoleCache(Cache):
     def nbytes(self) -> dict[str, int]:
         """Bytes held: keys, values, centroids (with values, counts and offsets), index, scratch; and their total.
 
-        Spare room of the buffers is included; scratch are the buffers of a step, which all layers share.
+        Spare space of the buffers is included; scratch are the buffers of a step, which all layers share.
         """
         parts = {"keys": 0, "values": 0, "centroids": 0, "index": 0, "scratch": self._shared.nbytes}
         for layer in self.layers:

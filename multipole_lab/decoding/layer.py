@@ -133,19 +133,19 @@ class ClusteredLayer(CacheLayerMixin):
         h.watch(asked)
         if h.due():
             h.join()
-        state, budget, rooms = h.state(), min(s.tokens(h.length), h.clustered), None
+        state, budget, budgets = h.state(), min(s.tokens(h.length), h.clustered), None
         shares = s.shares and len(self.shared.layers) > 1 and softcap is None and bool(state.spreads)
         weighs = shares and self.portion.due()
         if shares:
-            rooms = self.portion.rooms(budget, h.clustered)
-        if rooms is not None:
-            budget, rooms = int(rooms.max()), rooms.to(q.device)
+            budgets = self.portion.budgets(budget, h.clustered)
+        if budgets is not None:
+            budget, budgets = int(budgets.max()), budgets.to(q.device)
         number = self.shared.traces(self)
         scale = D**-0.5 if scale is None else scale
         arguments = {
             "scale": scale,
             "budget": budget,
-            "rooms": rooms,
+            "rooms": budgets,
             "lookups": s.looked_at(h.levels[0].keys.length if h.levels else 0, budget),
             "replacement": s.replacement,
             "top_p": None if s.top_p == 1 else s.top_p,
@@ -156,7 +156,7 @@ class ClusteredLayer(CacheLayerMixin):
         step, out = step_function(s.backend, q, h.values.buffer), None
         if (
             weighs or number is not None
-        ):  # what only the reference tells; the output is the backend's all the same
+        ):  # what only the reference notes; the output is the backend's all the same
             seen = Seen()
             out, lse = decode_step(q, state, **arguments, seen=seen)
             if weighs:

@@ -1,4 +1,4 @@
-"""What a clustered cache can be told, checked once."""
+"""The settings of a clustered cache, checked once."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ READING_HELP = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``eval longbench`` can be told besides what every evaluation can."""
+    """The options of ``eval longbench`` besides those of every evaluation."""
     parser.add_argument(
         "--data", type=Path, metavar="FILE",
         help=f"JSON lines with the fields of LongBench v2; default: {HUB_ID} through the package datasets",
@@ -165,15 +165,15 @@ def build_prompt(record: Mapping[str, str], tokenizer: Callable, max_tokens: int
 
     Raises
     ------
-    ValueError : no room for anything.
+    ValueError : no space for anything.
     """
     before, after = _chat(tokenizer)
     after += LEAD
-    # A letter, its bracket, and what tokens at the seams may take.
-    room = max_tokens - sum(len(token_ids(tokenizer, part, special=False)) for part in (before, after)) - 8
-    if room < 2:
-        raise ValueError(f"--max-tokens is {max_tokens}; there is no room for the question")
-    text = truncate_middle(PROMPT.format(**record), tokenizer, room)
+    # A letter, its bracket, and what tokens where parts meet may take.
+    left = max_tokens - sum(len(token_ids(tokenizer, part, special=False)) for part in (before, after)) - 8
+    if left < 2:
+        raise ValueError(f"--max-tokens is {max_tokens}; there is no space for the question")
+    text = truncate_middle(PROMPT.format(**record), tokenizer, left)
     cut = text.rfind("</text>")
     cut = max(0, len(text) - 1000) if cut < 0 else cut
     return before + text[:cut], text[cut:] + after

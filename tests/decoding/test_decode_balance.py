@@ -103,8 +103,8 @@ def test_an_error_is_noted_as_it_would_be_at_the_mean_budget():
 
 def test_a_budget_of_the_whole_text_is_not_shared():
     portion = Portion(share=torch.tensor([[0.5, 1.5]]).double())
-    assert portion.rooms(100, 100) is None
-    assert portion.rooms(80, 100).tolist() == [40, 100]
+    assert portion.budgets(100, 100) is None
+    assert portion.budgets(80, 100).tolist() == [40, 100]
 
 
 SETTINGS = {"budget": 0.1, "sinks": 4, "recent": 32, "interval": 64, "fraction": 1 / 16}

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from multipole_lab.decoding.settings import Settings
-from multipole_lab.decoding.step.reference import choose, decode_step
+from multipole_lab.decoding.step.reference import decode_step, open_clusters
 from multipole_lab.decoding.store.blocks import sort_by
 from multipole_lab.decoding.store.hierarchy import Hierarchy
 from multipole_lab.decoding.store.rope import Rotation
@@ -184,14 +184,14 @@ def test_choose_takes_a_prefix_of_the_ranking():
     members = torch.tensor([[3, 4, 0, 2, 1]])
     first = torch.tensor([[0, 3, 7, 7, 9]])
     # per member: 0.033, 0.125, 0.2 of nobody, 0.075, 0.05
-    index, taken, opened = choose(share, first, members, 6)
+    index, taken, opened = open_clusters(share, first, members, 6)
     assert opened.tolist() == [[False, True, True, True, False]]
     assert index[taken].tolist() == [3, 4, 5, 6, 7, 8]
-    index, taken, opened = choose(share, first, members, 3)
+    index, taken, opened = open_clusters(share, first, members, 3)
     assert not taken.any()
     assert opened.tolist() == [[False, False, True, False, False]]
     share, first, members = (x.repeat(3, 1) for x in (share, first, members))
-    _, taken, opened = choose(share, first, members, 7, rooms=torch.tensor([3, 6, 7]))
+    _, taken, opened = open_clusters(share, first, members, 7, budgets=torch.tensor([3, 6, 7]))
     assert taken.sum(-1).tolist() == [0, 6, 7]
     assert opened.sum(-1).tolist() == [1, 3, 4]
 
@@ -263,12 +263,12 @@ def test_growing_storage_keeps_slack_small_and_copies_seldom():
 
 
 def test_rotation_undoes_itself_and_is_relative():
-    turn = Rotation(10000.0 ** -(torch.arange(0, 16, 2).double() / 16)).turn
+    rotate = Rotation(10000.0 ** -(torch.arange(0, 16, 2).double() / 16)).rotate
     x, y = torch.randn(1, 1, 1, 20), torch.randn(1, 1, 1, 20)
-    there = turn(x, torch.tensor([5000]))
-    torch.testing.assert_close(turn(there, torch.tensor([-5000])), x, atol=1e-5, rtol=1e-5)
-    a = (turn(x, torch.tensor([7000])) * turn(y, torch.tensor([6900]))).sum()
-    b = (turn(x, torch.tensor([100])) * y).sum()
+    there = rotate(x, torch.tensor([5000]))
+    torch.testing.assert_close(rotate(there, torch.tensor([-5000])), x, atol=1e-5, rtol=1e-5)
+    a = (rotate(x, torch.tensor([7000])) * rotate(y, torch.tensor([6900]))).sum()
+    b = (rotate(x, torch.tensor([100])) * y).sum()
     torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 

@@ -106,7 +106,7 @@ def test_a_long_prompt_loses_its_middle_and_nothing_else(chat):
 def test_a_question_longer_than_half_keeps_its_end():
     before, after = build_prompt(record(question="w " * 3000, choice_D="the last"), Bytes(), 1500)
     assert "(D) the last" in after
-    with pytest.raises(ValueError, match="no room"):
+    with pytest.raises(ValueError, match="no space"):
         build_prompt(record(), Bytes(), 20)
 
 

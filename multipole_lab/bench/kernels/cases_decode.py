@@ -17,7 +17,7 @@ SINKS, RECENT, BUDGET, FRACTION = 16, 128, 0.05, 1 / 16  # what the formulas of 
 def decode_cases(p: Problem, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Case]:
     """decode_lookup, decode_select, decode_attend and decode_merge; q [B, Hq, 1, D], k and v [B, Hk, N, D]."""
     from multipole_lab.decoding.settings import Settings
-    from multipole_lab.decoding.step.opening import choose
+    from multipole_lab.decoding.step.opening import open_clusters
     from multipole_lab.decoding.store.hierarchy import Hierarchy
     from multipole_lab.kernels.decode.attend import Far, decode_attend
     from multipole_lab.kernels.decode.logits import Exact
@@ -34,7 +34,7 @@ def decode_cases(p: Problem, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Case]:
     rows = q.reshape(p.batch * p.kv_heads, -1, q.shape[-1]).contiguous()
     keys, values = state.keys.flatten(0, 1), state.values.flatten(0, 1)
     level = state.levels[0].rows()
-    C, room = level.size, min(settings.tokens(state.length), state.clustered - state.sinks)
+    C, places = level.size, min(settings.tokens(state.length), state.clustered - state.sinks)
 
     def exact(rows, keys):
         return Exact(rows, keys, state.sinks, state.clustered, state.length)
@@ -53,19 +53,19 @@ def decode_cases(p: Problem, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Case]:
     members, first = level.members[:, :C].long(), level.first[:, :C].long()
 
     def chosen_by_torch(masses):
-        return choose(masses.softmax(-1).sum(1)[:, :C], first, members, room)
+        return open_clusters(masses.softmax(-1).sum(1)[:, :C], first, members, places)
 
     expected = chosen_by_torch(masses.double())[2] & (members > 0)
 
     def select(masses):
-        return decode_select(level.members, level.first, room, masses=masses, size=C)
+        return decode_select(level.members, level.first, places, masses=masses, size=C)
 
     yield Case(
         "decode_select", (masses,), select, lambda r: differing(r.opened.bool(), expected),
         chosen_by_torch,
     )  # fmt: skip
-    chosen = select(masses)
-    opened, list_ = chosen.opened[0, :C].bool(), chosen.members[0, : int(chosen.taken[0])].long()
+    selection = select(masses)
+    opened, list_ = selection.opened[0, :C].bool(), selection.members[0, : int(selection.taken[0])].long()
     near = scale * rows[0].double() @ keys[0, list_].double().mT
     weights = torch.cat(
         [logits[0].masked_fill(torch.cat([opened, opened.new_zeros(len(always))]), -torch.inf), near], -1
@@ -75,8 +75,8 @@ def decode_cases(p: Problem, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Case]:
 
     def attend(keys, values, means):
         return decode_attend(
-            rows, keys, values, scale, members=chosen.members, taken=chosen.taken,
-            top=Far(masses, means, C, chosen.opened), exact=exact(rows, keys), exact_masses=masses[..., C:],
+            rows, keys, values, scale, members=selection.members, taken=selection.taken,
+            top=Far(masses, means, C, selection.opened), exact=exact(rows, keys), exact_masses=masses[..., C:],
         )  # fmt: skip
 
     yield Case(

@@ -131,10 +131,10 @@ def hide_memory() -> None:
     _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _new_root(visible: list[str], hidden: list[str], folder: str, room: int, owner: int) -> None:
+def _new_root(visible: list[str], hidden: list[str], folder: str, space: int, owner: int) -> None:
     """A file system of the visible paths alone, read-only but for /submission; this process lives in it from now on."""
     _mount(None, "/", None, _REC | _PRIVATE)
-    _mount("tmpfs", folder, "tmpfs", _NOSUID, f"size={room},mode=755")
+    _mount("tmpfs", folder, "tmpfs", _NOSUID, f"size={space},mode=755")
     for path in map(Path, [*SYSTEM, *visible]):
         target = Path(folder + str(path))
         if target.is_symlink() or (target.is_dir() and any(target.iterdir())) or not path.exists():
@@ -165,7 +165,7 @@ def _new_root(visible: list[str], hidden: list[str], folder: str, room: int, own
         ),
         "mount_setattr",
     )
-    _mount("tmpfs", str(work), "tmpfs", _NOSUID | _NODEV, f"size={room},mode=700,uid={owner},gid={owner}")
+    _mount("tmpfs", str(work), "tmpfs", _NOSUID | _NODEV, f"size={space},mode=700,uid={owner},gid={owner}")
     os.chroot(folder)
     os.chdir("/submission")
 

@@ -96,7 +96,7 @@ class Portion:
         self.seen = min(self.seen + 1, MEMORY)
         self.need = error if self.need is None else self.need.lerp(error, 1 / self.seen)
 
-    def rooms(self, budget: int, most: int) -> Int[Tensor, " R"] | None:
+    def budgets(self, budget: int, most: int) -> Int[Tensor, " R"] | None:
         """The keys that every head sums exactly, [B * Hk] on the CPU; None where all may sum ``budget``."""
         if self.share is None or budget >= most:
             return None

@@ -9,26 +9,28 @@ from torch import Tensor
 from multipole_lab.kernels.decode.work import Work
 
 
-def choose(
+def open_clusters(
     share: Float[Tensor, "R C"],
     first: Int[Tensor, "R stored"],
     members: Int[Tensor, "R stored"],
-    room: int,
+    budget: int,
     limit: Float[Tensor, "R 1"] | None = None,
-    rooms: Int[Tensor, " R"] | None = None,
-) -> tuple[Int[Tensor, "R room"], Bool[Tensor, "R room"], Bool[Tensor, "R C"]]:
-    """The clusters of largest share per member, in that order, as long as all their members fit into ``room`` places.
+    budgets: Int[Tensor, " R"] | None = None,
+) -> tuple[Int[Tensor, "R budget"], Bool[Tensor, "R budget"], Bool[Tensor, "R C"]]:
+    """The clusters of largest share per member, in that order, as long as all their members fit into ``budget`` places.
 
-    Returns the members' positions in the level below, which places are filled, and the clusters taken. Empty
-    clusters take no room. With ``limit`` it stops as soon as the taken shares reach it. With ``rooms`` every row
-    has its own number of places, ``room`` at most.
+    Returns the members' positions in the level below, which places are filled, and the clusters opened. Empty
+    clusters take no place. With ``limit`` it stops as soon as the taken shares reach it. With ``budgets`` every row
+    has its own number of places, ``budget`` at most.
     """
     R, C = share.shape
     first, members = first[:, :C], members[:, :C]
     ranked = (share / members.clamp(min=1)).sort(dim=-1, descending=True, stable=True)
     sizes = members.gather(-1, ranked.indices)
     ends = sizes.cumsum(-1)
-    fits = ends <= (room if rooms is None else rooms.unsqueeze(-1))  # a prefix, for sizes are not negative
+    fits = ends <= (
+        budget if budgets is None else budgets.unsqueeze(-1)
+    )  # a prefix, for sizes are not negative
     if limit is not None:
         mass = share.gather(-1, ranked.indices)
         fits &= mass.cumsum(-1) - mass < limit
@@ -37,11 +39,11 @@ def choose(
     kept = torch.where(fits, sizes, 0)
     held = kept.sum(-1, keepdim=True)
     shift = first.gather(-1, ranked.indices) - (ends - sizes)
-    fill = torch.cat([kept, room - held], -1)  # the rest of the places belongs to nobody
+    fill = torch.cat([kept, budget - held], -1)  # the rest of the places belongs to nobody
     shift = torch.nn.functional.pad(shift, (0, 1)).flatten()
-    place = torch.arange(room, device=share.device)
+    place = torch.arange(budget, device=share.device)
     taken = place < held
-    index = shift.repeat_interleave(fill.flatten(), output_size=R * room).view(R, room) + place
+    index = shift.repeat_interleave(fill.flatten(), output_size=R * budget).view(R, budget) + place
     return torch.where(taken, index, 0), taken, opened
 
 

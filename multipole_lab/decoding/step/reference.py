@@ -7,12 +7,12 @@ one selection. For the queries q_g of one row (s the scale; the same parts as fu
    bracket is the second order of the log mass at the origin for keys that spread alike in all directions: an
    average of exponentials is above the exponential of the average. It is left out where there are no
    ``State.spreads``, and under a softcap.
-2. ``choose``: clusters ranked by ``share_j = sum_g exp(a_gj - norm_g)`` per member (what a place buys), taken in
+2. ``open_clusters``: clusters ranked by ``share_j = sum_g exp(a_gj - norm_g)`` per member (what a place buys), taken in
    that order while their members fit. On the coarse level ``lookups`` fine clusters fit (they are looked at), on
    the fine one ``budget`` keys (they are summed exactly). ``norm_g`` is the log-sum-exp over the top level, sinks
    and tail.
 3. One softmax over the masses of every cluster that was not opened (``replacement``; each stands for its keys
-   with its mean value), the sinks, the tail and the chosen members.
+   with its mean value), the sinks, the tail and the members of opened clusters.
 
 Every shape depends on sizes that the host knows, never on the data. Bytes a row touches: the top level once,
 twice ``lookups`` centroids, ``2 (budget + sinks + tail)`` keys and values.
@@ -29,13 +29,13 @@ from torch import Tensor
 from multipole_lab.attention.expansion import NEVER
 from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.clusters import statistics_dtype
-from multipole_lab.decoding.step.opening import choose, gather_rows, weighted_rows
+from multipole_lab.decoding.step.opening import gather_rows, open_clusters, weighted_rows
 from multipole_lab.decoding.step.trace import Seen
 from multipole_lab.decoding.store.state import Level, State
 from multipole_lab.kernels.decode.work import Work
 from multipole_lab.suggesting import suggesting
 
-__all__ = ["Level", "State", "choose", "decode_step", "exact_part", "masses"]
+__all__ = ["Level", "State", "decode_step", "exact_part", "masses", "open_clusters"]
 
 
 @suggesting
@@ -61,7 +61,7 @@ def decode_step(
     q : [B, Hq, 1, D], Hq a multiple of Hk.
     state : the cache of this layer, the query's own key included.
     scale : factor s of the logits.
-    budget : keys of chosen clusters that every row sums exactly.
+    budget : keys of opened clusters that every row sums exactly.
     rooms : [B * Hk], every row's own budget, at most ``budget``; None for the same (``balance.py``).
     lookups : with two levels, how many fine clusters a row looks at; None for all.
     replacement : whether clusters that were not opened count with their means; otherwise they are dropped.
@@ -69,7 +69,7 @@ def decode_step(
     softcap : logits become ``softcap * tanh(s q.k / softcap)`` (Gemma 2).
     lookup_q : the query for centroids, where those are in another frame than the keys (``rope.py``).
     work : buffers kept from step to step, for inference; None for new ones, which costs twice the time.
-    seen : told what was looked at and opened (``trace.py``).
+    seen : where it is noted what was looked at and opened (``trace.py``).
 
     Returns
     -------
@@ -94,8 +94,8 @@ def decode_step(
             limit = top_p * G - (_share(torch.cat(logits, -1), norm).sum(-1, keepdim=True) if logits else 0.0)
         looked = None
         if len(state.levels) == 2:
-            room = fine.size if lookups is None else min(lookups, fine.size)
-            looked = choose(_share(a, norm), top.first, top.members, room)
+            places = fine.size if lookups is None else min(lookups, fine.size)
+            looked = open_clusters(_share(a, norm), top.first, top.members, places)
             if replacement:
                 logits.append(a.masked_fill(looked[2].unsqueeze(1), NEVER))
                 values.append(top.values[:, : top.size])
@@ -106,7 +106,7 @@ def decode_step(
         else:
             tokens, first = fine.tokens, fine.first
         share = _share(a, norm)
-        index, taken, opened = choose(share, first, tokens, budget, limit, rooms)
+        index, taken, opened = open_clusters(share, first, tokens, budget, limit, rooms)
         if seen is not None:
             seen.note(state, looked, share, index, taken, opened)
         if replacement:

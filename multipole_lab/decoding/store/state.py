@@ -32,17 +32,17 @@ from multipole_lab.printing import one_line
 class Level(NamedTuple):
     """One level of clusters; see the module."""
 
-    keys: Float[Tensor, "B Hk room D"]
-    values: Float[Tensor, "B Hk room Dv"]
-    tokens: Int[Tensor, "B Hk room"]
-    first: Int[Tensor, "B Hk room"]
-    members: Int[Tensor, "B Hk room"]
+    keys: Float[Tensor, "B Hk stored D"]
+    values: Float[Tensor, "B Hk stored Dv"]
+    tokens: Int[Tensor, "B Hk stored"]
+    first: Int[Tensor, "B Hk stored"]
+    members: Int[Tensor, "B Hk stored"]
     size: int
 
     __repr__ = one_line
 
     def rows(self) -> Level:
-        """The same with one row per key/value head, [R, room, ...]; no copy."""
+        """The same with one row per key/value head, [R, stored, ...]; no copy."""
         return Level(*(x.flatten(0, 1) for x in self[:-1]), self.size)
 
 
@@ -60,6 +60,6 @@ class State(NamedTuple):
     clustered: int
     length: int
     valid: Bool[Tensor, "B exact"] | None = None
-    spreads: tuple[Float[Tensor, "B Hk room"], ...] = ()
+    spreads: tuple[Float[Tensor, "B Hk stored"], ...] = ()
 
     __repr__ = one_line

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Spare room kept when a buffer grows. A thirty-second costs 3% of memory and copies every token 32 times in
+# Spare space kept when a buffer grows. A thirty-second costs 3% of memory and copies every token 32 times in
 # all, which is less than what one step of attention reads.
 SLACK = 32
 LEAST = 16
@@ -71,7 +71,7 @@ class Growing:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole buffer, spare room included."""
+        """Bytes of the whole buffer, spare space included."""
         return self.buffer.numel() * self.buffer.element_size()
 
     def _reserve(self, capacity: int) -> None:

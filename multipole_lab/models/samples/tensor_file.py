@@ -18,13 +18,13 @@ _NAMES = {
     torch.float32: "F32",
     torch.int64: "I64",
 }
-_BYTES_PER_ENTRY = 192  # a header entry: name, dtype, four dimensions and two offsets, with room to spare
+_BYTES_PER_ENTRY = 192  # a header entry: name, dtype, four dimensions and two offsets, with some to spare
 
 
 class TensorFile:
     """A safetensors file that grows as tensors come and appears under its name only when it is complete.
 
-    The format puts the header first although the offsets are known last, so room for it is left at the front
+    The format puts the header first although the offsets are known last, so space for it is left at the front
     and filled with spaces, which JSON ignores.
 
     Parameters
@@ -35,7 +35,7 @@ class TensorFile:
 
     def __init__(self, path: str | Path, tensors: int) -> None:
         self.path = Path(path)
-        self.room = 128 + _BYTES_PER_ENTRY * tensors  # a multiple of 8, which keeps the tensors aligned
+        self.reserved = 128 + _BYTES_PER_ENTRY * tensors  # a multiple of 8, which keeps the tensors aligned
         self.header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         self.written = 0
 
@@ -55,7 +55,7 @@ class TensorFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             self.file = stack.enter_context(open(stack.enter_context(files.replacing(self.path)), "wb"))
-            self.file.write(b" " * (8 + self.room))
+            self.file.write(b" " * (8 + self.reserved))
             stack.push(self._finish)
             self._open = stack.pop_all()
         return self
@@ -67,10 +67,10 @@ class TensorFile:
         """Fill in the header, unless something was raised."""
         if kind is None:
             header = json.dumps(self.header, separators=(",", ":")).encode()
-            if len(header) > self.room:
-                raise RuntimeError(f"the header has {len(header)} bytes; {self.room} were reserved")
+            if len(header) > self.reserved:
+                raise RuntimeError(f"the header has {len(header)} bytes; {self.reserved} were reserved")
             self.file.seek(0)
-            self.file.write(self.room.to_bytes(8, "little") + header.ljust(self.room))
+            self.file.write(self.reserved.to_bytes(8, "little") + header.ljust(self.reserved))
 
 
 def sha256(path: str | Path) -> str:

@@ -5,8 +5,8 @@ k [Nk, D], v [Nk, Dv], and ``over_heads`` at all of them; ``exact``, ``merge`` a
 s is the scale, p an expansion point. All are differentiable by torch. A result is a partial ``(out, lse)``; a query
 that sees no key has an out of 0 and a lse of -inf. A label of -1 is padding.
 
-Given tensors of float64 they compute in float64. In the dtype of an implementation they are the yardstick of the
-rounding that it may have.
+Given tensors of float64 they compute in float64. In the dtype of an implementation they show how much rounding it
+may have.
 """
 
 from multipole_lab.testing.oracle.causal import causal

@@ -33,9 +33,9 @@ def decode_step(
     parts = []
     for row in range(B * Hk):
         b, h = divmod(row, Hk)
-        room = budget if rooms is None else min(budget, int(rooms[row]))
+        places = budget if rooms is None else min(budget, int(rooms[row]))
         rules = Row(state, b, h, scale, softcap)
-        parts.append(rules.attend(queries[b, h], probes[b, h], room, lookups, replacement, top_p))
+        parts.append(rules.attend(queries[b, h], probes[b, h], places, lookups, replacement, top_p))
     out, lse = (torch.stack(x) for x in zip(*parts, strict=True))
     return out.view(B, Hq, 1, -1), lse.view(B, Hq, 1)
 
@@ -77,13 +77,13 @@ class Row:
             else [n for n, ok in zip(there, state.valid[self.b], strict=True) if ok]
         )
 
-    def choose(
-        self, share: Tensor, level: int, listed: list[int], room: int, limit: float | None = None
+    def open_clusters(
+        self, share: Tensor, level: int, listed: list[int], places: int, limit: float | None = None
     ) -> list[int]:
         """The listed clusters of largest share per member, in that order, while their members fit."""
         sizes = [len(self.below(level, j)) for j in listed]
         each = share / torch.tensor(sizes, device=share.device).clamp(min=1)
-        return [listed[i] for i in prefix(each.tolist(), sizes, room, share.tolist(), limit)]
+        return [listed[i] for i in prefix(each.tolist(), sizes, places, share.tolist(), limit)]
 
     def attend(
         self,
@@ -110,12 +110,12 @@ class Row:
 
             replaced = []
             if top == 1:
-                room = state.levels[0].size if lookups is None else min(lookups, state.levels[0].size)
-                looked = self.choose(share(a), 1, listed, room)
+                places = state.levels[0].size if lookups is None else min(lookups, state.levels[0].size)
+                looked = self.open_clusters(share(a), 1, listed, places)
                 replaced.append((1, [j for j in listed if j not in looked], probe))
                 listed = [i for j in looked for i in self.below(1, j)]
                 a = self.masses(probe, 0, listed)
-            opened = self.choose(share(a), 0, listed, budget, limit)
+            opened = self.open_clusters(share(a), 0, listed, budget, limit)
             replaced.append((0, [j for j in listed if j not in opened], probe))
             for level, left, of in replaced if replacement else ():
                 parts.append((self.masses(of, level, left), state.levels[level].values[b, h, left]))

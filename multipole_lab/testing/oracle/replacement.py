@@ -42,17 +42,17 @@ def centroid(
 def prefix(
     worth: Sequence[float],
     sizes: Sequence[int],
-    room: int,
+    places: int,
     mass: Sequence[float] = (),
     limit: float | None = None,
 ) -> list[int]:
-    """Clusters in order of decreasing worth, the first of equals first, while their members fit into the room.
+    """Clusters in order of decreasing worth, the first of equals first, while their members fit into the places.
 
     With a limit no more are taken as soon as the mass of those taken reaches it. Empty clusters are left out.
     """
     taken, held, reached = [], 0, 0.0
     for j in sorted(range(len(worth)), key=lambda j: -worth[j]):
-        if held + sizes[j] > room or (limit is not None and reached >= limit):
+        if held + sizes[j] > places or (limit is not None and reached >= limit):
             break
         held += sizes[j]
         reached += mass[j] if limit is not None else 0.0
