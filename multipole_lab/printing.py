@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 
-# Longer texts and lists are told by their beginning or their length.
+# Longer texts and lists are shown by their beginning or their length.
 LONG = 60
 
 

@@ -109,7 +109,7 @@ def lazy_names(
     where : the module inside it that has each name (".other.module": one beside it). No module may bear the name of
         something it exports: once imported, it would stand in that thing's place.
     subpackages : modules that are imported when first named.
-    old : modules that are, too, but go with the next version: nobody is told of them.
+    old : modules that are, too, but go with the next version: they are not listed.
     """
     names = [*where, *subpackages]
 

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     return importlib.import_module(module).run(args) or 0
 
 
-# What `bench decode` takes where it is not told; a GPU decodes longer caches, of several entries.
+# What `bench decode` takes by default; a GPU decodes longer caches, of several entries.
 DECODE = {
     "cpu": {"keys": 32768, "batch": 1, "dtype": "float32"},
     "cuda": {"keys": 131072, "batch": [1, 4, 16], "dtype": None, "layers": 4, "repeats": 30},

@@ -94,7 +94,7 @@ def on_cpu(count: int, iterations: int) -> tuple[dict, dict]:
     def sklearn(x, init):
         labels = []
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says that it did not converge, as it was told to
+            warnings.simplefilter("ignore")  # it says that it did not converge, as it was asked to
             for data, start in zip(x[0].numpy(), init[0].numpy(), strict=True):
                 settings = {"n_init": 1, "max_iter": iterations, "tol": 0.0, "algorithm": "lloyd"}
                 labels.append(torch.from_numpy(KMeans(count, init=start, **settings).fit(data).labels_))

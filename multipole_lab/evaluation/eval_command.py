@@ -47,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    """What every evaluation with items can be told."""
+    """The options of every evaluation with items."""
     add = parser.add_argument
     add("--model", default="smollm2", help="smollm2, a hub id or a folder; default: smollm2")
     add("--method", action="append", default=[], metavar="METHOD", help="besides dense attention: 'MuSe(clusters=64, "

@@ -20,7 +20,7 @@ SUMMARY = "decoding through MultipoleCache against dense decoding"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``eval generate`` can be told."""
+    """The options of ``eval generate``."""
     add = parser.add_argument
     add("--model", default="smollm2", help="smollm2, a hub id or a folder; default: smollm2")
     add("--text", metavar="FILE", default=READING, help=f"a text file in UTF-8, {TOPICS} for the help texts of "

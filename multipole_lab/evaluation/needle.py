@@ -36,7 +36,7 @@ PLACES = ("Ashford", "Brindle", "Calloway", "Dunmere", "Elsworth", "Farrow", "Gr
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``eval needle`` can be told besides what every evaluation can."""
+    """The options of ``eval needle`` besides those of every evaluation."""
     add = parser.add_argument
     add("--text", default=TOPICS, metavar="TEXT", help=f"the haystack: a text file in UTF-8, {READING!r} "
         f"(the lab's story) or {TOPICS!r} (Python's documentation); default: {TOPICS!r}")  # fmt: skip

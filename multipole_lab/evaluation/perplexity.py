@@ -27,7 +27,7 @@ READING_HELP = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``eval perplexity`` can be told besides what every evaluation can."""
+    """The options of ``eval perplexity`` besides those of every evaluation."""
     add = parser.add_argument
     add("--text", action="append", metavar="TEXT", help=f"a text file in UTF-8, {READING!r} (the lab's story) or "
         f"{TOPICS!r} (Python's documentation); may be repeated; default: both of these")  # fmt: skip

@@ -1,4 +1,4 @@
-"""A graph of named quantities, told in sentences: the text of a problem, its question, its solution, its answer."""
+"""A graph of named quantities, written in sentences: the text of a problem, its question, its solution, its answer."""
 
 from __future__ import annotations
 

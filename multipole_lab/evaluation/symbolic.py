@@ -30,7 +30,7 @@ READING_HELP = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``eval symbolic`` can be told besides what every evaluation can."""
+    """The options of ``eval symbolic`` besides those of every evaluation."""
     add = parser.add_argument
     add("--operations", type=int, nargs="+", default=[2, 4, 8], metavar="N", help="default: 2 4 8")
     add("--lengths", type=int, nargs="+", metavar="N", help="tokens of the problem; default: half of "
@@ -79,7 +79,7 @@ def prepare(args: argparse.Namespace, model: object, tokenizer: Callable) -> Eva
             reader, tokenizer, *ask_about(item_problem(facts, args.seed, count), facts["ask"], args.seed)
         )
 
-    for length in lengths:  # a length that cannot hold the problem is told before any work
+    for length in lengths:  # a length that cannot hold the problem is refused before any work
         for operations in args.operations:
             item_problem({"operations": operations, "length": length, "problem": 0}, args.seed, count)
     return Evaluation(

@@ -93,7 +93,7 @@ def _finding(lengths, muse_bytes, ring_bytes) -> str:
 
 
 def _decades(values) -> list[float]:
-    """The logarithmic range of the values with room to spare, a decade at least: a level line is no noise."""
+    """The logarithmic range of the values with space to spare, a decade at least: a level line is no noise."""
     low, high = np.log10(np.min(values)), np.log10(np.max(values))
     spare = max(0.15, (1 - (high - low)) / 2)
     return [float(low - spare), float(high + spare)]

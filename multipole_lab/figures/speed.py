@@ -118,7 +118,7 @@ def _place(fig, lengths, rse) -> None:
 
 
 def _decades(values) -> list[float]:
-    """Give the logarithmic range that holds the values with room to spare."""
+    """Give the logarithmic range that holds the values with space to spare."""
     if len(values) == 0:
         return [-3.0, 0.0]
     low, high = (float(np.log10(max(v, 1e-16))) for v in (np.min(values), np.max(values)))

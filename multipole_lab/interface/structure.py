@@ -113,7 +113,7 @@ def structure_of_tensor(mask: Tensor, queries: int) -> Structure:
     keep, total = seen.any(1), seen.shape[-1]
     if bool((seen == keep[:, None]).all()):
         return Structure(False, total, unless_all(keep))
-    # The queries are the last of the keys in use; a static cache has room for more behind them. The first query's own
+    # The queries are the last of the keys in use; a static cache has space for more behind them. The first query's own
     # column is the furthest that any query sees ahead of its number, unless every query is padding.
     last = torch.where(seen, torch.arange(1, total + 1, device=mask.device), 0).amax(-1) - 1  # [B, Nq or 1]
     ahead = int((last - torch.arange(last.shape[1], device=mask.device)).max())

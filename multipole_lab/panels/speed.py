@@ -61,12 +61,12 @@ class SpeedPanel(TimedPanel):
         """Draw what has been measured so far, against the kernel ``baseline`` of exact attention."""
         columns = [np.array(table[name]) for name in _COLUMNS]
         heads = self.sample[self.sample.layers[0]].q.shape[1]
-        rival = f", against torch's {baseline}" if baseline else ""
+        baseline_words = f", against torch's {baseline}" if baseline else ""
         figure = draw(
             *columns,
             machine=self.machine,
             name="MuSe",
-            detail=f"All {heads} heads, k-means included{rival}.",
+            detail=f"All {heads} heads, k-means included{baseline_words}.",
             measuring=done < 1,
         )
         return Picture(figure, {name: list(values) for name, values in table.items()}, done)

@@ -28,7 +28,7 @@ def launch(
 
     Parameters
     ----------
-    function : importable by name, as the processes start afresh.
+    function : importable by name, as the processes are new ones.
     ranks : processes, at least 1.
     limit : seconds that a rank waits for another's answer; where one dies or is stuck, the others end with an error.
     threads : of torch in each process.

@@ -13,7 +13,7 @@ from multipole_lab.suggesting import nearest
 
 Grid = Mapping[str, Sequence[object]]
 
-# What `sweep` takes where it is told nothing.
+# What `sweep` takes by default.
 GRID = {"clusters": (16, 32, 64, 128, 256), "near": (0, 2, 4, 8), "order": ("monopole", "dipole")}
 
 

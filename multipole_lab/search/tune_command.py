@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def add_sample(parser: argparse.ArgumentParser) -> None:
-    """What ``sweep`` and ``tune`` are both told."""
+    """The options that ``sweep`` and ``tune`` share."""
     add = parser.add_argument
     add(
         "--sample", default="smollm2", help="a shipped sample or the path of a captured one; default: smollm2"

@@ -28,7 +28,7 @@ def compile_parts(model: nn.Module, backend: str = "inductor") -> None:
 
 
 def _without_mask(forward: Callable) -> Callable:
-    """A layer's forward that is told of no mask: training blocks are full, and a model is causal without being told."""
+    """A layer's forward that gets no mask: training blocks are full, and a model is causal without one."""
 
     @wraps(forward)
     def forward_unmasked(hidden_states: Tensor, attention_mask: object = None, **kwargs: object) -> Tensor:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def build_model(
     preset: Preset, tokenizer: PreTrainedTokenizerFast | None = None, seed: int = 0
 ) -> LlamaForCausalLM:
-    """A model with fresh weights, the same for the same seed; attention is exact until told otherwise.
+    """A model with fresh weights, the same for the same seed; attention is exact until it is configured.
 
     RoPE, RMSNorm, a gated MLP, no biases, input and output embeddings apart: ``AutoModelForCausalLM`` loads what its
     ``save_pretrained`` writes, without this package.

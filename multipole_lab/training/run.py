@@ -22,7 +22,7 @@ SETTINGS = "run.json"
 
 @dataclass(frozen=True)
 class Run:
-    """What a run was told to do.
+    """What a run is to do.
 
     Parameters
     ----------

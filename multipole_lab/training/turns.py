@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 
 class Turns:
-    """One baton for several threads; who holds it runs, all others wait.
+    """Several threads, of which one has the turn and runs; all others wait.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ HEADING = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``bench decode`` can be told."""
+    """The options of ``bench decode``."""
     add = parser.add_argument
     add("--sample", metavar="FILE", help="captured queries, keys and values; otherwise synthetic ones")
     add("--keys", type=int, default=32768, metavar="N", help="synthetic: keys in the cache; default: 32768")

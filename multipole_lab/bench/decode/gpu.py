@@ -31,7 +31,7 @@ SUMMARY = "the decode kernels in CUDA graphs, against the best dense decoding of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the benchmark can be told."""
+    """The options of the benchmark."""
     add = parser.add_argument
     add("--batch", type=int, nargs="+", default=[1, 4, 16])
     add("--keys", type=int, default=131072)

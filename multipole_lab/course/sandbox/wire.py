@@ -48,7 +48,7 @@ def unpack(body: bytes) -> object:
         (length,) = struct.unpack_from("<Q", body)
         structure, blob = body[8 : 8 + length], body[8 + length :]
         return _up(json.loads(structure), load(blob) if blob else {})
-    except Exception as error:  # whatever a hostile message provokes
+    except Exception as error:  # whatever a hostile message causes
         raise WireError(f"a malformed message ({type(error).__name__})") from None
 
 

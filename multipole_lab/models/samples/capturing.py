@@ -1,7 +1,7 @@
 """Capture the queries, keys and values that a transformers model computes while it reads a text.
 
 Every model of transformers 5 calls its attention through one table of functions. A function that notes what
-it was given and passes it on is entered there, and the model is told to use it for one forward pass: no model
+it was given and passes it on is entered there, and the model is set to use it for one forward pass: no model
 class is changed, and any model that goes through the table can be captured. What runs with a method in place of its
 attention, inside ``with method.on(model)``, is captured as it then is.
 """
