@@ -73,7 +73,7 @@ coverage: install ## which lines of the library the tests run, as a table and in
 strip: install ## format the code and take the outputs out of the notebooks
 	.venv/bin/python -m ruff check --fix .
 	.venv/bin/python -m ruff format .
-	find notebooks -name '*.ipynb' -not -path '*/.*' -exec .venv/bin/python -m nbstripout {} +
+	find notebooks -name '*.ipynb' -not -path '*/.*' -exec .venv/bin/python -m nbstripout --keep-id {} +
 
 # What only these two need is installed when one of them is first asked for.
 .venv/docs: $(STAMP)
