@@ -44,10 +44,16 @@ def execute(source: Path, target: Path, seconds: int = 300) -> None:
     )  # fmt: skip
     client.execute(env={**os.environ, **SETTINGS})
     for cell in notebook.cells:
+        cell.source = for_site(cell.source) if cell.cell_type == "markdown" else cell.source
         cell.outputs = [for_page(output) for output in cell.get("outputs", [])] if "outputs" in cell else []
         if cell.cell_type != "code":
             del cell["outputs"]
     nbformat.write(notebook, target)
+
+
+def for_site(text: str) -> str:
+    """Lead from a notebook to a page of ``docs/``, which in the site is one folder above the notebooks."""
+    return text.replace("](../docs/", "](../")
 
 
 def for_page(output):

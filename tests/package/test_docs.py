@@ -46,6 +46,16 @@ def test_an_executed_notebook_keeps_panels_as_figures_and_no_widget_state(tmp_pa
     assert "expansion panel" in done.cells[0].outputs[0].data["text/plain"]
 
 
+def test_a_notebooks_link_to_the_words_leads_to_the_sites_page(tmp_path):
+    link = "[Words](../docs/design.md#glossary)"
+    cells = [nbformat.v4.new_markdown_cell(link), nbformat.v4.new_code_cell(f"text = '{link}'")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "one.ipynb")
+    pages.execute(tmp_path / "one.ipynb", tmp_path / "two.ipynb")
+    words, code = nbformat.read(tmp_path / "two.ipynb", as_version=4).cells
+    assert words.source == "[Words](../design.md#glossary)"
+    assert code.source == f"text = '{link}'"
+
+
 PAGE = """<html><head><script src="there.js"></script><link rel="canonical" href="https://example.org/"></head>
 <body id="top"><a href="other.html#place">x</a> <a href="https://example.org">outside</a> <a href="#top">x</a></body>
 """

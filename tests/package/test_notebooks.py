@@ -91,6 +91,14 @@ def test_links_lead_to_files_that_exist(path):
 
 
 @named(PATHS)
+def test_last_cell_leads_to_the_words_and_symbols(path):
+    last = nbformat.read(path, as_version=4).cells[-1]
+    assert last.cell_type == "markdown"
+    for place in ("glossary", "symbols"):
+        assert f"](../docs/design.md#{place})" in last.source, place
+
+
+@named(PATHS)
 def test_cell_ids_are_the_same_on_every_build(path):
     ids = [cell.id for cell in nbformat.read(path, as_version=4).cells]
     assert len(set(ids)) == len(ids)
