@@ -15,15 +15,16 @@ from .logits import Exact, exact_rows, logits_of_rows, squares
 from .work import Work
 
 
-@triton.jit(do_not_specialize=["C", "E", "TILES", "EXACT_TILES", "sinks", "clustered"])
+@triton.jit(do_not_specialize=["C", "E", "ITEMS", "TILES", "EXACT_TILES", "sinks", "clustered"])
 def decode_lookup_kernel(
     probe, level, lists, exact, masses, shares, sizes, scale, softcap, level_strides, exact_strides,
-    C, E, TILES, EXACT_TILES, sinks, clustered, G: tl.constexpr, D: tl.constexpr,
+    C, E, ITEMS, TILES, EXACT_TILES, sinks, clustered, G: tl.constexpr, D: tl.constexpr,
     BG: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
     LISTED: tl.constexpr, SPREAD: tl.constexpr, VALID: tl.constexpr, SOFTCAP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BC clusters, or BC exact keys, of one row; all queries of its group
+    # (ITEMS is C where there is a list: one name for both would keep i_row * C in registers, of which 7.5 has too few)
     centroids, tokens, spread = level
     listed, n_listed, norm = lists
     q, keys, valid = exact
@@ -37,7 +38,7 @@ def decode_lookup_kernel(
         b_item = o_c
         if LISTED:
             m_c = o_c < tl.load(n_listed + i_row)
-            b_item = tl.load(listed + i_row * C + o_c, mask=m_c, other=0)
+            b_item = tl.load(listed + i_row * ITEMS + o_c, mask=m_c, other=0)
         b_n = tl.load(tokens + i_row * level_strides[1] + b_item, mask=m_c, other=0)
         p_c = centroids + i_row * level_strides[0] + b_item.to(tl.int64) * D  # [BC]
         p_q = probe + i_row * G * D
@@ -51,9 +52,8 @@ def decode_lookup_kernel(
         if LISTED:  # the norm is known: the share of the group, with what the choice needs beside it
             b_norm = tl.load(norm + i_row * G + o_g, mask=o_g < G, other=0.0)
             b_share = tl.where((o_g < G)[:, None], tl.exp(b_a - b_norm[:, None]), 0.0)
-            o_out = i_row * C + o_c
-            tl.store(shares + o_out, tl.sum(b_share, axis=0) * (1.0 / BP), mask=m_c)
-            tl.store(sizes + o_out, b_n, mask=m_c)
+            tl.store(shares + i_row * C + o_c, tl.sum(b_share, axis=0) * (1.0 / BP), mask=m_c)
+            tl.store(sizes + i_row * C + o_c, b_n, mask=m_c)
     else:
         stride_k, HK = exact_strides
         o_e = (i_tile - TILES) * BC + tl.arange(0, BC)
@@ -163,7 +163,7 @@ def _lookup(
         (exact_q, keys, tokens if valid is None else valid),
         masses, masses if shares is None else shares, tokens if sizes is None else sizes, scale, softcap or 1.0,
         (centroids.stride(0), tokens.stride(0), 0 if spread is None else spread.stride(0)),
-        (keys.stride(0), R if valid is None else R // valid.shape[0]), C, E, tiles, exact_tiles,
+        (keys.stride(0), R if valid is None else R // valid.shape[0]), C, E, listed.shape[-1], tiles, exact_tiles,
         exact.sinks if exact else 0, exact.clustered if exact else 0,
         G=G, D=D, BG=power_of_two(G), BP=power_of_two(G, 1), BD=power_of_two(D), BC=tile.cols,
         BK=min(tile.rows, power_of_two(D)),
