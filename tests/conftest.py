@@ -2,9 +2,18 @@
 
 import os
 
+import checked_shapes
 import pytest
 import torch
 from browsing import pytest_terminal_summary  # noqa: F401, for pytest
+
+checked_shapes.install(
+    "multipole_lab.attention",
+    "multipole_lab.clustering",
+    "multipole_lab.decoding",
+    "multipole_lab.parallel",
+    "multipole_lab.testing",
+)
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

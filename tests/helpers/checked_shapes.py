@@ -1,0 +1,128 @@
+"""The shapes that the library's annotations promise, checked at run time in the tests.
+
+``install`` is called by conftest.py before the library is imported; the command line, notebooks and the processes
+that tests start stay as they are. What jaxtyping annotates, functions, methods and dataclasses, is checked after
+each call that returned: a call that refuses its arguments does so in its own words. Inside ``torch.compile`` nothing
+is checked, for there the check would be a part of the graph; under the transforms of ``torch.func`` and for meta and
+fake tensors all is.
+"""
+
+import dataclasses
+import functools
+import inspect
+import re
+import sys
+from importlib.abc import MetaPathFinder
+
+import torch
+from beartype.door import is_bearable
+from jaxtyping import jaxtyped
+
+SHAPED = re.compile(r"\b(Bool|Float|Int|Shaped|UInt8)\[|\bPartial\b")
+
+
+class Checking(MetaPathFinder):
+    """Finds the modules of some packages as the other finders do, and wraps what they define."""
+
+    def __init__(self, packages):
+        self.packages = packages
+
+    def find_spec(self, name, path=None, target=None):
+        if not any(name == package or name.startswith(f"{package}.") for package in self.packages):
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            wrap_all(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def install(*packages):
+    """Check the shapes of these packages from now on; none may have been imported."""
+    early = [name for name in sys.modules if name.startswith(packages)]
+    assert not early, f"{early} were imported before their shapes could be checked"
+    sys.meta_path.insert(0, Checking(packages))
+
+
+def wrap_all(module):
+    for name, value in list(vars(module).items()):
+        if getattr(value, "__module__", None) != module.__name__:
+            continue
+        if inspect.isfunction(value):
+            setattr(module, name, checked(value))
+        elif inspect.isclass(value) and not issubclass(value, torch.autograd.Function | tuple):
+            wrap_class(value)
+
+
+def wrap_class(cls):
+    for name, value in list(vars(cls).items()):
+        if isinstance(value, classmethod | staticmethod):
+            setattr(cls, name, type(value)(checked(value.__func__)))
+        elif isinstance(value, property):
+            setattr(cls, name, property(checked(value.fget), value.fset, value.fdel, value.__doc__))
+        elif inspect.isfunction(value) and not (name == "__init__" and dataclasses.is_dataclass(cls)):
+            setattr(cls, name, checked(value))
+    hints = shaped_hints(vars(cls).get("__annotations__", {}), vars(sys.modules[cls.__module__]))
+    if dataclasses.is_dataclass(cls) and hints:
+        init = cls.__init__
+
+        @functools.wraps(init)
+        def __init__(self, *args, **kwargs):
+            init(self, *args, **kwargs)
+            if not torch.compiler.is_compiling():
+                check(cls.__qualname__, [(name, getattr(self, name), hint) for name, hint in hints.items()])
+
+        cls.__init__ = __init__
+
+
+def checked(function):
+    """The function; after each call its arguments and its result must have the shapes of their annotations."""
+    inner = inspect.unwrap(function)
+    hints = shaped_hints(inner.__annotations__, inner.__globals__)
+    if not hints:
+        return function
+    signature = inspect.signature(inner)
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        result = function(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return result
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        values = bound.arguments | {"return": result}
+        check(inner.__qualname__, [(name, values[name], hint) for name, hint in hints.items()])
+        return result
+
+    return call
+
+
+def shaped_hints(annotations, names):
+    """The annotations with a shape in them, read; others may name what is imported for type checkers alone."""
+    shaped = {name: hint for name, hint in annotations.items() if SHAPED.search(str(hint))}
+    return {name: eval(hint, names) if isinstance(hint, str) else hint for name, hint in shaped.items()}
+
+
+def check(where, values):
+    with jaxtyped("context"):
+        for name, value, hint in values:
+            if not is_bearable(value, hint):
+                others = {n: described(v) for n, v, _ in values if n != name}
+                raise AssertionError(
+                    f"{where}: {name} is {described(value)}, annotated {hint}, beside {others}"
+                )
+
+
+def described(value):
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__}({', '.join(map(described, value))})"
+    return f"{type(value).__name__} {getattr(value, 'shape', '')}"
