@@ -24,10 +24,10 @@ STAMP := .venv/installed
 # What `make quick` tests: the files that find most in little time. Measured by `--durations`, without what is marked slow.
 QUICK := $(addprefix tests/, attention/test_attention.py attention/test_attention_errors.py \
 	attention/test_attention_causal.py clustering figures/test_figures_lines.py kernels/test_kernels_launch.py \
-	lessons measure/test_operation_counts.py package/test_house.py package/test_suggesting.py \
+	lessons measure/test_operation_counts.py package/test_house.py package/test_suggesting.py package/test_words.py \
 	search/test_method_text.py testing)
 
-# An editable install remembers where it stands: a moved repository installs anew. Names below stay relative,
+# An editable install remembers where it stands: a moved repository installs again. Names below stay relative,
 # because make cannot hold a path with spaces.
 $(shell [ "$$(cat $(STAMP) 2>/dev/null)" = "$$(pwd -P)" ] || rm -f $(STAMP))
 

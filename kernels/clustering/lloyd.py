@@ -21,8 +21,8 @@ from .assign import ABOVE, FARTHEST, check_centroids, finite, row_min
 from .centroids import restart_empty
 from .sort import offsets_of_chunks, scatter
 
-# The sums of one program stay in registers: at most so many numbers, by bytes per element. A product of fp32 holds its
-# operands in three parts.
+# The most numbers that the sums of one program may have, to stay in registers, by bytes per element. A product of fp32
+# holds its operands in three parts.
 LARGEST = {2: 8192, 4: 2048}
 
 

@@ -72,7 +72,7 @@ def grader(fork_server, folder, monkeypatch):
 
 
 def reasons(result, question="A1.1"):
-    """All that the student is told about a question, in one string."""
+    """All that the student reads about a question, in one string."""
     item = next(item for item in result["items"] if item["question"] == question)
     return "; ".join([item["reason"], *(test["reason"] for test in item["tests"])])
 
