@@ -93,7 +93,9 @@ def far_field(
     return out.view(R, I, M, -1), lse.view(R, I, M)
 
 
-def principal_directions(d: Float[Tensor, "R I Mq D"], rank: int, steps: int = 2) -> Float[Tensor, "R I D r"]:
+def principal_directions(
+    d: Float[Tensor, "*batch M D"], rank: int, steps: int = 2
+) -> Float[Tensor, "*batch D r"]:
     """The leading directions of every query cluster's displacements, by subspace iteration; orthonormal columns.
 
     A fixed number of smooth steps, so gradients flow through it. Displacements of rank below ``rank`` leave the
