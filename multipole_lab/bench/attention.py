@@ -142,7 +142,7 @@ def measure(args: argparse.Namespace, method, n: int) -> dict:
     from multipole_lab.measure.cold_inputs import copies_of, cycled
     from multipole_lab.measure.errors import relative_squared_error
     from multipole_lab.measure.exact_sides import exact_sides
-    from multipole_lab.measure.graphs import graphed
+    from multipole_lab.measure.graphs import as_graph
     from multipole_lab.measure.inputs import heads_of
     from multipole_lab.measure.timing import interleaved
 
@@ -161,7 +161,7 @@ def measure(args: argparse.Namespace, method, n: int) -> dict:
     sides = {name: cycled(call, sets) for name, call in calls.items()}
     with torch.set_grad_enabled(args.backward):
         if args.graphs and q.is_cuda:
-            sides = {name: graphed(side) for name, side in sides.items()}
+            sides = {name: as_graph(side) for name, side in sides.items()}
         times = interleaved(sides, args.repeats, warmup=len(sets) if q.is_cuda else 1, device=args.device)
     with torch.no_grad():
         exact = Exact()(*(x.float() for x in (q, k, v)), causal=args.causal)

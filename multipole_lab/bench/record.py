@@ -49,12 +49,12 @@ class Record:
 
     def note(self, text: str) -> None:
         """Print text that is no row; to the error stream where the output is JSON."""
-        print(fitted(text), file=sys.stderr if self.target == STDOUT else sys.stdout, flush=True)
+        print(wrap_cells(text), file=sys.stderr if self.target == STDOUT else sys.stdout, flush=True)
 
     def add(self, row: dict, text: str) -> None:
         """Print a row and keep it."""
         self.rows.append(row)
-        text = fitted(text)
+        text = wrap_cells(text)
         if self.target == STDOUT:
             text = json.dumps({"device": self.head["device"], "dtype": self.head["dtype"], **row})
         print(text, flush=True)
@@ -62,7 +62,7 @@ class Record:
             files.write(self.target, json.dumps({**self.head, "rows": self.rows}, indent=1) + "\n")
 
 
-def fitted(text: str, width: int = 80) -> str:
+def wrap_cells(text: str, width: int = 80) -> str:
     """The text with its long lines broken between words."""
     lines = (textwrap.fill(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
              if len(line) > width else line for line in text.splitlines())  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 
-def graphed(call: Callable[[], object], warmup: int = 2) -> Callable[[], object]:
+def as_graph(call: Callable[[], object], warmup: int = 2) -> Callable[[], object]:
     """The call as a CUDA graph, captured after runs that compile what it needs.
 
     Raises

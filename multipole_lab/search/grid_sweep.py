@@ -14,7 +14,7 @@ from multipole_lab.measure.precision import default_dtype
 from multipole_lab.measure.workload import Workload, chosen_layers, fingerprint
 from multipole_lab.method_text import as_python
 from multipole_lab.search.rows import kept_rows
-from multipole_lab.search.space import GRID, Grid, described, fitting, settings
+from multipole_lab.search.space import GRID, Grid, by_text, settings, that_fit
 from multipole_lab.suggesting import suggesting
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def sweep(
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; at least 1 is needed")
     methods = _methods(grid, draws, seed)
-    plan = {length: described(fitting(methods, length, causal)) for length in lengths}
+    plan = {length: by_text(that_fit(methods, length, causal)) for length in lengths}
     total = sum(map(len, plan.values()))
     if not total:
         raise ValueError(

@@ -48,7 +48,7 @@ def settings(grid: Grid, draws: int | None = None, seed: int = 0) -> list[Method
     return list(dict.fromkeys(found))
 
 
-def fitting(methods: Sequence[Method], length: int, causal: bool) -> list[Method]:
+def that_fit(methods: Sequence[Method], length: int, causal: bool) -> list[Method]:
     """Those that approximate something at a length, in one spelling each.
 
     Left out are more clusters than keys, as many near clusters as clusters, and leaves or windows as long as the
@@ -58,7 +58,7 @@ def fitting(methods: Sequence[Method], length: int, causal: bool) -> list[Method
     return list(dict.fromkeys(_plain(method, causal) for method in methods if _fits(method, length, causal)))
 
 
-def suggested(length: int, causal: bool = False) -> list[Method]:
+def suggest_methods(length: int, causal: bool = False) -> list[Method]:
     """What ``tune`` searches at a length where it is given no methods: about a hundred settings of every method.
 
     ``Centroid`` with a budget is left out: it gathers keys for every query, which no machine measured here does in
@@ -70,14 +70,14 @@ def suggested(length: int, causal: bool = False) -> list[Method]:
     if not causal:
         for clusters in sizes:
             found += _of_size(clusters, near=(0, 2, 4, 8, 16), balanced=(2, 4, 8))
-        return fitting(found, length, causal)
+        return that_fit(found, length, causal)
     leaves = {min(max(length // part, 64), 2048) for part in (8, 4, 2)}
     if length >= 8192:
         leaves.add(1024)  # of what was recorded on an H100, at 8,192 to 65,536
     for leaf in sorted(leaves):
         for clusters in (clusters for clusters in sizes if 4 * clusters <= leaf):
             found += _of_size(clusters, near=(0, 2, 4, 8), balanced=(4,), leaf=leaf, sinks=4)
-    return fitting(found, length, causal)
+    return that_fit(found, length, causal)
 
 
 def _of_size(clusters: int, near: Sequence[int], balanced: Sequence[int], **settings: int) -> list[Method]:
@@ -162,7 +162,7 @@ def _plain(method: Method, causal: bool) -> Method:
     return dataclasses.replace(method, **{name: getattr(kind, name) for name in idle})
 
 
-def described(methods: Sequence[Method]) -> dict[str, Method]:
+def by_text(methods: Sequence[Method]) -> dict[str, Method]:
     """Methods by their text; exact attention, which everything is compared with, is no candidate.
 
     Raises

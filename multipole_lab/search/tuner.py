@@ -17,7 +17,7 @@ from multipole_lab.measure.precision import default_dtype
 from multipole_lab.measure.workload import Workload, chosen_layers, fingerprint
 from multipole_lab.method_text import as_text
 from multipole_lab.search.rows import Rows, kept_rows
-from multipole_lab.search.space import described, fitting, suggested
+from multipole_lab.search.space import by_text, suggest_methods, that_fit
 from multipole_lab.search.tuner_result import TuningResult
 from multipole_lab.suggesting import suggesting
 
@@ -196,8 +196,8 @@ def folds(length: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
 def _candidates(methods: Sequence[Method] | None, length: int, causal: bool) -> dict[str, Method]:
     if methods is not None and not len(methods):
         raise ValueError("methods is empty; at least one is needed")
-    found = suggested(length, causal) if methods is None else fitting(list(methods), length, causal)
-    found = described(found)
+    found = suggest_methods(length, causal) if methods is None else that_fit(list(methods), length, causal)
+    found = by_text(found)
     if found:
         return found
     if methods is None:

@@ -13,7 +13,7 @@ from multipole_lab.models.samples.sample import Sample
 from multipole_lab.search import fit_cost_model, recommended
 from multipole_lab.search.cost_model import counts
 from multipole_lab.search.grid_sweep import front
-from multipole_lab.search.space import fitting, settings, suggested
+from multipole_lab.search.space import settings, suggest_methods, that_fit
 
 
 def made(tokens=160, seed=0, layers=(1, 4)):
@@ -103,21 +103,21 @@ def test_equal_settings_and_those_that_approximate_nothing_are_left_out():
         ml.MuSe(clusters=200),
         ml.MuSe(clusters=4, near=4),
     ]
-    assert fitting(methods, 100, causal=False) == [ml.MuSe(clusters=8)]
-    assert fitting(methods, 100, causal=True) == [ml.MuSe(clusters=8, leaf=64)]
+    assert that_fit(methods, 100, causal=False) == [ml.MuSe(clusters=8)]
+    assert that_fit(methods, 100, causal=True) == [ml.MuSe(clusters=8, leaf=64)]
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_what_is_suggested_fits_every_length(causal):
     for length in (128, 1000, 4096, 131072):
-        found = suggested(length, causal)
+        found = suggest_methods(length, causal)
         assert 0 < len(found) <= 200
-        assert found == fitting(found, length, causal)
+        assert found == that_fit(found, length, causal)
 
 
 def test_the_setting_recorded_on_a_gpu_is_suggested():
     for length in (16_384, 65_536):
-        found = suggested(length, causal=True)
+        found = suggest_methods(length, causal=True)
         assert ml.MuSe(clusters=128, query_clusters=16, partition="runs", sinks=4) in found
 
 

@@ -22,7 +22,7 @@ from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.store.hierarchy import Hierarchy
 from multipole_lab.decoding.store.state import Level, State
 from multipole_lab.devices import missing_device
-from multipole_lab.measure.graphs import graphed
+from multipole_lab.measure.graphs import as_graph
 from multipole_lab.measure.precision import default_dtype_name
 from multipole_lab.measure.roofline import copy_speed
 from multipole_lab.measure.timing import interleaved
@@ -110,7 +110,7 @@ def measure(
         outs = [step(q[:, :, i : i + 1], state, **settings)[0] for i in range(q.shape[2])]
         errors[name] = error(torch.cat(outs, 2), exact)
     if k.is_cuda:
-        calls = {name: graphed(call) for name, call in calls.items()}
+        calls = {name: as_graph(call) for name, call in calls.items()}
     times = interleaved(calls, args.repeats, warmup=3, device=k.device)
     best = min(times[name] for name in times if name not in states)
     rows = []

@@ -121,7 +121,7 @@ def cases(args: argparse.Namespace) -> Iterator[tuple]:
 def time_case(case, args: argparse.Namespace) -> tuple[dict[str, float], int, bool]:
     """Milliseconds a call of the kernel and of torch's way, how many copies of the inputs, and whether in a graph."""
     from multipole_lab.measure.cold_inputs import copies_of
-    from multipole_lab.measure.graphs import graphed
+    from multipole_lab.measure.graphs import as_graph
     from multipole_lab.measure.timing import interleaved
 
     sets = copies_of(case.inputs)
@@ -130,7 +130,7 @@ def time_case(case, args: argparse.Namespace) -> tuple[dict[str, float], int, bo
     graph = case.inputs[0].is_cuda
     if graph:
         try:
-            sides = {name: graphed(side) for name, side in sides.items()}
+            sides = {name: as_graph(side) for name, side in sides.items()}
         except RuntimeError:  # torch's way may wait for the device; then the host's part is in both times
             graph = False
     times = interleaved(sides, args.repeats, warmup=3 if graph else 0, device=args.device)
