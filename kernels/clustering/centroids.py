@@ -10,7 +10,7 @@ from torch import Tensor
 from ..common.checks import check_given, check_tensors
 from ..common.launch import launch, target_of
 from ..common.layout import row_strided
-from ..common.members import cluster_span, member_rows
+from ..common.members import cluster_span
 from ..common.rows import load_row, load_rows, of_head
 from ..common.sizes import power_of_two
 from ..common.tiles import Tile, choose
@@ -19,17 +19,9 @@ from .assign import finite
 
 @triton.jit
 def cluster_means_kernel(
-    x,
-    order,
-    offsets,
-    means,
-    x_strides,
-    sizes,
-    D: tl.constexpr,
-    BD: tl.constexpr,
-    BM: tl.constexpr,
-    RAW: tl.constexpr,
-):
+    x, order, offsets, means, x_strides, sizes,
+    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, RAW: tl.constexpr,
+):  # fmt: skip
     # one program: one cluster of one head
     H, N, C = sizes
     i_row, i_c = (tl.program_id(0) // C).to(tl.int64), tl.program_id(0) % C
@@ -37,10 +29,11 @@ def cluster_means_kernel(
     p_x, p_order = of_head(x, x_strides, i_b, i_h), order + i_row * N
     i_start, i_end = cluster_span(offsets + i_row * (C + 1), i_c)
     b_sum = tl.zeros([BM, BD], dtype=tl.float32)
-    b_n, _ = member_rows(p_order, i_start, i_end, BM)
+    o_m = tl.arange(0, BM)  # members are loaded one step ahead, long before they are needed
+    b_n = tl.load(p_order + (i_start + o_m), mask=i_start + o_m < i_end, other=0)
     for i in range(i_start, i_end, BM):
-        b_next, _ = member_rows(p_order, i + BM, i_end, BM)  # long before it is needed
-        b_x = load_rows(p_x, b_n, i + tl.arange(0, BM) < i_end, x_strides[2], D, BD)
+        b_next = tl.load(p_order + (i + BM + o_m), mask=i + BM + o_m < i_end, other=0)
+        b_x = load_rows(p_x, b_n, i + o_m < i_end, x_strides[2], D, BD)
         if not RAW:
             b_x = finite(b_x)
         b_sum += b_x.to(tl.float32)
