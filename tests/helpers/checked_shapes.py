@@ -71,13 +71,13 @@ def wrap_class(cls):
             setattr(cls, name, checked(value))
     hints = shaped_hints(vars(cls).get("__annotations__", {}), vars(sys.modules[cls.__module__]))
     if dataclasses.is_dataclass(cls) and hints:
-        init = cls.__init__
+        init, agreed = cls.__init__, set()
 
         @functools.wraps(init)
         def __init__(self, *args, **kwargs):
             init(self, *args, **kwargs)
             if not torch.compiler.is_compiling():
-                check(cls.__qualname__, [(name, getattr(self, name), hint) for name, hint in hints.items()])
+                check(cls.__qualname__, {name: getattr(self, name) for name in hints}, hints, agreed)
 
         cls.__init__ = __init__
 
@@ -88,17 +88,16 @@ def checked(function):
     hints = shaped_hints(inner.__annotations__, inner.__globals__)
     if not hints:
         return function
-    signature = inspect.signature(inner)
+    parameters = inspect.signature(inner).parameters.values()
+    assert all(one.kind is not one.VAR_POSITIONAL or one.name not in hints for one in parameters), inner
+    names, agreed = [one.name for one in parameters], set()
 
     @functools.wraps(function)
     def call(*args, **kwargs):
         result = function(*args, **kwargs)
-        if torch.compiler.is_compiling():
-            return result
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        values = bound.arguments | {"return": result}
-        check(inner.__qualname__, [(name, values[name], hint) for name, hint in hints.items()])
+        if not torch.compiler.is_compiling():
+            given = dict(zip(names, args, strict=False)) | kwargs | {"return": result}
+            check(inner.__qualname__, given, hints, agreed)
         return result
 
     return call
@@ -110,14 +109,29 @@ def shaped_hints(annotations, names):
     return {name: eval(hint, names) if isinstance(hint, str) else hint for name, hint in shaped.items()}
 
 
-def check(where, values):
+def check(where, given, hints, agreed):
+    """What is given has the shapes of its hints; ``agreed`` remembers the shapes that were seen to agree."""
+    values = {name: given[name] for name in hints if name in given}  # an argument left out has its default
+    key = *values, *map(shape_of, values.values())
+    if key in agreed:
+        return
     with jaxtyped("context"):
-        for name, value, hint in values:
-            if not is_bearable(value, hint):
-                others = {n: described(v) for n, v, _ in values if n != name}
+        for name, value in values.items():
+            if not is_bearable(value, hints[name]):
+                others = {n: described(v) for n, v in values.items() if n != name}
                 raise AssertionError(
-                    f"{where}: {name} is {described(value)}, annotated {hint}, beside {others}"
+                    f"{where}: {name} is {described(value)}, annotated {hints[name]}, beside {others}"
                 )
+    agreed.add(key)
+
+
+def shape_of(value):
+    """All of a value that a check depends on."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.shape
+    if isinstance(value, list | tuple):
+        return type(value), *map(shape_of, value)
+    return type(value), getattr(value, "dtype", None), getattr(value, "shape", None)
 
 
 def described(value):
