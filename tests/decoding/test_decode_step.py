@@ -10,6 +10,7 @@ from multipole_lab.decoding.store.blocks import sort_by
 from multipole_lab.decoding.store.hierarchy import Hierarchy
 from multipole_lab.decoding.store.rope import Rotation
 from multipole_lab.decoding.store.storage import Growing
+from multipole_lab.testing import assert_close, oracle
 from multipole_lab.threads import one_thread
 
 B, HK, G, D, DV = 2, 2, 3, 16, 24
@@ -113,8 +114,8 @@ def test_the_whole_context_as_budget_is_dense_attention(n, levels):
     torch.testing.assert_close(
         out, scaled_dot_product_attention(q, k, v, scale=0.3, enable_gqa=True), atol=2e-5, rtol=1e-4
     )
-    logits = 0.3 * q.view(B, HK, G, D) @ k.mT
-    torch.testing.assert_close(lse, logits.logsumexp(-1).view(B, HK * G, 1), atol=1e-4, rtol=1e-5)
+    _, exact = oracle.over_heads(oracle.exact, q.double(), k.double(), v.double(), s=0.3)
+    assert_close("lse", lse, exact, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("extra", [-1, 0, 1])
@@ -155,13 +156,12 @@ def test_replacement_counts_every_key():
     h.append(k, v)
     h.join()
     q = torch.randn(1, HK * G, 1, D)
-    exact = scaled_dot_product_attention(q, k, v, enable_gqa=True)
     fine, _ = decode_step(q, h.state(), scale=D**-0.5, budget=0)
     one = h.state()._replace(levels=h.state().levels[:1], spreads=())
     flat, lse = decode_step(q, one, scale=D**-0.5, budget=0)
-    logits = D**-0.5 * q.view(1, HK, G, D) @ k.mT
-    torch.testing.assert_close(flat, exact, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(lse, logits.logsumexp(-1).view(1, -1, 1), atol=1e-4, rtol=1e-4)
+    exact, exact_lse = oracle.over_heads(oracle.exact, q.double(), k.double(), v.double(), s=D**-0.5)
+    assert_close("out", flat, exact, atol=1e-4, rtol=1e-3)
+    assert_close("lse", lse, exact_lse, atol=1e-4, rtol=1e-4)
     assert (fine - exact).square().sum() < 0.2 * exact.square().sum()
 
 

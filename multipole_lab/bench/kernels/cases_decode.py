@@ -10,6 +10,7 @@ from torch import Tensor
 from multipole_lab.bench.kernels.cases import Case
 from multipole_lab.bench.kernels.oracle import differing, error
 from multipole_lab.kernels.report.problem import Problem
+from multipole_lab.testing import oracle
 
 SINKS, RECENT, BUDGET, FRACTION = 16, 128, 0.05, 1 / 16  # what the formulas of the kernels assume
 
@@ -71,7 +72,7 @@ def decode_cases(p: Problem, q: Tensor, k: Tensor, v: Tensor) -> Iterator[Case]:
         [logits[0].masked_fill(torch.cat([opened, opened.new_zeros(len(always))]), -torch.inf), near], -1
     )
     vectors = torch.cat([level.values[0, :C], values[0, always], values[0, list_]]).double()
-    attended = weights.softmax(-1) @ vectors
+    attended, _ = oracle.softmax_sum(weights, vectors)
 
     def attend(keys, values, means):
         return decode_attend(
