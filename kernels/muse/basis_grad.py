@@ -33,8 +33,8 @@ def muse_basis_grad_kernel(
         b_n, m_m = member_rows(q_order + i_head * NQ, i, i_end, BM)
         b_dt = tl.zeros([BR, BM], dtype=tl.float32)
         for i_v in range(0, DV, 16):  # in short steps, as in `evaluate`
-            b_x = load_columns(p_do + i_v, b_n, m_m, dout_strides[2], DV - i_v, 16)  # [16, BM]
-            b_z = load_rows(moment + i_v, o_z, m_r, DV, DV - i_v, 16)  # [BR, 16]
+            b_x = load_columns(p_do, b_n, m_m, dout_strides[2], DV, 16, i_v)  # [16, BM]
+            b_z = load_rows(moment, o_z, m_r, DV, DV, 16, i_v)  # [BR, 16]
             b_dt = tl.dot(b_z.to(b_x.dtype), b_x, b_dt, input_precision=PRECISION)
         b_share = tl.load(share + i_head * NQ + b_n, mask=m_m, other=0.0)
         b_dt = b_dt * (scale * b_share)[None, :]

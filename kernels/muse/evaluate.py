@@ -72,8 +72,8 @@ def muse_evaluate_kernel(
                 b_t = tl.zeros([BM, BR], dtype=tl.float32)
                 for i_d in range(0, D, 16):
                     o_d = i_d + tl.arange(0, 16)
-                    b_x = load_rows(p_q + i_d, b_n, m_m, q_strides[2], D - i_d, 16)
-                    b_x = displacement(b_x, load_row(centroids + i_row * D + i_d, D - i_d, 16))
+                    b_x = load_rows(p_q, b_n, m_m, q_strides[2], D, 16, i_d)
+                    b_x = displacement(b_x, load_row(centroids + i_row * D, D, 16, i_d))
                     b_u = load_rows(basis + i_row * D * R, o_d, o_d < D, R, R, BR)  # [16, BR]
                     b_t = tl.dot(b_x, b_u, b_t, input_precision=PRECISION)
             b_t = (b_t * (scale * b_share)[:, None]).to(b_d.dtype)

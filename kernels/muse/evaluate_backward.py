@@ -26,6 +26,7 @@ def muse_far_delta_kernel(
         i_b, i_h, i_row = i_head // HQ, i_head % HQ, i_head * CQ + i_c
         p_q, p_do = of_head(q, q_strides, i_b, i_h), of_head(dout, dout_strides, i_b, i_h)
         b_n, m_m = member_rows(q_order + i_head * NQ, i_start, i_end, BM)
+        b_delta = tl.load(delta + i_head * NQ + b_n, mask=m_m, other=0.0)
         b_do = load_rows(p_do, b_n, m_m, dout_strides[2], DV, BDV)  # [BM, BDV]
         b_q = load_rows(p_q, b_n, m_m, q_strides[2], D, BD)
         b_d = displacement(b_q, load_row(centroids + i_row * D, D, BD))  # [BM, BD]
@@ -33,7 +34,6 @@ def muse_far_delta_kernel(
         o_r = tl.arange(0, BR)
         b_z = load_rows(moment, i_row * R + o_r, o_r < R, DV, DV, BDV).to(b_d.dtype)  # [BR, BDV]
         b_mean = tl.dot(b_t, b_z, input_precision=PRECISION) * scale  # [BM, BDV]
-        b_delta = tl.load(delta + i_head * NQ + b_n, mask=m_m, other=0.0)
         b_delta -= tl.sum(b_do.to(tl.float32) * b_mean, axis=1)
         tl.store(delta_far + i_head * NQ + b_n, b_delta, mask=m_m)
 

@@ -38,8 +38,8 @@ def muse_query_grad_kernel(
             o_r = tl.arange(0, BR)
             b_dt = tl.zeros([BM, BR], dtype=tl.float32)
             for i_v in range(0, DV, 16):  # in short steps, as in `evaluate`
-                b_x = load_rows(p_do + i_v, b_n, m_m, dout_strides[2], DV - i_v, 16)  # [BM, 16]
-                b_z = load_columns(moment + i_v, i_row * R + o_r, o_r < R, DV, DV - i_v, 16)  # [16, BR]
+                b_x = load_rows(p_do, b_n, m_m, dout_strides[2], DV, 16, i_v)  # [BM, 16]
+                b_z = load_columns(moment, i_row * R + o_r, o_r < R, DV, DV, 16, i_v)  # [16, BR]
                 b_dt = tl.dot(b_x, b_z.to(b_x.dtype), b_dt, input_precision=PRECISION)
             b_dt = b_dt * b_share[:, None]
             if FULL:

@@ -11,7 +11,7 @@ from ..common.checks import check_tensors
 from ..common.launch import fp32_precision, launch, target_of
 from ..common.layout import row_strided
 from ..common.members import cluster_span, member_rows
-from ..common.online import softmax_result, softmax_start, softmax_weights
+from ..common.online import softmax_lse, softmax_mean, softmax_weights
 from ..common.rows import load_rows, of_head, store_rows
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
@@ -34,9 +34,11 @@ def muse_summarise_kernel(
     o_c = i_tile * BC + tl.arange(0, BC)
     m_c, o_row = o_c < ROWS, i_head * ROWS + o_c
     b_p = load_rows(centroids, o_row, m_c, D, D, BD)  # [BC, BD]
-    b_mean_k, b_max, b_sum = softmax_start(BC, BD)
-    b_mean_v = tl.zeros([BC, BDV], dtype=tl.float32)
     i_start, i_end = cluster_span(k_offsets + i_head * (CK + 1), i_j)
+    b_max = tl.full([BC], float("-inf"), dtype=tl.float32)
+    b_sum = tl.zeros([BC], dtype=tl.float32)
+    b_mean_k = tl.zeros([BC, BD], dtype=tl.float32)
+    b_mean_v = tl.zeros([BC, BDV], dtype=tl.float32)
     for i in range(i_start, i_end, BM):
         b_n, m_m = member_rows(k_order + i_head * NK, i, i_end, BM)
         b_k = load_rows(p_k, b_n, m_m, k_strides[2], D, BD)  # [BM, BD]
@@ -48,11 +50,10 @@ def muse_summarise_kernel(
         b_mean_k = tl.dot(b_w, b_k, b_mean_k * b_keep[:, None], input_precision=PRECISION)
         b_mean_v = tl.dot(b_w, b_v, b_mean_v * b_keep[:, None], input_precision=PRECISION)
     o_out = o_row * CK + i_j
-    b_mean_k, b_mass = softmax_result(b_mean_k, b_max, b_sum)  # an empty cluster: mass -inf, means 0
-    b_mean_v, _ = softmax_result(b_mean_v, b_max, b_sum)
-    store_rows(mean_k, o_out, m_c, D, b_mean_k, D, BD)
-    store_rows(mean_v, o_out, m_c, DV, b_mean_v, DV, BDV)
-    tl.store(mass + o_out, b_mass, mask=m_c)
+    # an empty cluster: mass -inf, means 0
+    tl.store(mass + o_out, softmax_lse(b_max, b_sum), mask=m_c)
+    store_rows(mean_k, o_out, m_c, D, softmax_mean(b_mean_k, b_sum), D, BD)
+    store_rows(mean_v, o_out, m_c, DV, softmax_mean(b_mean_v, b_sum), DV, BDV)
 
 
 def summarise(

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ..common.members import cluster_span, member_rows
-from ..common.rows import load_rows, of_head, store_rows
+from ..common.rows import load_rows, of_head, row_places, store_rows
 from .dipole import load_directions, load_far_mass
 from .key_grad import moment_weights
 
@@ -20,7 +20,7 @@ def muse_tilt_kernel(
     """tilt_ij = dk~.k~ + dv~.v~ + pi_ij <Z, dZ>, what the weights' gradient is measured from; and the part of
     dp_i that comes from d = q - p_i through the dipole: - s U Z sum_j dv~_ij."""
     i_row = tl.program_id(0).to(tl.int64)
-    o_n, o_d, o_dv, o_r = tl.arange(0, BN), tl.arange(0, BD), tl.arange(0, BDV), tl.arange(0, BR)
+    o_n, o_d, o_r = tl.arange(0, BN), tl.arange(0, BD), tl.arange(0, BR)
     b_dv_sum = tl.zeros([BDV], dtype=tl.float32)
     if DIPOLE:
         b_z = load_rows(moment, i_row * R + o_r, o_r < R, DV, DV, BDV)  # [BR, BDV]
@@ -29,9 +29,8 @@ def muse_tilt_kernel(
         b_total = tl.where(b_total > float("-inf"), b_total, 0.0)
     for i in range(0, CK, BN):
         m_n, o_j = i + o_n < CK, i_row * CK + i + o_n
-        # the means and their gradients lie alike: places that both share hold fewer registers than rows of each
-        o_k, m_k = o_j[:, None] * D + o_d[None, :], m_n[:, None] & (o_d < D)[None, :]
-        o_v, m_v = o_j[:, None] * DV + o_dv[None, :], m_n[:, None] & (o_dv < DV)[None, :]
+        o_k, m_k = row_places(o_j, m_n, D, D, BD)  # of the means and of their gradients
+        o_v, m_v = row_places(o_j, m_n, DV, DV, BDV)
         b_k = tl.load(mean_k + o_k, mask=m_k, other=0.0).to(tl.float32)
         b_v = tl.load(mean_v + o_v, mask=m_v, other=0.0).to(tl.float32)
         b_dk = tl.load(d_mean_k + o_k, mask=m_k, other=0.0)
@@ -67,7 +66,7 @@ def muse_centroid_grad_kernel(
     p_v = of_head(v, v_strides, i_head // HK, i_head % HK)
     o_c = i_tile * BC + tl.arange(0, BC)
     m_c = o_c < ROWS
-    o_row = tl.where(m_c, i_head * ROWS + o_c, 0)
+    o_row = i_head * ROWS + o_c
     b_p = load_rows(centroids, o_row, m_c, D, D, BD)  # [BC, BD]
     b_dp = tl.zeros([BC, BD], dtype=tl.float32)
     for i_j in range(i_part * SPAN, tl.minimum((i_part + 1) * SPAN, CK)):
@@ -86,8 +85,8 @@ def muse_centroid_grad_kernel(
             b_dw = tl.dot(b_dv, tl.trans(b_v), b_dw, input_precision=PRECISION)
             b_ds = tl.where(m_m[None, :], tl.exp(b_s) * b_dw, 0.0)
             b_dp = tl.dot(b_ds.to(b_k.dtype), b_k, b_dp, input_precision=PRECISION)
-    p_partial = partial + i_part.to(tl.int64) * (tl.num_programs(0) // TILES) * ROWS * D
-    store_rows(p_partial, o_row, m_c, D, b_dp * scale, D, BD)
+    p_partial = partial + (i_part.to(tl.int64) * (tl.num_programs(0) // TILES) + i_head) * ROWS * D
+    store_rows(p_partial, o_c, m_c, D, b_dp * scale, D, BD)
 
 
 @triton.jit

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import triton
 import triton.language as tl
@@ -9,52 +11,43 @@ from torch import Tensor
 
 from ..common.launch import fp32_precision, launch, target_of
 from ..common.layout import row_empty
+from ..common.rows import load_rows, load_tile, of_head, store_rows, store_tile
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
 from .tree import Tree, tile_at, tile_in
 
 
 @triton.jit
-def _key_grad_kernel(
-    q, k, v, dout, centroids, mass, d_mass, turn, d_mean_k, d_mean_v, lse, delta, dk, dv, parts, scale,
-    stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
-    stride_ob, stride_oh, stride_on, stride_dkb, stride_dkh, stride_dkn, stride_dvb, stride_dvh, stride_dvn,
-    HK, G, NQ, NK, CQ, CK, BLOCK, LEVELS, NODES, TILES, PARTS, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr,
-    BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, CAUSAL: tl.constexpr,
-    PRECISION: tl.constexpr,
+def runs_key_grad_kernel(
+    q, k, v, dout, centroids, mass, d_summaries, lse, delta, dk, dv, parts, scale,
+    q_strides, k_strides, v_strides, dout_strides, dk_strides, dv_strides, tree, sizes,
+    D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    BC: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BM keys of one head
+    NQ, NK, CQ, CK, BLOCK, LEVELS, NODES = tree
+    HK, G, TILES, PARTS = sizes
+    d_mass, turn, d_mean_k, d_mean_v = d_summaries
     i_kv = (tl.program_id(0) // TILES).to(tl.int64)
     i_start, i_end = tile_at(TILES - 1 - tl.program_id(0) % TILES, BLOCK, BM)
-    o_m, o_n, o_d, o_dv = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BD), tl.arange(0, BDV)
-    o_c = tl.arange(0, BC)
-    m_d, m_dv = o_d < D, o_dv < DV
-    o_q, o_do = o_n[:, None] * stride_qn + o_d[None, :], o_n[:, None] * stride_on + o_dv[None, :]
-    o_p = o_c[:, None] * D + o_d[None, :]
-    o_sk, o_sv = o_c[:, None] * (CK * D) + o_d[None, :], o_c[:, None] * (CK * DV) + o_dv[None, :]
-    b_m = i_start + o_m
-    m_m = b_m < i_end
-    o_row = b_m.to(tl.int64)[:, None]
-    m_k, m_v = m_m[:, None] & m_d[None, :], m_m[:, None] & m_dv[None, :]
+    o_n, o_c, b_m = tl.arange(0, BN), tl.arange(0, BC), i_start + tl.arange(0, BM)
+    m_m, o_row = b_m < i_end, b_m.to(tl.int64)
     i_b, i_h = i_kv // HK, i_kv % HK
-    b_k = tl.load(
-        k + i_b * stride_kb + i_h * stride_kh + o_row * stride_kn + o_d[None, :], mask=m_k, other=0.0
-    )
-    b_v = tl.load(
-        v + i_b * stride_vb + i_h * stride_vh + o_row * stride_vn + o_dv[None, :], mask=m_v, other=0.0
-    )
+    b_k = load_rows(of_head(k, k_strides, i_b, i_h), o_row, m_m, k_strides[2], D, BD)
+    b_v = load_rows(of_head(v, v_strides, i_b, i_h), o_row, m_m, v_strides[2], DV, BDV)
     b_dk = tl.zeros([BM, BD], dtype=tl.float32)
     b_dv = tl.zeros([BM, BDV], dtype=tl.float32)
     for i_g in range(0, G):
         i_head = i_kv * G + i_g
         if CAUSAL:  # the block on the diagonal
-            p_q = q + i_b * stride_qb + (i_h * G + i_g) * stride_qh
-            p_do = dout + i_b * stride_ob + (i_h * G + i_g) * stride_oh
+            p_q, p_do = (
+                of_head(q, q_strides, i_b, i_h * G + i_g),
+                of_head(dout, dout_strides, i_b, i_h * G + i_g),
+            )
             for i in range(i_start, i_end, BN):
-                i_row = tl.cast(i, tl.int64)
-                m_n = i + o_n < i_end
-                b_q = tl.load(p_q + i_row * stride_qn + o_q, mask=m_n[:, None] & m_d[None, :], other=0.0)
-                b_do = tl.load(p_do + i_row * stride_on + o_do, mask=m_n[:, None] & m_dv[None, :], other=0.0)
+                i_row, m_n = tl.cast(i, tl.int64), i + o_n < i_end
+                b_q = load_tile(p_q + i_row * q_strides[2], m_n, q_strides[2], D, BN, BD)
+                b_do = load_tile(p_do + i_row * dout_strides[2], m_n, dout_strides[2], DV, BN, BDV)
                 b_lse = tl.load(lse + i_head * NQ + i + o_n, mask=m_n, other=float("inf"))
                 b_delta = tl.load(delta + i_head * NQ + i + o_n, mask=m_n, other=0.0)
                 b_s = (
@@ -79,15 +72,13 @@ def _key_grad_kernel(
                     m_j = ((b_m - i_from) // size == i_j) & m_m
                     for i in range(0, CQ, BC):
                         i_c = (i_head * NODES + i_node) * CQ + i
-                        i_s = i_c * CK + i_j
-                        m_c = i + o_c < CQ
-                        m_cd, m_cdv = m_c[:, None] & m_d[None, :], m_c[:, None] & m_dv[None, :]
-                        b_p = tl.load(centroids + i_c * D + o_p, mask=m_cd, other=0.0)  # [BC, BD]
+                        i_s, m_c = i_c * CK + i_j, i + o_c < CQ
+                        b_p = load_tile(centroids + i_c * D, m_c, D, D, BC, BD)  # [BC, BD]
                         b_a = tl.load(mass + i_s + o_c * CK, mask=m_c, other=float("inf"))
                         b_da = tl.load(d_mass + i_s + o_c * CK, mask=m_c, other=0.0)
                         b_turn = tl.load(turn + i_s + o_c * CK, mask=m_c, other=0.0)
-                        b_sk = tl.load(d_mean_k + i_s * D + o_sk, mask=m_cd, other=0.0)
-                        b_sv = tl.load(d_mean_v + i_s * DV + o_sv, mask=m_cdv, other=0.0)
+                        b_sk = load_tile(d_mean_k + i_s * D, m_c, CK * D, D, BC, BD)
+                        b_sv = load_tile(d_mean_v + i_s * DV, m_c, CK * DV, DV, BC, BDV)
                         b_w = scale * tl.dot(b_k, tl.trans(b_p), input_precision=PRECISION)  # [BM, BC]
                         b_w = tl.where(m_j[:, None], tl.exp(b_w - b_a[None, :]), 0.0)
                         b_g = tl.dot(b_k, tl.trans(b_sk), input_precision=PRECISION)
@@ -99,25 +90,31 @@ def _key_grad_kernel(
                         b_dp = tl.trans(b_dp)
                         if i_j > i_first:
                             tl.debug_barrier()
-                            b_dp += tl.load(p_part + i * D + o_p, mask=m_cd, other=0.0)
-                        tl.store(p_part + i * D + o_p, b_dp, mask=m_cd)
+                            b_dp += load_tile(p_part + i * D, m_c, D, D, BC, BD)
+                        store_tile(p_part + i * D, m_c, D, b_dp, D, BC, BD)
                         b_g += b_w * (b_da * scale)[None, :]
                         b_w = b_w.to(b_k.dtype)
                         b_dk = tl.dot(b_g.to(b_k.dtype), b_p, b_dk, input_precision=PRECISION)
                         b_dk = tl.dot(b_w, b_sk, b_dk, input_precision=PRECISION)
                         b_dv = tl.dot(b_w, b_sv, b_dv, input_precision=PRECISION)
-    p_dk = dk + i_b * stride_dkb + i_h * stride_dkh + o_row * stride_dkn + o_d[None, :]
-    p_dv = dv + i_b * stride_dvb + i_h * stride_dvh + o_row * stride_dvn + o_dv[None, :]
-    tl.store(p_dk, b_dk.to(b_k.dtype), mask=m_k)
-    tl.store(p_dv, b_dv.to(b_v.dtype), mask=m_v)
+    store_rows(of_head(dk, dk_strides, i_b, i_h), o_row, m_m, dk_strides[2], b_dk, D, BD)
+    store_rows(of_head(dv, dv_strides, i_b, i_h), o_row, m_m, dv_strides[2], b_dv, DV, BDV)
 
 
 @triton.jit
-def _centroid_grad_kernel(
-    parts, d_centroids, NQ, CQ, BLOCK, LEVELS, NODES, PARTS, TILE, D: tl.constexpr, BD: tl.constexpr,
-    BM: tl.constexpr, CAUSAL: tl.constexpr,
-):  # fmt: skip
+def runs_centroid_grad_kernel(
+    parts,
+    d_centroids,
+    tree,
+    PARTS,
+    TILE,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BM: tl.constexpr,
+    CAUSAL: tl.constexpr,
+):
     # one program: one cluster of queries; the parts of all tiles of keys of its node
+    NQ, NK, CQ, CK, BLOCK, LEVELS, NODES = tree
     i_row = tl.program_id(0).to(tl.int64)
     i_head, i_node, i_c = i_row // (NODES * CQ), tl.program_id(0) // CQ % NODES, tl.program_id(0) % CQ
     i_depth = 0
@@ -134,9 +131,8 @@ def _centroid_grad_kernel(
     o_m, o_d = tl.arange(0, BM), tl.arange(0, BD)
     b_sum = tl.zeros([BD], dtype=tl.float32)
     for i in range(0, n_parts, BM):
-        o_part = (i + o_m).to(tl.int64)[:, None]
-        m_part = (o_part < n_parts) & (o_d < D)[None, :]
-        b_sum += tl.sum(tl.load(p_part + o_part * CQ * D + o_d[None, :], mask=m_part, other=0.0), axis=0)
+        o_part = (i + o_m).to(tl.int64)
+        b_sum += tl.sum(load_rows(p_part, o_part * CQ, o_part < n_parts, D, D, BD), axis=0)
     tl.store(d_centroids + i_row * D + o_d, b_sum / tl.maximum(members, 1), mask=o_d < D)
 
 
@@ -172,21 +168,23 @@ def spatial_key_grad(
     Hq, Dv, Cq = q.shape[1], v.shape[-1], tree.query_clusters
     BD, BDV = power_of_two(D), power_of_two(Dv)
     tile = choose("spatial_key_grad", target_of(k), max(BD, BDV), k.element_size(), tile)
-    block = tree.block if tree.causal else Nk
-    tiles = Nk // block * cdiv(block, tile.rows)
+    if not tree.causal:
+        tree = replace(tree, block=Nk)  # a tile of keys ends where all keys do
+    tiles = Nk // tree.block * cdiv(tree.block, tile.rows)
     parts = tiles // 2 if tree.causal else tiles
     dk, dv = row_empty(k), row_empty(v)
     part = torch.empty(B * Hq, tree.levels, parts, Cq, D, dtype=torch.float32, device=k.device)
     launch(
-        _key_grad_kernel, (B * Hk * tiles,), q, k, v, dout, centroids, mass, *grads, lse, delta, dk, dv, part, scale,
-        *(s for x in (q, k, v, dout, dk, dv) for s in x.stride()[:3]), Hk, Hq // Hk, tree.queries, Nk, Cq,
-        tree.key_clusters, block, tree.levels, tree.nodes, tiles, parts, D, Dv, BD=BD, BDV=BDV, BM=tile.rows,
-        BN=tile.cols, BC=16, CAUSAL=tree.causal, PRECISION=precision or fp32_precision(k), tile=tile,
+        runs_key_grad_kernel, (B * Hk * tiles,),
+        q, k, v, dout, centroids, mass, grads, lse, delta, dk, dv, part, scale,
+        *(x.stride()[:3] for x in (q, k, v, dout, dk, dv)), tree.sizes, (Hk, Hq // Hk, tiles, parts), D, Dv,
+        BD=BD, BDV=BDV, BM=tile.rows, BN=tile.cols, BC=16, CAUSAL=tree.causal,
+        PRECISION=precision or fp32_precision(k), tile=tile,
     )  # fmt: skip
     d_centroids = torch.empty(centroids.shape, dtype=torch.float32, device=k.device)
     means = choose("spatial_mean", target_of(k), BD, 4)
     launch(
-        _centroid_grad_kernel, (B * Hq * tree.nodes * Cq,), part, d_centroids, tree.queries, Cq, block, tree.levels,
-        tree.nodes, parts, tile.rows, D, BD=BD, BM=means.rows, CAUSAL=tree.causal, tile=means,
+        runs_centroid_grad_kernel, (B * Hq * tree.nodes * Cq,), part, d_centroids, tree.sizes, parts, tile.rows,
+        D, BD=BD, BM=means.rows, CAUSAL=tree.causal, tile=means,
     )  # fmt: skip
     return dk, dv, d_centroids

@@ -10,33 +10,39 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.launch import fp32_precision, launch, target_of
+from ..common.online import softmax_lse, softmax_mean, softmax_start, softmax_weights
+from ..common.rows import load_rows, load_tile, of_head, store_rows
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
-from .tree import Tree, node_at
+from .tree import Tree, node_at, queries_of
 
 
 @triton.jit
-def _mean_kernel(
-    q, centroids, stride_qb, stride_qh, stride_qn, HQ, NQ, NK, CQ, NODES,
-    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, CAUSAL: tl.constexpr,
-):  # fmt: skip
+def runs_means_kernel(
+    q,
+    centroids,
+    q_strides,
+    tree,
+    HQ,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BM: tl.constexpr,
+    CAUSAL: tl.constexpr,
+):
     # one program: one cluster of queries
+    NQ, NK, CQ, CK, BLOCK, LEVELS, NODES = tree
     i_row = tl.program_id(0).to(tl.int64)
     i_head, i_node, i_c = i_row // (NODES * CQ), tl.program_id(0) // CQ % NODES, tl.program_id(0) % CQ
-    i_q, _, n_q, _ = node_at(i_node, NQ, NK, CAUSAL)
-    size = tl.cdiv(n_q, CQ)
-    i_first = i_q + i_c * size
-    i_end = tl.minimum(i_first + size, i_q + n_q)
+    i_first, i_end = queries_of(i_node, i_c, NQ, NK, CQ, CAUSAL)
     o_m, o_d = tl.arange(0, BM), tl.arange(0, BD)
-    m_d = o_d < D
-    p_q = q + i_head // HQ * stride_qb + i_head % HQ * stride_qh
+    p_q = of_head(q, q_strides, i_head // HQ, i_head % HQ)
     b_sum = tl.zeros([BD], dtype=tl.float32)
     for i in range(i_first, i_end, BM):
-        o_row = (i + o_m).to(tl.int64)[:, None]
-        b_q = tl.load(p_q + o_row * stride_qn + o_d[None, :], mask=(o_row < i_end) & m_d[None, :], other=0.0)
+        o_row = (i + o_m).to(tl.int64)
+        b_q = load_rows(p_q, o_row, o_row < i_end, q_strides[2], D, BD)
         b_sum += tl.sum(b_q.to(tl.float32), axis=0)
     b_mean = b_sum / tl.maximum(i_end - i_first, 1)
-    tl.store(centroids + i_row * D + o_d, b_mean.to(centroids.dtype.element_ty), mask=m_d)
+    tl.store(centroids + i_row * D + o_d, b_mean.to(centroids.dtype.element_ty), mask=o_d < D)
 
 
 def spatial_means(q: Tensor, tree: Tree, tile: Tile | None = None) -> Tensor:
@@ -49,9 +55,8 @@ def spatial_means(q: Tensor, tree: Tree, tile: Tile | None = None) -> Tensor:
     longest = cdiv(tree.queries >> tree.causal, tree.query_clusters)
     centroids = torch.empty(B, Hq, tree.nodes, tree.query_clusters, D, dtype=q.dtype, device=q.device)
     launch(
-        _mean_kernel, (B * Hq * tree.nodes * tree.query_clusters,), q, centroids, *q.stride()[:3], Hq, tree.queries,
-        tree.keys, tree.query_clusters, tree.nodes, D, BD=power_of_two(D), BM=min(tile.rows, power_of_two(longest)),
-        CAUSAL=tree.causal, tile=tile,
+        runs_means_kernel, (B * Hq * tree.nodes * tree.query_clusters,), q, centroids, q.stride()[:3], tree.sizes,
+        Hq, D, BD=power_of_two(D), BM=min(tile.rows, power_of_two(longest)), CAUSAL=tree.causal, tile=tile,
     )  # fmt: skip
     return centroids
 
@@ -73,76 +78,61 @@ def _group_at(i_group, NK, CK, CAUSAL: tl.constexpr, BM: tl.constexpr):
 
 
 @triton.jit
-def _summary_kernel(
-    k, v, centroids, mass, mean_k, mean_v, scale, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
-    HEADS, HK, G, NQ, NK, CQ, CK, NODES, TILES, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr,
-    BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+def runs_summaries_kernel(
+    k, v, centroids, mass, mean_k, mean_v, scale, k_strides, v_strides, tree, sizes,
+    D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
+    CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BC query centroids (of all heads of a group) and a tile of keys, one cluster of them or several
+    NQ, NK, CQ, CK, BLOCK, LEVELS, NODES = tree
+    HEADS, HK, G, TILES = sizes
     i_tile, i_kv = tl.program_id(0) % TILES, tl.program_id(0) // TILES % HEADS
     i_node, i_j, together = _group_at(tl.program_id(0) // TILES // HEADS, NK, CK, CAUSAL, BM)
-    _, i_k, _, n_k = node_at(i_node, NQ, NK, CAUSAL)
+    i_q, i_k, n_q, n_k = node_at(i_node, NQ, NK, CAUSAL)
     size = tl.cdiv(n_k, CK)
     i_first = i_k + i_j * size
     i_end = tl.minimum(i_first + together * size, i_k + n_k)
-    o_c = i_tile * BC + tl.arange(0, BC)
-    o_d, o_dv, o_m = tl.arange(0, BD), tl.arange(0, BDV), tl.arange(0, BM)
-    m_c, m_d, m_dv = o_c < G * CQ, o_d < D, o_dv < DV
-    m_ck, m_cv = m_c[:, None] & m_d[None, :], m_c[:, None] & m_dv[None, :]
+    o_c, o_m = i_tile * BC + tl.arange(0, BC), tl.arange(0, BM)
+    m_c = o_c < G * CQ
     # heads of one group follow each other
     o_row = ((i_kv * G + o_c // CQ).to(tl.int64) * NODES + i_node) * CQ + o_c % CQ  # [BC]
-    b_p = tl.load(centroids + o_row[:, None] * D + o_d[None, :], mask=m_ck, other=0.0)
+    b_p = load_rows(centroids, o_row, m_c, D, D, BD)
     o_out = o_row * CK + i_j
-    p_mass = mass + o_out
-    p_mk, p_mv = mean_k + o_out[:, None] * D + o_d[None, :], mean_v + o_out[:, None] * DV + o_dv[None, :]
-    p_k = k + (i_kv // HK).to(tl.int64) * stride_kb + (i_kv % HK).to(tl.int64) * stride_kh
-    p_v = v + (i_kv // HK).to(tl.int64) * stride_vb + (i_kv % HK).to(tl.int64) * stride_vh
-    o_mk, o_mv = o_m[:, None] * stride_kn + o_d[None, :], o_m[:, None] * stride_vn + o_dv[None, :]
-    b_max = tl.full([BC], float("-inf"), dtype=tl.float32)
-    b_sum = tl.zeros([BC], dtype=tl.float32)
-    b_mean_k = tl.zeros([BC, BD], dtype=tl.float32)
-    b_mean_v = tl.zeros([BC, BDV], dtype=tl.float32)
+    p_k = of_head(k, k_strides, (i_kv // HK).to(tl.int64), (i_kv % HK).to(tl.int64))
+    p_v = of_head(v, v_strides, (i_kv // HK).to(tl.int64), (i_kv % HK).to(tl.int64))
     if together > 1:  # short clusters: the tile is loaded once, and its logits are computed once
-        m_m = i_first + o_m < i_end
-        i_n = tl.cast(i_first, tl.int64)
-        b_k = tl.load(p_k + i_n * stride_kn + o_mk, mask=m_m[:, None] & m_d[None, :], other=0.0)  # [BM, BD]
-        b_v = tl.load(p_v + i_n * stride_vn + o_mv, mask=m_m[:, None] & m_dv[None, :], other=0.0)  # [BM, BDV]
+        i_n, m_m = tl.cast(i_first, tl.int64), i_first + o_m < i_end
+        b_k = load_tile(p_k + i_n * k_strides[2], m_m, k_strides[2], D, BM, BD)  # [BM, BD]
+        b_v = load_tile(p_v + i_n * v_strides[2], m_m, v_strides[2], DV, BM, BDV)  # [BM, BDV]
         b_s = tl.dot(b_p, tl.trans(b_k), input_precision=PRECISION) * scale  # [BC, BM]
-        for i in range(0, tl.minimum(together, CK - i_j)):
+        for i in range(0, tl.minimum(together, CK - i_j)):  # every cluster by itself
             m_i = m_m & (o_m // size == i)
-            b_own = tl.where(m_i[None, :], b_s, float("-inf"))
-            b_max = tl.max(b_own, axis=1)
-            b_shift = tl.where(b_max > float("-inf"), b_max, 0.0)
-            b_w = tl.exp(b_own - b_shift[:, None])
-            b_sum = tl.sum(b_w, axis=1)
-            b_safe = tl.where(b_sum == 0, 1.0, b_sum)  # an empty cluster: mass -inf, means 0
-            b_w = (b_w / b_safe[:, None]).to(b_k.dtype)
+            b_mean_k, b_max, b_sum = softmax_start(BC, BD)
+            b_w, b_keep, b_max, b_sum = softmax_weights(
+                tl.where(m_i[None, :], b_s, float("-inf")), b_max, b_sum
+            )
+            b_w = softmax_mean(b_w, b_sum).to(b_k.dtype)
+            tl.store(mass + o_out + i, softmax_lse(b_max, b_sum), mask=m_c)  # an empty cluster: -inf, means 0
             b_mean_k = tl.dot(b_w, b_k, input_precision=PRECISION)
             b_mean_v = tl.dot(b_w, b_v, input_precision=PRECISION)
-            tl.store(p_mass + i, tl.where(b_sum == 0, float("-inf"), b_shift + tl.log(b_safe)), mask=m_c)
-            tl.store(p_mk + i * D, b_mean_k.to(mean_k.dtype.element_ty), mask=m_ck)
-            tl.store(p_mv + i * DV, b_mean_v.to(mean_v.dtype.element_ty), mask=m_cv)
+            store_rows(mean_k + i * D, o_out, m_c, D, b_mean_k, D, BD)
+            store_rows(mean_v + i * DV, o_out, m_c, DV, b_mean_v, DV, BDV)
     else:
+        b_mean_k, b_max, b_sum = softmax_start(BC, BD)
+        b_mean_v = tl.zeros([BC, BDV], dtype=tl.float32)
         for i in range(i_first, i_end, BM):
-            i_n = tl.cast(i, tl.int64)
-            m_m = i + o_m < i_end
-            # [BM, BD], [BM, BDV]
-            b_k = tl.load(p_k + i_n * stride_kn + o_mk, mask=m_m[:, None] & m_d[None, :], other=0.0)
-            b_v = tl.load(p_v + i_n * stride_vn + o_mv, mask=m_m[:, None] & m_dv[None, :], other=0.0)
+            i_n, m_m = tl.cast(i, tl.int64), i + o_m < i_end
+            b_k = load_tile(p_k + i_n * k_strides[2], m_m, k_strides[2], D, BM, BD)
+            b_v = load_tile(p_v + i_n * v_strides[2], m_m, v_strides[2], DV, BM, BDV)
             b_s = tl.dot(b_p, tl.trans(b_k), input_precision=PRECISION) * scale
             b_s = tl.where(m_m[None, :], b_s, float("-inf"))  # [BC, BM]
-            b_new = tl.maximum(b_max, tl.max(b_s, axis=1))
-            b_w = tl.exp(b_s - b_new[:, None])
-            b_keep = tl.exp(b_max - b_new)
-            b_max = b_new
-            b_sum = b_sum * b_keep + tl.sum(b_w, axis=1)
+            b_w, b_keep, b_max, b_sum = softmax_weights(b_s, b_max, b_sum)
             b_w = b_w.to(b_k.dtype)
             b_mean_k = tl.dot(b_w, b_k, b_mean_k * b_keep[:, None], input_precision=PRECISION)
             b_mean_v = tl.dot(b_w, b_v, b_mean_v * b_keep[:, None], input_precision=PRECISION)
-        b_safe = tl.where(b_sum == 0, 1.0, b_sum)
-        tl.store(p_mass, tl.where(b_sum == 0, float("-inf"), b_max + tl.log(b_safe)), mask=m_c)
-        tl.store(p_mk, (b_mean_k / b_safe[:, None]).to(mean_k.dtype.element_ty), mask=m_ck)
-        tl.store(p_mv, (b_mean_v / b_safe[:, None]).to(mean_v.dtype.element_ty), mask=m_cv)
+        tl.store(mass + o_out, softmax_lse(b_max, b_sum), mask=m_c)
+        store_rows(mean_k, o_out, m_c, D, softmax_mean(b_mean_k, b_sum), D, BD)
+        store_rows(mean_v, o_out, m_c, DV, softmax_mean(b_mean_v, b_sum), DV, BDV)
 
 
 def spatial_summaries(
@@ -180,9 +170,8 @@ def spatial_summaries(
     lengths = [cdiv(tree.keys >> (depth + tree.causal), Ck) for depth in range(tree.levels)]
     groups = sum(cdiv(Ck, max(1, tile.cols // length)) << depth for depth, length in enumerate(lengths))
     launch(
-        _summary_kernel, (groups * B * Hk * tiles,), k, v, centroids, mass, mean_k, mean_v, scale,
-        *k.stride()[:3], *v.stride()[:3], B * Hk, Hk, Hq // Hk, tree.queries, tree.keys, Cq, Ck, nodes, tiles, D, Dv,
-        BD=BD, BDV=BDV, BC=rows, BM=tile.cols, CAUSAL=tree.causal, PRECISION=precision or fp32_precision(k),
-        tile=tile,
+        runs_summaries_kernel, (groups * B * Hk * tiles,), k, v, centroids, mass, mean_k, mean_v, scale,
+        k.stride()[:3], v.stride()[:3], tree.sizes, (B * Hk, Hk, Hq // Hk, tiles), D, Dv, BD=BD, BDV=BDV,
+        BC=rows, BM=tile.cols, CAUSAL=tree.causal, PRECISION=precision or fp32_precision(k), tile=tile,
     )  # fmt: skip
     return mass, mean_k, mean_v

@@ -7,51 +7,46 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..common.expansion import displacement
 from ..common.launch import fp32_precision, launch, target_of
+from ..common.online import load_lse
+from ..common.rows import load_row, load_rows, of_head, store_rows
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
-from .tree import Tree, node_at
+from .tree import Tree, queries_of
 
 
 @triton.jit
-def _summary_grad_kernel(
+def runs_summary_grad_kernel(
     q, dout, centroids, mass, mean_k, mean_v, lse, delta, d_mass, turn, d_mean_k, d_mean_v, scale,
-    stride_qb, stride_qh, stride_qn, stride_db, stride_dh, stride_dn, HQ, NQ, NK, CQ, CK, NODES, TILES,
-    D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr,
-    CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
+    q_strides, dout_strides, tree, sizes, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr,
+    BN: tl.constexpr, BM: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: one cluster of queries and BN clusters of keys
+    NQ, NK, CQ, CK, BLOCK, LEVELS, NODES = tree
+    HQ, TILES = sizes
     i_row = (tl.program_id(0) // TILES).to(tl.int64)
     i_head = i_row // (NODES * CQ)
     i_node, i_c = tl.program_id(0) // TILES // CQ % NODES, tl.program_id(0) // TILES % CQ
-    i_q, _, n_q, _ = node_at(i_node, NQ, NK, CAUSAL)
-    size = tl.cdiv(n_q, CQ)
-    i_first = i_q + i_c * size
-    i_end = tl.minimum(i_first + size, i_q + n_q)
-    o_j = tl.program_id(0) % TILES * BN + tl.arange(0, BN)
-    o_m, o_d, o_dv = tl.arange(0, BM), tl.arange(0, BD), tl.arange(0, BDV)
-    m_j, m_d, m_dv = o_j < CK, o_d < D, o_dv < DV
-    o_s = i_row * CK + o_j
-    o_sk, m_sk = o_s[:, None] * D + o_d[None, :], m_j[:, None] & m_d[None, :]
-    o_sv, m_sv = o_s[:, None] * DV + o_dv[None, :], m_j[:, None] & m_dv[None, :]
+    i_first, i_end = queries_of(i_node, i_c, NQ, NK, CQ, CAUSAL)
+    o_j, o_m = tl.program_id(0) % TILES * BN + tl.arange(0, BN), tl.arange(0, BM)
+    m_j, o_s = o_j < CK, i_row * CK + o_j
     b_a = tl.load(mass + o_s, mask=m_j, other=float("-inf"))
-    b_k = tl.load(mean_k + o_sk, mask=m_sk, other=0.0)  # [BN, BD]
-    b_v = tl.load(mean_v + o_sv, mask=m_sv, other=0.0)  # [BN, BDV]
-    b_p = tl.load(centroids + i_row * D + o_d, mask=m_d, other=0.0).to(tl.float32)
-    p_q = q + i_head // HQ * stride_qb + i_head % HQ * stride_qh
-    p_do = dout + i_head // HQ * stride_db + i_head % HQ * stride_dh
+    b_k = load_rows(mean_k, o_s, m_j, D, D, BD)  # [BN, BD]
+    b_v = load_rows(mean_v, o_s, m_j, DV, DV, BDV)  # [BN, BDV]
+    b_p = load_row(centroids + i_row * D, D, BD)
+    p_q = of_head(q, q_strides, i_head // HQ, i_head % HQ)
+    p_do = of_head(dout, dout_strides, i_head // HQ, i_head % HQ)
     b_da = tl.zeros([BN], dtype=tl.float32)
     b_dk = tl.zeros([BN, BD], dtype=tl.float32)
     b_dv = tl.zeros([BN, BDV], dtype=tl.float32)
     for i in range(i_first, i_end, BM):
-        m_m = i + o_m < i_end
-        o_row = (i + o_m).to(tl.int64)[:, None]
-        b_q = tl.load(p_q + o_row * stride_qn + o_d[None, :], mask=m_m[:, None] & m_d[None, :], other=0.0)
-        b_do = tl.load(p_do + o_row * stride_dn + o_dv[None, :], mask=m_m[:, None] & m_dv[None, :], other=0.0)
-        b_lse = tl.load(lse + i_head * NQ + i + o_m, mask=m_m, other=float("inf"))
-        b_lse = tl.where(b_lse > float("-inf"), b_lse, float("inf"))
+        m_m, o_row = i + o_m < i_end, (i + o_m).to(tl.int64)
+        b_q = load_rows(p_q, o_row, m_m, q_strides[2], D, BD)
+        b_do = load_rows(p_do, o_row, m_m, dout_strides[2], DV, BDV)
+        b_lse = load_lse(lse + i_head * NQ + i, o_m, m_m)
         b_delta = tl.load(delta + i_head * NQ + i + o_m, mask=m_m, other=0.0)
-        b_d = (b_q.to(tl.float32) - b_p[None, :]).to(b_q.dtype)  # [BM, BD]
+        b_d = displacement(b_q, b_p)  # [BM, BD]
         b_s = b_a[:, None] + scale * tl.dot(b_k, tl.trans(b_d), input_precision=PRECISION)  # [BN, BM]
         b_w = tl.exp(b_s - b_lse[None, :])
         b_g = b_w * (tl.dot(b_v, tl.trans(b_do), input_precision=PRECISION) - b_delta[None, :])
@@ -65,8 +60,8 @@ def _summary_grad_kernel(
     b_turn += tl.sum(b_dv.to(tl.float32) * b_v.to(tl.float32), axis=1)
     tl.store(d_mass + o_s, b_da, mask=m_j)
     tl.store(turn + o_s, b_turn, mask=m_j)
-    tl.store(d_mean_k + o_sk, b_dk, mask=m_sk)
-    tl.store(d_mean_v + o_sv, b_dv, mask=m_sv)
+    store_rows(d_mean_k, o_s, m_j, D, b_dk, D, BD)
+    store_rows(d_mean_v, o_s, m_j, DV, b_dv, DV, BDV)
 
 
 def spatial_summary_grad(
@@ -95,7 +90,7 @@ def spatial_summary_grad(
     Bytes: half of q and dout for every level, summaries and their gradients once.
     Operations: 2 levels B Hq N Ck (D + Dv).
     """
-    B, Hq, Nq, D = q.shape
+    B, Hq, _, D = q.shape
     Dv, Cq, Ck = dout.shape[-1], tree.query_clusters, tree.key_clusters
     BD, BDV = power_of_two(D), power_of_two(Dv)
     tile = choose("spatial_summary_grad", target_of(q), max(BD, BDV), q.element_size(), tile)
@@ -103,9 +98,9 @@ def spatial_summary_grad(
     d_mass, turn = torch.empty_like(mass), torch.empty_like(mass)
     d_mean_k, d_mean_v = torch.empty_like(mean_k), torch.empty_like(mean_v)
     launch(
-        _summary_grad_kernel, (B * Hq * tree.nodes * Cq * tiles,), q, dout, centroids, mass, mean_k, mean_v, lse, delta,
-        d_mass, turn, d_mean_k, d_mean_v, scale, *q.stride()[:3], *dout.stride()[:3], Hq, Nq, tree.keys, Cq, Ck,
-        tree.nodes, tiles, D, Dv, BD=BD, BDV=BDV, BN=tile.rows, BM=tile.cols, CAUSAL=tree.causal,
-        PRECISION=precision or fp32_precision(q), tile=tile,
+        runs_summary_grad_kernel, (B * Hq * tree.nodes * Cq * tiles,),
+        q, dout, centroids, mass, mean_k, mean_v, lse, delta, d_mass, turn, d_mean_k, d_mean_v, scale,
+        q.stride()[:3], dout.stride()[:3], tree.sizes, (Hq, tiles), D, Dv, BD=BD, BDV=BDV, BN=tile.rows,
+        BM=tile.cols, CAUSAL=tree.causal, PRECISION=precision or fp32_precision(q), tile=tile,
     )  # fmt: skip
     return d_mass, turn, d_mean_k, d_mean_v

@@ -45,6 +45,12 @@ class Tree:
     def nodes(self) -> int:
         return (1 << self.levels) - 1 if self.causal else 1
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """What kernels are given as `tree`: NQ, NK, CQ, CK, BLOCK, LEVELS, NODES."""
+        clusters = self.query_clusters, self.key_clusters
+        return self.queries, self.keys, *clusters, self.block, self.levels, self.nodes
+
     def tiles(self, rows: int) -> int:
         """Tiles of that many positions in the exact blocks of the queries."""
         return self.queries // self.block * cdiv(self.block, rows)
@@ -63,6 +69,15 @@ def node_at(i_node, NQ, NK, CAUSAL: tl.constexpr):
         i_k = (i_node + 1 - (1 << i_depth)) * 2 * n_k
         i_q = i_k + n_k
     return i_q, i_k, n_q, n_k
+
+
+@triton.jit
+def queries_of(i_node, i_c, NQ, NK, CQ, CAUSAL: tl.constexpr):
+    """Where the queries of cluster i_c of a node begin and end."""
+    i_q, _, n_q, _ = node_at(i_node, NQ, NK, CAUSAL)
+    size = tl.cdiv(n_q, CQ)
+    i_first = i_q + i_c * size
+    return i_first, tl.minimum(i_first + size, i_q + n_q)
 
 
 @triton.jit
