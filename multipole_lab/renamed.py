@@ -105,7 +105,10 @@ NAMES = {
 }
 
 # Argument: {old value: new value}.
-VALUES = {"partition": {"spatial": "runs"}}
+VALUES = {
+    "partition": {"spatial": "runs"},
+    "kernel": {"spatial_full": "runs_full", "spatial_causal": "runs_causal"},  # in records
+}
 
 
 def modules() -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..runs.muse import fits, spatial_muse
+from ..runs.muse import fits, runs_muse
 from ..runs.tree import Tree
 from .problem import Problem
 
@@ -14,7 +14,7 @@ def runs_muse_example(p: Problem, tree: Tree, near: int) -> None:
     k, v = (p.empty(p.batch, p.kv_heads, tree.keys, p.head).requires_grad_(not near) for _ in "kv")
     if not fits(q, v):
         return
-    out, lse = spatial_muse(q, k, v, tree, 0.125, near)
+    out, lse = runs_muse(q, k, v, tree, 0.125, near)
     if not near:
         torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
 

@@ -49,8 +49,8 @@ ENTRIES = (
     Entry("muse", muse.muse_example, muse.muse_cost),
     Entry("muse_dipole", partial(muse.muse_example, order="dipole"), partial(muse.muse_cost, order="dipole")),
     Entry("muse_causal", muse.muse_causal_example, muse.muse_causal_cost),
-    Entry("spatial_full", runs.runs_full_example, runs.runs_full_cost),
-    Entry("spatial_causal", runs.runs_causal_example, runs.runs_causal_cost),
+    Entry("runs_full", runs.runs_full_example, runs.runs_full_cost),
+    Entry("runs_causal", runs.runs_causal_example, runs.runs_causal_cost),
 )
 
 

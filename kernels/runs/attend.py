@@ -83,7 +83,7 @@ def runs_attend_kernel(
     tl.store(lse + i_head * NQ + b_m, softmax_lse(b_max, b_sum), mask=m_m)
 
 
-def spatial_attend(
+def runs_attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -102,14 +102,14 @@ def spatial_attend(
     Parameters
     ----------
     near : key clusters that a query cluster sums exactly, int32 [B, Hq, nodes, Cq, near], or None.
-    far : the mass of the others [B, Hq, nodes, Cq, Ck], -inf for the near ones; the rest as `spatial_summaries` has it.
+    far : the mass of the others [B, Hq, nodes, Cq, Ck], -inf for the near ones; the rest as `runs_summaries` has it.
 
     Bytes: q, k, v, the results and the summaries once. Operations: 4 B Hq N D (block / 2 + levels Ck / 2 + near keys)
     for causal attention, 4 B Hq N D (Ck + near keys) for full.
     """
     B, Hq, Nq, D = q.shape
     Dv, BD, BDV = v.shape[-1], power_of_two(D), power_of_two(v.shape[-1])
-    tile = choose("spatial_attend", target_of(q), max(BD, BDV), q.element_size(), tile)
+    tile = choose("runs_attend", target_of(q), max(BD, BDV), q.element_size(), tile)
     tiles = tree.tiles(tile.rows)
     out = row_empty(q) if Dv == D else torch.empty(B, Hq, Nq, Dv, dtype=q.dtype, device=q.device)
     lse = torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)

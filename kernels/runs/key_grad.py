@@ -136,7 +136,7 @@ def runs_centroid_grad_kernel(
     tl.store(d_centroids + i_row * D + o_d, b_sum / tl.maximum(members, 1), mask=o_d < D)
 
 
-def spatial_key_grad(
+def runs_key_grad(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -159,7 +159,7 @@ def spatial_key_grad(
 
     Parameters
     ----------
-    grads : da, turn, dk~ and dv~, as `spatial_summary_grad` returns them.
+    grads : da, turn, dk~ and dv~, as `runs_summary_grad` returns them.
 
     Bytes: q, k, v, dout and results once, the gradients of the summaries once for every tile of keys in a cluster,
     parts of dp_i for every tile: 4 levels N / (2 tile.rows) Cq D. Operations: 7 levels B Hq N Cq D and the blocks.
@@ -167,7 +167,7 @@ def spatial_key_grad(
     B, Hk, Nk, D = k.shape
     Hq, Dv, Cq = q.shape[1], v.shape[-1], tree.query_clusters
     BD, BDV = power_of_two(D), power_of_two(Dv)
-    tile = choose("spatial_key_grad", target_of(k), max(BD, BDV), k.element_size(), tile)
+    tile = choose("runs_key_grad", target_of(k), max(BD, BDV), k.element_size(), tile)
     if not tree.causal:
         tree = replace(tree, block=Nk)  # a tile of keys ends where all keys do
     tiles = Nk // tree.block * cdiv(tree.block, tile.rows)
@@ -182,7 +182,7 @@ def spatial_key_grad(
         PRECISION=precision or fp32_precision(k), tile=tile,
     )  # fmt: skip
     d_centroids = torch.empty(centroids.shape, dtype=torch.float32, device=k.device)
-    means = choose("spatial_mean", target_of(k), BD, 4)
+    means = choose("runs_mean", target_of(k), BD, 4)
     launch(
         runs_centroid_grad_kernel, (B * Hq * tree.nodes * Cq,), part, d_centroids, tree.sizes, parts, tile.rows,
         D, BD=BD, BM=means.rows, CAUSAL=tree.causal, tile=means,

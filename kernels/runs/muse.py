@@ -15,11 +15,11 @@ from ..common.launch import fp32_precision, target_of
 from ..common.layout import row_strided
 from ..muse.forward import one_head_size
 from ..muse.select import select_near
-from .attend import spatial_attend
-from .key_grad import spatial_key_grad
-from .query_grad import spatial_query_grad
-from .summaries import spatial_means, spatial_summaries
-from .summary_grad import spatial_summary_grad
+from .attend import runs_attend
+from .key_grad import runs_key_grad
+from .query_grad import runs_query_grad
+from .summaries import runs_means, runs_summaries
+from .summary_grad import runs_summary_grad
 from .tree import Tree
 
 
@@ -29,7 +29,7 @@ def fits(q: Tensor, v: Tensor) -> bool:
     return max(q.shape[-1], v.shape[-1]) <= (128 if large else 64)
 
 
-def spatial_muse(
+def runs_muse(
     q: Tensor, k: Tensor, v: Tensor, tree: Tree, scale: float, near: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Full or causal attention with a monopole, as `muse` and `muse_causal` of runs of consecutive positions.
@@ -49,8 +49,8 @@ def spatial_muse(
     ------
     ValueError : for sizes that are not the tree's, larger heads, or near clusters where a gradient is asked for.
     """
-    check_tensors("spatial_muse", q=q, k=k, v=v)
-    check_attention("spatial_muse", q, k, v)
+    check_tensors("runs_muse", q=q, k=k, v=v)
+    check_attention("runs_muse", q, k, v)
     if (q.shape[2], k.shape[2]) != (tree.queries, tree.keys):
         raise ValueError(
             f"q and k have {q.shape[2]} and {k.shape[2]} positions; the tree has {tree.queries} and {tree.keys}"
@@ -66,23 +66,23 @@ def spatial_muse(
         )
     size = v.shape[-1]
     q, k, v = (row_strided(x) for x in one_head_size(q, k, v))
-    out, lse = _SpatialMuSe.apply(q, k, v, tree, scale, near, fp32_precision(q))
+    out, lse = _RunsMuSe.apply(q, k, v, tree, scale, near, fp32_precision(q))
     return out[..., :size], lse
 
 
-class _SpatialMuSe(KernelFunction):
-    operation = "spatial_muse"
+class _RunsMuSe(KernelFunction):
+    operation = "runs_muse"
 
     @staticmethod
     def forward(ctx, q, k, v, tree, scale, near, precision):
-        centroids = spatial_means(q, tree)
-        mass, mean_k, mean_v = spatial_summaries(centroids, k, v, tree, scale, precision=precision)
+        centroids = runs_means(q, tree)
+        mass, mean_k, mean_v = runs_summaries(centroids, k, v, tree, scale, precision=precision)
         chosen, far = None, mass
         if near:
             rows = mass.flatten(2, 3)
             chosen, far, _ = select_near(rows, near)
             chosen, far = chosen.view(*mass.shape[:4], -1), far.view_as(mass)
-        out, lse = spatial_attend(
+        out, lse = runs_attend(
             q, k, v, centroids, chosen, far, mean_k, mean_v, tree, scale, precision=precision
         )
         ctx.save_for_backward(q, k, v, centroids, out, lse)
@@ -99,13 +99,13 @@ class _SpatialMuSe(KernelFunction):
         dout = torch.zeros_like(out) if dout is None else row_strided(dout)
         delta = output_delta(out, dout, dlse)
         # Recomputed: they are several times as large as q, k and v.
-        summaries = spatial_summaries(centroids, k, v, tree, scale, precision=ctx.precision)
+        summaries = runs_summaries(centroids, k, v, tree, scale, precision=ctx.precision)
         seen = centroids, *summaries
-        grads = spatial_summary_grad(q, dout, *seen, lse, delta, tree, scale, precision=ctx.precision)
-        dk, dv, d_centroids = spatial_key_grad(
+        grads = runs_summary_grad(q, dout, *seen, lse, delta, tree, scale, precision=ctx.precision)
+        dk, dv, d_centroids = runs_key_grad(
             q, k, v, dout, centroids, summaries[0], grads, lse, delta, tree, scale, precision=ctx.precision
         )
-        dq = spatial_query_grad(
+        dq = runs_query_grad(
             q, k, v, dout, *seen, d_centroids, lse, delta, tree, scale, precision=ctx.precision
         )
         return dq, dk, dv, None, None, None, None

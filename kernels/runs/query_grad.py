@@ -70,7 +70,7 @@ def runs_query_grad_kernel(
     store_rows(of_head(dq, dq_strides, i_b, i_h), o_row, m_m, dq_strides[2], b_dq, D, BD)
 
 
-def spatial_query_grad(
+def runs_query_grad(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -91,14 +91,14 @@ def spatial_query_grad(
 
     Parameters
     ----------
-    d_centroids : dp_i / |i|, as `spatial_key_grad` returns it. The rest as in the forward; lse is over all keys.
+    d_centroids : dp_i / |i|, as `runs_key_grad` returns it. The rest as in the forward; lse is over all keys.
 
-    Bytes: q, k, v, dout and dq once, the summaries once. Operations: 3 / 2 of `spatial_attend`.
+    Bytes: q, k, v, dout and dq once, the summaries once. Operations: 3 / 2 of `runs_attend`.
     """
     B, Hq, _, D = q.shape
     Dv = v.shape[-1]
     BD, BDV = power_of_two(D), power_of_two(Dv)
-    tile = choose("spatial_query_grad", target_of(q), max(BD, BDV), q.element_size(), tile)
+    tile = choose("runs_query_grad", target_of(q), max(BD, BDV), q.element_size(), tile)
     tiles = tree.tiles(tile.rows)
     dq = row_empty(q)
     launch(

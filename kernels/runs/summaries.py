@@ -45,13 +45,13 @@ def runs_means_kernel(
     tl.store(centroids + i_row * D + o_d, b_mean.to(centroids.dtype.element_ty), mask=o_d < D)
 
 
-def spatial_means(q: Tensor, tree: Tree, tile: Tile | None = None) -> Tensor:
+def runs_means(q: Tensor, tree: Tree, tile: Tile | None = None) -> Tensor:
     """The mean of every cluster of q [B, Hq, N, D] in every node: [B, Hq, nodes, Cq, D] in the dtype of q.
 
     An empty cluster has mean 0. Bytes: half of q for every level (all of it in full attention), the means once.
     """
     B, Hq, _, D = q.shape
-    tile = choose("spatial_mean", target_of(q), power_of_two(D), q.element_size(), tile)
+    tile = choose("runs_mean", target_of(q), power_of_two(D), q.element_size(), tile)
     longest = cdiv(tree.queries >> tree.causal, tree.query_clusters)
     centroids = torch.empty(B, Hq, tree.nodes, tree.query_clusters, D, dtype=q.dtype, device=q.device)
     launch(
@@ -135,7 +135,7 @@ def runs_summaries_kernel(
         store_rows(mean_v, o_out, m_c, DV, softmax_mean(b_mean_v, b_sum), DV, BDV)
 
 
-def spatial_summaries(
+def runs_summaries(
     centroids: Tensor,
     k: Tensor,
     v: Tensor,
@@ -148,7 +148,7 @@ def spatial_summaries(
 
     Parameters
     ----------
-    centroids : [B, Hq, nodes, Cq, D], as `spatial_means` makes them. k : [B, Hk, N, D]. v : [B, Hk, N, Dv].
+    centroids : [B, Hq, nodes, Cq, D], as `runs_means` makes them. k : [B, Hk, N, D]. v : [B, Hk, N, Dv].
 
     Returns
     -------
@@ -160,7 +160,7 @@ def spatial_summaries(
     Hq, Dv, nodes = centroids.shape[1], v.shape[-1], tree.nodes
     Cq, Ck = tree.query_clusters, tree.key_clusters
     BD, BDV = power_of_two(D), power_of_two(Dv)
-    tile = choose("spatial_summary", target_of(k), max(BD, BDV), k.element_size(), tile)
+    tile = choose("runs_summary", target_of(k), max(BD, BDV), k.element_size(), tile)
     rows = min(tile.rows, power_of_two(Hq // Hk * Cq))
     tile = replace(tile, warps=max(1, tile.warps * rows // tile.rows))  # few centroids are few products
     tiles = cdiv(Hq // Hk * Cq, rows)

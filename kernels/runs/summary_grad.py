@@ -64,7 +64,7 @@ def runs_summary_grad_kernel(
     store_rows(d_mean_v, o_s, m_j, DV, b_dv, DV, BDV)
 
 
-def spatial_summary_grad(
+def runs_summary_grad(
     q: Tensor,
     dout: Tensor,
     centroids: Tensor,
@@ -93,7 +93,7 @@ def spatial_summary_grad(
     B, Hq, _, D = q.shape
     Dv, Cq, Ck = dout.shape[-1], tree.query_clusters, tree.key_clusters
     BD, BDV = power_of_two(D), power_of_two(Dv)
-    tile = choose("spatial_summary_grad", target_of(q), max(BD, BDV), q.element_size(), tile)
+    tile = choose("runs_summary_grad", target_of(q), max(BD, BDV), q.element_size(), tile)
     tiles = cdiv(Ck, tile.rows)
     d_mass, turn = torch.empty_like(mass), torch.empty_like(mass)
     d_mean_k, d_mean_v = torch.empty_like(mean_k), torch.empty_like(mean_v)

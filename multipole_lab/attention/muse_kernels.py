@@ -94,23 +94,23 @@ def in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool
 
 def full_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
     """The same as ``full`` where the clusters are runs."""
-    from multipole_lab.kernels.runs.muse import spatial_muse
+    from multipole_lab.kernels.runs.muse import runs_muse
     from multipole_lab.kernels.runs.tree import Tree
 
     tree = Tree.full(q.shape[2], k.shape[2], method.query_clusters or method.clusters, method.clusters)
-    return spatial_muse(q, k, v, tree, scale, min(method.near, method.clusters))
+    return runs_muse(q, k, v, tree, scale, min(method.near, method.clusters))
 
 
 def causal_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
     """The same as ``causal`` where the clusters are runs."""
-    from multipole_lab.kernels.runs.muse import spatial_muse
+    from multipole_lab.kernels.runs.muse import runs_muse
     from multipole_lab.kernels.runs.tree import Tree
 
     N = q.shape[2]
     block, levels = block_sizes(N, method.leaf)
     tree = Tree.causal_of(block, levels, method.query_clusters or method.clusters, method.clusters)
     q, k, v = _filled_up(q, k, v, block << levels)
-    out, lse = spatial_muse(q, k, v, tree, scale, min(method.near, method.clusters))
+    out, lse = runs_muse(q, k, v, tree, scale, min(method.near, method.clusters))
     return out[:, :, :N], lse[:, :, :N]
 
 

@@ -15,7 +15,7 @@ ON_CPU = not torch.cuda.is_available()
 SMALL = "--n 96 --heads 2 1 --head-size 16 --clusters 3 --near 1 --rank 2 --dtype float32 --repeats 1"
 CHEAP = {
     "assign", "lloyd", "sort_by_label", "cluster_means", "capped_rounds", "summarise", "select_near", "dipole",
-    "evaluate", "leaf", "muse", "muse_dipole", "spatial_full", "spatial_causal", "centroid_field", "decode_lookup",
+    "evaluate", "leaf", "muse", "muse_dipole", "runs_full", "runs_causal", "centroid_field", "decode_lookup",
     "decode_select", "decode_attend", "decode_merge",
 }  # fmt: skip
 

@@ -85,6 +85,13 @@ def test_only_rows_of_kernels_are_read_from_the_records(tmp_path):
     assert list(recorded(tmp_path / "missing")) == []
 
 
+def test_every_recorded_kernel_is_one_that_there_is():
+    """Old records keep the names of their day, and are read with those of today."""
+    found = {one.work.name for one in recorded()}
+    assert found
+    assert found <= {work.name for work in kernel_work()}
+
+
 def test_more_clusters_than_keys_are_refused():
     with pytest.raises(ValueError, match="1,024 clusters of 512 keys"):
         kernel_work(tokens=512, clusters=1024)

@@ -15,7 +15,7 @@ from multipole_lab.kernels.common.derivatives import KernelFunction, Refused
 from multipole_lab.kernels.exact.leaf import leaf
 from multipole_lab.kernels.muse.causal import level_blocks, muse_causal
 from multipole_lab.kernels.muse.forward import muse
-from multipole_lab.kernels.runs.muse import spatial_muse
+from multipole_lab.kernels.runs.muse import runs_muse
 from multipole_lab.kernels.runs.tree import Tree
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -66,7 +66,7 @@ CALLS = {
     "leaf": lambda q, k, v: leaf(q, k, v, 0.25),
     "muse": full,
     "muse_causal": lambda q, k, v: muse_causal(q, k, v, [level(q, k)], 8, 0.25),
-    "spatial_muse": lambda q, k, v: spatial_muse(q, k, v, Tree.full(16, 16, 2, 2), 0.25),
+    "runs_muse": lambda q, k, v: runs_muse(q, k, v, Tree.full(16, 16, 2, 2), 0.25),
     "member_means": means,
 }
 REFUSING = sorted(f.operation for f in functions() if not f.twice)

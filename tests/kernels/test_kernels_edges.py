@@ -19,7 +19,7 @@ from multipole_lab.kernels.muse.causal import muse_causal
 from multipole_lab.kernels.muse.forward import muse
 from multipole_lab.kernels.muse.select import select_near
 from multipole_lab.kernels.report.probe import double
-from multipole_lab.kernels.runs.muse import spatial_muse
+from multipole_lab.kernels.runs.muse import runs_muse
 from multipole_lab.kernels.runs.tree import Tree
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -42,7 +42,7 @@ ATTENTION = {
     "leaf": lambda q, k, v: leaf(q, k, v, 1.0),
     "muse": full,
     "muse_causal": lambda q, k, v: muse_causal(q, k, v, [], 8, 1.0),
-    "spatial_muse": lambda q, k, v: spatial_muse(q, k, v, Tree.full(8, 8, 2, 2), 1.0),
+    "runs_muse": lambda q, k, v: runs_muse(q, k, v, Tree.full(8, 8, 2, 2), 1.0),
 }
 Q = (2, 2, 8, 16)
 WRONG = {

@@ -165,7 +165,7 @@ def test_report_of_one_kernel():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launchers", ["muse_causal", "lloyd", "evaluate", "spatial_causal"])
+@pytest.mark.parametrize("launchers", ["muse_causal", "lloyd", "evaluate", "runs_causal"])
 def test_kernels_at_risk_fit_the_smallest_and_the_largest_target_without_spilling(launchers):
     """What has spilled before, in fp16 at one head size. All kernels, the seven targets and both head sizes are the
     command's own default, `multipole-lab kernels`: many minutes, where this takes half of one."""

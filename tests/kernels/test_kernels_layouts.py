@@ -90,11 +90,11 @@ def functions():
 # Called by other launchers only, with tensors that those have made: they may refuse a layout.
 INNER = {
     "decode_step", "halves", "leaf_backward", "leaf_into", "muse_backward", "offsets_of_chunks", "scatter",
-    "spatial_attend", "spatial_key_grad", "spatial_means", "spatial_query_grad", "spatial_summaries",
-    "spatial_summary_grad",
+    "runs_attend", "runs_key_grad", "runs_means", "runs_query_grad", "runs_summaries",
+    "runs_summary_grad",
 }  # fmt: skip
 WRITING = {"restart_empty"}  # what they read: not where several numbers are one
-GRADED = {"centroid_field", "leaf", "member_means", "muse", "muse_causal", "spatial_muse"}
+GRADED = {"centroid_field", "leaf", "member_means", "muse", "muse_causal", "runs_muse"}
 EXPECTED = {}  # what every launcher gives for contiguous tensors
 FUNCTIONS = functions()
 STARTING = sorted(name for name, f in FUNCTIONS.items() if "launch" in f.__code__.co_names)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import multipole_lab as ml
-from multipole_lab.kernels.runs.muse import spatial_muse
+from multipole_lab.kernels.runs.muse import runs_muse
 from multipole_lab.kernels.runs.tree import Tree
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -117,7 +117,7 @@ def test_near_with_gradients_takes_the_general_kernels():
         expected = results(method, tensors, "torch", causal)
         check(results(method, tensors, "triton", causal), expected, dict.fromkeys(NAMES, 1e-5))
     with pytest.raises(ValueError, match="near is 1; with gradients only 0"):
-        spatial_muse(*tensors, Tree.full(130, 130, 4, 4), 0.25, near=1)
+        runs_muse(*tensors, Tree.full(130, 130, 4, 4), 0.25, near=1)
 
 
 def test_large_heads_take_the_general_kernels():
@@ -129,12 +129,12 @@ def test_large_heads_take_the_general_kernels():
         dict.fromkeys(NAMES, 1e-5),
     )
     with pytest.raises(ValueError, match=r"q and v have head sizes 16 and 80 in torch\.float32; up to 128"):
-        spatial_muse(*tensors, Tree.causal_of(35, 1, 4, 4), 0.25)
+        runs_muse(*tensors, Tree.causal_of(35, 1, 4, 4), 0.25)
 
 
 def test_positions_must_be_the_tree_s():
     with pytest.raises(ValueError, match="q and k have 50 and 50 positions; the tree has 64 and 64"):
-        spatial_muse(*inputs(1, 1, 1, 50, 50, 16, 16), Tree.causal_of(32, 1, 4, 4), 0.25)
+        runs_muse(*inputs(1, 1, 1, 50, 50, 16, 16), Tree.causal_of(32, 1, 4, 4), 0.25)
 
 
 def test_transposed_inputs_are_read_as_they_are():

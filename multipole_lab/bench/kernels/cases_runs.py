@@ -12,24 +12,24 @@ from multipole_lab.bench.kernels.oracle import Head
 
 
 def runs_cases(s: Setting) -> Iterator[Case]:
-    """spatial_full and spatial_causal, where the kernels take the heads."""
+    """runs_full and runs_causal, where the kernels take the heads."""
     from multipole_lab.attention import MuSe
     from multipole_lab.kernels.report.cases_runs import causal_tree
-    from multipole_lab.kernels.runs.muse import fits, spatial_muse
+    from multipole_lab.kernels.runs.muse import fits, runs_muse
     from multipole_lab.kernels.runs.tree import Tree
 
     p, head = s.problem, s.head()
     if not fits(s.q, s.v):
         return
-    trees = {"spatial_full": Tree.full(p.queries, p.keys, p.clusters, p.clusters)}
+    trees = {"runs_full": Tree.full(p.queries, p.keys, p.clusters, p.clusters)}
     if p.queries == p.keys:
-        trees["spatial_causal"] = causal_tree(p)
+        trees["runs_causal"] = causal_tree(p)
     inputs = tuple(x.detach().requires_grad_() for x in (s.q, s.k, s.v))
     upstream = torch.randn(s.q.shape, generator=torch.Generator().manual_seed(0)).to(s.q)
     for name, tree in trees.items():
 
         def call(q: Tensor, k: Tensor, v: Tensor, tree=tree):
-            out, _ = spatial_muse(q, k, v, tree, s.scale)
+            out, _ = runs_muse(q, k, v, tree, s.scale)
             return out, *torch.autograd.grad(out, (q, k, v), upstream)
 
         def plain(q: Tensor, k: Tensor, v: Tensor, tree=tree):

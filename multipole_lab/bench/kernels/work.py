@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from multipole_lab.renamed import today
+
 
 @dataclass(frozen=True)
 class Device:
@@ -121,6 +123,6 @@ def recorded(folder: Path | None = None) -> Iterator[Recorded]:
         device = record.get("device", record.get("machine")) if rows else None
         for row in rows if isinstance(rows, list) and isinstance(device, str) else []:
             if isinstance(row, dict) and {"kernel", "ms", "bytes", "operations"} <= set(row):
-                work = Work(row["kernel"], float(row["bytes"]), float(row["operations"]))
+                work = Work(today("kernel", row["kernel"]), float(row["bytes"]), float(row["operations"]))
                 dtype = row.get("dtype", record.get("dtype", ""))
                 yield Recorded(work, row["ms"] / 1e3, device, str(record.get("date", "no date")), dtype)
