@@ -114,7 +114,7 @@ def muse_backward(
     columns, d_basis = {}, None
     if dipole:
         for of_directions in (False, True) if directions else (False,):
-            tile = pick("basis_grad" if of_directions else "moment_centroid_grad")
+            tile = pick("moment_basis_grad" if of_directions else "moment_centroid_grad")
             tiles = cdiv(rows * R, tile.rows)
             span, parts = spans(Ck, B * Hk * tiles)
             columns[of_directions] = d_columns = fp32(parts, B, Hq, Cq, R, D)
@@ -126,7 +126,7 @@ def muse_backward(
             )  # fmt: skip
         d_centroids += columns[False].sum((0, 4))
     if directions:
-        d_basis, tile = columns[True].sum(0), pick("turn_grad")
+        d_basis, tile = columns[True].sum(0), pick("basis_grad")
         launch(
             muse_basis_grad_kernel, (B * Hq * Cq,),
             q, centroids, moment, q_members, share, dout, d_basis, scale, q_strides, dout_strides, (Hq, Nq, Cq),

@@ -131,19 +131,19 @@ class _MuSe(KernelFunction):
         k_offsets,
         scale,
         near,
-        turn,
+        with_dipole,
         basis,
         precision,
         padded,
     ):
         mass, mean_k, mean_v = summarise(centroids, k, v, k_order, k_offsets, scale, precision=precision)
         # Without a near field every cluster is far, and only a dipole or the backward asks for the far mass.
-        if near or turn:
+        if near or with_dipole:
             chosen, far, far_mass = select_near(mass, near)
         else:
             chosen, far, far_mass = mass.new_empty(0, dtype=torch.int32), mass, None
         moment = None
-        if turn:
+        if with_dipole:
             moment = dipole(
                 centroids, k, v, k_order, k_offsets, far, far_mass, mean_k, basis, scale, precision=precision
             )

@@ -24,7 +24,7 @@ def muse_tilt_kernel(
     b_dv_sum = tl.zeros([BDV], dtype=tl.float32)
     if DIPOLE:
         b_z = load_rows(moment, i_row * R + o_r, o_r < R, DV, DV, BDV)  # [BR, BDV]
-        b_turned = tl.sum(b_z * load_rows(d_moment, i_row * R + o_r, o_r < R, DV, DV, BDV))
+        b_along = tl.sum(b_z * load_rows(d_moment, i_row * R + o_r, o_r < R, DV, DV, BDV))
         b_total = tl.load(far_mass + i_row)
         b_total = tl.where(b_total > float("-inf"), b_total, 0.0)
     for i in range(0, CK, BN):
@@ -38,7 +38,7 @@ def muse_tilt_kernel(
         b_tilt = tl.sum(b_k * b_dk, axis=1) + tl.sum(b_v * b_dv, axis=1)
         if DIPOLE:
             b_dv_sum += tl.sum(b_dv, axis=0)
-            b_tilt += tl.exp(tl.load(far + o_j, mask=m_n, other=float("-inf")) - b_total) * b_turned
+            b_tilt += tl.exp(tl.load(far + o_j, mask=m_n, other=float("-inf")) - b_total) * b_along
         tl.store(tilt + o_j, b_tilt, mask=m_n)
     b_dp = tl.zeros([BD], dtype=tl.float32)
     if DIPOLE:

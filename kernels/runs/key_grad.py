@@ -27,7 +27,7 @@ def runs_key_grad_kernel(
     # one program: BM keys of one head
     NQ, NK, CQ, CK, BLOCK, LEVELS, NODES = tree
     HK, G, TILES, PARTS = sizes
-    d_mass, turn, d_mean_k, d_mean_v = d_summaries
+    d_mass, tilt, d_mean_k, d_mean_v = d_summaries
     i_kv = (tl.program_id(0) // TILES).to(tl.int64)
     i_start, i_end = tile_at(TILES - 1 - tl.program_id(0) % TILES, BLOCK, BM)
     o_n, o_c, b_m = tl.arange(0, BN), tl.arange(0, BC), i_start + tl.arange(0, BM)
@@ -76,13 +76,13 @@ def runs_key_grad_kernel(
                         b_p = load_tile(centroids + i_c * D, m_c, D, D, BC, BD)  # [BC, BD]
                         b_a = tl.load(mass + i_s + o_c * CK, mask=m_c, other=float("inf"))
                         b_da = tl.load(d_mass + i_s + o_c * CK, mask=m_c, other=0.0)
-                        b_turn = tl.load(turn + i_s + o_c * CK, mask=m_c, other=0.0)
+                        b_tilt = tl.load(tilt + i_s + o_c * CK, mask=m_c, other=0.0)
                         b_sk = load_tile(d_mean_k + i_s * D, m_c, CK * D, D, BC, BD)
                         b_sv = load_tile(d_mean_v + i_s * DV, m_c, CK * DV, DV, BC, BDV)
                         b_w = scale * tl.dot(b_k, tl.trans(b_p), input_precision=PRECISION)  # [BM, BC]
                         b_w = tl.where(m_j[:, None], tl.exp(b_w - b_a[None, :]), 0.0)
                         b_g = tl.dot(b_k, tl.trans(b_sk), input_precision=PRECISION)
-                        b_g = tl.dot(b_v, tl.trans(b_sv), b_g, input_precision=PRECISION) - b_turn[None, :]
+                        b_g = tl.dot(b_v, tl.trans(b_sv), b_g, input_precision=PRECISION) - b_tilt[None, :]
                         b_g = b_w * b_g * scale
                         # [BD, BC], the long side first, as tensor cores like it. The sum over the clusters of a
                         # tile is kept in memory: registers that live through both loops would spill.
@@ -154,12 +154,12 @@ def runs_key_grad(
     """dk and dv; and what every query receives through the mean of its cluster, [B, Hq, nodes, Cq, D] fp32.
 
     In the blocks on the diagonal as in flash attention. From a query cluster i with w = exp(s p_i.k_n - a_ij) and
-    g = w (dk~.k_n + dv~.v_n - turn + da):  dk_n += w dk~ + s g p_i;  dv_n += w dv~;  dp_i += s (g - w da) k_n, for
+    g = w (dk~.k_n + dv~.v_n - tilt + da):  dk_n += w dk~ + s g p_i;  dv_n += w dv~;  dp_i += s (g - w da) k_n, for
     what the masses give to p_i, d = q - p_i takes.
 
     Parameters
     ----------
-    grads : da, turn, dk~ and dv~, as `runs_summary_grad` returns them.
+    grads : da, tilt, dk~ and dv~, as `runs_summary_grad` returns them.
 
     Bytes: q, k, v, dout and results once, the gradients of the summaries once for every tile of keys in a cluster,
     parts of dp_i for every tile: 4 levels N / (2 tile.rows) Cq D. Operations: 7 levels B Hq N Cq D and the blocks.

@@ -18,7 +18,7 @@ from .tree import Tree, queries_of
 
 @triton.jit
 def runs_summary_grad_kernel(
-    q, dout, centroids, mass, mean_k, mean_v, lse, delta, d_mass, turn, d_mean_k, d_mean_v, scale,
+    q, dout, centroids, mass, mean_k, mean_v, lse, delta, d_mass, tilt, d_mean_k, d_mean_v, scale,
     q_strides, dout_strides, tree, sizes, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr,
     BN: tl.constexpr, BM: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -56,10 +56,10 @@ def runs_summary_grad_kernel(
     # Rounded as they are stored, so that what is subtracted there is what is added when they are read.
     b_dk = (b_dk * scale).to(d_mean_k.dtype.element_ty)
     b_dv = b_dv.to(d_mean_v.dtype.element_ty)
-    b_turn = tl.sum(b_dk.to(tl.float32) * b_k.to(tl.float32), axis=1)
-    b_turn += tl.sum(b_dv.to(tl.float32) * b_v.to(tl.float32), axis=1)
+    b_tilt = tl.sum(b_dk.to(tl.float32) * b_k.to(tl.float32), axis=1)
+    b_tilt += tl.sum(b_dv.to(tl.float32) * b_v.to(tl.float32), axis=1)
     tl.store(d_mass + o_s, b_da, mask=m_j)
-    tl.store(turn + o_s, b_turn, mask=m_j)
+    tl.store(tilt + o_s, b_tilt, mask=m_j)
     store_rows(d_mean_k, o_s, m_j, D, b_dk, D, BD)
     store_rows(d_mean_v, o_s, m_j, DV, b_dv, DV, BDV)
 
@@ -81,11 +81,11 @@ def runs_summary_grad(
     """The gradients of the masses and of the means, and their products with the means.
 
     With P = exp(a + s d.k~ - lse) and g = P (dout.v~ - delta), summed over the queries of a cluster:
-    da = sum g;  dk~ = s sum g d;  dv~ = sum P dout;  turn = dk~.k~ + dv~.v~.
+    da = sum g;  dk~ = s sum g d;  dv~ = sum P dout;  tilt = dk~.k~ + dv~.v~.
 
     Returns
     -------
-    da and turn [B, Hq, nodes, Cq, Ck] fp32; dk~ [B, Hq, nodes, Cq, Ck, D], dv~ [B, Hq, nodes, Cq, Ck, Dv] in q's dtype.
+    da and tilt [B, Hq, nodes, Cq, Ck] fp32; dk~ [B, Hq, nodes, Cq, Ck, D], dv~ [B, Hq, nodes, Cq, Ck, Dv] in q's dtype.
 
     Bytes: half of q and dout for every level, summaries and their gradients once.
     Operations: 2 levels B Hq N Ck (D + Dv).
@@ -95,12 +95,12 @@ def runs_summary_grad(
     BD, BDV = power_of_two(D), power_of_two(Dv)
     tile = choose("runs_summary_grad", target_of(q), max(BD, BDV), q.element_size(), tile)
     tiles = cdiv(Ck, tile.rows)
-    d_mass, turn = torch.empty_like(mass), torch.empty_like(mass)
+    d_mass, tilt = torch.empty_like(mass), torch.empty_like(mass)
     d_mean_k, d_mean_v = torch.empty_like(mean_k), torch.empty_like(mean_v)
     launch(
         runs_summary_grad_kernel, (B * Hq * tree.nodes * Cq * tiles,),
-        q, dout, centroids, mass, mean_k, mean_v, lse, delta, d_mass, turn, d_mean_k, d_mean_v, scale,
+        q, dout, centroids, mass, mean_k, mean_v, lse, delta, d_mass, tilt, d_mean_k, d_mean_v, scale,
         q.stride()[:3], dout.stride()[:3], tree.sizes, (Hq, tiles), D, Dv, BD=BD, BDV=BDV, BN=tile.rows,
         BM=tile.cols, CAUSAL=tree.causal, PRECISION=precision or fp32_precision(q), tile=tile,
     )  # fmt: skip
-    return d_mass, turn, d_mean_k, d_mean_v
+    return d_mass, tilt, d_mean_k, d_mean_v
