@@ -54,6 +54,7 @@ FOLDERS = {
     },
     "attention": {
         "attention.calls": "backend checks opaque padding recompute transforms",
+        "attention.clusters": "partition slots",
     },
     "figures": {
         "figures.common": "browser fields png theme",

@@ -74,7 +74,7 @@ def muse_causal(
         offsets of the keys, of what `level_blocks` gives for block * 2^level. Constants of the backward.
     block : the positions of a leaf; as often as there are levels they are doubled.
     near : key clusters that every query cluster sums exactly.
-    leaves : what `causal_leaves` returned for the same arguments, written over; None computes it.
+    leaves : what `causal_leaves` returned for the same arguments, of no use afterwards; None computes it.
 
     Returns
     -------
@@ -94,12 +94,14 @@ def muse_causal(
         )
     for level, of_level in enumerate(clusters):
         _check_level(q, k, block << level, level, *of_level)
-    leaves = causal_leaves(q, k, v, block, scale) if leaves is None else leaves
-    size = v.shape[-1]
+    (B, Hq, N, _), size = q.shape, v.shape[-1]
+    out, lse = causal_leaves(q, k, v, block, scale) if leaves is None else (x.contiguous() for x in leaves)
     q, k, v, *centroids = one_head_size(q, k, v, *(c.detach().to(q.dtype) for c, *_ in clusters))
+    check_given("muse_causal", q.dtype, q, leaves=(out, (B * Hq, N, v.shape[-1])))
+    check_given("muse_causal", torch.float32, q, leaves=(lse, (B * Hq, N, 1)))
     clusters = [(c, *sorts) for c, (_, *sorts) in zip(centroids, clusters, strict=True)]
-    out, lse = _Causal.apply(*_heads(q, k, v), leaves, clusters, block, scale, near, fp32_precision(q))
-    return out.view(*q.shape[:3], -1)[..., :size], lse.view(q.shape[:3])
+    out, lse = _Causal.apply(*_heads(q, k, v), (out, lse), clusters, block, scale, near, fp32_precision(q))
+    return out.view(B, Hq, N, -1)[..., :size], lse.view(B, Hq, N)
 
 
 def _heads(*tensors: Tensor) -> list[Tensor]:

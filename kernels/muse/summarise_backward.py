@@ -33,8 +33,8 @@ def muse_tilt_kernel(
         o_v, m_v = row_places(o_j, m_n, DV, DV, BDV)
         b_k = tl.load(mean_k + o_k, mask=m_k, other=0.0).to(tl.float32)
         b_v = tl.load(mean_v + o_v, mask=m_v, other=0.0).to(tl.float32)
-        b_dk = tl.load(d_mean_k + o_k, mask=m_k, other=0.0)
         b_dv = tl.load(d_mean_v + o_v, mask=m_v, other=0.0)
+        b_dk = tl.load(d_mean_k + o_k, mask=m_k, other=0.0)
         b_tilt = tl.sum(b_k * b_dk, axis=1) + tl.sum(b_v * b_dv, axis=1)
         if DIPOLE:
             b_dv_sum += tl.sum(b_dv, axis=0)

@@ -14,11 +14,11 @@ from multipole_lab.attention.calls.backend import check_backend, use_triton
 from multipole_lab.attention.calls.recompute import recomputed
 from multipole_lab.attention.causal import causal_attention
 from multipole_lab.attention.clustered import attend_clustered, behind_sinks
+from multipole_lab.attention.clusters.partition import Partition
 from multipole_lab.attention.exact import exact_partial
 from multipole_lab.attention.expansion import NEVER, softmax_seen
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.partials import Partial, merge
-from multipole_lab.attention.partition import Partition
 from multipole_lab.clustering.checks import check_count
 from multipole_lab.clustering.clusters import member_mean
 

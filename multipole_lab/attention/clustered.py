@@ -10,9 +10,9 @@ from multipole_lab.attention.calls.backend import use_triton
 from multipole_lab.attention.calls.checks import finite
 from multipole_lab.attention.calls.padding import without_gaps
 from multipole_lab.attention.causal import Full, with_sinks
+from multipole_lab.attention.clusters.partition import Partition
 from multipole_lab.attention.exact import exact_causal, exact_partial
 from multipole_lab.attention.partials import Partial
-from multipole_lab.attention.partition import Partition
 
 
 class Clustered(Protocol):

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from multipole_lab import renamed
 from multipole_lab.attention import muse_kernels as kernels
-from multipole_lab.attention.assignments import Assignments
 from multipole_lab.attention.calls.backend import check_backend, use_triton
 from multipole_lab.attention.causal import causal_attention
 from multipole_lab.attention.clustered import attend_clustered, behind_sinks
+from multipole_lab.attention.clusters.assignments import Assignments
+from multipole_lab.attention.clusters.partition import Partition
 from multipole_lab.attention.exact import exact_causal
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.muse_formula import Expansion, muse_recomputed
 from multipole_lab.attention.partials import Partial
-from multipole_lab.attention.partition import Partition
 from multipole_lab.clustering.checks import check_count
 from multipole_lab.suggesting import check_choice
 

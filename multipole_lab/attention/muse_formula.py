@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from multipole_lab.attention.assignments import Assignments
 from multipole_lab.attention.calls.recompute import recomputed
+from multipole_lab.attention.clusters.assignments import Assignments
 from multipole_lab.attention.expansion import (
     NEVER,
     dipole,

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from multipole_lab.attention.causal import block_sizes
+from multipole_lab.attention.clusters.slots import Slots, to_slots
 from multipole_lab.attention.expansion import principal_directions
 from multipole_lab.attention.partials import Partial
-from multipole_lab.attention.slots import Slots, to_slots
 from multipole_lab.clustering.clusters import Clusters, statistics_dtype
 
 if TYPE_CHECKING:

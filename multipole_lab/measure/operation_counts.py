@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, TopK, Window
 from multipole_lab.attention.causal import block_sizes
-from multipole_lab.attention.partition import Partition
+from multipole_lab.attention.clusters.partition import Partition
 from multipole_lab.suggesting import suggesting
 
 

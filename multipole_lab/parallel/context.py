@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from multipole_lab.attention.assignments import Assignments
+from multipole_lab.attention.clusters.assignments import Assignments
+from multipole_lab.attention.clusters.partition import Partition
+from multipole_lab.attention.clusters.slots import Slots
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.muse import MuSe
 from multipole_lab.attention.partials import Partial, merge
-from multipole_lab.attention.partition import Partition
-from multipole_lab.attention.slots import Slots
 from multipole_lab.parallel.agreement import agree
 from multipole_lab.parallel.channel import Channel, Traffic
 from multipole_lab.parallel.exchange import Exchange

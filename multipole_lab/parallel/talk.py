@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from multipole_lab.attention.assignments import Assignments
+from multipole_lab.attention.clusters.assignments import Assignments
 from multipole_lab.parallel.agreement import Parts
 from multipole_lab.parallel.channel import Channel
 from multipole_lab.parallel.stages import Near, moments, placed, select_near

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from multipole_lab.attention.clusters.slots import Slots, from_slots, to_slots
 from multipole_lab.attention.expansion import NEVER, expansion_points, principal_directions
 from multipole_lab.attention.partials import Partial
-from multipole_lab.attention.slots import Slots, from_slots, to_slots
 from multipole_lab.clustering.clusters import statistics_dtype
 
 

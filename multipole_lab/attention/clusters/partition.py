@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from multipole_lab.attention.calls.transforms import has_values
-from multipole_lab.attention.slots import Slots
+from multipole_lab.attention.clusters.slots import Slots
 from multipole_lab.clustering.balanced import balanced_labels
 from multipole_lab.clustering.capped import capacity
 from multipole_lab.clustering.checks import check_cap, check_count, check_seed
