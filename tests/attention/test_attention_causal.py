@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from every_method import METHODS
 
 import multipole_lab as ml
 from multipole_lab import testing
@@ -90,6 +91,17 @@ def test_the_future_does_not_reach_back(method, leaf):
         for x, y in zip(before, after, strict=True):
             torch.testing.assert_close(x[:, :, :t], y[:, :, :t])
             assert not torch.allclose(x[:, :, t:], y[:, :, t:])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_later_key_reaches_back_in_any_method(name):
+    """Not through a choice of keys or clusters either: a loud later key would be chosen first."""
+    q, k, v = qkv(29, 29)
+    before = METHODS[name](q, k, v, causal=True)
+    for t in (1, 13, 28):
+        later = (torch.arange(29) >= t)[:, None]
+        after = METHODS[name](q, torch.where(later, 100 * k, k), torch.where(later, -v, v), causal=True)
+        torch.testing.assert_close(before[:, :, :t], after[:, :, :t])
 
 
 @every_exact
