@@ -113,8 +113,12 @@ def check(where, given, hints, agreed):
     """What is given has the shapes of its hints; ``agreed`` remembers the shapes that were seen to agree."""
     values = {name: given[name] for name in hints if name in given}  # an argument left out has its default
     key = *values, *map(shape_of, values.values())
-    if key in agreed:
-        return
+    try:
+        if key in agreed:
+            return
+    except TypeError:  # sizes that are symbols, which have no hash
+        agreed = set()
+        key = None
     with jaxtyped("context"):
         for name, value in values.items():
             if not is_bearable(value, hints[name]):
