@@ -95,7 +95,8 @@ def muse_causal(
     for level, of_level in enumerate(clusters):
         _check_level(q, k, block << level, level, *of_level)
     (B, Hq, N, _), size = q.shape, v.shape[-1]
-    out, lse = causal_leaves(q, k, v, block, scale) if leaves is None else (x.contiguous() for x in leaves)
+    leaves = causal_leaves(q, k, v, block, scale) if leaves is None else leaves
+    out, lse = (x.contiguous().detach() for x in leaves)  # those of the caller stay outside the graph
     q, k, v, *centroids = one_head_size(q, k, v, *(c.detach().to(q.dtype) for c, *_ in clusters))
     check_given("muse_causal", q.dtype, q, leaves=(out, (B * Hq, N, v.shape[-1])))
     check_given("muse_causal", torch.float32, q, leaves=(lse, (B * Hq, N, 1)))
