@@ -112,11 +112,12 @@ def runs_summaries_kernel(
                 tl.where(m_i[None, :], b_s, float("-inf")), b_max, b_sum
             )
             b_w = softmax_mean(b_w, b_sum).to(b_k.dtype)
-            tl.store(mass + o_out + i, softmax_lse(b_max, b_sum), mask=m_c)  # an empty cluster: -inf, means 0
             b_mean_k = tl.dot(b_w, b_k, input_precision=PRECISION)
             b_mean_v = tl.dot(b_w, b_v, input_precision=PRECISION)
             store_rows(mean_k + i * D, o_out, m_c, D, b_mean_k, D, BD)
             store_rows(mean_v + i * DV, o_out, m_c, DV, b_mean_v, DV, BDV)
+            # an empty cluster: mass -inf, means 0; last, for stored first it spills on 7.5
+            tl.store(mass + o_out + i, softmax_lse(b_max, b_sum), mask=m_c)
     else:
         b_mean_k, b_max, b_sum = softmax_start(BC, BD)
         b_mean_v = tl.zeros([BC, BDV], dtype=tl.float32)
