@@ -16,13 +16,13 @@ _WHERE = {
     "Marks": "questions.marks",
     "Random": "questions.question",
     "check": "questions.checking",
-    "halves": "questions.a1",
+    "halves": "questions.answers.a1",
     "oracle": "questions.question",
     "same": "questions.compare",
 }
 
 if TYPE_CHECKING:  # the same for type checkers and editors, which do not run this
-    from multipole_lab.course.questions.a1 import halves as halves
+    from multipole_lab.course.questions.answers.a1 import halves as halves
     from multipole_lab.course.questions.checking import Diagnosis as Diagnosis, check as check
     from multipole_lab.course.questions.compare import same as same
     from multipole_lab.course.questions.marks import Marks as Marks

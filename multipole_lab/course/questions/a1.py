@@ -1,4 +1,4 @@
-"""Assignment 1: exact attention and merging. On which inputs answers are compared, and what to say of wrong ones."""
+"""Assignment 1, exact attention and merging: on which inputs answers are compared."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import math
 
 import torch
 
-from multipole_lab.course.questions import a1_answers as wrong
-from multipole_lab.course.questions.a1_answers import (
+from multipole_lab.course.questions.answers.a1 import (
     attend,
     causal,
     halves,
-    mask,
     merge,
     pull,
     remove,
     stream,
     weights,
 )
+from multipole_lab.course.questions.mistakes.a1 import MISTAKES
 from multipole_lab.course.questions.question import Question, Random
 
 
@@ -63,76 +62,32 @@ def _causal_cases(r: Random) -> list[tuple[str, tuple]]:
     return [(label, (r(Nq, 4), r(Nk, 4), r(Nk, 3), 0.5)) for label, Nq, Nk in sizes]
 
 
-NO_MAX = "did you subtract the largest logit before exp?"
-NO_SCALE = "did you forget the scale?"
-
 QUESTIONS = {
     "A1.1": Question(
         lambda r: shapes(r, False),
         weights,
-        {
-            NO_MAX: wrong.naive,
-            NO_SCALE: lambda q, k, scale: weights(q, k, 1.0),
-            "do you divide by sqrt(D) although the scale is an argument?": lambda q, k, scale: weights(
-                q, k, scale / math.sqrt(q.shape[1])
-            ),
-            "does each row sum to one, or each column?": lambda q, k, scale: (scale * q @ k.T).softmax(0),
-            "did you divide by the sum?": lambda q, k, scale: (scale * q @ k.T).exp(),
-        },
+        MISTAKES["A1.1"],
         tol=1e-3,
         hint="write down the logits for two queries and two keys, and do the sum by hand.",
     ),
     "A1.2": Question(
         lambda r: shapes(r, True),
         attend,
-        {
-            NO_MAX: wrong.naive_attend,
-            NO_SCALE: lambda q, k, v, scale: attend(q, k, v, 1.0),
-            "what you subtracted before exp has to be added to lse again.": wrong.shifted_lse,
-            "is lse a natural logarithm?": lambda q, k, v, scale: (
-                attend(q, k, v, scale)[0],
-                attend(q, k, v, scale)[1] / math.log(2),
-            ),
-            "out is a mean: did you divide by the sum of weights?": lambda q, k, v, scale: (
-                (scale * q @ k.T - (scale * q @ k.T).amax(-1, keepdim=True)).exp() @ v,
-                attend(q, k, v, scale)[1],
-            ),
-        },
+        MISTAKES["A1.2"],
         tol=1e-3,
         hint="check A1.1 first: out is weights @ v.",
     ),
     "A1.3": Question(
         _causal_cases,
         causal,
-        {
-            "the queries are the last positions: query i stands at Nk - Nq + i.": lambda q, k, v, scale: (
-                attend(q, k, v, scale, mask(len(q), len(k), top=True))
-            ),
-            "off by one: a position sees itself.": lambda q, k, v, scale: attend(
-                q, k, v, scale, mask(len(q), len(k), by=-1)
-            ),
-            "off by one: a position does not see the next one.": lambda q, k, v, scale: attend(
-                q, k, v, scale, mask(len(q), len(k), by=1)
-            ),
-            "a hidden key has weight zero, so its logit is -inf and not zero.": wrong.zeroed,
-            "is there a mask at all?": attend,
-            "hide the keys before you compute lse, not after.": wrong.late_mask,
-        },
+        MISTAKES["A1.3"],
         tol=1e-3,
         hint="draw the mask for Nq = 2, Nk = 4.",
     ),
     "A1.4": Question(
         _merges,
         merge,
-        {
-            "subtract the largest lse before exp.": wrong.naive_merge,
-            "what is -inf minus -inf, and zero times NaN?": wrong.nan_merge,
-            "a part with more weight counts more: weigh the outputs.": wrong.mean_merge,
-            "lse is the logarithm of a sum, not the largest.": lambda parts: (
-                merge(parts)[0],
-                torch.stack([lse for _, lse in parts]).amax(0),
-            ),
-        },
+        MISTAKES["A1.4"],
         tol=1e-3,
     ),
     "A1.5": Question(
@@ -142,37 +97,19 @@ QUESTIONS = {
             ("a light part", halves(r, 4, 3, 0.0, gap=-8.0)),
         ],
         remove,
-        {
-            "exp overflows: keep to exp(gone_lse - lse), which is at most one.": wrong.naive_remove,
-            "the rest is a mean again: divide by its share.": wrong.undivided_remove,
-            "lse is no sum of log-sum-exps: use log(1 - share).": lambda whole, part: (
-                remove(whole, part)[0],
-                whole[1] - part[1],
-            ),
-        },
+        MISTAKES["A1.5"],
         tol=1e-3,
     ),
     "A1.6": Question(
         _streams,
         stream,
-        {
-            "when the maximum grows, what you carry has to shrink: multiply it by exp(old - new).": (
-                wrong.unscaled_stream
-            ),
-            "blocks count by their weight, not equally.": wrong.averaged_stream,
-            "the last block is not the whole stream.": lambda q, blocks, scale: attend(q, *blocks[-1], scale),
-        },
+        MISTAKES["A1.6"],
         tol=1e-3,
     ),
     "A1.8": Question(
         lambda r: [(label, (q, k, scale)) for label, (q, k, scale) in shapes(r, False)],
         pull,
-        {
-            "the chain rule brings out a factor: the scale.": lambda q, k, scale: pull(q, k, scale) / scale,
-            "the keys count by their weights, not equally.": lambda q, k, scale: (
-                scale * k.mean(0)
-            ).expand_as(q),
-        },
+        MISTAKES["A1.8"],
         tol=1e-3,
     ),
 }

@@ -1,0 +1,1 @@
+"""The right answers, computed the long way round (see `Question`)."""
