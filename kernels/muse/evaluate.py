@@ -75,7 +75,7 @@ def muse_evaluate_kernel(
                     b_x = load_rows(p_q, b_n, m_m, q_strides[2], D, 16, i_d)
                     b_x = displacement(b_x, load_row(centroids + i_row * D, D, 16, i_d))
                     b_u = load_rows(basis + i_row * D * R, o_d, o_d < D, R, R, BR)  # [16, BR]
-                    b_t = tl.dot(b_x, b_u, b_t, input_precision=PRECISION)
+                    b_t = tl.dot(b_x.to(b_u.dtype), b_u, b_t, input_precision=PRECISION)
             b_t = (b_t * (scale * b_share)[:, None]).to(b_d.dtype)
             b_moment = load_rows(moment, i_row * R + o_r, o_r < R, DV, DV, BDV)  # [BR, BDV]
             b_out = tl.dot(b_t, b_moment.to(b_t.dtype), b_out, input_precision=PRECISION)
