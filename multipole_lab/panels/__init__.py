@@ -1,10 +1,10 @@
 """Panels: sliders around the figures, on real queries and keys. Each function returns a widget to display."""
 
+from multipole_lab.panels.common import needed  # noqa: F401  before the others
 from multipole_lab.suggesting import known_names
 
 from .blocks import blocks
 from .clusters import clusters
-from .common import needed  # noqa: F401  before the others
 from .decode import decode
 from .error import error
 from .expansion import expansion
