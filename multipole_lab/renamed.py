@@ -57,7 +57,8 @@ FOLDERS = {
         "attention.clusters": "partition slots",
     },
     "figures": {
-        "figures.common": "browser fields png theme",
+        "figures.common": "browser png theme",
+        "evaluation": "evaluation=figures",
     },
     "panels": {
         "panels.common": "base controls leaving needed porter sampled shown style sync timed",

@@ -168,7 +168,7 @@ def hide(
 
 def figures(rows: pandas.DataFrame, methods: list[str]) -> list[go.Figure]:
     """The share of needles found by depth and length, one map a method."""
-    from multipole_lab.figures.evaluation import needle_grid
+    from multipole_lab.evaluation.figures import needle_grid
 
     lengths, depths = sorted(rows["length"].unique()), sorted(rows["depth"].unique())
     found = {

@@ -121,11 +121,11 @@ def choice_table(rows: pandas.DataFrame, methods: list[str], groups: Sequence[st
 def accuracies(
     rows: pandas.DataFrame, methods: list[str], groups: Mapping[str, str], chance: float
 ) -> list[go.Figure]:
-    """``figures.evaluation.accuracy`` for each of the groups (with its label) that has several values.
+    """``evaluation.figures.accuracy`` for each of the groups (with its label) that has several values.
 
     Where none has, for the first.
     """
-    from multipole_lab.figures.evaluation import accuracy
+    from multipole_lab.evaluation.figures import accuracy
 
     figures = []
     for group in [group for group in groups if rows[group].nunique() > 1] or list(groups)[:1]:

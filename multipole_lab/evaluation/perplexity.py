@@ -163,7 +163,7 @@ def figures(rows: pandas.DataFrame, methods: list[str]) -> list[go.Figure]:
     """Loss by position, one picture a text."""
     import numpy as np
 
-    from multipole_lab.figures.evaluation import loss_by_position
+    from multipole_lab.evaluation.figures import loss_by_position
 
     edges = np.asarray(rows.attrs["settings"]["edges"])
     pictures = []

@@ -4,10 +4,10 @@ from multipole_lab.suggesting import known_names
 
 from .blocks import blocks
 from .clusters import clusters
-from .common.fields import fields
 from .decode import decode
 from .error import error
 from .expansion import expansion
+from .fields import fields
 from .front import front
 from .lines import lines
 from .parallel import parallel

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from multipole_lab.figures.evaluation import accuracy, loss_by_position, needle_grid
+from multipole_lab.evaluation.figures import accuracy, loss_by_position, needle_grid
 
 
 def test_loss_by_position_draws_the_loss_and_the_percent_above_dense():

@@ -60,6 +60,13 @@ def test_no_old_name_is_a_module_of_today():
             assert not found, f"{old} would never be looked for under its new name"
 
 
+def test_no_old_module_hides_what_is_called_like_it():
+    """Python writes an imported module into its package, over a function of that name."""
+    for old in NEW:
+        package, _, name = old.rpartition(".")
+        assert name not in getattr(importlib.import_module(package), "__all__", ()), old
+
+
 def test_no_new_name_is_an_old_one():
     assert not set(NEW) & set(NEW.values()), "a name that leads to a name that leads on"
 

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from multipole_lab.suggesting import suggesting
 
-from . import theme
+from .common import theme
 
 FLOOR = 1e-6  # errors below it have one colour
 

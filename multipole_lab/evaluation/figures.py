@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from plotly.subplots import make_subplots
 
-from .common import theme
+from multipole_lab.figures.common import theme
 
 # Dense attention has the exact colour; the one that is nearest to it comes last.
 COLOURS = (theme.TILTED, theme.GREEN, theme.VERMILION, theme.PURPLE, "#999999", theme.BLUE)
