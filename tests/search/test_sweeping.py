@@ -5,38 +5,19 @@ import json
 import numpy as np
 import pandas
 import pytest
-import torch
+from random_sample import random_sample
 
 import multipole_lab as ml
 from multipole_lab import cli, figures
-from multipole_lab.models.samples.sample import Sample
 from multipole_lab.search import fit_cost_model, recommended
 from multipole_lab.search.cost_model import counts
 from multipole_lab.search.grid_sweep import front
 from multipole_lab.search.space import settings, suggest_methods, that_fit
 
 
-def made(tokens=160, seed=0, layers=(1, 4)):
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {
-        f"layer.{layer}.{part}": torch.randn(1, heads, tokens, 8, generator=generator).half()
-        for layer in layers
-        for part, heads in (("q", 4), ("k", 2), ("v", 2))
-    }
-    return Sample(
-        list(layers),
-        torch.arange(tokens),
-        ["x"] * tokens,
-        scale=0.35,
-        rope={},
-        provenance={},
-        tensors=tensors,
-    )
-
-
 @pytest.fixture(scope="module")
 def sample():
-    return made()
+    return random_sample()
 
 
 @pytest.fixture(scope="module")

@@ -4,38 +4,20 @@ import json
 
 import pytest
 import torch
+from random_sample import random_sample
 
 import multipole_lab as ml
 from multipole_lab import cli
 from multipole_lab.measure.workload import Workload
 from multipole_lab.method_text import parse_method
-from multipole_lab.models.samples.sample import Sample
 from multipole_lab.search.tuner import folds
 
 METHODS = [ml.MuSe(clusters=c, near=n) for c in (4, 8, 16) for n in (0, 2)] + [ml.Window(size=20)]
 
 
-def made(tokens=160, seed=0, layers=(1, 4)):
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {
-        f"layer.{layer}.{part}": torch.randn(1, heads, tokens, 8, generator=generator).half()
-        for layer in layers
-        for part, heads in (("q", 4), ("k", 2), ("v", 2))
-    }
-    return Sample(
-        list(layers),
-        torch.arange(tokens),
-        ["x"] * tokens,
-        scale=0.35,
-        rope={},
-        provenance={},
-        tensors=tensors,
-    )
-
-
 @pytest.fixture(scope="module")
 def sample():
-    return made()
+    return random_sample()
 
 
 @pytest.fixture
@@ -102,7 +84,7 @@ def test_the_tuned_error_is_the_worse_fold(sample, fast):
 
 
 def test_another_sample_can_bear_witness(sample, fast):
-    found = ml.tune(sample, 0.9, methods=METHODS, held_out=made(seed=5))
+    found = ml.tune(sample, 0.9, methods=METHODS, held_out=random_sample(seed=5))
     assert found.evidence["part"].tolist() == ["held out"] * 2 + ["other sample"] * 2
     assert "on the other sample" in found.note
 
@@ -134,7 +116,7 @@ def test_nothing_faster_gives_exact_attention_and_names_the_fastest(sample, monk
 
 
 def test_real_times_causal_and_beyond_the_sample():
-    found = ml.tune(made(256, layers=(0,)), 0.5, causal=True, length=300, repeats=1)
+    found = ml.tune(random_sample(256, layers=(0,)), 0.5, causal=True, length=300, repeats=1)
     assert found.source == "resampled from 256 captured tokens"
     assert (found.table["seconds"] > 0).all()
     assert found.holds
@@ -149,7 +131,7 @@ def test_real_times_causal_and_beyond_the_sample():
         ({"methods": [ml.MuSe(clusters=999)]}, "none that approximates anything in 160 tokens"),
         ({"length": 10}, "10 tokens are too few"),
         ({"layers": [3]}, r"there are \[1, 4\]"),
-        ({"held_out": made(layers=(2,))}, r"there are \[2\]"),
+        ({"held_out": random_sample(layers=(2,))}, r"there are \[2\]"),
         ({"repeats": 0}, "repeats is 0"),
     ],
 )
