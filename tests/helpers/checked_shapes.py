@@ -7,9 +7,11 @@ is checked, for there the check would be a part of the graph; under the transfor
 fake tensors all is.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import random
 import re
 import sys
 from importlib.abc import MetaPathFinder
@@ -114,19 +116,30 @@ def check(where, given, hints, agreed):
     values = {name: given[name] for name in hints if name in given}  # an argument left out has its default
     key = *values, *map(shape_of, values.values())
     try:
-        if key in agreed:
-            return
-    except TypeError:  # sizes that are symbols, which have no hash
-        agreed = set()
-        key = None
-    with jaxtyped("context"):
+        known = key in agreed
+    except TypeError:  # sizes that are symbols have no hash: they are looked at each time
+        known = None
+    if known:
+        return
+    with jaxtyped("context"), same_random_numbers():
         for name, value in values.items():
             if not is_bearable(value, hints[name]):
                 others = {n: described(v) for n, v in values.items() if n != name}
                 raise AssertionError(
                     f"{where}: {name} is {described(value)}, annotated {hints[name]}, beside {others}"
                 )
-    agreed.add(key)
+    if known is False:
+        agreed.add(key)
+
+
+@contextlib.contextmanager
+def same_random_numbers():
+    """beartype draws the item of a list that it looks at; the test's own draws stay as they are."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def shape_of(value):
