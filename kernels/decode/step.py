@@ -1,4 +1,4 @@
-"""One decoding step over a clustered cache: the launcher of the kernels in the files decode_*.py."""
+"""One decoding step over a clustered cache: the launchers of this folder, one after the other."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def decode_step(
 
     Parameters
     ----------
-    q : [B, Hq, 1, D]. state : a `multipole_lab.decoding.step.reference.State`, whose buffers are contiguous.
+    q : [B, Hq, 1, D]. state : a `multipole_lab.decoding.store.state.State`, whose buffers are contiguous.
     scale, budget, rooms, lookups, replacement, top_p, softcap, lookup_q : as for the torch reference.
     work : the buffers, kept from step to step.
 

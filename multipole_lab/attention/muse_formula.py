@@ -52,6 +52,7 @@ def muse_formula(
     constant, as the assignments are.
     """
     s, dtype = expansion.scale, q.dtype
+    q, k, v = (x.to(statistics_dtype(x.dtype)) for x in (q, k, v))
     qs, p = clusters.queries_and_points(q)
     ks, vs = clusters.keys_and_values(k, v)
     a, k_tilted, v_tilted = summarise(p, ks, vs, clusters.filled, s)
@@ -62,7 +63,7 @@ def muse_formula(
     if expansion.rank:
         d = qs - p.unsqueeze(2)
         basis = clusters.directions(d, expansion.rank)
-        k, v = (x.to(statistics_dtype(x.dtype)).reshape(len(p), -1, x.shape[-1]) for x in (k, v))
+        k, v = (x.reshape(len(p), -1, x.shape[-1]) for x in (k, v))
         moment = first_moment(p, k, v, clusters.far_keys(a_far), basis, s)
         correction = dipole(d, moment, a_far, k_tilted, v_tilted, basis, s)
     if nearest is not None:
@@ -73,9 +74,8 @@ def muse_formula(
 
 def _largest(q: Tensor, k: Tensor, v: Tensor, clusters: Assignments, expansion: Expansion) -> int:
     """Numbers in the largest temporary of one row: the tilt, the summaries, or the near field's keys."""
-    points = (
-        q.shape[1] * clusters.queries.index.shape[2]
-    )  # [I, Mq] and [J, Mk] are the last dimensions of the slots
+    # [I, Mq] and [J, Mk] are the last dimensions of the slots.
+    points = q.shape[1] * clusters.queries.index.shape[2]
     J, Mk = clusters.keys.index.shape[2:]
     width = max(k.shape[-1], v.shape[-1])
     return points * max(J * Mk, J * width, expansion.near * Mk * width, expansion.rank * k.shape[2])

@@ -70,7 +70,7 @@ DEVICES = (
 def kernel_work(
     tokens: int = 8192, clusters: int = 64, near: int = 4, head: int = 64, heads: tuple[int, int] = (32, 8)
 ) -> list[Work]:
-    """Count the work of every registered kernel in fp16, and of exact attention beside them.
+    """Count the work of every kernel of the report in fp16, and of exact attention beside them.
 
     Parameters
     ----------
