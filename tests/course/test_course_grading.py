@@ -108,7 +108,7 @@ FILES = {
     "not JSON": (lambda p: p.write_text("%PDF-1.4 " * 50), "not JSON"),
     "empty": (lambda p: p.write_text(""), "not JSON"),
     "JSON but no notebook": (lambda p: p.write_text("[1, 2]"), "no notebook"),
-    "nested without end": (lambda p: p.write_text("[" * 200_000), "not JSON"),
+    "nested without end": (lambda p: p.write_text("[" * 200_000), "nested more than 64"),
     "not text": (lambda p: p.write_bytes(b"\xff\xfe\x00binary"), "not text"),
     "100 MB": (huge, "100 MB"),
     "a link": (lambda p: p.symlink_to(notebook.masters_folder() / "A1.ipynb"), "no notebook file"),

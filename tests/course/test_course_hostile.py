@@ -145,12 +145,12 @@ HOSTILE = {
     "an answer without end": (
         "def weights(q, k, scale):\n    return [torch.ones(4000000)] * 9",
         0,
-        "more than 64 MB",
+        "more than 16 MB",
     ),
     "an answer of terabytes": (
         "def weights(q, k, scale):\n    return torch.ones(1).expand(10**12)",
         0,
-        "more than 64 MB",
+        "more than 16 MB",
     ),
     "an answer too deep": (
         "def weights(q, k, scale):\n    x = q\n    for _ in range(17): x = [x]\n    return x",

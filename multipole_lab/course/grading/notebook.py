@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
-from dataclasses import dataclass, field
+import threading
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import multipole_lab
+from multipole_lab.course.grading import bounds
 
-LARGEST = 10 << 20  # bytes of a submission; the released notebooks have some fifty thousand
+ONE_AT_A_TIME = threading.Lock()  # what is being read may take a hundred megabytes
 BEGIN_SOLUTION, END_SOLUTION = "### BEGIN SOLUTION", "### END SOLUTION"
 BEGIN_TESTS, END_TESTS = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
 DELIMITERS = (BEGIN_SOLUTION, END_SOLUTION, BEGIN_TESTS, END_TESTS)
@@ -69,16 +71,38 @@ def read(text: str) -> tuple[list[Cell], dict]:
 
 
 def read_submission(path: Path) -> tuple[list[Cell], dict]:
-    """The same for a file of a student, which is neither followed through links nor read when it is huge."""
-    if path.is_symlink() or not path.is_file():
-        raise Unreadable("there is no notebook file")
-    size = path.stat().st_size
-    if size > LARGEST:
-        raise Unreadable(f"the file has {size / 1e6:.0f} MB; at most {LARGEST >> 20} MB are read")
+    """The same for a file of a student, which is neither followed through links nor read when it is huge.
+
+    Raises
+    ------
+    Unreadable : as `read`, and for what goes beyond `bounds`. A code cell that does is replaced by one that says so.
+    """
     try:
-        return read(path.read_text(encoding="utf-8"))
+        if path.is_symlink() or not path.is_file():
+            raise Unreadable("there is no notebook file")
+        size = path.stat().st_size
+        if size > bounds.LARGEST:
+            raise Unreadable(f"the file has {size / 1e6:.0f} MB; at most {bounds.LARGEST >> 20} MB are read")
+        with ONE_AT_A_TIME:
+            data = path.read_bytes()
+            if reason := bounds.too_large(data):
+                raise Unreadable(reason)
+            cells, metadata = read(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise Unreadable("the file is not text") from None
+    except OSError as error:
+        raise Unreadable(f"the file cannot be read ({error.strerror})") from None
+    code = sum(len(cell.source) for cell in cells if cell.kind == "code")
+    if code > bounds.CODE:
+        raise Unreadable(f"its code has {code:,} characters; at most {bounds.CODE:,} are run")
+    return [_bounded(cell) for cell in cells], metadata
+
+
+def _bounded(cell: Cell) -> Cell:
+    if cell.kind != "code" or len(cell.source) <= bounds.CELL:
+        return cell
+    said = f"this cell has {len(cell.source):,} characters; at most {bounds.CELL:,} are run"
+    return replace(cell, source=f"raise ValueError({said!r})")
 
 
 def language(metadata: dict) -> str:

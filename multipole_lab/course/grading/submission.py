@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import multipole_lab
+from multipole_lab.course.grading import bounds
 from multipole_lab.course.grading.notebook import (
     Cell,
     Item,
@@ -81,7 +82,7 @@ def grade_submission(
         problem = str(error)
         for grade in grades:
             grade.earned, grade.reason = 0.0, problem
-    return {
+    result = {
         "format": FORMAT,
         "assignment": master.name,
         "problem": problem,
@@ -92,6 +93,7 @@ def grade_submission(
         "notes": sorted(notes),
         "seconds": round(time.monotonic() - began, 2),
     }
+    return bounds.all_shown(result)
 
 
 def _grade_cells(
@@ -203,10 +205,15 @@ def _missing(name: str, item: Item, cell: Cell | None, session: Session, stuck: 
 
 
 def fingerprint(path: Path) -> str:
-    """The SHA-256 of a file; "missing" where there is none, "link" for a link, which is not followed."""
-    if path.is_symlink():
-        return "link"
-    if not path.is_file():
-        return "missing"
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The SHA-256 of a file; a word for what is none that is read: a link, none at all, a huge one, a closed one."""
+    try:
+        if path.is_symlink():
+            return "link"
+        if not path.is_file():
+            return "missing"
+        if (size := path.stat().st_size) > bounds.LARGEST:
+            return f"{size} bytes"
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"

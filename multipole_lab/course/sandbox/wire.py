@@ -1,6 +1,8 @@
 """Messages between the grader and a student's process: a length, JSON for the structure, safetensors for tensors.
 
-Nothing that is read here can run code. Both ends refuse messages above ``LARGEST``.
+Nothing that is read here can run code. Both ends refuse what would take much memory to read: messages above
+``LARGEST`` bytes, structures above ``STRUCTURE`` bytes or ``NODES`` values, lists nested more than ``DEEPEST`` deep.
+The hidden tests of the five assignments send 10 MB at most, and get 130 kB.
 """
 
 from __future__ import annotations
@@ -14,7 +16,10 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
-LARGEST = 64 << 20
+LARGEST = 16 << 20
+STRUCTURE = 4 << 20  # bytes of JSON, and of the tensors' names and shapes
+NODES = 200_000  # brackets and commas: an empty list is three bytes on the wire and 64 in memory
+DEEPEST = 16
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -27,10 +32,11 @@ def pack(message: object) -> bytes:
 
     Raises
     ------
-    WireError : another type, or more than LARGEST bytes.
+    WireError : another type, or more than the other end would read.
     """
     tensors: dict[str, torch.Tensor] = {}
     structure = json.dumps(_down(message, tensors, 0)).encode()
+    _check_structure(structure)
     # Before anything is copied: to refuse a large answer must not cost the student's processor time.
     _check_size(len(structure) + sum(tensor.nbytes for tensor in tensors.values()))
     copies = {
@@ -42,12 +48,17 @@ def pack(message: object) -> bytes:
     return struct.pack("<QQ", 8 + len(structure) + len(blob), len(structure)) + structure + blob
 
 
-def unpack(body: bytes) -> object:
+def unpack(body: bytes | bytearray) -> object:
     """The inverse of `pack`, without the leading length. Any malformed message is a WireError."""
     try:
         (length,) = struct.unpack_from("<Q", body)
-        structure, blob = body[8 : 8 + length], body[8 + length :]
-        return _up(json.loads(structure), load(blob) if blob else {})
+        structure, blob = bytes(body[8 : 8 + length]), bytes(body[8 + length :])
+        _check_structure(structure)
+        if blob and struct.unpack_from("<Q", blob)[0] > STRUCTURE:
+            raise WireError("too many tensors")
+        return _up(json.loads(structure), load(blob) if blob else {}, 0)
+    except WireError:
+        raise
     except Exception as error:  # whatever a hostile message causes
         raise WireError(f"a malformed message ({type(error).__name__})") from None
 
@@ -77,25 +88,28 @@ def _check_size(size: int) -> None:
         raise WireError(f"more than {LARGEST >> 20} MB")
 
 
-def _exactly(sock: socket.socket, count: int, deadline: float | None) -> bytes:
-    parts = []
-    while count:
+def _check_structure(structure: bytes) -> None:
+    if len(structure) > STRUCTURE or sum(map(structure.count, (b"[", b"{", b","))) > NODES:
+        raise WireError("more numbers or texts in lists than can be read (a tensor may have millions)")
+
+
+def _exactly(sock: socket.socket, count: int, deadline: float | None) -> bytearray:
+    data = bytearray()  # one buffer, however small the pieces are that a sender makes of it
+    while len(data) < count:
         if deadline is not None:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
             sock.settimeout(left)
-        part = sock.recv(min(count, 1 << 20))
+        part = sock.recv(min(count - len(data), 1 << 20))
         if not part:
             raise EOFError
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
+        data += part
+    return data
 
 
 def _down(value: object, tensors: dict[str, torch.Tensor], depth: int) -> object:
-    if depth > 16:
-        raise WireError("lists nested more than 16 deep")
+    _check_depth(depth)
     if isinstance(value, np.ndarray | np.generic):
         value = torch.as_tensor(value)
     if isinstance(value, torch.Tensor):
@@ -114,15 +128,21 @@ def _down(value: object, tensors: dict[str, torch.Tensor], depth: int) -> object
     raise WireError(f"a {type(value).__name__}")
 
 
-def _up(node: dict, tensors: dict[str, torch.Tensor]) -> object:
+def _check_depth(depth: int) -> None:
+    if depth > DEEPEST:
+        raise WireError(f"lists nested more than {DEEPEST} deep")
+
+
+def _up(node: dict, tensors: dict[str, torch.Tensor], depth: int) -> object:
+    _check_depth(depth)
     ((kind, inner),) = node.items()
     if kind == "tensor":
         return tensors[inner]
     if kind == "plain" and isinstance(inner, _PLAIN):
         return inner
     if kind in ("list", "tuple"):
-        items = [_up(item, tensors) for item in inner]
+        items = [_up(item, tensors, depth + 1) for item in inner]
         return items if kind == "list" else tuple(items)
     if kind == "dict":
-        return {key: _up(item, tensors) for key, item in inner.items()}
+        return {key: _up(item, tensors, depth + 1) for key, item in inner.items()}
     raise WireError(f"a node of kind {kind!r}")
