@@ -16,7 +16,7 @@ from multipole_lab.course.questions.answers.a1 import (
     stream,
     weights,
 )
-from multipole_lab.course.questions.mistakes.a1 import MISTAKES
+from multipole_lab.course.questions.mistakes.a1 import MISTAKES, NO_MAX
 from multipole_lab.course.questions.question import Question, Random
 
 
@@ -27,11 +27,13 @@ def shapes(r: Random, Dv: bool) -> list[tuple[str, tuple]]:
         ("more queries than keys", 9, 3, 4, 1.0),
         ("a single key", 3, 1, 6, 1.0),
         ("large logits", 5, 8, 6, 300.0),
+        ("a scale below zero", 4, 6, 5, 1.0),
     ]
     cases = []
     for label, Nq, Nk, D, size in sizes:
         q, k = size * r(Nq, D), r(Nk, D)
-        cases.append((label, (q, k, *([r(Nk, 3)] if Dv else []), 0.7 / math.sqrt(D))))
+        scale = (-1.4 if "below" in label else 0.7) / math.sqrt(D)
+        cases.append((label, (q, k, *([r(Nk, 3)] if Dv else []), scale)))
     return cases
 
 
@@ -43,6 +45,7 @@ def _streams(r: Random) -> list[tuple[str, tuple]]:
         ("one block", (r(5, 4), blocks(6), 0.5)),
         ("uneven blocks", (r(3, 4), blocks(2, 5, 1), 0.5)),
         ("logits that grow from block to block", (r(3, 4), blocks(4, 3, 4, 2, size=7.0), 0.5)),
+        ("logits far below zero", (r(3, 4).abs() + 9, [(-r(n, 4).abs() - 20, r(n, 3)) for n in (3, 4)], 0.5)),
     ]
 
 
@@ -67,6 +70,11 @@ QUESTIONS = {
         lambda r: shapes(r, False),
         weights,
         MISTAKES["A1.1"],
+        forbidden=("softmax",),
+        special={
+            "large logits": NO_MAX,
+            "a scale below zero": "multiply by the scale before you look for the largest.",
+        },
         tol=1e-3,
         hint="write down the logits for two queries and two keys, and do the sum by hand.",
     ),
@@ -74,6 +82,12 @@ QUESTIONS = {
         lambda r: shapes(r, True),
         attend,
         MISTAKES["A1.2"],
+        forbidden=("softmax",),
+        parts=("out", "lse"),
+        special={
+            "large logits": NO_MAX,
+            "a scale below zero": "multiply by the scale before you look for the largest.",
+        },
         tol=1e-3,
         hint="check A1.1 first: out is weights @ v.",
     ),
@@ -81,6 +95,11 @@ QUESTIONS = {
         _causal_cases,
         causal,
         MISTAKES["A1.3"],
+        forbidden=("softmax",),
+        parts=("out", "lse"),
+        special={
+            "more keys than queries": "the queries are the last positions: query i stands at Nk - Nq + i."
+        },
         tol=1e-3,
         hint="draw the mask for Nq = 2, Nk = 4.",
     ),
@@ -88,6 +107,15 @@ QUESTIONS = {
         _merges,
         merge,
         MISTAKES["A1.4"],
+        forbidden=("softmax",),
+        parts=("out", "lse"),
+        special={
+            "two parts": "try the two equations of the question with one number each.",
+            "four parts": "there may be any number of parts: do all of them count?",
+            "large log-sum-exps": "subtract the largest lse before exp.",
+            "a part that saw nothing": "a blind part: what is -inf minus -inf, and zero times NaN?",
+            "only parts that saw nothing": "all parts blind: -inf minus -inf is NaN. Out is 0 there, lse is -inf.",
+        },
         tol=1e-3,
     ),
     "A1.5": Question(
@@ -95,21 +123,39 @@ QUESTIONS = {
             ("ordinary parts", halves(r, 4, 3, 0.0)),
             ("large log-sum-exps", halves(r, 4, 3, 300.0)),
             ("a light part", halves(r, 4, 3, 0.0, gap=-8.0)),
+            ("a part that saw nothing", (halves(r, 4, 3, 0.0)[0], (r(4, 3), torch.full((4,), -torch.inf)))),
         ],
         remove,
         MISTAKES["A1.5"],
+        forbidden=("softmax",),
+        parts=("out", "lse"),
+        special={
+            "large log-sum-exps": "exp overflows: keep to exp(gone_lse - lse), which is at most one.",
+            "a part that saw nothing": "a part with lse = -inf takes nothing away: the whole comes back.",
+        },
         tol=1e-3,
     ),
     "A1.6": Question(
         _streams,
         stream,
         MISTAKES["A1.6"],
+        forbidden=("softmax",),
+        parts=("out", "lse"),
+        uses={"weights": "A1.1", "attend": "A1.2", "merge": "A1.4"},
+        special={
+            "one block": "does the first block count?",
+            "logits that grow from block to block": "what you carry has to shrink when the maximum grows.",
+            "logits far below zero": "the running maximum starts at -inf, not at 0: all logits may be far below.",
+        },
         tol=1e-3,
     ),
     "A1.8": Question(
         lambda r: [(label, (q, k, scale)) for label, (q, k, scale) in shapes(r, False)],
         pull,
         MISTAKES["A1.8"],
+        forbidden=("softmax", "autograd"),
+        uses={"weights": "A1.1", "attend": "A1.2"},
+        special={"large logits": NO_MAX},
         tol=1e-3,
     ),
 }

@@ -43,6 +43,7 @@ QUESTIONS = {
         ],
         assign,
         MISTAKES["A2.1"],
+        special={"ties": "of two that are equally near the lower number wins: `argmin` gives the first."},
     ),
     "A2.2": Question(
         lambda r: [
@@ -51,6 +52,7 @@ QUESTIONS = {
         ],
         update,
         MISTAKES["A2.2"],
+        special={"an empty cluster": "a cluster without keys keeps its old centroid."},
         tol=1e-3,
     ),
     "A2.3": Question(
@@ -61,6 +63,12 @@ QUESTIONS = {
         ],
         lloyd,
         MISTAKES["A2.3"],
+        parts=("labels", "centroids"),
+        uses={"assign": "A2.1", "update": "A2.2"},
+        special={
+            "no round": "with no round the centroids come back as they are, with their labels.",
+            "three rounds": "each round starts from the centroids of the round before.",
+        },
         tol=1e-3,
         hint="check A2.1 and A2.2 first.",
     ),
@@ -72,6 +80,11 @@ QUESTIONS = {
         ],
         capped,
         MISTAKES["A2.4"],
+        uses={"assign": "A2.1"},
+        special={
+            "every place taken": "the last keys go where there is a place: is every key looked at?",
+            "a limit that nobody feels": "without a limit each key has the label of its nearest centroid.",
+        },
     ),
     "A2.5": Question(
         lambda r: [
@@ -81,6 +94,7 @@ QUESTIONS = {
         ],
         find_sink,
         MISTAKES["A2.5"],
+        parts=("position", "share"),
         tol=1e-3,
     ),
     "A2.6": Question(
@@ -90,14 +104,19 @@ QUESTIONS = {
         ],
         enough,
         MISTAKES["A2.6"],
+        library=True,
     ),
     "A2.8": Question(
         lambda r: [
             ("a few of many", (r(20, 3), 5, 2)),
             ("all of them", (r(6, 2), 6, 0)),
             ("only the first", (r(6, 2), 1, 3)),
+            ("ties", (torch.cartesian_prod(torch.arange(4.0), torch.arange(3.0))[r.permutation(12)], 7, 0)),
         ],
         farthest_first,
         MISTAKES["A2.8"],
+        special={
+            "ties": "of two keys that are equally far the lower position wins: `argmax` gives the first."
+        },
     ),
 }

@@ -25,10 +25,10 @@ def _pieces(r: Random) -> list[tuple[str, tuple]]:
     return [("a few displacements", one(5, 4, 0.7)), ("one displacement", one(1, 3, 1.4))]
 
 
-def _problem(r: Random, order: int, step: float = 1.0) -> tuple:
+def _problem(r: Random, order: int, step: float = 1.0, keys: float = 1.0) -> tuple:
     labels = torch.cat([torch.arange(3), r.integers(0, 3, 15)])
     p = r(4)
-    return p + step * r(5, 4), r(18, 4), r(18, 3), labels, p, 0.5, order
+    return p + step * r(5, 4), keys * r(18, 4), r(18, 3), labels, p, 0.5, order
 
 
 QUESTIONS = {
@@ -40,6 +40,9 @@ QUESTIONS = {
         ],
         tilt,
         MISTAKES["A3.1"],
+        forbidden=("autograd",),
+        parts=("a", "k_tilted", "v_tilted"),
+        special={"large logits": "exp overflows: use torch.logsumexp and torch.softmax."},
         tol=1e-3,
     ),
     "A3.2": Question(
@@ -47,15 +50,22 @@ QUESTIONS = {
             ("ordinary inputs", (r(4), r(9, 4), 0.6)),
             ("another size", (r(3), r(12, 3), 1.1)),
             ("keys with a large mean", (r(3), r(8, 3) + 5, 0.3)),
+            ("keys far from the origin", (r(3), r(8, 3) + 400, 0.1)),
         ],
         covariance,
         MISTAKES["A3.2"],
+        forbidden=("autograd",),
+        uses={"tilt": "A3.1"},
+        special={
+            "keys far from the origin": "subtract the centroid before you multiply: large squares lose digits."
+        },
         tol=1e-3,
     ),
     "A3.3": Question(
         _pieces,
         mass,
         MISTAKES["A3.3"],
+        forbidden=("autograd",),
         tol=1e-3,
     ),
     "A3.4": Question(
@@ -65,12 +75,26 @@ QUESTIONS = {
         ],
         dipole,
         MISTAKES["A3.4"],
+        forbidden=("autograd",),
+        uses={"tilt": "A3.1"},
+        special={"large means": "subtract the centroids before you multiply."},
         tol=1e-3,
     ),
     "A3.5": Question(
-        lambda r: [("first order", _problem(r, 1)), ("second order", _problem(r, 2))],
+        lambda r: [
+            ("first order", _problem(r, 1)),
+            ("second order", _problem(r, 2)),
+            ("large masses", _problem(r, 1, 2.0, keys=80.0)),
+        ],
         expand,
         MISTAKES["A3.5"],
+        forbidden=("autograd",),
+        uses={"tilt": "A3.1", "covariance": "A3.2", "mass": "A3.3"},
+        special={
+            "first order": "order=1 has no second-order term.",
+            "second order": "order=2 has the second-order term s^2/2 d.Sigma d on top.",
+            "large masses": "masses may be large: subtract the largest before exp, or use torch.softmax.",
+        },
         tol=1e-3,
         hint="check A3.1, A3.2 and A3.3 first; then try a single cluster.",
     ),
@@ -81,6 +105,9 @@ QUESTIONS = {
         ],
         measure,
         MISTAKES["A3.6"],
+        forbidden=("autograd",),
+        parts=("the first-order error", "the second-order error"),
+        uses={"tilt": "A3.1", "covariance": "A3.2", "mass": "A3.3", "expand": "A3.5"},
         tol=1e-2,
     ),
     "A3.8": Question(
@@ -90,6 +117,8 @@ QUESTIONS = {
         ],
         quadrupole,
         MISTAKES["A3.8"],
+        forbidden=("autograd",),
+        uses={"tilt": "A3.1", "dipole": "A3.4"},
         tol=1e-3,
     ),
 }

@@ -29,6 +29,11 @@ QUESTIONS = {
         ],
         plan,
         MISTAKES["A4.1"],
+        special={
+            "odd lengths": "the left half is the longer one: round up.",
+            "one leaf": "`n <= leaf`: the whole is one leaf.",
+            "leaves of one position": "a single position is a leaf, too.",
+        },
         hint="the list has to be sorted, and its items are tuples of four integers.",
     ),
     "A4.2": Question(
@@ -39,6 +44,10 @@ QUESTIONS = {
         ],
         coverage,
         MISTAKES["A4.2"],
+        special={
+            "a block twice": "count: a pair that comes twice is a 2.",
+            "a block missing": "a pair that no block has is a 0: count what is there.",
+        },
     ),
     "A4.3": Question(
         lambda r: [
@@ -49,6 +58,12 @@ QUESTIONS = {
         ],
         hierarchical,
         MISTAKES["A4.3"],
+        uses={"plan": "A4.1"},
+        special={
+            "chunks of one key (this is exact attention)": "with chunk=1 each key is a source of its own.",
+            "an odd length": "the last chunk of a block may be shorter: it counts log m for its own m.",
+            "one leaf": "a text that is one leaf has no square.",
+        },
         tol=1e-3,
         hint="chunk=1 must give exact causal attention: start there.",
     ),
@@ -56,21 +71,28 @@ QUESTIONS = {
         lambda r: [("a power of two", (32, 4, 3)), ("an odd length", (45, 7, 2)), ("one leaf", (5, 9, 4))],
         work,
         MISTAKES["A4.4"],
+        uses={"plan": "A4.1"},
+        special={"one leaf": "a text that is one leaf has no square: m (m + 1) / 2 alone."},
     ),
     "A4.5": Question(
         lambda r: [("few clusters", (32, 4)), ("many clusters", (4, 16)), ("break even", (16, 8))],
         crossover,
         MISTAKES["A4.5"],
+        uses={"plan": "A4.1", "work": "A4.4"},
+        special={"break even": "less, not as much."},
     ),
     "A4.6": Question(
         lambda r: [("ordinary inputs", _inputs(r, 16, 2, 3)), ("another size", _inputs(r, 24, 3, 5))],
         quarters,
         MISTAKES["A4.6"],
+        parts=("the first quarter", "the second quarter", "the third quarter", "the last quarter"),
+        uses={"plan": "A4.1", "hierarchical": "A4.3"},
         tol=1e-2,
     ),
     "A4.8": Question(
         lambda r: [("a power of two", (256, 8)), ("an odd length", (300, 20)), ("many clusters", (32, 99))],
         best_leaf,
         MISTAKES["A4.8"],
+        uses={"plan": "A4.1", "work": "A4.4"},
     ),
 }

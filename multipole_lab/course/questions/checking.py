@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from multipole_lab.course.questions.compare import Wrong, same
+from multipole_lab.course.questions.hints import Tried, hints
 from multipole_lab.course.questions.question import Question, Random, find
+from multipole_lab.course.questions.source import not_allowed
 
 SEEDS = (0, 1, 2)
 
@@ -25,7 +27,7 @@ class Diagnosis:
     question : "A1.2".
     tried : how many inputs were tried.
     failed : one line for each kind of input that failed.
-    hints : questions that point at the likely mistake.
+    hints : sentences that point at the likely mistake.
     """
 
     question: str
@@ -67,35 +69,95 @@ def check(question: str, function: Callable) -> Diagnosis:
     asked = find(question)
     if not callable(function):
         raise TypeError(f"function is {function!r}; give your function itself, without brackets")
-    cases = [case for seed in SEEDS for case in asked.cases(Random(seed))]
+    tried = _try_all(asked, function)
+    said: tuple[str, ...] = ()
+    if any(one.problem for one in tried) and (wrong := _wrong_before(asked, function)):
+        own = _with_right(asked, function, wrong, lambda: _try_all(asked, function))
+        before = " and ".join(f"`{name}` (question {asked.uses[name]})" for name in wrong)
+        if not any(one.problem for one in own):
+            said = (f"this one is right: what is wrong comes from {before}.",)
+        else:
+            said = (*hints(asked, own), f"{before} is to be mended as well.")
     failed: dict[str, str] = {}
-    answers = []
-    for label, args in cases:
-        answer, problem = _try(asked, function, args)
-        answers.append(answer)
-        if problem and label not in failed:
-            failed[label] = f"{label}: {problem}"
-    hints = _hints(asked, cases, answers) if failed else ()
-    if failed and not hints and asked.hint:
-        hints = (asked.hint,)
-    return Diagnosis(question, len(cases), tuple(failed.values()), tuple(hints))
+    for one in tried:
+        if one.problem:
+            failed.setdefault(one.label, f"{one.label}: {one.problem}")
+    if name := not_allowed(asked, function):
+        failed["its text"] = (
+            f"it uses {name!r}, which this question does not allow: the grader gives no points"
+        )
+    return Diagnosis(question, len(tried), tuple(failed.values()), said or hints(asked, tried))
 
 
-def _try(asked: Question, function: Callable, args: tuple) -> tuple[object, str | None]:
-    """The answer to one input (None where there is none) and what is wrong with it."""
-    given = copy.deepcopy(args)
+def _try_all(asked: Question, function: Callable) -> list[Tried]:
+    return [_try(asked, function, label, args) for seed in SEEDS for label, args in asked.cases(Random(seed))]
+
+
+def _try(asked: Question, function: Callable, label: str, args: tuple) -> Tried:
+    """The answer to one input and what is wrong with it."""
+    given, right = copy.deepcopy(args), asked.oracle(*args)
     try:
         answer = function(*given)
     except NotImplementedError:
         raise
     except Exception as error:
-        return None, _raised(error)
+        return Tried(label, args, right, None, _raised(error), raised=True)
+    names = [f"the input {name}, which your function has changed," for name in _parameters(asked)]
     try:
-        same(answer, asked.oracle(*args), asked.tol)
-        same(given, args, 0.0, "the input, which your function has changed,")
+        same(answer, right, asked.tol, names=asked.parts, tell=True)
+        same(given, args, 0.0, names=names)
     except Wrong as error:
-        return answer, str(error)
-    return answer, None
+        return Tried(label, args, right, answer, str(error))
+    return Tried(label, args, right, answer)
+
+
+def _parameters(asked: Question) -> list[str]:
+    return list(inspect.signature(asked.oracle).parameters)
+
+
+# --- one slip costs once: questions that call the functions of earlier ones ---------------------------
+
+
+def _wrong_before(asked: Question, function: Callable) -> list[str]:
+    """The student's functions of earlier questions that this one may call and that are not right."""
+    there = getattr(function, "__globals__", {})
+    wrong = []
+    for name, question in asked.uses.items():
+        if callable(there.get(name)):
+            try:
+                right = not any(one.problem for one in _try_all(find(question), there[name]))
+            except NotImplementedError:
+                right = False
+            wrong += [] if right else [name]
+    return wrong
+
+
+def _with_right(asked: Question, function: Callable, names: list[str], do: Callable) -> list[Tried]:
+    """The same where the functions of those names give right answers."""
+    there, own = function.__globals__, {name: function.__globals__[name] for name in names}
+    try:
+        there.update({name: _in_single(find(asked.uses[name]).oracle) for name in names})
+        return do()
+    finally:
+        there.update(own)
+
+
+def _in_single(oracle: Callable) -> Callable:
+    """An oracle that answers in the type of what it is given, as a student's function does."""
+
+    def right(*args: object, **kwargs: object) -> object:
+        given = [
+            x.dtype for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.is_floating_point()
+        ]
+        return _cast(oracle(*args, **kwargs), given[0] if given else torch.float32)
+
+    return right
+
+
+def _cast(value: object, dtype: torch.dtype) -> object:
+    if isinstance(value, tuple):
+        return tuple(_cast(one, dtype) for one in value)
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _raised(error: Exception) -> str:
@@ -110,36 +172,3 @@ def _raised(error: Exception) -> str:
         f" (line {own[-1].lineno}: {own[-1].code_context[0].strip()})" if own and own[-1].code_context else ""
     )
     return f"{type(error).__name__}: {str(error).splitlines()[0][:160] if str(error) else ''}{where}"
-
-
-def _hints(asked: Question, cases: list[tuple[str, tuple]], answers: list[object]) -> list[str]:
-    """The known mistakes that give exactly these answers to every input."""
-    return [
-        hint
-        for hint, mistake in asked.mistakes.items()
-        if any(answer is not None for answer in answers)
-        and all(
-            _matches(mistake, args, answer, asked.tol)
-            for (_, args), answer in zip(cases, answers, strict=True)
-        )
-    ]
-
-
-def _matches(mistake: Callable, args: tuple, answer: object, tol: float) -> bool:
-    if answer is None:
-        return True  # it raised; the other inputs decide
-    try:
-        wrong = mistake(*copy.deepcopy(args))
-        same(_without_nan(answer), _without_nan(wrong), max(tol, 1e-3))
-    except Exception:
-        return False
-    return True
-
-
-def _without_nan(value: object) -> object:
-    """NaN and infinities as one recognisable number: where they stand belongs to the picture of a mistake."""
-    if isinstance(value, tuple | list):
-        return tuple(map(_without_nan, value))
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return torch.where(value.isfinite(), value, torch.full_like(value, -777.0))
-    return value
