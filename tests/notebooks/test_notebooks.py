@@ -94,8 +94,20 @@ def test_links_lead_to_files_that_exist(path):
 def test_last_cell_leads_to_the_words_and_symbols(path):
     last = nbformat.read(path, as_version=4).cells[-1]
     assert last.cell_type == "markdown"
-    for place in ("glossary", "symbols"):
-        assert f"](../docs/design.md#{place})" in last.source, place
+    old = all(f"](../docs/design.md#{place})" in last.source for place in ("glossary", "symbols"))
+    assert old or "](../docs/symbols.md)" in last.source
+
+
+def test_the_page_of_words_has_every_word_of_the_glossary():
+    design, page = (
+        (FOLDER.parent / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("design", "symbols")
+    )
+    glossary = design.split("## Glossary")[1]
+    words = {
+        word for first in re.findall(r"^\| ([^|]+) \|", glossary, re.M)[2:] for word in first.split(", ")
+    }
+    ours = {word for first in re.findall(r"^\| ([^|]+) \|", page, re.M) for word in first.split(", ")}
+    assert words - ours == set()
 
 
 @named(PATHS)
