@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from multipole_lab.course.export import command as export
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add ``course`` and its steps to the command line."""
@@ -37,6 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     _add_masters(grade)
     report = steps.add_parser("report", help="write grades.csv and a page of feedback for each student")
     report.add_argument("out", type=Path, help="the folder that was --out of `course grade`")
+    export.add_steps(steps)
 
 
 def _add_masters(parser: argparse.ArgumentParser) -> None:
@@ -126,3 +129,4 @@ def _report(args: argparse.Namespace) -> int:
 
 
 _STEPS = {"release": _release, "solutions": _release, "grade": _grade, "report": _report}
+_STEPS |= dict.fromkeys(export.STEPS, export.run)
