@@ -1,0 +1,122 @@
+"""A notebook run cell by cell without its panels, for tests that compute what its sentences say."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest.mock import patch
+
+import nbformat
+from plotly.basedatatypes import BaseFigure
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+WORDS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+]
+
+
+@dataclass
+class Ran:
+    """What one cell left: all that it printed, the value of its last line, the figures that it showed, all names."""
+
+    printed: str = ""
+    value: object = None
+    figures: list[BaseFigure] = field(default_factory=list)
+    names: dict[str, object] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> object:
+        """A variable, as it was after this cell."""
+        try:
+            return self.names[name]
+        except KeyError:
+            raise AttributeError(f"the cell leaves no {name!r}") from None
+
+
+class Notebook:
+    """Cells by number, from 0, as the issue and the tests count them; solutions by (exercise, block), from (1, 0).
+
+    Parameters
+    ----------
+    number : of the notebook, "05"; the one file in ``notebooks/`` that begins so.
+    """
+
+    def __init__(self, number: str) -> None:
+        (path,) = FOLDER.glob(f"{number}_*.ipynb")
+        self.cells = nbformat.read(path, as_version=4).cells
+        self._ran: dict[int, Ran] = {}
+        self._solved: dict[int, list[Ran]] = {}
+
+    def says(self, pattern: str) -> tuple[float | str, ...]:
+        """Find a sentence of the prose by a pattern, with numbers as numbers; fail where it is said no longer."""
+        prose = " ".join(" ".join(cell.source for cell in self.cells if cell.cell_type == "markdown").split())
+        hits = list(re.finditer(pattern, prose))
+        assert len(hits) == 1, f"{len(hits)} places say {pattern!r}"
+        return tuple(map(number_or_word, hits[0].groups()))
+
+    def cell(self, ending: str) -> Ran:
+        """Return the cell whose id ends so ("08"), after it and the code cells before it have run."""
+        place = next(i for i, cell in enumerate(self.cells) if cell.id.endswith(f"-{ending}"))
+        names = {"__name__": "notebook"}
+        for i in range(place + 1):
+            if i in self._ran:
+                names = self._ran[i].names
+            elif self.cells[i].cell_type == "code":
+                self._ran[i] = run(self.cells[i].source, names)
+                names = self._ran[i].names
+        return self._ran[place]
+
+    def solution(self, exercise: int) -> list[Ran]:
+        """Run the blocks of an exercise's folded solution one after the other, after all cells; each one's result."""
+        if exercise not in self._solved:
+            last = [cell for cell in self.cells if cell.cell_type == "code"][-1]
+            names, results = self.cell(last.id.rsplit("-", 1)[1]).names, []
+            prose = "\n".join(cell.source for cell in self.cells if cell.cell_type == "markdown")
+            text = re.split(r"^\*\*\d\.\*\* ", prose.split("## Exercises")[1], flags=re.M)[exercise]
+            for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S):
+                results.append(run(block, names))
+                names = results[-1].names
+            self._solved[exercise] = results
+        return self._solved[exercise]
+
+
+def run(source: str, names: dict[str, object]) -> Ran:
+    """Execute one cell on a copy of the names, without lines that open a panel."""
+    source = re.sub(r"^ml\.panels\..*$", "", source, flags=re.M)
+    tree, ran, text = ast.parse(source), Ran(names=dict(names)), io.StringIO()
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    with (
+        redirect_stdout(text),
+        patch.object(BaseFigure, "show", lambda figure, **_: ran.figures.append(figure)),
+    ):
+        exec(compile(tree, "cell", "exec"), ran.names)
+        if last is not None:
+            ran.value = eval(compile(ast.Expression(last.value), "cell", "eval"), ran.names)
+    ran.printed = text.getvalue()
+    return ran
+
+
+def number_or_word(text: str) -> float | str:
+    """'4,096', '0.02', '38%' and 'three' as numbers; other words as they are."""
+    plain = text.lower().replace(",", "").strip()
+    if plain in WORDS:
+        return float(WORDS.index(plain))
+    try:
+        return float(plain.rstrip("%")) / (100 if plain.endswith("%") else 1)
+    except ValueError:
+        return text
