@@ -16,7 +16,8 @@ from multipole_lab.course.questions.answers.a1 import (
     stream,
     weights,
 )
-from multipole_lab.course.questions.mistakes.a1 import MISTAKES, NO_MAX
+from multipole_lab.course.questions.mistakes.a1 import BEFORE, MISTAKES
+from multipole_lab.course.questions.mistakes.sentences import NO_MAX
 from multipole_lab.course.questions.question import Question, Random
 
 
@@ -27,7 +28,7 @@ def shapes(r: Random, Dv: bool) -> list[tuple[str, tuple]]:
         ("more queries than keys", 9, 3, 4, 1.0),
         ("a single key", 3, 1, 6, 1.0),
         ("large logits", 5, 8, 6, 300.0),
-        ("a scale below zero", 4, 6, 5, 1.0),
+        ("a scale below zero", 4, 6, 5, 90.0),
     ]
     cases = []
     for label, Nq, Nk, D, size in sizes:
@@ -61,8 +62,13 @@ def _merges(r: Random) -> list[tuple[str, tuple]]:
 
 
 def _causal_cases(r: Random) -> list[tuple[str, tuple]]:
-    sizes = [("as many keys as queries", 5, 5), ("more keys than queries", 3, 8), ("one query", 1, 6)]
-    return [(label, (r(Nq, 4), r(Nk, 4), r(Nk, 3), 0.5)) for label, Nq, Nk in sizes]
+    sizes = [
+        ("as many keys as queries", 5, 5, 1.0),
+        ("more keys than queries", 3, 8, 1.0),
+        ("one query", 1, 6, 1.0),
+        ("large logits", 6, 9, 90.0),
+    ]
+    return [(label, (size * r(Nq, 4), r(Nk, 4), r(Nk, 3), 0.5)) for label, Nq, Nk, size in sizes]
 
 
 QUESTIONS = {
@@ -73,7 +79,7 @@ QUESTIONS = {
         forbidden=("softmax",),
         special={
             "large logits": NO_MAX,
-            "a scale below zero": "multiply by the scale before you look for the largest.",
+            "a scale below zero": BEFORE,
         },
         tol=1e-3,
         hint="write down the logits for two queries and two keys, and do the sum by hand.",
@@ -86,7 +92,7 @@ QUESTIONS = {
         parts=("out", "lse"),
         special={
             "large logits": NO_MAX,
-            "a scale below zero": "multiply by the scale before you look for the largest.",
+            "a scale below zero": BEFORE,
         },
         tol=1e-3,
         hint="check A1.1 first: out is weights @ v.",
@@ -98,7 +104,8 @@ QUESTIONS = {
         forbidden=("softmax",),
         parts=("out", "lse"),
         special={
-            "more keys than queries": "the queries are the last positions: query i stands at Nk - Nq + i."
+            "more keys than queries": "the queries are the last positions: query i stands at Nk - Nq + i.",
+            "large logits": "subtract the largest logit; and hidden means weight zero, not a logit that is only small.",
         },
         tol=1e-3,
         hint="draw the mask for Nq = 2, Nk = 4.",

@@ -28,7 +28,7 @@ def _pieces(r: Random) -> list[tuple[str, tuple]]:
 def _problem(r: Random, order: int, step: float = 1.0, keys: float = 1.0) -> tuple:
     labels = torch.cat([torch.arange(3), r.integers(0, 3, 15)])
     p = r(4)
-    return p + step * r(5, 4), keys * r(18, 4), r(18, 3), labels, p, 0.5, order
+    return p + step * r(5, 4), keys * r(18, 4), r(18, 3), labels, p, 0.6, order
 
 
 QUESTIONS = {

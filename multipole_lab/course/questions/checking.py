@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from multipole_lab.course.questions.compare import Wrong, same
 from multipole_lab.course.questions.hints import Tried, hints
 from multipole_lab.course.questions.question import Question, Random, find
-from multipole_lab.course.questions.source import not_allowed
+from multipole_lab.course.questions.source import names_in, not_allowed
 
 SEEDS = (0, 1, 2)
 
@@ -69,10 +70,10 @@ def check(question: str, function: Callable) -> Diagnosis:
     asked = find(question)
     if not callable(function):
         raise TypeError(f"function is {function!r}; give your function itself, without brackets")
-    tried = _try_all(asked, function)
+    tried = _try_all(question, function)
     said: tuple[str, ...] = ()
     if any(one.problem for one in tried) and (wrong := _wrong_before(asked, function)):
-        own = _with_right(asked, function, wrong, lambda: _try_all(asked, function))
+        own = _with_right(asked, function, wrong, lambda: _try_all(question, function))
         before = " and ".join(f"`{name}` (question {asked.uses[name]})" for name in wrong)
         if not any(one.problem for one in own):
             said = (f"this one is right: what is wrong comes from {before}.",)
@@ -89,13 +90,21 @@ def check(question: str, function: Callable) -> Diagnosis:
     return Diagnosis(question, len(tried), tuple(failed.values()), said or hints(asked, tried))
 
 
-def _try_all(asked: Question, function: Callable) -> list[Tried]:
-    return [_try(asked, function, label, args) for seed in SEEDS for label, args in asked.cases(Random(seed))]
+def _try_all(question: str, function: Callable) -> list[Tried]:
+    return [_try(find(question), function, *case) for case in _cases(question)]
 
 
-def _try(asked: Question, function: Callable, label: str, args: tuple) -> Tried:
+@cache
+def _cases(question: str) -> list[tuple[str, tuple, object]]:
+    """(what is special, arguments, right answer) for every seed; nobody may change them."""
+    asked = find(question)
+    cases = [case for seed in SEEDS for case in asked.cases(Random(seed))]
+    return [(label, args, asked.oracle(*args)) for label, args in cases]
+
+
+def _try(asked: Question, function: Callable, label: str, args: tuple, right: object) -> Tried:
     """The answer to one input and what is wrong with it."""
-    given, right = copy.deepcopy(args), asked.oracle(*args)
+    given = copy.deepcopy(args)
     try:
         answer = function(*given)
     except NotImplementedError:
@@ -122,10 +131,12 @@ def _wrong_before(asked: Question, function: Callable) -> list[str]:
     """The student's functions of earlier questions that this one may call and that are not right."""
     there = getattr(function, "__globals__", {})
     wrong = []
+    code = getattr(function, "__code__", None)
+    called = names_in(code) if code else set()
     for name, question in asked.uses.items():
-        if callable(there.get(name)):
+        if name in called and callable(there.get(name)):
             try:
-                right = not any(one.problem for one in _try_all(find(question), there[name]))
+                right = not any(one.problem for one in _try_all(question, there[name]))
             except NotImplementedError:
                 right = False
             wrong += [] if right else [name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import numbers
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from multipole_lab.course.questions.question import Question
 
+UNKNOWN = object()  # in the answer of a mistake: any value, such as a position that rounding decides
 ANY = "compare with a case that you can do by hand: two numbers of everything."
 
 
@@ -48,15 +48,15 @@ def hints(asked: Question, tried: list[Tried]) -> tuple[str, ...]:
     if not failed:
         return ()
     answered = [one for one in tried if not one.raised]
-    if not any(one.problem for one in answered):
-        answered = []
-    named = {sentence: _applies(asked, ways, answered) for sentence, ways in asked.mistakes.items()}
+    named = {sentence: _applies(asked, ways, tried) for sentence, ways in asked.mistakes.items()}
     found = [sentence for sentence, wholly in named.items() if wholly]
     found = found or _by_form(asked, answered) or [said for said, wholly in named.items() if wholly is False]
-    if not found and len(failed) == 1:
-        found = [asked.special[label] for label in failed if label in asked.special]
-    found = found or _by_message([one.problem for one in tried if one.problem])
-    return tuple(found) or (asked.hint or ANY,)
+    if not found:
+        found = [said for labels, said in asked.special.items() if failed <= {labels, *labels}][:1]
+    problems = [one.problem for one in tried if one.problem]
+    if any(_CHANGED in problem for problem in problems):
+        found = [_COPY, *found]
+    return tuple(found or _by_message(problems) or [asked.hint or ANY])
 
 
 def _applies(asked: Question, ways: Callable | tuple[Callable, ...], tried: list[Tried]) -> bool | None:
@@ -70,9 +70,14 @@ def _explains(asked: Question, mistake: Callable, tried: list[Tried]) -> bool | 
     explained, wholly = False, True
     for one in tried:
         try:
-            wrong = mistake(*copy.deepcopy(one.args))
-        except Exception:
-            return None
+            wrong = mistake(*one.args)
+        except Exception as error:
+            if not one.raised or not str(one.problem).startswith(type(error).__name__):
+                return None
+            explained = True
+            continue
+        if one.raised:
+            continue  # the other inputs decide
         if not alike(wrong, one.right, one.right, asked.tol):
             if not one.problem or not alike(one.answer, wrong, one.right, tol):
                 return None
@@ -88,6 +93,8 @@ def alike(one: object, other: object, right: object, tol: float) -> bool:
     Rounding is that of the right answer's size, also where a mistake leaves nothing but rounding. NaN and infinities
     have to stand in the same places; which they are depends on the order of operations.
     """
+    if other is UNKNOWN:
+        return True
     if isinstance(other, tuple | list):
         if not isinstance(one, tuple | list) or len(one) != len(other):
             return False
@@ -192,8 +199,9 @@ def _explains_form(asked: Question, form: Callable, tried: list[Tried]) -> bool:
     return explained
 
 
+_CHANGED = "which your function has changed"
+_COPY = "copy what you are given before you write: `x = x.clone()`, then `x -= ...`."
 _MESSAGES = {
-    "which your function has changed": "copy what you are given before you write: `x = x.clone()`, then `x -= ...`.",
     "shapes cannot be multiplied": "a matrix product needs equal inner sizes: is a `.T` missing, or one too many?",
     "must match the size": "two shapes do not fit: a number per row needs `[:, None]` beside a matrix.",
     "same dtype": "float64 meets float32: make new tensors with `dtype` of the inputs.",

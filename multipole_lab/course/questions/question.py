@@ -27,7 +27,7 @@ class Question:
     mistakes : {a sentence that points at the mistake: the answer of somebody who makes it, or several such answers}.
     tol : largest difference over the largest number.
     hint : what to read again, where no known mistake fits.
-    special : {what is special about an input: what it means where no other input is answered wrongly}.
+    special : {what is special about an input, or about several: what it means where no other is answered wrongly}.
     parts : what the parts of the result are called, where it has several.
     uses : {a function of an earlier question that this one may call: that question}.
     forbidden : groups of ready-made functions that it may not use (see `forbidden`), as in its master.
@@ -39,7 +39,7 @@ class Question:
     mistakes: dict[str, Callable | tuple[Callable, ...]] = field(default_factory=dict)
     tol: float = 1e-4
     hint: str = ""
-    special: dict[str, str] = field(default_factory=dict)
+    special: dict[str | tuple[str, ...], str] = field(default_factory=dict)
     parts: tuple[str, ...] = ()
     uses: dict[str, str] = field(default_factory=dict)
     forbidden: tuple[str, ...] = ()

@@ -41,7 +41,7 @@ def _reached(function: object, others: set[str]) -> Iterator:
             continue
         seen.add(id(inner))
         yield one
-        for name in _names(inner.__code__):
+        for name in names_in(inner.__code__):
             value = inner.__globals__.get(name)
             if (
                 name not in others
@@ -50,9 +50,10 @@ def _reached(function: object, others: set[str]) -> Iterator:
                 waiting.append(value)
 
 
-def _names(code: types.CodeType) -> set[str]:
+def names_in(code: types.CodeType) -> set[str]:
+    """The names that a function's code, or the functions inside it, look up."""
     inside = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return set(code.co_names).union(*map(_names, inside))
+    return set(code.co_names).union(*map(names_in, inside))
 
 
 def _package(text: str, namespace: dict) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -64,10 +66,16 @@ def strongest(share: Tensor) -> tuple[int, float]:
     return position, float(share[position])
 
 
-def spread(x, count, origin, iterations=5):
+def spread(x: Tensor, count: int, origin: Tensor | float) -> float:
+    """What that many clusters leave inside them, over the spread of all keys around some origin."""
+    x = x.double()
+    return _inside(x.float().numpy().tobytes(), len(x), count) / float((x - origin).square().sum())
+
+
+@lru_cache(maxsize=1024)
+def _inside(keys: bytes, N: int, count: int) -> float:
     from multipole_lab import kmeans
 
-    x = x.double()
-    clusters = kmeans(x.float()[None, None], clusters=count, iterations=iterations, seed=0)
-    inside = (x - clusters.centroids[0, 0][clusters.labels[0, 0]]).square().sum()
-    return float(inside / (x - origin).square().sum())
+    x = torch.frombuffer(bytearray(keys), dtype=torch.float32).view(N, -1)
+    clusters = kmeans(x[None, None], clusters=count, iterations=5, seed=0)
+    return float((x.double() - clusters.centroids[0, 0][clusters.labels[0, 0]]).square().sum())

@@ -3,145 +3,209 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
-from multipole_lab.course.questions.answers.a1 import attend, causal, mask, merge, pull, remove, weights
+from multipole_lab.course.questions.answers.a1 import attend, causal, mask, pull, weights
+from multipole_lab.course.questions.mistakes import a1_merging
+from multipole_lab.course.questions.mistakes.sentences import (
+    ADD_BACK,
+    NO_LOG,
+    NO_MAX,
+    NO_SCALE,
+    NOT_LARGEST,
+    NOT_MEAN,
+)
 
-NO_MAX = "did you subtract the largest logit before exp?"
-NO_SCALE = "did you forget the scale?"
+
+def logits(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """As a student has them: [Nq, Nk] in the type of the inputs."""
+    return scale * q @ k.T
 
 
-def naive(q, k, scale):
-    grown = (scale * q @ k.T).exp()
+def hidden_logits(q: Tensor, k: Tensor, scale: float, by: int = 0, fill: float = -torch.inf) -> Tensor:
+    return logits(q, k, scale).masked_fill(mask(len(q), len(k), by), fill)
+
+
+def naive(x: Tensor) -> Tensor:
+    grown = x.exp()
     return grown / grown.sum(-1, keepdim=True)
 
 
-def naive_attend(q, k, v, scale):
-    return naive(q, k, scale) @ v, (scale * q @ k.T).exp().sum(-1).log()
+def shifted(x: Tensor) -> Tensor:
+    return (x - x.amax(-1, keepdim=True)).exp()
 
 
-def shifted_lse(q, k, v, scale):
-    out, lse = attend(q, k, v, scale)
-    return out, lse - (scale * q @ k.T).amax(-1)
+# What goes wrong between the logits [Nq, Nk] and a partial (out, lse), masked or not.
+PARTIALS: dict[str, Callable | tuple[Callable, ...]] = {
+    NO_MAX: lambda x, v: (naive(x) @ v, x.exp().sum(-1).log()),
+    ADD_BACK: (
+        lambda x, v: (x.softmax(-1) @ v, x.logsumexp(-1) - x.amax(-1)),
+        lambda x, v: (x.softmax(-1) @ v, x.logsumexp(-1) - 2 * x.amax(-1)),
+    ),
+    "the largest logit is added to the logarithm: it stands outside, and is no factor.": lambda x, v: (
+        x.softmax(-1) @ v,
+        (x.logsumexp(-1) - x.amax(-1)) * x.amax(-1),
+    ),
+    "is lse a natural logarithm?": lambda x, v: (x.softmax(-1) @ v, x.logsumexp(-1) / math.log(2)),
+    "out is a mean: did you divide by the sum of weights?": (
+        lambda x, v: (shifted(x) @ v, x.logsumexp(-1)),
+        lambda x, v: (x.exp() @ v, x.logsumexp(-1)),
+    ),
+    NO_LOG: (
+        lambda x, v: (x.softmax(-1) @ v, shifted(x).sum(-1)),
+        lambda x, v: (x.softmax(-1) @ v, x.exp().sum(-1)),
+        lambda x, v: (x.softmax(-1) @ v, x.amax(-1) + shifted(x).sum(-1)),
+    ),
+    NOT_LARGEST: lambda x, v: (x.softmax(-1) @ v, x.amax(-1)),
+    NOT_MEAN: (
+        lambda x, v: (x.softmax(-1) @ v, x.logsumexp(-1) - math.log(x.shape[1])),
+        lambda x, v: (x.softmax(-1) @ v, x.logsumexp(-1) - x.isfinite().sum(-1).log()),
+    ),
+    "take the sum for lse before you divide: normalised weights sum to one.": lambda x, v: (
+        x.softmax(-1) @ v,
+        0 * x.amax(-1),
+    ),
+    "one softmax for each query: which axis?": (
+        lambda x, v: (x.softmax(0) @ v, x.logsumexp(-1)),
+        lambda x, v: (x.softmax(0) @ v, x.logsumexp(0)),
+    ),
+}
 
 
-def zeroed(q, k, v, scale):
-    logits = (scale * q @ k.T).double().masked_fill(mask(len(q), len(k)), 0.0)
-    return logits.softmax(-1) @ v.double(), logits.logsumexp(-1)
+def partials(logits_of: Callable) -> dict[str, tuple[Callable, ...]]:
+    """The same mistakes for a question whose arguments are (q, k, v, scale)."""
+
+    def of(rule: Callable) -> Callable:
+        return lambda q, k, v, scale: rule(logits_of(q, k, scale), v)
+
+    return {
+        sentence: tuple(of(rule) for rule in (rules if isinstance(rules, tuple) else (rules,)))
+        for sentence, rules in PARTIALS.items()
+    }
+
+
+def of_weights(rule: Callable) -> Callable:
+    return lambda q, k, scale: rule(logits(q, k, scale))
+
+
+def masked(**change: object) -> Callable:
+    return lambda q, k, v, scale: attend(q, k, v, scale, mask(len(q), len(k), **change))
 
 
 def late_mask(q, k, v, scale):
-    out, _ = causal(q, k, v, scale)
-    return out, attend(q, k, v, scale)[1]
+    return causal(q, k, v, scale)[0], attend(q, k, v, scale)[1]
 
 
-def naive_merge(parts):
-    grown = torch.stack([lse.exp() for _, lse in parts])
-    out = sum(g[:, None] * out for g, (out, _) in zip(grown, parts, strict=True))
-    return out / grown.sum(0)[:, None], grown.sum(0).log()
+def masked_sums(q, k, v, scale):
+    """Masked after exp, relative to the largest of all logits."""
+    seen = shifted(logits(q, k, scale)) * ~mask(len(q), len(k))
+    return seen @ v / seen.sum(-1, keepdim=True), attend(q, k, v, scale)[1]
 
 
-def nan_merge(parts):
-    lse = torch.stack([lse for _, lse in parts]).double()
-    share = (lse - lse.logsumexp(0)).exp()
-    return (share[..., None] * torch.stack([out for out, _ in parts])).sum(0), lse.logsumexp(0)
+def unrenormalised(q, k, v, scale):
+    seen = weights(q, k, scale).masked_fill(mask(len(q), len(k)), 0.0)
+    return seen @ v.double(), attend(q, k, v, scale)[1]
 
 
-def mean_merge(parts):
-    return torch.stack([out for out, _ in parts]).mean(0), merge(parts)[1]
+def past_hidden(q, k, v, scale):
+    Nq, Nk = len(q), len(k)
+    return attend(q, k, v, scale, torch.ones(Nq, Nk).tril(Nk - Nq - 1).bool())
 
 
-def naive_remove(whole, part):
-    (out, lse), (gone, gone_lse) = whole, part
-    rest = lse.exp() - gone_lse.exp()
-    return (lse.exp()[:, None] * out - gone_lse.exp()[:, None] * gone) / rest[:, None], rest.log()
+def zeroed(q, k, v, scale):
+    """Multiplied by a mask of zeros and ones; the largest of all logits is subtracted."""
+    x = logits(q, k, scale).double() * ~mask(len(q), len(k))
+    return x.softmax(-1) @ v.double(), x.logsumexp(-1)
 
 
-def undivided_remove(whole, part):
-    share = (part[1] - whole[1]).exp()[:, None]
-    return whole[0] - share * part[0], remove(whole, part)[1]
+def filled(fill: float) -> Callable:
+    def answer(q, k, v, scale):
+        x = hidden_logits(q, k, scale, fill=fill).double()
+        return x.softmax(-1) @ v.double(), x.logsumexp(-1)
+
+    return answer
 
 
-def unscaled_stream(q, blocks, scale):
-    """Carries sums taken relative to a maximum that has changed since."""
-    largest, total, out = None, 0.0, 0.0
-    for k, v in blocks:
-        logits = scale * q @ k.T
-        largest = logits.amax(-1) if largest is None else torch.maximum(largest, logits.amax(-1))
-        grown = (logits - largest[:, None]).exp()
-        total, out = total + grown.sum(-1), out + grown @ v
-    return out / total[:, None], largest + total.log()
+EACH_ROW = "the largest of each row, please: neither of each column nor of all."
+BEFORE = "multiply by the scale before you look for the largest: below zero it turns the order round."
 
-
-def averaged_stream(q, blocks, scale):
-    parts = [attend(q, k, v, scale) for k, v in blocks]
-    return torch.stack([out for out, _ in parts]).mean(0), merge(parts)[1]
-
-
-MISTAKES = {
+MISTAKES = a1_merging.MISTAKES | {
     "A1.1": {
-        NO_MAX: naive,
+        NO_MAX: (of_weights(naive), of_weights(lambda x: naive(x - x.mean(-1, keepdim=True)))),
         NO_SCALE: lambda q, k, scale: weights(q, k, 1.0),
-        "do you divide by sqrt(D) although the scale is an argument?": lambda q, k, scale: weights(
-            q, k, scale / math.sqrt(q.shape[1])
+        "do you divide by sqrt(D) although the scale is an argument?": (
+            lambda q, k, scale: weights(q, k, scale / math.sqrt(q.shape[1])),
+            lambda q, k, scale: weights(q, k, 1 / math.sqrt(q.shape[1])),
         ),
-        "does each row sum to one, or each column?": lambda q, k, scale: (scale * q @ k.T).softmax(0),
-        "did you divide by the sum?": lambda q, k, scale: (scale * q @ k.T).exp(),
+        "the scale multiplies the logits, it does not divide them.": lambda q, k, scale: weights(
+            q, k, 1 / scale
+        ),
+        "does each row sum to one, or each column?": (
+            of_weights(lambda x: x.softmax(0)),
+            of_weights(lambda x: shifted(x) / shifted(x).sum(0)),
+            of_weights(lambda x: (x - x.amax(0)).exp() / (x - x.amax(0)).exp().sum(0)),
+        ),
+        "each row sums to one by itself: a sum of each row, not of all.": of_weights(
+            lambda x: shifted(x) / shifted(x).sum()
+        ),
+        EACH_ROW: (
+            of_weights(lambda x: (x - x.max()).exp() / (x - x.max()).exp().sum(-1, keepdim=True)),
+            of_weights(lambda x: naive(x - x.amax(0))),
+        ),
+        "did you divide by the sum?": (of_weights(torch.exp), of_weights(shifted)),
+        "exp, not 2 to the power of: torch.exp and not torch.exp2.": of_weights(
+            lambda x: (x.double() * math.log(2)).softmax(-1)
+        ),
+        "those are the logarithms of the weights: where is the last exp?": (
+            of_weights(lambda x: x.double().log_softmax(-1)),
+            of_weights(lambda x: shifted(x).log() - shifted(x).sum(-1, keepdim=True).log()),
+        ),
+        "those are the logits: where is exp?": of_weights(lambda x: x),
     },
     "A1.2": {
-        NO_MAX: naive_attend,
+        **partials(logits),
         NO_SCALE: lambda q, k, v, scale: attend(q, k, v, 1.0),
-        "what you subtracted before exp has to be added to lse again.": shifted_lse,
-        "is lse a natural logarithm?": lambda q, k, v, scale: (
-            attend(q, k, v, scale)[0],
-            attend(q, k, v, scale)[1] / math.log(2),
-        ),
-        "out is a mean: did you divide by the sum of weights?": lambda q, k, v, scale: (
-            (scale * q @ k.T - (scale * q @ k.T).amax(-1, keepdim=True)).exp() @ v,
-            attend(q, k, v, scale)[1],
-        ),
     },
     "A1.3": {
-        "the queries are the last positions: query i stands at Nk - Nq + i.": lambda q, k, v, scale: attend(
-            q, k, v, scale, mask(len(q), len(k), top=True)
-        ),
-        "off by one: a position sees itself.": lambda q, k, v, scale: attend(
-            q, k, v, scale, mask(len(q), len(k), by=-1)
-        ),
-        "off by one: a position does not see the next one.": lambda q, k, v, scale: attend(
-            q, k, v, scale, mask(len(q), len(k), by=1)
-        ),
-        "a hidden key has weight zero, so its logit is -inf and not zero.": zeroed,
+        **partials(hidden_logits),
+        NO_SCALE: lambda q, k, v, scale: causal(q, k, v, 1.0),
+        "the queries are the last positions: query i stands at Nk - Nq + i.": masked(top=True),
+        "off by one: a position sees itself.": masked(by=-1),
+        "off by one: a position does not see the next one.": masked(by=1),
+        "a hidden key has weight zero, so its logit is -inf and not zero.": (filled(0.0), zeroed),
         "is there a mask at all?": attend,
-        "hide the keys before you compute lse, not after.": late_mask,
-    },
-    "A1.4": {
-        "subtract the largest lse before exp.": naive_merge,
-        "what is -inf minus -inf, and zero times NaN?": nan_merge,
-        "a part with more weight counts more: weigh the outputs.": mean_merge,
-        "lse is the logarithm of a sum, not the largest.": lambda parts: (
-            merge(parts)[0],
-            torch.stack([lse for _, lse in parts]).amax(0),
+        "the future is to be hidden, not the past.": past_hidden,
+        "hide the keys before you compute lse, not after.": (
+            late_mask,
+            masked_sums,
         ),
-    },
-    "A1.5": {
-        "exp overflows: keep to exp(gone_lse - lse), which is at most one.": naive_remove,
-        "the rest is a mean again: divide by its share.": undivided_remove,
-        "lse is no sum of log-sum-exps: use log(1 - share).": lambda whole, part: (
-            remove(whole, part)[0],
-            whole[1] - part[1],
+        "hide the keys before you divide by the sum: the weights of what is left sum to one.": (
+            unrenormalised,
+            lambda q, k, v, scale: (unrenormalised(q, k, v, scale)[0], causal(q, k, v, scale)[1]),
         ),
-    },
-    "A1.6": {
-        "when the maximum grows, what you carry has to shrink: multiply it by exp(old - new).": (
-            unscaled_stream
-        ),
-        "blocks count by their weight, not equally.": averaged_stream,
-        "the last block is not the whole stream.": lambda q, blocks, scale: attend(q, *blocks[-1], scale),
     },
     "A1.8": {
         "the chain rule brings out a factor: the scale.": lambda q, k, scale: pull(q, k, scale) / scale,
         "the keys count by their weights, not equally.": lambda q, k, scale: (scale * k.mean(0)).expand_as(q),
+        "the scale stands inside the weights, too.": lambda q, k, scale: (
+            scale * weights(q, k, 1.0) @ k.double()
+        ),
+        "the scale comes out once: is it in `weights` already?": lambda q, k, scale: (
+            scale * pull(q, k, scale)
+        ),
+        "the gradient is the weighted mean itself, not its distance from the plain one.": (
+            lambda q, k, scale: pull(q, k, scale) - scale * k.mean(0),
+            lambda q, k, scale: pull(q, k, scale) - scale * k.mean(0) * scale,
+        ),
+        "a gradient for each query: nothing is summed over the queries.": lambda q, k, scale: pull(
+            q, k, scale
+        ).sum(0),
+        "the gradient is that of lse in q: the keys are averaged, not the queries.": lambda q, k, scale: (
+            scale * weights(q, k, scale) @ k.double() - scale * q
+        ),
+        NO_MAX: lambda q, k, scale: scale * naive(logits(q, k, scale)) @ k,
     },
 }
