@@ -12,7 +12,6 @@ import torch
 import multipole_lab as ml
 from multipole_lab import cli
 from multipole_lab.course.grading import notebook, release
-from multipole_lab.course.grading.report import report
 from multipole_lab.course.grading.submission import grade_submission
 from multipole_lab.course.questions import forbidden
 from multipole_lab.course.questions.question import ASSIGNMENTS, Random, find
@@ -315,69 +314,7 @@ def test_check_wants_the_function_itself():
         ml.course.check("A1.1", 5)
 
 
-# --- reports and the command ----------------------------------------------------------------------
-
-
-def result(student, earned, problem="", answer="My answer."):
-    items = [
-        {
-            "question": "A1.1",
-            "title": "weights",
-            "points": 5,
-            "bonus": False,
-            "manual": False,
-            "earned": earned,
-        }
-        | {
-            "reason": problem,
-            "tests": [{"name": "t", "earned": earned, "points": 5, "reason": "<b>off</b>"}],
-            "answer": "",
-        },
-        {"question": "A1.7", "title": "words", "points": 4, "bonus": False, "manual": True}
-        | {"earned": 0.0 if problem else None, "reason": problem, "tests": [], "answer": answer},
-        {"question": "A1.8", "title": "bonus", "points": 4, "bonus": True, "manual": False}
-        | {"earned": 1.0, "reason": "", "tests": [], "answer": ""},
-    ]
-    return {
-        "assignment": "A1",
-        "student": student,
-        "problem": problem,
-        "items": items,
-        "bonus": 1.0,
-        "notes": [],
-    }
-
-
-def test_a_report_has_points_and_marks_what_a_person_must_read(tmp_path):
-    (tmp_path / "results").mkdir()
-    script = "<script>alert(1)</script>"
-    for who in (
-        result("ada", 5.0, answer=script),
-        result("=cmd()", 3.0),
-        result("eve", 0.0, "the file is not JSON"),
-    ):
-        (tmp_path / "results" / f"{who['student'].strip('=()')}.json").write_text(json.dumps(who))
-    table, feedback = report(tmp_path)
-    lines = table.read_text().splitlines()
-    assert lines[0] == "student,assignment,A1.1,A1.7,A1.8,points,possible,bonus,to be graded,problem"
-    assert "ada,A1,5,to be graded,1,5,9,1,A1.7," in lines
-    assert any(line.startswith("'=cmd()") for line in lines), "a spreadsheet would run this"
-    assert any(line.startswith("eve") and "not JSON" in line for line in lines)
-    page = (feedback / "ada.html").read_text()
-    assert "&lt;script&gt;" in page
-    assert "<script>" not in page
-    assert "&lt;b&gt;off" in page
-
-    manual = tmp_path / "manual.csv"
-    manual.write_text(manual.read_text().replace("ada,A1.7,,4,", "ada,A1.7,3.5,4,Well said."))
-    report(tmp_path)
-    assert "ada,A1,5,3.5,1,8.5,9,1,," in table.read_text()
-    assert "Well said." in (feedback / "ada.html").read_text()
-    assert "3.5" in manual.read_text(), "what a person wrote is kept"
-
-    manual.write_text(manual.read_text().replace("3.5", "35"))
-    with pytest.raises(ValueError, match="0 to 4 are allowed"):
-        report(tmp_path)
+# --- the command -----------------------------------------------------------------------------------
 
 
 def test_the_command_releases_and_says_what_is_wrong(tmp_path, capsys):

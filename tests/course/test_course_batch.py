@@ -30,7 +30,9 @@ def test_a_batch_survives_and_resumes(quick_master, tmp_path):
     (folder / "eve").mkdir()
     (folder / "mallory.ipynb").write_text("no JSON")
     seen = []
-    paths = grade_folder(folder, out, progress=lambda done, total, student: seen.append((done, total)))
+    batch = grade_folder(folder, out, progress=lambda done, total, student: seen.append((done, total)))
+    paths = batch.results
+    assert batch.failures == []
     results = [json.loads(path.read_text()) for path in paths]
     assert [(r["student"], r["earned"]) for r in results] == [
         ("ada", 5),
@@ -67,12 +69,12 @@ def test_a_killed_batch_leaves_whole_results_and_no_processes(tmp_path):
     before = set(folders())
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
-    while not list(out.glob("results/s*.json")) and time.monotonic() < deadline:
+    while not list(out.glob("A1/results/s*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    first = {path: path.stat().st_mtime_ns for path in out.glob("results/s*.json")}
+    first = {path: path.stat().st_mtime_ns for path in out.glob("A1/results/s*.json")}
     assert 0 < len(first) < 40
     assert all(json.loads(path.read_text())["earned"] == 5 for path in first)
     _, alive = psutil.wait_procs(children, 20)
@@ -81,7 +83,7 @@ def test_a_killed_batch_leaves_whole_results_and_no_processes(tmp_path):
     while any(path.exists() for path in left) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [path for path in left if path.exists()], "a temporary folder was left behind"
-    assert len(grade_folder(folder, out, masters=masters)) == 40
+    assert len(grade_folder(folder, out, masters=masters).results) == 40
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in first.items()), "graded twice"
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import queue
-import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,21 +15,33 @@ import torch
 
 import multipole_lab
 from multipole_lab import files
+from multipole_lab.course.grading import record
+from multipole_lab.course.grading.bounds import shown
+from multipole_lab.course.grading.finding import Submission, discover, file_name
 from multipole_lab.course.grading.notebook import Master, load_master, masters_folder
 from multipole_lab.course.grading.submission import FORMAT, fingerprint, grade_submission
+from multipole_lab.course.grading.times import hand_in_times
 from multipole_lab.course.sandbox import walls as sandbox
 from multipole_lab.course.sandbox.session import ForkServer
 from multipole_lab.course.sandbox.walls import Limits
 
-_ASSIGNMENT = re.compile(r"(?<![A-Za-z0-9])(A[0-9]+)(?![0-9])")
-
 
 @dataclass(frozen=True)
-class Submission:
-    """A student's name and file, which may be missing."""
+class Batch:
+    """What became of a folder of submissions.
 
-    student: str
-    path: Path
+    Attributes
+    ----------
+    out : the assignment's folder, ``graded/A1``.
+    results : the results' files, in the order of the students' names.
+    notes : what an instructor has to know of a student, and of what was not looked at.
+    failures : whom the grader itself failed; there is no result of them, or that of before.
+    """
+
+    out: Path
+    results: list[Path]
+    notes: list[str]
+    failures: list[str]
 
 
 def grade_folder(
@@ -41,36 +53,43 @@ def grade_folder(
     limits: Limits | None = None,
     again: bool = False,
     progress: Callable | None = None,
-) -> list[Path]:
-    """Grade every submission in a folder; write ``out/results/<student>.json`` as each is done.
+    only: Sequence[str] = (),
+    times: str | None = None,
+) -> Batch:
+    """Grade every submission in a folder; write ``out/A1/results/<student>.json`` as each is done.
 
     A submission whose result is there already, for the same file and the same master, is not graded twice.
 
     Parameters
     ----------
     submissions : holds ``<student>.ipynb``, ``<student>/A1.ipynb`` or ``<student>/A1/A1.ipynb`` (nbgrader).
+    out : each assignment gets a folder of its own in it.
     assignment : "A1"; None to find it in the names of the files.
     workers : submissions graded at the same time; memory is bounded by ``workers`` times the limits.
     again : grade also what has been graded.
     progress : called with (done, all, student) after each.
-
-    Returns
-    -------
-    The results' files, in the order of the students' names.
+    only : the students to grade, again too; the others stay as they are.
+    times : where hand-in times come from, see `times.hand_in_times`.
 
     Raises
     ------
-    ValueError : no submissions, an unknown assignment, or none to be found in the names.
+    ValueError : no submissions, an unknown assignment or student, or no assignment to be found in the names.
     """
-    found = discover(submissions, assignment)
-    assignment = assignment or infer(found)
     folder = masters or masters_folder()
+    known = sorted(path.stem for path in folder.glob("*.ipynb"))
+    assignment, found, strays = discover(submissions, assignment, known)
     master = load_master(assignment, folder)
+    found = hand_in_times(found, times)
+    notes = [f"not looked at: {name}" for name in strays]
+    notes += [f"{s.student}: {note}" for s in found for note in s.notes]
+    chosen = _chosen(found, only)
     stamp = hashlib.sha256(master.text.encode()).hexdigest()
-    results = out / "results"
+    home = out / assignment
+    results = home / "results"
     results.mkdir(parents=True, exist_ok=True)
-    paths = {s.student: results / f"{_safe(s.student)}.json" for s in found}
-    waiting = [s for s in found if again or not _done(paths[s.student], s, stamp)]
+    record.note_submissions(home, submissions, chosen, bool(only))
+    paths = {s.student: results / f"{file_name(s.student)}.json" for s in found}
+    waiting = [s for s in chosen if again or only or not _done(paths[s.student], s, stamp)]
     sandbox.hide_memory()
     hidden = [
         folder.resolve(),
@@ -78,7 +97,7 @@ def grade_folder(
         out.resolve(),
         Path(multipole_lab.__file__).parent / "course",
     ]
-    _work(
+    failures = _work(
         master,
         waiting,
         paths,
@@ -87,9 +106,20 @@ def grade_folder(
         max(1, min(workers, len(waiting))),
         limits,
         progress,
-        len(found),
+        len(chosen),
     )
-    return [paths[s.student] for s in found if paths[s.student].exists()]
+    return Batch(home, [paths[s.student] for s in found if paths[s.student].exists()], notes, failures)
+
+
+def _chosen(found: list[Submission], only: Sequence[str]) -> list[Submission]:
+    names = [s.student for s in found]
+    for name in only:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=3)
+            raise ValueError(
+                f"--only: there is no student {name!r}" + (f"; {', '.join(close)}?" if close else "")
+            )
+    return [s for s in found if not only or s.student in only]
 
 
 def _work(
@@ -102,7 +132,8 @@ def _work(
     limits: Limits | None,
     progress: Callable | None,
     total: int,
-) -> None:
+) -> list[str]:
+    """Grade what waits; returns a line for each student whom the grader itself failed."""
     todo: queue.SimpleQueue[Submission] = queue.SimpleQueue()
     for submission in waiting:
         todo.put(submission)
@@ -121,24 +152,23 @@ def _work(
                     return
                 for attempt in (1, 2):
                     try:
+                        stamps = {
+                            "student": submission.student,
+                            "file": fingerprint(submission.path),
+                            "master": stamp,
+                        }
                         fork_server = fork_server or ForkServer(slot, hidden, master.interpret)
-                        result = grade_submission(master, submission.path, fork_server, limits)
+                        result = grade_submission(master, submission.path, fork_server, limits) | stamps
+                        files.write(paths[submission.student], json.dumps(result, indent=1) + "\n")
                         break
                     except Exception as error:  # the grader's own trouble: once more, with new processes
                         if fork_server is not None:
                             fork_server.__exit__()
                         fork_server = None
                         if attempt == 2:
-                            failures.append(f"{submission.student}: {type(error).__name__}: {error}")
-                            result = None
-                if result is not None:
-                    result |= {
-                        "student": submission.student,
-                        "file": fingerprint(submission.path),
-                        "master": stamp,
-                    }
-                    text = json.dumps(result, indent=1, ensure_ascii=True) + "\n"
-                    files.write(paths[submission.student], text)
+                            failures.append(
+                                f"{submission.student}: {type(error).__name__}: {shown(str(error))}"
+                            )
                 with lock:
                     done += 1
                     if progress:
@@ -161,54 +191,7 @@ def _work(
         raise
     finally:
         torch.set_num_threads(threads_before)
-    if failures:
-        raise RuntimeError("not graded, because the grader itself failed:\n" + "\n".join(failures))
-
-
-def discover(folder: Path, assignment: str | None = None) -> list[Submission]:
-    """The submissions in a folder, by student; a student's folder without a notebook counts as one.
-
-    Raises
-    ------
-    ValueError : no such folder, or nothing in it.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"submissions is {folder}, which is no folder")
-    found = {path.stem: Submission(path.stem, path) for path in folder.glob("*.ipynb")}
-    for inner in folder.iterdir():
-        if inner.is_dir() and not inner.is_symlink() and inner.name[0] not in "._":
-            found[inner.name] = Submission(inner.name, _notebook_in(inner, assignment))
-    if not found:
-        raise ValueError(
-            f"no submissions in {folder}: it should hold <student>.ipynb, <student>/A1.ipynb or <student>/A1/A1.ipynb"
-        )
-    return [found[name] for name in sorted(found)]
-
-
-def _notebook_in(folder: Path, assignment: str | None) -> Path:
-    names = [assignment] if assignment else [f"A{i}" for i in range(1, 6)]
-    for name in names:
-        for path in (folder / f"{name}.ipynb", folder / name / f"{name}.ipynb"):
-            if path.exists() or path.is_symlink():
-                return path
-    others = sorted(folder.glob("*.ipynb")) or sorted(folder.glob("*/*.ipynb"))
-    return others[0] if len(others) == 1 else folder / f"{assignment or 'A?'}.ipynb"
-
-
-def infer(found: list[Submission]) -> str:
-    """The assignment that the files' names speak of.
-
-    Raises
-    ------
-    ValueError : none or several.
-    """
-    named = {
-        name for s in found for name in _ASSIGNMENT.findall("/".join(s.path.parts[-3:]).replace("_", "/"))
-    }
-    if len(named) != 1:
-        said = f"the names speak of {', '.join(sorted(named))}" if named else "no file's name says which"
-        raise ValueError(f"which assignment is it? {said}; say it with --assignment A1")
-    return named.pop()
+    return failures
 
 
 def _done(path: Path, submission: Submission, stamp: str) -> bool:
@@ -218,9 +201,3 @@ def _done(path: Path, submission: Submission, stamp: str) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return key == (FORMAT, fingerprint(submission.path), stamp)
-
-
-def _safe(student: str) -> str:
-    """A file name for a student's; two students never share one."""
-    plain = re.sub(r"[^\w.@+ -]", "_", student)[:80]
-    return plain if plain == student else f"{plain}-{hashlib.sha256(student.encode()).hexdigest()[:8]}"

@@ -36,9 +36,35 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--memory", type=int, default=2048, metavar="MB", help="for one student process (2048)"
     )
     grade.add_argument("--again", action="store_true", help="grade also what has been graded")
+    grade.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="STUDENT",
+        help="this one alone, once more; may be repeated",
+    )
+    grade.add_argument(
+        "--times",
+        metavar="FILE",
+        help="when it was handed in: a table of student and time, or nbgrader for its timestamp.txt (the files' times)",
+    )
     _add_masters(grade)
-    report = steps.add_parser("report", help="write grades.csv and a page of feedback for each student")
+    report = steps.add_parser(
+        "report", help="write grades.csv, a summary of the class, and a page of feedback for each student"
+    )
     report.add_argument("out", type=Path, help="the folder that was --out of `course grade`")
+    report.add_argument("--assignment", metavar="A1", help="which one; all that are in the folder by default")
+    report.add_argument(
+        "--deadline", metavar="TIME", help="such as '2026-11-30 23:59'; remembered for this assignment"
+    )
+    report.add_argument(
+        "--extension",
+        action="append",
+        nargs=2,
+        default=[],
+        metavar=("STUDENT", "TIME"),
+        help="a later deadline for one student; may be repeated; remembered",
+    )
     export.add_steps(steps)
 
 
@@ -50,6 +76,11 @@ def _add_masters(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do one step; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(
+            stream, "reconfigure"
+        ):  # a student's name must not end a run where the terminal lacks a letter
+            stream.reconfigure(errors="backslashreplace")
     try:
         _check_begin(args)
         return _STEPS[args.step](args)
@@ -104,7 +135,7 @@ def _grade(args: argparse.Namespace) -> int:
             bar.set_postfix_str(student[:30], refresh=False)
             bar.update(done - bar.n)
 
-        paths = grade_folder(
+        batch = grade_folder(
             args.submissions,
             args.out,
             args.assignment,
@@ -113,18 +144,37 @@ def _grade(args: argparse.Namespace) -> int:
             Limits(memory=args.memory << 20),
             args.again,
             progress,
+            args.only,
+            args.times,
         )
-    print(f"{len(paths)} results in {args.out / 'results'}. Next: multipole-lab course report {args.out}")
+    for note in batch.notes:
+        print(note)
+    print(
+        f"{len(batch.results)} results in {batch.out / 'results'}. Next: multipole-lab course report {args.out}"
+    )
+    if batch.failures:
+        raise RuntimeError("not graded, because the grader itself failed:\n" + "\n".join(batch.failures))
     return 0
 
 
 def _report(args: argparse.Namespace) -> int:
-    from multipole_lab.course.grading.report import report
+    from multipole_lab.course.grading.report import assignment_folders, report
 
-    table, feedback = report(args.out)
-    print(
-        f"{table}\n{feedback}\nPoints for written answers go into {args.out / 'manual.csv'}; then run this again."
-    )
+    folders = assignment_folders(args.out, args.assignment)
+    if (args.deadline or args.extension) and len(folders) > 1:
+        raise ValueError(f"a deadline of which assignment? say it: --assignment {folders[0].name}")
+    wrong = []
+    for folder in folders:
+        try:
+            done = report(folder, args.deadline, args.extension)
+        except ValueError as error:  # the other assignments are reported all the same
+            wrong.append(str(error))
+            continue
+        print(f"{done.table}\n{done.summary}\n{done.feedback}")
+        print(f"Points for written answers go into {done.manual}; then run this again.")
+        wrong += [f"left out, grade it again: {folder.name}: {line}" for line in done.unreadable]
+    if wrong:
+        raise ValueError("\n".join(wrong))
     return 0
 
 

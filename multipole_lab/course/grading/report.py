@@ -1,72 +1,109 @@
-"""From results to marks: one CSV for the instructor, one page of feedback for each student."""
+"""From results to marks: a table and a summary for the instructor, one page of feedback for each student."""
 
 from __future__ import annotations
 
-import csv
 import json
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
-from multipole_lab import extras, files
+from multipole_lab import files
+from multipole_lab.course.grading import record
+from multipole_lab.course.grading.bounds import all_shown
+from multipole_lab.course.grading.reports import pages
+from multipole_lab.course.grading.reports.class_summary import class_summary
+from multipole_lab.course.grading.reports.manual import take_manual
+from multipole_lab.course.grading.reports.pages import plain
+from multipole_lab.course.grading.reports.tables import as_csv, harmless
+from multipole_lab.course.grading.times import lateness
 
 TO_GRADE = "to be graded"
-_MANUAL = ["student", "question", "points", "out_of", "comment"]
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{{ r.assignment }}: {{ r.student }}</title>
-<style>
-  :root { color-scheme: light dark; }
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 48rem; margin: 2rem auto; padding: 0 1rem; }
-  table { border-collapse: collapse; width: 100%; }
-  td, th { text-align: left; padding: .3rem .6rem .3rem 0; vertical-align: top; }
-  tr { border-bottom: 1px solid #8885; } .n { white-space: nowrap; } h2 { margin: 1.6rem 0 .3rem; font-size: 1.1rem; }
-  pre { white-space: pre-wrap; border-left: 3px solid #8888; padding-left: .8rem; }
-</style></head><body>
-<h1>{{ r.assignment }}: {{ r.student }}</h1>
-<p><strong>{{ total }} of {{ possible }} points{% if r.bonus %}, and {{ r.bonus }} for the bonus{% endif %}.</strong>
-{% if waiting %}Written answers are still to be read: {{ waiting|join(", ") }}.{% endif %}</p>
-{% if r.problem %}<p>The file could not be graded: {{ r.problem }}.</p>{% endif %}
-{% for note in r.notes %}<p>Note: {{ note }}.</p>{% endfor %}
-{% for i in r["items"] %}
-<h2>{{ i.question }}. {{ i.title }}: {{ "to be graded" if i.earned is none else i.earned }} of {{ i.points }}</h2>
-{% if i.reason and not r.problem %}<p>{{ i.reason }}.</p>{% endif %}
-{% if i.tests %}<table><tr><th>test</th><th>points</th><th></th></tr>
-{% for t in i.tests %}<tr><td>{{ t.name }}</td>
-<td class="n">{{ t.earned }} / {{ t.points }}</td><td>{{ t.reason }}</td></tr>
-{% endfor %}</table>{% endif %}
-{% if i.comment %}<p>{{ i.comment }}</p>{% endif %}
-{% if i.answer %}<pre>{{ i.answer }}</pre>{% endif %}
-{% endfor %}
-</body></html>
-"""
+WITHDRAWN = "not in the folder of submissions any more (withdrawn?)"
 
 
-def report(out: Path) -> tuple[Path, Path]:
-    """Write ``out/grades.csv`` and ``out/feedback/<student>.html`` from ``out/results``.
+@dataclass(frozen=True)
+class Report:
+    """What was written for one assignment.
 
-    Points for written answers are read from ``out/manual.csv``, which is written with one empty line for each of them
+    Attributes
+    ----------
+    table, summary, feedback, manual : grades.csv, summary.html, the folder of the students' pages, manual.csv.
+    students : how many are in the table.
+    unreadable : results that are in none of them, with the reason.
+    """
+
+    table: Path
+    summary: Path
+    feedback: Path
+    manual: Path
+    students: int
+    unreadable: tuple[str, ...]
+
+
+def assignment_folders(out: Path, assignment: str | None = None) -> list[Path]:
+    """The folders below ``out`` that hold an assignment's results, or ``out`` itself where it is one.
+
+    Raises
+    ------
+    ValueError : there are none.
+    """
+    folders = [out] if assignment is None else []
+    folders += [out / assignment] if assignment else sorted(out.glob("*/")) if out.is_dir() else []
+    found = [folder for folder in folders if _has_results(folder)]
+    if not found:
+        raise ValueError(f"no results in {out / (assignment or '')}: run `multipole-lab course grade` first")
+    return found
+
+
+def report(
+    folder: Path, deadline: str | None = None, extensions: list[tuple[str, str]] | None = None
+) -> Report:
+    """Write grades.csv, summary.html and ``feedback/<student>.html`` from the ``results`` of one assignment.
+
+    Points for written answers are read from ``manual.csv``, which is written with one empty line for each of them
     and is filled in by a person; what stands in it is kept, also when more results come in later.
+
+    Parameters
+    ----------
+    folder : of the assignment: ``graded/A1``.
+    deadline : by when it was due, such as "2026-11-30 23:59"; remembered. None: as before.
+    extensions : (student, another time); remembered.
 
     Raises
     ------
     MissingPackage : without jinja2; the message has the command.
-    ValueError : no results yet, or a line of manual.csv that gives no points in range.
+    ValueError : no results yet, no time, or a line of manual.csv that is not understood: then nothing is written.
     """
-    extras.require("a report", "course", "jinja2")
-    from jinja2 import Environment
-
-    paths = sorted((out / "results").glob("[!.]*.json"))
-    if not paths:
-        raise ValueError(f"no results in {out / 'results'}: run `multipole-lab course grade` first")
-    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
-    _take_manual(out / "manual.csv", list(results.values()))
-    (out / "feedback").mkdir(exist_ok=True)
-    page = Environment(autoescape=True).from_string(_PAGE)
+    pages.require_tools()
+    if not _has_results(folder):
+        raise ValueError(f"no results in {folder / 'results'}: run `multipole-lab course grade` first")
+    results, unreadable = _results(folder / "results")
+    take_manual(folder / "manual.csv", list(results.values()))
+    if deadline is not None or extensions:
+        names = [result["student"] for result in results.values()]
+        record.set_deadline(folder, deadline, extensions or [], names)
+    known, (due, later) = record.students(folder), record.deadlines(folder)
+    for result in results.values():
+        _add_hand_in(result, known, due, later)
+    (folder / "feedback").mkdir(exist_ok=True)
     for stem, result in results.items():
         total, possible, waiting = summary(result)
-        html = page.render(r=result, total=_plain(total), possible=_plain(possible), waiting=waiting)
-        files.write(out / "feedback" / f"{stem}.html", html)
-    return _write_csv(out / "grades.csv", list(results.values())), out / "feedback"
+        html = pages.feedback(
+            title=f"{result['assignment']}: {result['student']}",
+            r=result,
+            total=plain(total),
+            possible=plain(possible),
+            waiting=waiting,
+            **{name: result[name] for name in ("handed_in", "late")},
+            notes=result["notes"] + result["hand_in_notes"],
+        )
+        files.write(folder / "feedback" / f"{stem}.html", html)
+    table, of_class = folder / "grades.csv", folder / "summary.html"
+    files.write(table, _table(list(results.values())))
+    files.write(of_class, _of_class([result for result in results.values() if not result["withdrawn"]]))
+    return Report(
+        table, of_class, folder / "feedback", folder / "manual.csv", len(results), tuple(unreadable)
+    )
 
 
 def summary(result: dict) -> tuple[float, float, list[str]]:
@@ -76,66 +113,76 @@ def summary(result: dict) -> tuple[float, float, list[str]]:
     return sum(i["earned"] or 0.0 for i in regular), sum(i["points"] for i in regular), waiting
 
 
-def _write_csv(path: Path, results: list[dict]) -> Path:
+def _has_results(folder: Path) -> bool:
+    return any((folder / "results").glob("[!.]*.json"))
+
+
+def _results(folder: Path) -> tuple[dict[str, dict], list[str]]:
+    """{name of the file: result}, and the files that hold none."""
+    results, unreadable = {}, []
+    for path in sorted(folder.glob("[!.]*.json")):
+        try:
+            result = all_shown(json.loads(path.read_text(encoding="utf-8")))
+            summary(result)
+            for name in ("student", "assignment", "problem", "bonus", "notes"):
+                result[name]
+            for item in result["items"]:
+                item["question"], item["title"], item["manual"], item["reason"], item["answer"], item["tests"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            unreadable.append(f"{path.name}: no result of `course grade` ({type(error).__name__}: {error})")
+        else:
+            results[path.stem] = result
+    return results, unreadable
+
+
+def _add_hand_in(
+    result: dict, known: dict[str, dict], due: datetime | None, later: dict[str, datetime]
+) -> None:
+    """Add when it was handed in, how late, and notes for the student and for the instructor alone."""
+    entry = known.get(result["student"])
+    at = entry["handed_in"] if entry else None
+    result["handed_in"] = f"{at.astimezone():%Y-%m-%d %H:%M}" if at else ""
+    result["late"] = lateness(at, later.get(result["student"], due))
+    result["hand_in_notes"] = entry["notes"] if entry else []
+    result["desk_notes"] = [item["note"] for item in result["items"] if item.get("note")]
+    result["withdrawn"] = bool(known) and not entry
+    if result["withdrawn"]:
+        result["desk_notes"].append(WITHDRAWN)
+
+
+def _table(results: list[dict]) -> str:
     questions = list(dict.fromkeys(item["question"] for r in results for item in r["items"]))
-    lines = [["student", "assignment", *questions, "points", "possible", "bonus", "to be graded", "problem"]]
+    ends = ["points", "possible", "bonus", TO_GRADE, "handed in", "late", "notes", "problem"]
+    lines = [["student", "assignment", *questions, *ends]]
     for result in results:
         by_name = {item["question"]: item for item in result["items"]}
         total, possible, waiting = summary(result)
-        cells = [by_name[q]["earned"] if q in by_name else "" for q in questions]
-        cells = [TO_GRADE if cell is None else _plain(cell) for cell in cells]
+        notes = [*result["desk_notes"], *result["hand_in_notes"], *result["notes"]]
         lines.append(
             [
-                _harmless(result["student"]),
+                harmless(result["student"]),
                 result["assignment"],
-                *cells,
-                _plain(total),
-                _plain(possible),
-                _plain(result["bonus"]),
+                *(_points(by_name.get(question)) for question in questions),
+                plain(total),
+                plain(possible),
+                plain(result["bonus"]),
                 " ".join(waiting),
-                _harmless(result["problem"]),
+                result["handed_in"],
+                result["late"],
+                harmless("; ".join(notes)),
+                harmless(result["problem"]),
             ]
         )
-    return _write_lines(path, lines)
+    return as_csv(lines)
 
 
-def _take_manual(path: Path, results: list[dict]) -> None:
-    """Put points that a person gave into the results, and add a line for every written answer without one."""
-    known: dict[tuple[str, str], list[str]] = {}
-    if path.is_file():
-        with open(path, encoding="utf-8", newline="") as file:
-            for line in list(csv.reader(file))[1:]:
-                if len(line) >= 3:
-                    known[line[0], line[1]] = (line + [""] * 5)[:5]
-    for result in results:
-        for item in result["items"]:
-            if not item["manual"] or result["problem"]:
-                continue
-            key = (_harmless(result["student"]), item["question"])
-            line = known.setdefault(key, [*key, "", _plain(item["points"]), ""])
-            item["comment"] = line[4]
-            if line[2].strip():
-                try:
-                    item["earned"] = float(line[2])
-                except ValueError:
-                    item["earned"] = -1.0
-                if not 0 <= item["earned"] <= item["points"]:
-                    raise ValueError(
-                        f"{path}: {key[0]} has {line[2]!r} points for {key[1]}; 0 to {item['points']} are allowed"
-                    )
-    _write_lines(path, [_MANUAL, *known.values()])
+def _points(item: dict | None) -> str:
+    if item is None:
+        return ""
+    return TO_GRADE if item["earned"] is None else plain(item["earned"])
 
 
-def _harmless(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    return f"'{text}" if text[:1] in "=+-@\t\r" and text else text
-
-
-def _plain(number: float) -> str:
-    return f"{number:.10g}"
-
-
-def _write_lines(path: Path, lines: list[list]) -> Path:
-    with files.replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(lines)
-    return path
+def _of_class(results: list[dict]) -> str:
+    assignment = results[0]["assignment"] if results else "An assignment"
+    late = sum(bool(result["late"]) for result in results)
+    return pages.summary(title=f"{assignment}: the class", late=late, **class_summary(results))
