@@ -208,6 +208,6 @@ def test_without_namespaces_the_limits_hold_and_a_note_says_what_does_not(tmp_pa
         str(tmp_path / ".out"),
     ]
     subprocess.run([*command, "--masters", str(master.parent)], check=True, capture_output=True)
-    result = json.loads((tmp_path / ".out" / "results" / "ada.json").read_text())
+    result = json.loads((tmp_path / ".out" / "A1" / "results" / "ada.json").read_text())
     assert {item["question"]: item["earned"] for item in result["items"]} == {"A1.1": 0, "A1.2": 5}
     assert any("the network is not cut off" in note for note in result["notes"])
