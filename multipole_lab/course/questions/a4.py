@@ -68,18 +68,35 @@ QUESTIONS = {
         hint="chunk=1 must give exact causal attention: start there.",
     ),
     "A4.4": Question(
-        lambda r: [("a power of two", (32, 4, 3)), ("an odd length", (45, 7, 2)), ("one leaf", (5, 9, 4))],
+        lambda r: [
+            ("a power of two", (32, 4, 3)),
+            ("an odd length", (45, 7, 2)),
+            ("one leaf", (5, 9, 4)),
+            ("many clusters", (20, 3, 16)),
+        ],
         work,
         MISTAKES["A4.4"],
         uses={"plan": "A4.1"},
         special={"one leaf": "a text that is one leaf has no square: m (m + 1) / 2 alone."},
     ),
     "A4.5": Question(
-        lambda r: [("few clusters", (32, 4)), ("many clusters", (4, 16)), ("break even", (16, 8))],
+        lambda r: [
+            ("few clusters", (32, 4)),
+            ("many clusters", (4, 16)),
+            ("break even", (16, 8)),
+            ("an odd leaf", (3, 1)),
+            ("one position", (1, 1)),
+        ],
         crossover,
         MISTAKES["A4.5"],
         uses={"plan": "A4.1", "work": "A4.4"},
-        special={"break even": "less, not as much."},
+        special={
+            (
+                "one position",
+                "an odd leaf",
+            ): "compare with n (n + 1) / 2, and begin with n = leaf, whatever leaf is.",
+            "break even": "less, not as much.",
+        },
     ),
     "A4.6": Question(
         lambda r: [("ordinary inputs", _inputs(r, 16, 2, 3)), ("another size", _inputs(r, 24, 3, 5))],
@@ -90,7 +107,12 @@ QUESTIONS = {
         tol=1e-2,
     ),
     "A4.8": Question(
-        lambda r: [("a power of two", (256, 8)), ("an odd length", (300, 20)), ("many clusters", (32, 99))],
+        lambda r: [
+            ("a power of two", (256, 8)),
+            ("an odd length", (300, 20)),
+            ("many clusters", (32, 99)),
+            ("one position", (1, 5)),
+        ],
         best_leaf,
         MISTAKES["A4.8"],
         uses={"plan": "A4.1", "work": "A4.4"},

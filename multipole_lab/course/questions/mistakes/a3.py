@@ -35,7 +35,10 @@ MISTAKES = {
             s * tilt(p, k, v, s)[1],
             tilt(p, k, v, s)[2],
         ),
-        NOT_MEAN: ways.tilted(a=lambda x: x.logsumexp(0) - torch.tensor(float(len(x))).log()),
+        NOT_MEAN: (
+            ways.tilted(a=lambda x: x.logsumexp(0) - torch.tensor(float(len(x))).log()),
+            ways.tilted(a=lambda x: x.float().exp().mean().log()),
+        ),
         NO_LOG: ways.tilted(a=lambda x: x.float().exp().sum()),
         NOT_LARGEST: ways.tilted(a=lambda x: x.max()),
         "the weights have to sum to one: divide by their sum.": (
