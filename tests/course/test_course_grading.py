@@ -55,7 +55,7 @@ WRONG = {
     "a forbidden function, hidden": (
         "def weights(q, k, scale):\n    return getattr(torch, 'soft' + 'max')(scale * q @ k.T, 1)",
         0,
-        "does not allow torch.softmax",
+        "'getattr'",
     ),
     "scipy": (
         "def weights(q, k, scale):\n    from scipy.special import expit\n    return 1",

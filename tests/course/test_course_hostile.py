@@ -32,7 +32,7 @@ def weights(q, k, scale):
         if os.fork() == 0:
             open("multipole-daemon", "w").close()
             time.sleep(1000)
-        os._exit(0)
+        os.kill(os.getpid(), 9)
     raise ValueError("left a daemon behind")
 """
 PATCH = """
@@ -97,7 +97,8 @@ HOSTILE = {
     ),
     "a fork bomb": (FORK_BOMB, 0, "no answer"),
     "a daemon that leaves its session": (DAEMON, 0, "left a daemon"),
-    "os._exit": ("import os\ndef weights(q, k, scale):\n    os._exit(0)", 0, "exit code 0"),
+    "os._exit": ("import os\nleave = os._exit\ndef weights(q, k, scale):\n    leave(0)", 0, "'_exit'"),
+    "os.abort": ("import os\ndef weights(q, k, scale):\n    os.abort()", 0, "SIGABRT"),
     "os._exit outside of functions": (
         "import os\nos._exit(0)\ndef weights(q, k, scale): pass",
         0,

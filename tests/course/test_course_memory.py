@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from multipole_lab.course.grading import batch, notebook, report
+from multipole_lab.course.cells.ipython import as_python
+from multipole_lab.course.cells.statements import statements
 from multipole_lab.course.sandbox import wire
 
 def message(fd):
@@ -37,7 +39,7 @@ def file(path):
     except notebook.Unreadable as error:
         return str(error)
     for cell in cells:
-        notebook.as_python(cell.source)
+        statements([("cell", as_python(cell.source))])
     return "read"
 
 fds, paths = json.load(sys.stdin)

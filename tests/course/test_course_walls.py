@@ -9,7 +9,7 @@ import pytest
 import multipole_lab
 from multipole_lab.course.grading import notebook
 from multipole_lab.course.sandbox.session import Session
-from multipole_lab.course.sandbox.walls import Limits
+from multipole_lab.course.sandbox.walls import Limits, NoWalls
 
 
 @pytest.fixture
@@ -22,6 +22,8 @@ def probe(fork_server):
             "library": library,
             "packages": ["multipole_lab"] * (not library),
             "forbidden": [],
+            "operators": [],
+            "count": False,
             "functions": ["f"],
         }
         sessions.append(Session(fork_server, [("cell", source)], job, Limits(seconds=3)))
@@ -35,16 +37,22 @@ def probe(fork_server):
 
 
 def walled(fork_server) -> bool:
-    """Whether this machine lets us make namespaces; where not, the notes of every result say so."""
-    one = Session(
-        fork_server,
-        [],
-        {"library": False, "packages": [], "forbidden": [], "functions": []},
-        Limits(seconds=3),
-    )
-    one.start()
+    """Whether this machine lets us make namespaces; where not, grading refuses."""
+    job = {
+        "library": False,
+        "packages": [],
+        "forbidden": [],
+        "operators": [],
+        "count": False,
+        "functions": [],
+    }
+    one = Session(fork_server, [], job, Limits(seconds=3))
+    try:
+        one.start()
+    except NoWalls:
+        return False
     one.end()
-    return not one.notes
+    return True
 
 
 LOOK = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import threading
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import multipole_lab
 from multipole_lab.course.grading import bounds
+from multipole_lab.course.questions import own
+from multipole_lab.course.questions.question import ASSIGNMENTS
 
 ONE_AT_A_TIME = threading.Lock()  # what is being read may take a hundred megabytes
 BEGIN_SOLUTION, END_SOLUTION = "### BEGIN SOLUTION", "### END SOLUTION"
@@ -112,16 +113,6 @@ def language(metadata: dict) -> str:
     return str(info.get("name") or kernel.get("language") or "python").lower()
 
 
-def as_python(source: str) -> str:
-    """The cell without notebook commands (``%time``, ``!pip``), which no plain Python understands."""
-    try:
-        ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        lines = source.split("\n")
-        return "\n".join("" if line.lstrip()[:1] in ("%", "!") else line for line in lines)
-    return source
-
-
 # --- masters --------------------------------------------------------------------------------------
 
 
@@ -199,13 +190,15 @@ def load_master(name: str, folder: Path | None = None) -> Master:
 
     Raises
     ------
-    ValueError : no such master.
+    ValueError : no such master, or one of your own without its questions.
     """
     folder = folder or masters_folder()
     path = folder / f"{name}.ipynb"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in folder.glob("*.ipynb")))
         raise ValueError(f"no assignment {name!r}; in {folder} there are {there or 'none'}")
+    if name not in ASSIGNMENTS:
+        own.use(name, folder)
     text = path.read_text(encoding="utf-8")
     cells, metadata = read(text)
     setup = tuple((cell.name, cell.source) for cell in cells if cell.extra.get("role") == "setup")
@@ -233,6 +226,11 @@ def _item(cell: Cell) -> Item:
 def hidden_tests(source: str) -> str:
     """What stands between the delimiters of hidden tests."""
     return "\n".join(line for line, kind in parts(source) if kind == "tests")
+
+
+def without_tests(source: str) -> str:
+    """A master's cell with its solution, as the notebook that is handed out after the deadline has it."""
+    return "\n".join(line for line, kind in parts(source) if kind != "tests")
 
 
 def parts(source: str) -> list[tuple[str, str]]:

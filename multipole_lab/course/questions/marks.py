@@ -29,11 +29,19 @@ class Marks:
     ----------
     question : "A1.2"; its oracle says what is right.
     function : the student's, or what stands for it in the grader.
+    exponentials : the most that one call in `agree` may compute. A formula needs a few, finite differences evaluate
+        the same thing for every direction: whoever computes more gets no points for the question.
+
+    Attributes
+    ----------
+    tests : a `Mark` each.
+    barred : why there are no points whatever the tests say, or an empty string.
     """
 
-    def __init__(self, question: str, function: Callable) -> None:
-        self.question, self.function = find(question), function
+    def __init__(self, question: str, function: Callable, exponentials: int | None = None) -> None:
+        self.question, self.function, self.exponentials = find(question), function, exponentials
         self.tests: list[Mark] = []
+        self.barred = ""
 
     @contextmanager
     def __call__(self, name: str, points: float) -> Iterator[None]:
@@ -51,12 +59,21 @@ class Marks:
         """The function gives what the oracle gives, for every tuple of arguments."""
         with self(name, points):
             for args in inputs:
-                same(self.function(*args), self.question.oracle(*args), self.question.tol)
+                same(self._answer(args), self.question.oracle(*args), self.question.tol)
+
+    def _answer(self, args: tuple) -> object:
+        answer = self.function(*args)
+        count = getattr(self.function, "exponentials", 0)  # the grader's process counts them
+        if self.exponentials is not None and count > self.exponentials:
+            self.barred = (
+                f"{count} exponentials for one answer: the question wants the formula, no differences"
+            )
+        return answer
 
     @property
     def earned(self) -> float:
         """Points so far."""
-        return round(sum(mark.earned for mark in self.tests), 6)
+        return 0.0 if self.barred else round(sum(mark.earned for mark in self.tests), 6)
 
     @property
     def points(self) -> float:

@@ -27,7 +27,7 @@ def main(control_fd: int, slot: int) -> None:
     sandbox.adopt_orphans()
     _import_early()
     sandbox.remember_address_space()
-    control.send(b'{"ready": true}')
+    control.send(json.dumps({"packages": _packages()}).encode())
     child = None
     try:
         while True:
@@ -46,6 +46,17 @@ def main(control_fd: int, slot: int) -> None:
     finally:  # the grader may be gone before it has its reply
         if child:
             _end(child)
+
+
+def _packages() -> list[str]:
+    """Where packages are imported from, also outside the folders of Python: .pth files, editable installs."""
+    editable = [
+        path
+        for name, module in sys.modules.items()
+        if name.startswith("__editable__")
+        for path in getattr(module, "MAPPING", {}).values()
+    ]
+    return [path for path in (*sys.path, *editable) if os.path.exists(path)]
 
 
 def _import_early() -> None:
@@ -82,6 +93,8 @@ def _start(request: dict, control: socket.socket, session_fd: int, slot: int) ->
             if pid == 0:
                 _become_student(session_fd, limits, root, slot, request["job"])
             reply["pid"] = pid
+        except sandbox.NoWalls as error:
+            reply["no walls"] = str(error)
         except BaseException as error:
             reply["failed"] = f"{type(error).__name__}: {error}"
         finally:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import multipole_lab
 from multipole_lab.course.sandbox import wire
-from multipole_lab.course.sandbox.walls import Limits
+from multipole_lab.course.sandbox.walls import Limits, NoWalls
 from multipole_lab.course.sandbox.worker import ForkServer
 from multipole_lab.renamed import with_old_names
 
 CELL_SECONDS = 10.0  # for one cell of a notebook
+CELLS_SECONDS = 60.0  # for all of them, beside the time of the question
 PATIENCE = 3.0  # wall-clock time over processor time: a sleep ends too, a busy machine is forgiven
 
 
@@ -36,9 +37,16 @@ def library_paths() -> tuple[list[str], list[Path]]:
     return [str(path) for path in (*parts, *beside)], [folder / "course"]
 
 
-def python_paths() -> list[str]:
-    """Where this Python and its packages lie."""
-    return sorted({str(Path(prefix).resolve()) for prefix in (sys.prefix, sys.base_prefix)} - {"/usr", "/"})
+def python_paths(packages: list[str]) -> list[str]:
+    """Where this Python lies, and ``packages``, those that the fork server can import, but for multipole_lab's own."""
+    ours = Path(multipole_lab.__file__).resolve().parents[1]
+    prefixes = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)}
+    outside = {Path(path).resolve() for path in packages} - {ours}
+    outside = {
+        p for p in outside if not any(p.is_relative_to(q) for q in (*prefixes, ours / "multipole_lab"))
+    }
+    outside -= {ours / "kernels", ours / "data"}
+    return sorted({str(path) for path in prefixes | outside} - {"/usr", "/"})
 
 
 class Session:
@@ -53,6 +61,8 @@ class Session:
 
     Attributes
     ----------
+    took : {label: seconds that the cell ran}.
+    exponentials : how many numbers went through exp and the like in the last call, where the job asks for it.
     errors : {label: what the cell raised}.
     stuck : {label: why the cell had to be left out}.
     defined : {function: whether the notebook defines it}.
@@ -65,25 +75,35 @@ class Session:
         self.cells = list(cells)
         self.errors: dict[str, str] = {}
         self.stuck: dict[str, str] = {}
+        self.took: dict[str, float] = {}
+        self.exponentials = 0
         self.defined: dict[str, bool] = {}
         self.functions: list[str] = []
         self.notes: list[str] = []
         self.sock: socket.socket | None = None
         self.deadline = time.monotonic() + limits.seconds * PATIENCE
+        self.cells_left = CELLS_SECONDS
 
     def start(self) -> None:
-        """Run the cells in a new process; a cell that ends or stops the process is left out the next time."""
+        """Run the cells in a new process; a cell that ends or stops the process is left out the next time.
+
+        Cells have a time of their own: what they take is added to that of the question.
+        """
+        began = time.monotonic()
         while True:
-            if time.monotonic() > self.deadline:
-                raise TimeUp(f"the notebook's cells took more than {self.limits.seconds * PATIENCE:.0f} s")
-            running = self._start_once()
+            if time.monotonic() - began > self.cells_left:
+                raise TimeUp(f"the notebook's cells took more than {CELLS_SECONDS:.0f} s")
+            running = self._start_once(began + self.cells_left)
             if running is None:
+                spent = time.monotonic() - began
+                self.cells_left -= spent
+                self.deadline += spent
                 return
             # The cell that the process says it ran: a hostile one that lies loses another of its cells.
             label, _ = self.cells.pop(running)
             self.stuck[label] = self._how_it_ended(f"while the cell {label!r} ran")
 
-    def _start_once(self) -> int | None:
+    def _start_once(self, cells_end: float) -> int | None:
         """Returns the index of the cell that did not end, or None when all did."""
         visible, hidden = library_paths()
         ours, theirs = socket.socketpair()
@@ -92,11 +112,20 @@ class Session:
                 {
                     "do": "start",
                     "limits": asdict(self.limits),
-                    "visible": python_paths() + (visible if self.job["library"] else []),
+                    "visible": python_paths(self.fork_server.packages)
+                    + (visible if self.job["library"] else []),
                     "hidden": [str(path) for path in hidden] + self.fork_server.hidden,
-                    "job": self.job | {"environment": self.fork_server.environment},
+                    "job": self.job
+                    | {"environment": self.fork_server.environment, "seconds": self.limits.seconds},
                 },
                 theirs.fileno(),
+            )
+        if "no walls" in reply:
+            raise NoWalls(
+                f"{reply['no walls']}: a submission could read the masters and your files, change the results of "
+                "others, stop the grader and use the network. Grade on another machine, or in a virtual machine that "
+                "you throw away, or switch namespaces on (sysctl kernel.apparmor_restrict_unprivileged_userns=0 on "
+                "Ubuntu, --security-opt seccomp=unconfined for docker); --unsafe grades all the same"
             )
         if "pid" not in reply:
             raise RuntimeError(f"no process for a submission: {reply.get('failed')}")
@@ -105,11 +134,15 @@ class Session:
             wire.receive(ours, time.monotonic() + 60)
         except (EOFError, OSError, TimeoutError) as error:
             raise RuntimeError(f"a student's process could not be set up: {self.end()}") from error
-        index = 0
+        index, began = -1, time.monotonic()
         try:
             wire.send(ours, self.cells)
             while True:
-                message = wire.receive(ours, min(time.monotonic() + CELL_SECONDS, self.deadline))
+                message = wire.receive(ours, min(time.monotonic() + CELL_SECONDS, cells_end))
+                now = time.monotonic()
+                if index >= 0:
+                    self.took[self.cells[index][0]] = now - began
+                began = now
                 if "cell" in message:
                     index = max(0, min(int(message["cell"]), len(self.cells) - 1))
                     continue
@@ -131,7 +164,7 @@ class Session:
         ) as error:
             if not self.cells:
                 raise RuntimeError("a process without any cell ended") from error
-            return index
+            return max(0, index)
 
     def call(self, name: str, args: tuple, kwargs: dict) -> object:
         """The result of one of the student's functions.
@@ -149,6 +182,7 @@ class Session:
             wire.send(self.sock, {"name": name, "args": list(args), "kwargs": kwargs})
             answer = wire.receive(self.sock, self.deadline)
             if "result" in answer:
+                self.exponentials = int(answer["exponentials"])
                 return answer["result"]
             kind, text = answer["error"]
         except TimeoutError:

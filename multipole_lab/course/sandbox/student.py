@@ -7,17 +7,24 @@ grader compares in its own process, with its own torch.
 from __future__ import annotations
 
 import builtins
+import contextlib
+import ctypes
 import functools
 import importlib.abc
 import linecache
 import os
+import resource
 import socket
 import sys
 import types
+import warnings
+from collections.abc import Callable
 
 import torch
 
 from multipole_lab.course.sandbox import wire
+from multipole_lab.course.sandbox.exponentials import Exponentials
+from multipole_lab.course.sandbox.shell import Shell, execute
 
 MESSAGE = 200  # characters of an error message that are passed on
 
@@ -30,8 +37,9 @@ def serve(sock: socket.socket, job: dict) -> None:
     """Run the cells, then answer calls until the grader hangs up.
 
     ``job`` has ``library`` (may multipole_lab be used), ``packages`` (that may not be imported), ``forbidden`` (dotted
-    names of functions), ``functions`` (to be called), ``environment``. The cells come as
-    the first message: a list of [label, source].
+    names of functions), ``operators`` (of ATen, that may not run under whatever name), ``count`` (whether to count
+    exponentials), ``functions`` (to be called), ``seconds`` (of processor time for calls), ``environment``. The cells
+    come as the first message: a list of [label, source].
     """
     wire.send(
         sock, {"alive": True}
@@ -41,9 +49,13 @@ def serve(sock: socket.socket, job: dict) -> None:
     _replace_library(job["library"], job["packages"])
     for name in job["forbidden"]:
         _forbid(name)
+    _forbid_operators(job["operators"])
+    counter = Exponentials() if job["count"] else None
+    if counter is not None:
+        counter.install()
     # A real module, for a kernel's source is looked up by it.
     module = types.ModuleType("__main__")
-    module.__dict__["__builtins__"] = builtins
+    module.__dict__.update(__builtins__=builtins, get_ipython=Shell)
     sys.modules["__main__"] = module
     namespace = module.__dict__
     errors = []
@@ -52,13 +64,15 @@ def serve(sock: socket.socket, job: dict) -> None:
         error = _run(label, source, namespace)
         if error:
             errors.append([label, *error])
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _limit_time(int(used.ru_utime + used.ru_stime) + 1 + job["seconds"])
     defined = {name: callable(namespace.get(name)) for name in job["functions"]}
     functions = [
         name for name, value in namespace.items() if isinstance(value, types.FunctionType) and name[0] != "_"
     ]
     wire.send(sock, {"errors": errors, "defined": defined, "functions": functions[:50]})
     while True:
-        sock.sendall(_answer(namespace, wire.receive(sock)))
+        sock.sendall(_answer(namespace, wire.receive(sock), counter))
 
 
 def _run(label: str, source: str, namespace: dict) -> tuple[str, str] | None:
@@ -66,17 +80,25 @@ def _run(label: str, source: str, namespace: dict) -> tuple[str, str] | None:
     filename = f"<{label}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     try:
-        exec(compile(source, filename, "exec"), namespace)
+        execute(source, filename, namespace)
     except BaseException as error:
         return describe(error)
     return None
 
 
-def _answer(namespace: dict, call: dict) -> bytes:
+def _limit_time(seconds: int, set_limit: Callable = resource.setrlimit) -> None:
+    """From now on the question's own time counts; a process that prevents it has that of the cells besides."""
+    with contextlib.suppress(ValueError, OSError):
+        set_limit(resource.RLIMIT_CPU, (seconds, seconds))
+
+
+def _answer(namespace: dict, call: dict, counter: Exponentials | None) -> bytes:
     """The packed message for one call: its result, or what was raised."""
     try:
         torch.manual_seed(0)
-        return wire.pack({"result": namespace[call["name"]](*call["args"], **call["kwargs"])})
+        before = counter.count if counter else 0
+        result = namespace[call["name"]](*call["args"], **call["kwargs"])
+        return wire.pack({"result": result, "exponentials": counter.count - before if counter else 0})
     except wire.WireError as error:
         return wire.pack({"error": ["WireError", f"it returned {error}, which cannot be compared"]})
     except BaseException as error:
@@ -139,3 +161,14 @@ def _forbid(dotted: str) -> None:
         owner = getattr(owner, part, None)
     if owner is not None and hasattr(owner, last):
         setattr(owner, last, functools.partial(_refuse, "", dotted))
+
+
+def _forbid_operators(names: list[str]) -> None:
+    """Let operators of ATen refuse, whoever calls them: ``torch.ops``, a private name, C++, another thread."""
+    library = torch._C._dispatch_library("IMPL", "aten", "", __file__, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is another implementation: it is what must not run
+        for name in names:
+            library.impl(name, "CPU", functools.partial(_refuse, "", f"torch's {name.strip('_')}"))
+    # They refuse as long as the library lives. It does for ever, where no code of the process can find it.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(library))

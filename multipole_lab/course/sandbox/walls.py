@@ -4,8 +4,9 @@ What a process in here can do: compute, and write a few megabytes into a folder 
 other process, no network, no home, no submissions, no masters, and of the library only what the question allows.
 
 Linux namespaces need either root or unprivileged user namespaces (most desktops and servers; some containers and
-Ubuntu 24.04 switch them off). Where they are not to be had, the limits remain and `Walls.notes` says what does not
-hold. Only the standard library is used: this runs between fork and the student's first line.
+Ubuntu 24.04 switch them off). Where they are not to be had nothing is started, unless `Limits.unsafe` says so: the
+limits remain then, and `Walls.notes` says what does not hold. Only the standard library is used: this runs between
+fork and the student's first line.
 
 Bubblewrap and containers start a new program, which would import torch again for every submission, where this one is
 forked from a process that has it; where namespaces are refused they do not start, and here the limits remain.
@@ -25,6 +26,7 @@ from pathlib import Path
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
     0x00020000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
 )  # fmt: skip
+_SPACES = NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS
 _RDONLY, _NOSUID, _NODEV, _BIND, _REC, _PRIVATE = 1, 2, 4, 4096, 16384, 1 << 18
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _SYS_MOUNT_SETATTR = 442  # one number on every architecture
@@ -48,6 +50,8 @@ class Limits:
     file : bytes of one file.
     folder : bytes of all files together.
     processes : processes and threads.
+    cells : seconds of processor time for the notebook's cells, before those of the question.
+    unsafe : whether to go on without walls where the kernel refuses them.
     """
 
     seconds: int = 10
@@ -55,6 +59,12 @@ class Limits:
     file: int = 16 << 20
     folder: int = 32 << 20
     processes: int = 8
+    cells: int = 60
+    unsafe: bool = False
+
+
+class NoWalls(RuntimeError):
+    """The kernel refuses namespaces, so that a submission could read and change what is the instructor's."""
 
 
 @dataclass
@@ -71,27 +81,33 @@ def enclose(
     """Put this process, which must have one thread, into namespaces and a root of its own.
 
     Only ``visible`` paths (and the system's libraries) exist in the new root, all read-only; ``hidden`` ones below
-    them are empty. ``/submission`` is a fresh folder in memory and the working directory. Where the kernel refuses,
-    ``folder`` is the working directory and nothing is hidden.
+    them are empty. ``/submission`` is a fresh folder in memory and the working directory. Root itself makes the
+    namespaces; where it may not (in a container) it becomes the user of its slot, who makes a user namespace with them.
 
     Returns
     -------
-    walls : what stands.
+    walls : what stands. Nothing does where the kernel refused and ``limits.unsafe`` is set: ``folder`` is the working
+        directory then, and nothing is hidden.
     root : whether the process still has to give up the rights of root (see `confine`).
+
+    Raises
+    ------
+    NoWalls : the kernel refused, and ``limits.unsafe`` is not set.
     """
     walls = Walls()
     root = os.geteuid() == 0
-    rest = NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS
-    uid, gid = os.getuid(), os.getgid()
     try:
-        _check(_libc.unshare(rest if root else rest | NEWUSER), "unshare")
-        if not root:
-            Path("/proc/self/setgroups").write_text("deny")
-            Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-            Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-        _new_root(visible, hidden, folder, limits.folder, _FIRST_UID + slot if root else uid)
+        owner = _FIRST_UID + slot
+        if not root or _libc.unshare(_SPACES) != 0:
+            if root:
+                _become(slot)
+                root = False
+            owner = _own_users()
+        _new_root(visible, hidden, folder, limits.folder, owner)
         walls.private = True
     except OSError as error:
+        if not limits.unsafe:
+            raise NoWalls(f"this machine refuses namespaces ({error})") from error
         os.chdir(folder)
         walls.notes.append(
             f"no namespaces here ({error}): the network is not cut off and the instructor's files are not hidden"
@@ -99,19 +115,37 @@ def enclose(
     return walls, root
 
 
+def _own_users() -> int:
+    """New namespaces, with one for users, in which this process has all rights; returns its user."""
+    uid, gid = os.getuid(), os.getgid()
+    _libc.prctl(
+        _PR_SET_DUMPABLE, 1, 0, 0, 0
+    )  # or a process that has changed its user may not write its own maps
+    _check(_libc.unshare(_SPACES | NEWUSER), "unshare")
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    return uid
+
+
+def _become(slot: int) -> None:
+    """Be the user of this slot; stay root where there are no other users (in some containers)."""
+    with contextlib.suppress(OSError):
+        os.setgroups([])
+        os.setresgid(*[_FIRST_UID + slot] * 3)
+        os.setresuid(*[_FIRST_UID + slot] * 3)
+
+
 def confine(limits: Limits, root: bool, slot: int) -> None:
     """Set the limits and give up every right, for good. The last step before a student's code runs."""
     if root:
-        with contextlib.suppress(OSError):  # the root of a container that has no other users
-            os.setgroups([])
-            os.setresgid(*[_FIRST_UID + slot] * 3)
-            os.setresuid(*[_FIRST_UID + slot] * 3)
+        _become(slot)
     _drop_capabilities()
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     mapped = _address_space()
     for kind, value in (
         (resource.RLIMIT_AS, mapped + limits.memory),
-        (resource.RLIMIT_CPU, limits.seconds),
+        (resource.RLIMIT_CPU, limits.cells + limits.seconds),
         (resource.RLIMIT_FSIZE, limits.file),
         (resource.RLIMIT_NPROC, limits.processes),
         (resource.RLIMIT_NOFILE, 64),

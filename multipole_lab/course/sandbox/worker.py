@@ -17,6 +17,10 @@ class ForkServer:
     slot : the worker's number: workers of a grader that runs as root have different users.
     hidden : folders that they do not see, wherever they lie.
     interpret : whether Triton runs in its interpreter.
+
+    Attributes
+    ----------
+    packages : where its Python imports from.
     """
 
     def __init__(self, slot: int, hidden: list[Path], interpret: bool = False) -> None:
@@ -52,8 +56,10 @@ class ForkServer:
                 start_new_session=True,  # Ctrl-C is for the grader
             )
         self.control = ours
-        if not ours.recv(1 << 16):
+        ready = ours.recv(1 << 16)
+        if not ready:
             raise RuntimeError("the process that students' processes come from did not start")
+        self.packages: list[str] = json.loads(ready)["packages"]
 
     def ask(self, request: dict, fd: int | None = None) -> dict:
         """Send a request, and a file descriptor with it; returns the reply."""
