@@ -24,11 +24,13 @@ class BlockLevel:
     size : queries and keys of a block. Block i has the queries from (2 i + 1) size and the keys from 2 i size.
     error : [pairs]. Relative squared error of the whole head when this block alone is approximated.
     mass : [pairs]. Mean share of the softmax mass that the block's queries find in it; NaN for one beyond the end.
+    added : [pairs]. Squared length of what the block adds to the output, over that of the head's whole output.
     """
 
     size: int
     error: Float[np.ndarray, " pairs"]
     mass: Float[np.ndarray, " pairs"]
+    added: Float[np.ndarray, " pairs"]
 
     __repr__ = one_line
 
@@ -68,7 +70,8 @@ def block_errors(
         real = _side(torch.arange(N + extra).view(1, 1, -1, 1) < N, size, 1)  # fill counts for nothing
         error = torch.where(real, wrong.double(), 0.0).square().sum((1, 2, 3)) / energy
         mass = torch.where(real, w, 0.0).sum((1, 2, 3)) / real.sum((1, 2, 3))
-        levels.append(BlockLevel(size, error.numpy(), mass.numpy()))
+        added = torch.where(real, (w * o_b).double(), 0.0).square().sum((1, 2, 3)) / energy
+        levels.append(BlockLevel(size, error.numpy(), mass.numpy(), added.numpy()))
         size *= 2
     return levels
 

@@ -72,8 +72,11 @@ def test_block_errors_are_what_replacing_one_block_does(tokens):
         float(relative_squared_error(out, Exact()(q, k, v, causal=True))), rel=1e-3
     )
     logits = (q @ k.mT / 8**0.5).masked_fill(torch.ones(tokens, tokens).triu(1).bool(), -torch.inf)
-    share = logits.softmax(-1)[0, 0, level.size :, : level.size].sum(-1).mean()
-    assert level.mass[0] == pytest.approx(float(share), rel=1e-4)
+    weights = logits.softmax(-1)[0, 0]
+    square = weights[level.size :, : level.size]
+    assert level.mass[0] == pytest.approx(float(square.sum(-1).mean()), rel=1e-4)
+    added = (square @ v[0, 0, : level.size]).square().sum() / (weights @ v[0, 0]).square().sum()
+    assert level.added[0] == pytest.approx(float(added), rel=1e-4)
 
 
 def test_block_errors_vanish_where_blocks_are_exact():

@@ -47,6 +47,14 @@ class Ran:
         except KeyError:
             raise AttributeError(f"the cell leaves no {name!r}") from None
 
+    def rows(self, pattern: str) -> list[tuple[float, ...]]:
+        """The numbers of every match of a pattern in what was printed, one tuple a match."""
+        return [tuple(map(number_or_word, hit.groups())) for hit in re.finditer(pattern, self.printed)]
+
+    def column(self, pattern: str) -> list[float]:
+        """The one number of every match of a pattern in what was printed."""
+        return [number for (number,) in self.rows(pattern)]
+
 
 class Notebook:
     """Cells by number, from 0, as the issue and the tests count them; solutions by (exercise, block), from (1, 0).

@@ -1,0 +1,208 @@
+"""What notebook 05 says about the causal hierarchy, computed; numbers are those of cells and exercises."""
+
+import pytest
+import torch
+from claims import Notebook
+
+import multipole_lab as ml
+from multipole_lab.measure import operations, share_of_exact
+from multipole_lab.measure.heads import first_tokens
+
+
+@pytest.fixture(scope="module")
+def book():
+    return Notebook("05")
+
+
+def test_equation_a_square_costs_nine_n_c_d_and_pays_from_four_and_a_half_c_on(book):
+    assign, summaries, read, total = book.says(
+        r"\$(\d)\\,n C D\$ for one step of .*?, \$(\d)\\,n C D\$ for the tilted summaries "
+        r"and \$(\d)\\,n C D\$ to read them, \$(\d)\\,n C D\$ in all"
+    )
+    assert assign + summaries + read == total
+    assert operations(ml.MuSe(clusters=32), 1024, head_size=64) == total * 1024 * 32 * 64
+    (times,) = book.says(r"from \$n = ([\d.]+)\\,C\$ tokens on")
+    assert share_of_exact(ml.MuSe(clusters=32), int(times * 32)) == pytest.approx(1)
+    assert book.says(r"it costs \$\\tfrac(\d)(\d) N C D\$") == (total, 2)
+
+
+def test_equation_leaves_cost_n_l_d(book):
+    book.says(r"all \$N/L\$ leaves together \$(N L D)\$")
+    no_squares = ml.MuSe(clusters=1, leaf=512)
+    squares = sum(2 ** (1 - i) * operations(ml.MuSe(clusters=1), 512 << i, head_size=64) for i in range(2))
+    leaves = operations(no_squares, 2048, causal=True, head_size=64) - squares
+    assert leaves == pytest.approx(2048 * 512 * 64, rel=0.01)
+
+
+def test_07_the_recursion_is_causal_attention_and_what_the_library_computes(book):
+    (lines,) = book.says(r"with exact attention inside, is (\w+) lines\. Up to rounding")
+    source = next(cell.source for cell in book.cells if cell.source.startswith("def causal("))
+    assert len(source.splitlines()) - 1 == lines
+    exact, muse = book.cell("08").column(r"error (\S+)")
+    assert exact < 1e-12
+    assert muse == pytest.approx(book.cell("08").error_of(ml.MuSe(clusters=32, leaf=256)), rel=0.05)
+
+
+def test_10_longer_leaves_have_less_error_and_work_falls_and_then_grows(book):
+    book.says(
+        r"Here each longer leaf has (less) error\. The work .*? from a leaf of 64 to one of 128 it \*\*falls\*\*"
+    )
+    rows = book.cell("10").rows(r"leaf +(\d+): +([\d.]+)% .*error ([\d.]+)")
+    leaves, work, errors = zip(*rows, strict=True)
+    assert list(errors) == sorted(errors, reverse=True)
+    (least,) = book.says(r"Beyond (\d+) it grows")
+    place = leaves.index(least)
+    assert list(work[: place + 1]) == sorted(work[: place + 1], reverse=True)
+    assert list(work[place:]) == sorted(work[place:])
+    size, times, clusters, bound = book.says(r"\(\$(\d+) < ([\d.]+) \\cdot (\d+) = (\d+)\$\)")
+    assert size < times * clusters == bound
+    assert share_of_exact(ml.MuSe(clusters=int(clusters)), int(size)) > 1
+
+
+def test_12_the_cheapest_leaf_lies_between_its_bounds(book):
+    low, high = book.says(r"the cheapest leaf lies between \$([\d.]+)\\,C\$ and \$(\d+)\\,C\$")
+    (said,) = book.says(r"For 64 clusters that is (\d+)\.")
+    assert (low, high) == (4.5, 9)
+    for clusters in (16, 32, 64, 128):
+        leaves = [2**i for i in range(5, 13)]
+        cheapest = min(
+            leaves,
+            key=lambda leaf: operations(ml.MuSe(clusters=clusters, leaf=leaf), 1 << 15, causal=True),
+        )
+        assert low * clusters <= cheapest <= high * clusters
+        assert clusters != 64 or cheapest == said
+
+
+def test_12_leaves_are_almost_half_of_the_work_and_then_less_than_a_fifth(book):
+    book.says(
+        r"At 2,048 tokens such leaves are almost (half) of all products, at 131,072 tokens less than a fifth"
+    )
+
+    def part(n):
+        return 512 / n / share_of_exact(ml.MuSe(clusters=64, leaf=512), n, causal=True)
+
+    assert 0.45 < part(2048) < 0.5
+    assert 0.15 < part(131072) < 0.2
+    rows = book.cell("12").rows(r"([\d.]+)% +([\d.]+)% +([\d.]+)% +([\d.]+)%")
+    assert rows[-1][2] / rows[-1][1] < 1.1
+
+
+def test_15_the_first_squares_have_most_of_the_mass_and_little_error(book):
+    book.says(
+        r"the first square of each row has (more than half) of the attention, and .*? it has the \*least\* error"
+    )
+    rows = book.cell("14").rows(r"error ([\d.]+) +mass ([\d.]+) +adds ([\d.]+)")
+    assert len(rows) == 4 + 2 + 1
+    assert min(rows[i][1] for i in (0, 4, 6)) > 0.5 > max(rows[i][1] for i in (1, 2, 3, 5))
+    assert rows[0][0] == min(row[0] for row in rows[:4])
+
+
+def test_15_the_sinks_value_is_two_to_four_times_as_short(book):
+    few, many = book.says(r"In layer 15 the value of token 0 is (\w+) to (\w+) times as short as the others")
+    length = book.cell("04").sample[15].v[0].norm(dim=-1)
+    ratio = length.median(1).values / length[:, 0]
+    assert few <= ratio.min()
+    assert ratio.max() < many + 0.5
+    assert ratio.max() > many - 0.5
+
+
+def test_16_what_a_square_adds_explains_its_error_better_than_mass_in_every_layer(book):
+    book.says(r"(What a square adds) explains its error better")
+    rows = book.cell("16").rows(r"\[ *[\d.]+ +([\d.]+) +([\d.]+)\]")
+    assert len(rows) == 3
+    assert all(added > mass + 0.1 for mass, added in rows)
+
+
+def test_18_more_clusters_less_error(book):
+    book.says(r"(with fewer clusters a square has more keys per summary)")
+    errors = book.cell("18").column(r"error ([\d.]+)")
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 10 * errors[-1]
+
+
+def test_19_causal_errors_are_smaller_than_full_ones_by_these_factors(book):
+    full, causal, factor, third, last = book.says(
+        r"64 clusters give ([\d.]+) in full attention and ([\d.]+) in causal attention, "
+        r"a factor of (\d+); in layer 3 it is (\d+), in layer 28 it is (\d+)"
+    )
+    found = {}
+    for number in (3, 15, 28):
+        x, method = first_tokens(book.cell("04").sample[number], 2048), ml.MuSe(clusters=64, leaf=256)
+        found[number] = [
+            ml.relative_squared_error(method(*x, causal=c), ml.Exact()(*x, causal=c)).item()
+            for c in (False, True)
+        ]
+    assert found[15] == pytest.approx([full, causal], rel=0.05)
+    ratios = [a / b for a, b in found.values()]
+    assert ratios == pytest.approx([third, factor, last], rel=0.1)
+
+
+def test_21_the_diagonal_is_hardest_and_the_future_strange(book):
+    book.says(r"The \*\*(diagonal)\*\* is the hardest in every layer")
+    (times,) = book.says(r"In layer 3 it is (\d+) times as hard as the past, in layer 15 half as hard again")
+    errors = book.cell("20").column(r"error ([\d.]+)")
+    layers = [errors[i : i + 3] for i in (0, 3, 6)]
+    assert all(diagonal == max(past, diagonal, future) for past, diagonal, future in layers)
+    ratio = [future / past for past, _, future in layers]
+    assert ratio[0] == pytest.approx(times, rel=0.05)
+    assert ratio[1] == pytest.approx(1.5, rel=0.1)
+    assert ratio[2] < 1
+
+
+def test_24_what_sinks_take_off(book):
+    (third,) = book.says(r"On this head four sinks take off almost (a third), and one sink makes it worse")
+    none, one, four = book.cell("22").column(r"error ([\d.]+)")
+    assert 0.28 < 1 - four / none < 1 / 3
+    assert one > none
+    fifteen, third, last = book.says(
+        r"four sinks take off (\d+%), in layer 3 about (\d+%), in layer 28 about (\d+%)"
+    )
+    rows = book.cell("23").rows(r"([\d.]+) without sinks, ([\d.]+) with")
+    saved = [1 - with_ / without for without, with_ in rows]
+    assert saved == pytest.approx([third, fifteen, last], abs=0.016)
+    (percent,) = book.says(r"they are cheap \((\w+) more percent of the work\)")
+    none, four = (share_of_exact(ml.MuSe(clusters=32, leaf=256, sinks=n), 2048, causal=True) for n in (0, 4))
+    assert percent == pytest.approx(100 * (four / none - 1), abs=0.3)
+
+
+def test_solution_1_the_mass_of_the_first_square_is_the_sink(book):
+    said = book.says(
+        r"The mass is ([\d.]+), and ([\d.]+) of it is on those four\. "
+        r"Token 0 has a value of length ([\d.]+), where the median is ([\d.]+)"
+    )
+    (ran,) = book.solution(1)
+    assert [x.item() for x in ran.value] == pytest.approx(said, rel=0.03)
+
+
+def test_solution_2_a_leaf_of_one_has_the_error_of_64_for_more_work(book):
+    (more,) = book.says(r"But it does (\d+%) more products for it")
+    one, sixty_four, all_ = book.solution(2)[0].rows(r"\d+ (\S+) (\S+)\n")
+    assert all_ == (0, 1)
+    assert one[0] == pytest.approx(sixty_four[0], rel=1e-3)
+    assert one[1] / sixty_four[1] - 1 == pytest.approx(more, abs=0.01)
+
+
+def test_solution_3_sinks_decide_between_window_and_muse(book):
+    window, muse, fair = book.says(
+        r"the window \(([\d.]+)\) beats MuSe without sinks \(([\d.]+)\) on this head; "
+        r"with the same sinks MuSe is ahead, ([\d.]+?)\. This"
+    )
+    wide, whole = book.says(r"Over all heads the window is wrong by ([\d.]+) and MuSe by ([\d.]+?)\. Without")
+    errors = book.solution(3)[0].errors
+    assert window < muse
+    assert fair < window
+    assert [errors["Window", 4][0], errors["MuSe", 0][0], errors["MuSe", 4][0]] == pytest.approx(
+        [window, muse, fair], rel=0.03
+    )
+    assert errors["Window", 4][1] == pytest.approx(wide, rel=0.03)
+    assert [errors["MuSe", n][1] for n in (0, 4)] == pytest.approx([whole, whole], rel=0.03)
+    assert errors["Window", 0][1] > 0.5
+
+
+def test_solution_4_keys_never_leak_and_queries_move_24_outputs(book):
+    outputs, first = book.says(r"The (\d+) outputs from ([\d,]+) to 1,047 change")
+    keys, queries = book.solution(4)
+    assert keys.value == 0
+    count, place, plain = (x.item() for x in queries.value)
+    assert (count, place, plain) == (outputs, first, 0)
+    assert torch.equal(keys.before[:, :, :1024], keys.after[:, :, :1024])
