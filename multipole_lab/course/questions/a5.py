@@ -52,6 +52,7 @@ QUESTIONS = {
             ("one tile", (r(2, 16),)),
             ("several tiles", (r(2, 40),)),
             ("logits that grow", (torch.arange(45.0).repeat(2, 1) * 3,)),
+            ("logits that fall", (torch.arange(45.0).flip(0).repeat(2, 1) * 10,)),
             ("logits far below zero", (r(2, 40) - 300,)),
             ("a row that begins with masked keys", (_masked(r, 33),)),
             ("nothing but masked keys", (_masked(r, 45),)),
@@ -63,6 +64,7 @@ QUESTIONS = {
             "one tile": "a row of one tile is question 2.",
             "several tiles": "what you carry has to survive the next tile.",
             "logits that grow": "when the maximum grows, what you carry has to shrink: multiply it by exp(old - new).",
+            "logits that fall": "the maximum of all that was read, not of the last tile.",
             "logits far below zero": "the running maximum starts at -inf, not at 0: all logits may be far below.",
             "a row that begins with masked keys": "-inf minus -inf is NaN: what if a tile holds nothing but -inf?",
             "nothing but masked keys": "a row of nothing but -inf has the log-sum-exp -inf: what is subtracted then?",
@@ -113,7 +115,11 @@ QUESTIONS = {
         hint="first the mass alone: it is A5.3 with logits that you compute yourself.",
     ),
     "A5.8": Question(
-        lambda r: [("contiguous", (r(12), 3, 4, 4, 1)), ("transposed", (r(15), 5, 3, 1, 5))],
+        lambda r: [
+            ("contiguous", (r(12), 3, 4, 4, 1)),
+            ("transposed", (r(15), 5, 3, 1, 5)),
+            ("large logits", (300 * r(12), 3, 4, 4, 1)),
+        ],
         strided_lse,
         MISTAKES["A5.8"],
         forbidden=("torch",),

@@ -67,31 +67,38 @@ def _applies(asked: Question, ways: Callable | tuple[Callable, ...], tried: list
 
 def _explains(asked: Question, mistake: Callable, tried: list[Tried]) -> bool | None:
     tol = max(asked.tol, 1e-3)
-    explained, wholly = False, True
+    explained, wholly, in_numbers, elsewhere = False, True, False, False
     for one in tried:
         try:
             wrong = mistake(*one.args)
         except Exception as error:
             if not one.raised or not str(one.problem).startswith(type(error).__name__):
                 return None
-            explained = True
+            explained = in_numbers = True
             continue
         if one.raised:
             continue  # the other inputs decide
-        if not alike(wrong, one.right, one.right, asked.tol):
+        if not alike(wrong, one.right, one.right, asked.tol, kinds=True):
             if not one.problem or not alike(one.answer, wrong, one.right, tol):
                 return None
-            explained = True
+            explained, in_numbers = True, in_numbers or _finite(wrong)
         elif one.problem:
-            wholly = False
-    return wholly if explained else None
+            wholly, elsewhere = False, elsewhere or not _finite(one.answer)
+    # NaN looks the same whatever it comes from: where it comes up elsewhere, too, it says nothing of this mistake.
+    return None if not explained or (elsewhere and not in_numbers) else wholly
 
 
-def alike(one: object, other: object, right: object, tol: float) -> bool:
+def _finite(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_finite, value))
+    return not isinstance(value, Tensor | float) or bool(torch.as_tensor(value).isfinite().all())
+
+
+def alike(one: object, other: object, right: object, tol: float, kinds: bool = False) -> bool:
     """Whether two answers are equal to ``tol`` times the largest number in ``other`` or in the right answer.
 
     Rounding is that of the right answer's size, also where a mistake leaves nothing but rounding. NaN and infinities
-    have to stand in the same places; which they are depends on the order of operations.
+    have to stand in the same places; which of them depends on the order of operations, unless ``kinds`` count.
     """
     if other is UNKNOWN:
         return True
@@ -99,13 +106,15 @@ def alike(one: object, other: object, right: object, tol: float) -> bool:
         if not isinstance(one, tuple | list) or len(one) != len(other):
             return False
         near = right if isinstance(right, tuple | list) and len(right) == len(other) else [None] * len(other)
-        return all(alike(a, b, c, tol) for a, b, c in zip(one, other, near, strict=True))
+        return all(alike(a, b, c, tol, kinds) for a, b, c in zip(one, other, near, strict=True))
     if not isinstance(other, Tensor | numbers.Real):
         return one is None and other is None
     if not isinstance(one, Tensor | numbers.Real) or isinstance(one, Tensor) != isinstance(other, Tensor):
-        return isinstance(one, Tensor) and one.numel() == 1 and alike(one.item(), other, right, tol)
+        return isinstance(one, Tensor) and one.numel() == 1 and alike(one.item(), other, right, tol, kinds)
     a, b = (torch.as_tensor(value).detach().double() for value in (one, other))
     if a.shape != b.shape or not torch.equal(a.isfinite(), b.isfinite()):
+        return False
+    if kinds and not torch.equal(a.isnan(), b.isnan()):
         return False
     a, b = a[b.isfinite()], b[b.isfinite()]
     exact = isinstance(other, int) or (isinstance(other, Tensor) and not other.is_floating_point())
@@ -189,7 +198,7 @@ def _explains_form(asked: Question, form: Callable, tried: list[Tried]) -> bool:
     explained = False
     for one in tried:
         wrong = form(one.args, one.right)
-        if alike(wrong, one.right, one.right, asked.tol):
+        if alike(wrong, one.right, one.right, asked.tol, kinds=True):
             if one.problem:
                 return False
         elif not alike(one.answer, wrong, one.right, max(asked.tol, 1e-3)):
