@@ -59,7 +59,8 @@ class Marks:
         """The function gives what the oracle gives, for every tuple of arguments."""
         with self(name, points):
             for args in inputs:
-                same(self._answer(args), self.question.oracle(*args), self.question.tol)
+                right, parts = self.question.oracle(*args), self.question.parts
+                same(self._answer(args), right, self.question.tol, names=parts)
 
     def _answer(self, args: tuple) -> object:
         answer = self.function(*args)
