@@ -14,6 +14,7 @@ from multipole_lab.suggesting import lazy_names
 _WHERE = {
     "Diagnosis": "questions.checking",
     "Marks": "questions.marks",
+    "Question": "questions.question",
     "Random": "questions.question",
     "check": "questions.checking",
     "halves": "questions.answers.a1",
@@ -26,7 +27,11 @@ if TYPE_CHECKING:  # the same for type checkers and editors, which do not run th
     from multipole_lab.course.questions.checking import Diagnosis as Diagnosis, check as check
     from multipole_lab.course.questions.compare import same as same
     from multipole_lab.course.questions.marks import Marks as Marks
-    from multipole_lab.course.questions.question import Random as Random, oracle as oracle
+    from multipole_lab.course.questions.question import (
+        Question as Question,
+        Random as Random,
+        oracle as oracle,
+    )
 
 __all__ = [*_WHERE]
 

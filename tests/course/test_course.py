@@ -56,8 +56,6 @@ def solved():
 @per_assignment
 def test_a_master_has_what_an_assignment_needs(name):
     master = MASTERS[name]
-    graded = [item for item in master.items if not item.bonus and not item.manual]
-    assert 4 <= len(graded) <= 8
     assert sum(item.points for item in master.items if not item.bonus) == 40
     assert [item.manual for item in master.items].count(True) == 1
     assert [item.bonus for item in master.items].count(True) == 1

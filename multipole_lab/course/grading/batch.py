@@ -21,6 +21,7 @@ from multipole_lab.course.grading.finding import Submission, discover, file_name
 from multipole_lab.course.grading.notebook import Master, load_master, masters_folder
 from multipole_lab.course.grading.submission import FORMAT, fingerprint, grade_submission
 from multipole_lab.course.grading.times import hand_in_times
+from multipole_lab.course.questions import own
 from multipole_lab.course.sandbox import walls as sandbox
 from multipole_lab.course.sandbox.session import ForkServer
 from multipole_lab.course.sandbox.walls import Limits
@@ -83,7 +84,7 @@ def grade_folder(
     notes = [f"not looked at: {name}" for name in strays]
     notes += [f"{s.student}: {note}" for s in found for note in s.notes]
     chosen = _chosen(found, only)
-    stamp = hashlib.sha256(master.text.encode()).hexdigest()
+    stamp = hashlib.sha256((master.text + own.text_of(assignment)).encode()).hexdigest()
     home = out / assignment
     results = home / "results"
     results.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         one.add_argument("assignments", nargs="+", metavar="A1", help="which ones")
         one.add_argument("--to", type=Path, required=True, metavar="DIR", help="where to write them")
         _add_masters(one)
+    new = steps.add_parser("new", help="begin an assignment of your own: a notebook and its questions")
+    new.add_argument("name", metavar="A6", help="its name: a letter, then letters and digits")
+    new.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder of your masters")
+    verify = steps.add_parser("verify", help="say whether an assignment can be handed out and graded")
+    verify.add_argument("name", metavar="A6", help="which one")
+    _add_masters(verify)
     grade = steps.add_parser(
         "grade",
         help="run every submission in a process of its own and give points",
@@ -94,8 +100,8 @@ def _check_begin(args: argparse.Namespace) -> None:
     from multipole_lab.course.grading.notebook import masters_folder
     from multipole_lab.course.grading.release import require_tools
 
-    checks = [require_tools] if args.step in ("release", "solutions") else []
-    if args.step != "report" and args.masters is None:
+    checks = [require_tools] if args.step in ("release", "solutions", "verify") else []
+    if "masters" in args and args.masters is None:
         checks.append(masters_folder)
     missing = []
     for check in checks:
@@ -118,6 +124,25 @@ def _release(args: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _new(args: argparse.Namespace) -> int:
+    from multipole_lab.course.own.create import create
+
+    notebook, questions = create(args.name, args.to)
+    print(f"{notebook}\n{questions}\nNext: multipole-lab course verify {args.name} --masters {args.to}")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from multipole_lab.course.own.verify import verify
+
+    wrong = 0
+    for promise, problems in verify(args.name, args.masters):
+        print(f"{'no ' if problems else 'ok '} {promise}", *(f"      {line}" for line in problems), sep="\n")
+        wrong += len(problems)
+    print(f"{args.name}: {wrong or 'nothing'} to mend.")
+    return 1 if wrong else 0
 
 
 def _grade(args: argparse.Namespace) -> int:
@@ -178,5 +203,6 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
-_STEPS = {"release": _release, "solutions": _release, "grade": _grade, "report": _report}
+_STEPS = {"new": _new, "verify": _verify}
+_STEPS |= {"release": _release, "solutions": _release, "grade": _grade, "report": _report}
 _STEPS |= dict.fromkeys(export.STEPS, export.run)

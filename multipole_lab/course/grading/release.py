@@ -9,7 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 from multipole_lab import extras, files
-from multipole_lab.course.grading.notebook import DELIMITERS, Master, load_master, parts, read
+from multipole_lab.course.grading.notebook import DELIMITERS, Master, load_master, masters_folder, parts, read
+from multipole_lab.course.questions.own import path_of
+from multipole_lab.course.questions.question import ASSIGNMENTS
 
 STUB = 'raise NotImplementedError("your code here")'
 ANSWER = "*Your answer here.*"
@@ -24,7 +26,8 @@ def release(name: str, to: Path, masters: Path | None = None) -> Path:
     """Write the student's notebook of an assignment; a second run writes the same bytes.
 
     Solutions become stubs that raise NotImplementedError, hidden tests and written answers vanish, graded cells are
-    locked. The file is written only if `leaks` finds nothing.
+    locked. The file is written only if `leaks` finds nothing. Beside an assignment of one's own its questions are
+    written, which the checks in it need.
 
     Raises
     ------
@@ -36,10 +39,18 @@ def release(name: str, to: Path, masters: Path | None = None) -> Path:
     require_tools()
     master = load_master(name, masters)
     text = student_text(master)
-    found = leaks(master, text)
+    beside = questions_beside(name, masters)
+    found = leaks(master, text) + (leaks_beside(master, beside) if beside else [])
     if found:
         raise Leak(f"{name} was not released:\n" + "\n".join(f"  - {line}" for line in found))
+    if beside:
+        _write(to / beside.name, beside.read_text(encoding="utf-8"))
     return _write(to / f"{name}.ipynb", text)
+
+
+def questions_beside(name: str, masters: Path | None) -> Path | None:
+    """The file of the questions of an assignment of one's own, which students get for their checks."""
+    return None if name in ASSIGNMENTS else path_of(name, masters or masters_folder())
 
 
 def solutions(name: str, to: Path, masters: Path | None = None) -> Path:
@@ -121,6 +132,18 @@ def leaks(master: Master, text: str) -> list[str]:
         f"cell {i} has outputs" for i, cell in enumerate(json.loads(text)["cells"]) if cell.get("outputs")
     ]
     return sorted(set(found))
+
+
+def leaks_beside(master: Master, path: Path) -> list[str]:
+    """The lines of solutions and hidden tests that stand in the file of the questions, which students can read."""
+    public, secret = set(), set()
+    for cell in read(master.text)[0]:
+        for line, kind in parts(cell.source):
+            (public if kind == "public" else secret).add(line.strip())
+    text = path.read_text(encoding="utf-8")
+    return [
+        f"in {path.name}: {line}" for line in sorted(secret - public) if len(line) >= _SHORT and line in text
+    ]
 
 
 def _pieces(line: str) -> list[str]:

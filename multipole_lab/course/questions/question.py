@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from multipole_lab.course.questions import own
+
 Args = tuple
 
 
@@ -75,11 +77,15 @@ def find(name: str) -> Question:
     ValueError : no such question; the message lists those of the assignment.
     """
     assignment = str(name).split(".")[0]
-    if assignment not in ASSIGNMENTS:
+    if assignment in ASSIGNMENTS:
+        questions = importlib.import_module(f"multipole_lab.course.questions.{assignment.lower()}").QUESTIONS
+    else:
+        questions = own.questions_of(assignment)
+    if questions is None:
         raise ValueError(
-            f"question is {name!r}; a name such as 'A1.2' is needed, of {', '.join(ASSIGNMENTS)}"
+            f"question is {name!r}; a name such as 'A1.2' is needed, of {', '.join(ASSIGNMENTS)} or of an assignment "
+            "whose questions are in a file beside the notebook (A6.1: a6.py)"
         )
-    questions = importlib.import_module(f"multipole_lab.course.questions.{assignment.lower()}").QUESTIONS
     if name not in questions:
         raise ValueError(f"question is {name!r}; {assignment} has {', '.join(questions)}")
     return questions[name]
