@@ -56,11 +56,12 @@ def grade_one(submission: Path, assignment: str, masters: Path, unsafe: bool = F
             _copy_notebooks(submission, student)
         else:
             shutil.copy2(submission, student / f"{assignment}.ipynb", follow_symlinks=False)
-        out = Path(folder, "out")
-        paths = grade_folder(
-            student.parent, out, assignment, masters, workers=1, limits=Limits(unsafe=unsafe)
-        )
-        return json.loads(paths[0].read_text(encoding="utf-8"))
+        limits = Limits(unsafe=unsafe)
+        batch = grade_folder(student.parent, Path(folder, "out"), assignment, masters, 1, limits)
+        if batch.failures or not batch.results:
+            raise RuntimeError("not graded, because the grader itself failed:\n" + "\n".join(batch.failures))
+        result = json.loads(batch.results[0].read_text(encoding="utf-8"))
+    return result | {"notes": [*result["notes"], *batch.notes]}
 
 
 def _copy_notebooks(source: Path, target: Path) -> None:
