@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -19,7 +20,7 @@ from multipole_lab.course.grading import record
 from multipole_lab.course.grading.bounds import shown
 from multipole_lab.course.grading.finding import Submission, discover, file_name
 from multipole_lab.course.grading.notebook import Master, load_master, masters_folder
-from multipole_lab.course.grading.submission import FORMAT, fingerprint, grade_submission
+from multipole_lab.course.grading.submission import FORMAT, fingerprint, grade_submission, rehearse
 from multipole_lab.course.grading.times import hand_in_times
 from multipole_lab.course.questions import own
 from multipole_lab.course.sandbox import walls as sandbox
@@ -74,7 +75,9 @@ def grade_folder(
 
     Raises
     ------
-    ValueError : no submissions, an unknown assignment or student, or no assignment to be found in the names.
+    ValueError : no submissions, an unknown assignment or student, no assignment to be found in the names, or a master
+        whose own solutions do not get full marks here.
+    NoWalls : this machine refuses what keeps submissions apart, and ``limits.unsafe`` is not set.
     """
     folder = masters or masters_folder()
     known = sorted(path.stem for path in folder.glob("*.ipynb"))
@@ -134,7 +137,7 @@ def _work(
     progress: Callable | None,
     total: int,
 ) -> list[str]:
-    """Grade what waits; returns a line for each student whom the grader itself failed."""
+    """Grade what waits, after the master's own solutions; returns a line for each whom the grader itself failed."""
     todo: queue.SimpleQueue[Submission] = queue.SimpleQueue()
     for submission in waiting:
         todo.put(submission)
@@ -142,9 +145,11 @@ def _work(
     done = total - len(waiting)
     threads_before = torch.get_num_threads()
 
+    servers = [_rehearsed(master, hidden, limits)] if waiting else []
+
     def worker(slot: int) -> None:
         nonlocal done
-        fork_server = None
+        fork_server = servers.pop() if slot == 0 else None
         try:
             while not stop.is_set():
                 try:
@@ -173,12 +178,13 @@ def _work(
                 with lock:
                     done += 1
                     if progress:
-                        progress(done, total, submission.student)
+                        with contextlib.suppress(Exception):  # a closed terminal stops no grading
+                            progress(done, total, submission.student)
         finally:
             if fork_server is not None:
                 fork_server.__exit__()
 
-    threads = [threading.Thread(target=worker, args=(slot,)) for slot in range(workers)]
+    threads = [threading.Thread(target=worker, args=(slot,)) for slot in range(workers if waiting else 0)]
     torch.set_num_threads(1)
     try:
         for thread in threads:
@@ -193,6 +199,15 @@ def _work(
     finally:
         torch.set_num_threads(threads_before)
     return failures
+
+
+def _rehearsed(master: Master, hidden: list[Path], limits: Limits | None) -> ForkServer:
+    """The first worker's fork server, when the master's own solutions have got full marks from it."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(ForkServer(0, hidden, master.interpret))
+        rehearse(master, server, limits)
+        stack.pop_all()
+    return server
 
 
 def _done(path: Path, submission: Submission, stamp: str) -> bool:

@@ -41,6 +41,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     grade.add_argument(
         "--memory", type=int, default=2048, metavar="MB", help="for one student process (2048)"
     )
+    grade.add_argument(
+        "--unsafe",
+        action="store_true",
+        help="grade also where the kernel refuses namespaces: submissions can then read and change your files",
+    )
     grade.add_argument("--again", action="store_true", help="grade also what has been graded")
     grade.add_argument(
         "--only",
@@ -166,7 +171,7 @@ def _grade(args: argparse.Namespace) -> int:
             args.assignment,
             args.masters,
             args.workers,
-            Limits(memory=args.memory << 20),
+            Limits(memory=args.memory << 20, unsafe=args.unsafe),
             args.again,
             progress,
             args.only,
