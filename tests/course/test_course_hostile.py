@@ -98,7 +98,7 @@ HOSTILE = {
     "a fork bomb": (FORK_BOMB, 0, "no answer"),
     "a daemon that leaves its session": (DAEMON, 0, "left a daemon"),
     "os._exit": ("import os\nleave = os._exit\ndef weights(q, k, scale):\n    leave(0)", 0, "'_exit'"),
-    "os.abort": ("import os\ndef weights(q, k, scale):\n    os.abort()", 0, "SIGABRT"),
+    "os.abort": ("import os\ndef weights(q, k, scale):\n    os.abort()", 0, "crashed while weights ran"),
     "os._exit outside of functions": (
         "import os\nos._exit(0)\ndef weights(q, k, scale): pass",
         0,
@@ -187,14 +187,14 @@ def test_hostile(grade, fork_server, name):
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="takes a right of root away")
-def test_without_namespaces_the_limits_hold_and_a_note_says_what_does_not(tmp_path):
+def test_without_namespaces_nobody_is_graded_unless_unsafe_says_so(tmp_path):
     """As in a container: the kernel refuses namespaces."""
     write(tmp_path / "ada" / "A1.ipynb", {"A1-1": FORK_BOMB}, extra=["import os\nassert os.geteuid() != 0"])
     master = tmp_path / "masters" / "A1.ipynb"
     content = json.loads((notebook.masters_folder() / "A1.ipynb").read_text())
-    kept = ("a1-setup", "A1-1-tests", "A1-2-tests")
+    kept = ("a1-setup", "A1-1", "A1-1-tests", "A1-2", "A1-2-tests")
     content["cells"] = [c for c in content["cells"] if c["metadata"]["nbgrader"]["grade_id"] in kept]
-    content["cells"][1]["metadata"]["multipole_lab"]["seconds"] = 1
+    content["cells"][2]["metadata"]["multipole_lab"]["seconds"] = 1
     master.parent.mkdir()
     master.write_text(json.dumps(content))
     command = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", sys.executable, "-m"]
@@ -208,7 +208,13 @@ def test_without_namespaces_the_limits_hold_and_a_note_says_what_does_not(tmp_pa
         "--out",
         str(tmp_path / ".out"),
     ]
-    subprocess.run([*command, "--masters", str(master.parent)], check=True, capture_output=True)
+    command += ["--masters", str(master.parent)]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "--unsafe" in refused.stderr
+    assert not list((tmp_path / ".out").rglob("results/*.json")), "nobody was graded"
+    done = subprocess.run([*command, "--unsafe"], check=True, capture_output=True, text=True)
     result = json.loads((tmp_path / ".out" / "A1" / "results" / "ada.json").read_text())
     assert {item["question"]: item["earned"] for item in result["items"]} == {"A1.1": 0, "A1.2": 5}
-    assert any("the network is not cut off" in note for note in result["notes"])
+    assert "the network is not cut off" in done.stderr
+    assert result["notes"] == [], "for the console: a student learns nothing of it"
