@@ -2,7 +2,7 @@
 
 from multipole_lab.suggesting import lazy_names
 
-_SUBPACKAGES = ("block_errors", "decode_trace", "projection", "toy")
+_SUBPACKAGES = ("block_errors", "decode_trace", "projection", "step_times", "toy")
 
 __all__ = list(_SUBPACKAGES)
 

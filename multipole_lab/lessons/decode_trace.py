@@ -40,6 +40,11 @@ class StepRecord:
     mass: float
     error: float
 
+    @property
+    def read(self) -> int:
+        """How many keys were read exactly: sinks, members of opened clusters, and all from ``tail`` on."""
+        return self.sinks + len(self.chosen) + self.position + 1 - self.tail
+
 
 @torch.inference_mode()
 def decode_trace(

@@ -1,0 +1,49 @@
+"""What one decoding step takes on this machine: over all keys, and over a clustered cache, in turns."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from multipole_lab.attention import Exact
+from multipole_lab.decoding.settings import Settings
+from multipole_lab.decoding.step.reference import decode_step
+from multipole_lab.decoding.store.hierarchy import Hierarchy
+from multipole_lab.kernels.decode.work import Work
+from multipole_lab.measure.timing import interleaved
+
+
+@torch.inference_mode()
+def step_times(
+    q: Float[Tensor, "1 Hq N D"],
+    k: Float[Tensor, "1 Hk N D"],
+    v: Float[Tensor, "1 Hk N Dv"],
+    settings: Settings,
+    scale: float | None = None,
+    repeats: int = 15,
+) -> dict[str, float]:
+    """Time the last query's step; what clustering the keys took is another matter, and not in it.
+
+    Parameters
+    ----------
+    q, k, v : one layer. All but the last query only say which keys there are.
+    settings : of the cache. scale : of the logits, by default 1 / sqrt(D). repeats : turns of each side.
+
+    Returns
+    -------
+    Median milliseconds of ``"exact"`` and ``"clustered"``.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    store, last, work = Hierarchy(settings), q[:, :, -1:], Work()
+    store.append(k, v)
+    store.watch(last)
+    store.join()
+    state, budget = store.state(), min(settings.tokens(store.length), store.clustered)
+    fine = store.levels[0].keys.length if store.levels else 0
+    options = {"scale": scale, "budget": budget, "replacement": settings.replacement, "work": work}
+    sides = {
+        "exact": lambda: Exact()(last, k, v, scale=scale),
+        "clustered": lambda: decode_step(last, state, lookups=settings.looked_at(fine, budget), **options),
+    }
+    return interleaved(sides, repeats, warmup=2)

@@ -1,0 +1,198 @@
+"""What notebook 02 says about clusters of keys, computed; numbers are those of cells and exercises."""
+
+import numpy as np
+import pytest
+import torch
+from claims import Notebook
+from sklearn.neighbors import NearestNeighbors
+
+import multipole_lab as ml
+
+
+@pytest.fixture(scope="module")
+def book():
+    return Notebook("02")
+
+
+@pytest.fixture(scope="module")
+def seen(book):
+    """After the last code cell before the panel."""
+    return book.cell("26")
+
+
+def widths(k, head):
+    """Mean over 64 clusters of how far the middle half of a cluster's members reach, in tokens."""
+    labels = ml.kmeans(k, clusters=64, iterations=5).labels[0, head]
+    places = [(labels == j).nonzero()[:, 0].float() for j in range(64)]
+    return sum((x.quantile(0.75) - x.quantile(0.25)).item() for x in places) / 64
+
+
+def test_equation_logits_of_two_keys_differ_by_at_most_the_product_of_lengths(book, seen):
+    book.says(r"(at most) \$s\\,\\lVert q\\rVert\\,\\lVert k_n - k_m\\rVert\$")
+    q, s = seen.sample[15].q[0, 0, :200], seen.sample.scale
+    first, second = seen.keys[:200], seen.keys[1000:1200]
+    bound = s * q.norm(dim=1) * (first - second).norm(dim=1)
+    assert ((s * q * (first - second)).sum(1).abs() <= bound).all()
+
+
+def test_08_the_first_step_brings_four_fifths(book):
+    book.says(r"the first step brought (more than four fifths) of what four steps bring")
+    distance = book.cell("07").column(r"distance ([\d.]+)")
+    assert len(distance) == 5
+    assert (distance[0] - distance[1]) / (distance[0] - distance[4]) > 0.8
+
+
+def test_13_pca_parts_early_from_late_and_tsne_keeps_spans_together(book):
+    ran = book.cell("13")
+    pca, tsne = ran.figures
+    assert "early keys and late keys lie apart" in pca.layout.title.text
+    assert "keys of one span of text lie in a row" in tsne.layout.title.text
+    place = ran.some.numpy()
+    axes = np.c_[ran.flat["PCA"], np.ones(len(place))]
+    rest = place - axes @ np.linalg.lstsq(axes, place, rcond=None)[0]
+    assert rest.var() < 0.5 * place.var()
+    neighbour = NearestNeighbors(n_neighbors=2).fit(ran.flat["t-SNE"]).kneighbors()[1][:, 0]
+    assert np.median(abs(place - place[neighbour])) < 100
+
+
+def test_14_place_matters_most_in_the_first_head(book, seen):
+    (times,) = book.says(
+        r"in the other two the members of a cluster lie about (twice) as far apart in the text"
+    )
+    first, *others = (widths(seen.k, head) for head in range(3))
+    assert times == "twice"
+    assert all(1.7 < other / first < 2.1 for other in others)
+
+
+def test_16_two_clusters_of_one_span_differ_by_the_kind_of_token(book):
+    one, other = book.says(
+        r"clusters (\d+) and (\d+) come from the same thousand tokens, and one has line ends and full stops"
+    )
+    ran = book.cell("15")
+    places = [(ran.found.labels[0, 0] == int(j)).nonzero()[:, 0] for j in (one, other)]
+    assert places[0].min() < places[1].min() < places[1].max() < places[0].max() < places[0].min() + 1000
+    common = [
+        [w for w, _ in ran.Counter(ran.sample.tokens[i] for i in x.tolist()).most_common(3)] for x in places
+    ]
+    assert {"\n", "."} < set(common[0])
+    assert " " in common[1]
+    assert sum(word.isdigit() for word in common[1]) == 2
+
+
+def test_18_there_are_no_islands(book):
+    low, high = book.says(r"Between ([\d.]+) and ([\d.]+): no islands")
+    scores = [x for row in book.cell("17").rows(r"\[ *([\d.]+) +([\d.]+) +([\d.]+) *\]") for x in row]
+    assert len(scores) == 12
+    assert (min(scores), max(scores)) == (low, high)
+
+
+def test_20_what_equal_sizes_cost(book):
+    capped = book.says(r"A cap of 1\.5 costs ([\d.]+) to ([\d.]+) of the spread")
+    halved = book.says(r"halving ([\d.]+) to ([\d.]+)\.")
+    spread = np.array(book.cell("19").rows(r"by head \[ *([\d.]+) +([\d.]+) +([\d.]+) *\]"))  # [4, 3]
+    for said, row in ((capped, 1), (halved, 2)):
+        cost = (spread[row] - spread[0]).round(2)
+        assert (cost.min(), cost.max()) == said
+    largest = book.cell("19").column(r"largest +(\d+)")
+    assert largest[0] > 96 == largest[1] > largest[2] == largest[3] == 64
+
+
+def test_20_runs_cost_next_to_no_spread_in_any_layer(book, seen):
+    (most,) = book.says(r"cost ([\d.]+) at most, in every head of all three layers")
+    for number in seen.sample.layers:
+        k = seen.sample[number].k
+        cost = seen.left(k, ml.runs(k, size=64)).round(2) - seen.left(
+            k, ml.kmeans(k, clusters=64, iterations=5)
+        ).round(2)
+        assert cost.max() <= most + 1e-6
+        assert number != 15 or cost.max() > most - 0.006
+
+
+def test_22_logits_inside_a_cluster_differ_by_a_factor_of_five(book):
+    low, high, exponent, factor = book.says(
+        r"Again no great difference: ([\d.]+) to ([\d.]+)\. But .* is a factor of \$e\^\{([\d.]+)\} \\approx (\d)\$"
+    )
+    differ = book.cell("21").column(r"differ by ([\d.]+)")
+    assert (round(min(differ), 1), round(max(differ), 1)) == (low, high)
+    assert np.exp(exponent) == pytest.approx(factor, rel=0.02)
+
+
+def test_24_it_is_the_queries_that_want_to_be_clustered(book):
+    book.says(
+        r"In layers 15 and 28 runs of \*keys\* are (nearly as good) as \$k\$-means.*In layer 3 it is the keys"
+    )
+    book.says(r"(by a third) in layer 3, by half in layer 15, two and a half times in layer 28")
+    error = np.array(book.cell("23").column(r"error ([\d.]+)")).reshape(3, 2, 2)  # layer, queries, keys
+    keys, queries, both = (
+        error[:, 0, 1] / error[:, 0, 0],
+        error[:, 1, 0] / error[:, 0, 0],
+        error[:, 1, 1] / error[:, 0, 0],
+    )
+    assert keys[1:].max() < 1.07
+    assert (queries[1:] > 1.1).all()
+    assert keys[0] > 1.2 > 1.05 > queries[0]
+    assert both == pytest.approx([4 / 3, 1.5, 2.5], rel=0.05)
+
+
+def test_25_the_sink_is_short_and_its_logit_is_near_zero_where_others_are_negative(book):
+    book.says(r"queries' logits with most other keys are (negative), and a short key has a logit near zero")
+    own, others = book.cell("26").rows(r"key 0: (-?[\d.]+); of all keys: (-?[\d.]+)")[0]
+    assert others < 0 < own
+    assert abs(own) < abs(others)
+    assert (book.cell("26").logits < 0).float().mean() > 0.5
+    short, median = book.cell("25").rows(r"\[ *([\d.]+) ")
+    assert short[0] < median[0] / 3
+
+
+def test_27_the_sinks_cluster_is_large_and_points_elsewhere(book, seen):
+    (limit,) = book.says(r"the cosine of the angle between them is below ([\d.]+) in every head")
+    book.says(r"put into a cluster with (about a hundred) ordinary keys")
+    assert all(90 < x < 160 for x in seen.home)
+    for head in range(3):
+        home = seen.found.centroids[0, head, seen.found.labels[0, head, 0]]
+        assert torch.cosine_similarity(home, seen.k[0, head, 0], dim=0) < limit
+
+
+def test_solution_1_how_wide_clusters_are(book, seen):
+    fifteen, last, third = book.says(
+        r"nearest to that with (\d+); in layer 28 it is (\d+), in layer 3 even (\d+)\."
+    )
+    printed = dict(book.solution(1)[0].rows(r"(\d+) (\d+) tokens"))
+    assert printed == {3: third, 15: fifteen, 28: last}
+    others = book.says(r"two key heads of layer 3 have (\d+) and (\d+), those of layer 15 have (\d+)")
+    layers = [seen.sample[number].k for number in (3, 15)]
+    found = [widths(layers[0], 1), widths(layers[0], 2), widths(layers[1], 1), widths(layers[1], 2)]
+    assert found == pytest.approx([*others, others[2]], abs=1)
+
+
+def test_solution_2_what_steps_bring(book):
+    book.says(r"The first step brings (more than half) of what twenty bring, and two steps three quarters")
+    left = [y for _, y in book.solution(2)[0].rows(r"(\d+) ([\d.]+)")]
+    brought = [(left[0] - x) / (left[0] - left[4]) for x in left]
+    assert 0.5 < brought[1] < 0.7
+    assert brought[2] == pytest.approx(0.75, abs=0.03)
+    assert ml.MuSe().iterations == 1
+
+
+def test_solution_3_a_gaussian_cloud_keeps_more_spread(book):
+    cloud, real = book.says(r"Far more spread is left, ([\d.]+) against ([\d.]+)")
+    assert book.solution(3)[0].value.item() == pytest.approx(cloud, abs=0.01)
+    assert book.cell("09").column(r"\[([\d.]+)")[0] == real
+
+
+def test_solution_4_neither_keys_nor_queries_lie_around_the_origin(book):
+    said = book.says(
+        r"the mean key is ([\d.]+) away from the origin, and keys are ([\d.]+) away from their mean; "
+        r"the mean query is ([\d.]+) away, and queries ([\d.]+) from"
+    )
+    (ran,) = book.solution(4)
+    assert [x for row in ran.rows(r"tensor\(([\d.]+)\).*tensor\(([\d.]+)\)") for x in row] == pytest.approx(
+        said, abs=0.06
+    )
+    points = np.c_[ran.figures[0].data[0].x, ran.figures[0].data[0].y]
+    keys, queries, origin = points[:400], points[400:800], points[800]
+    for cloud in (keys, queries):
+        middle = cloud.mean(0)
+        assert np.linalg.norm(origin - middle) > 0.5 * np.linalg.norm(cloud - middle, axis=1).mean()
+    gap = np.linalg.norm(keys.mean(0) - queries.mean(0))
+    assert gap > np.linalg.norm(keys - keys.mean(0), axis=1).mean()
