@@ -66,7 +66,7 @@ def _causal_cases(r: Random) -> list[tuple[str, tuple]]:
         ("as many keys as queries", 5, 5, 1.0),
         ("more keys than queries", 3, 8, 1.0),
         ("one query", 1, 6, 1.0),
-        ("large logits", 6, 9, 90.0),
+        ("large logits", 6, 9, 300.0),
     ]
     return [(label, (size * r(Nq, 4), r(Nk, 4), r(Nk, 3), 0.5)) for label, Nq, Nk, size in sizes]
 

@@ -106,7 +106,12 @@ QUESTIONS = {
     "A2.6": Question(
         lambda r: [
             (f"at most {share} of the spread inside", (_groups(r, 4.0), counts, share))
-            for share, counts in ((0.6, [2, 3, 4, 8, 16]), (0.1, [2, 4, 8, 16]), (1e-4, [1, 2, 4]))
+            for share, counts in (
+                (0.6, [2, 3, 4, 8, 16]),
+                (0.35, [2, 3, 4, 5, 6, 8]),
+                (0.1, [2, 4, 8, 16]),
+                (1e-4, [1, 2, 4]),
+            )
         ],
         enough,
         MISTAKES["A2.6"],
@@ -114,7 +119,7 @@ QUESTIONS = {
     ),
     "A2.8": Question(
         lambda r: [
-            ("a few of many", (r(20, 3), 5, 2)),
+            ("a few of many", (r(30, 3), 7, 2)),
             ("all of them", (r(6, 2), 6, 0)),
             ("only the first", (r(6, 2), 1, 3)),
             ("ties", (torch.cartesian_prod(torch.arange(4.0), torch.arange(3.0))[r.permutation(12)], 7, 0)),

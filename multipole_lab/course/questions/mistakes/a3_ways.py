@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from multipole_lab.course.questions.answers.a3 import covariance, log_mass, tilt
+from multipole_lab.course.questions.answers.a3 import log_mass, tilt
 
 
 def weights(p: Tensor, k: Tensor, s: float) -> Tensor:
@@ -48,6 +48,9 @@ def plain_product(**change: object) -> Callable:
     """Keys and values centred by the same rule."""
     centre = change.pop("both")
     return product(centre=centre, values=centre, **change)
+
+
+sigma = of_keys(product())
 
 
 def squares_apart(p, k, s):
@@ -111,7 +114,7 @@ def expanded(
             inside, there = k[labels == j].double(), v[labels == j].double()
             w = weights(p, inside, s)
             linear = first * s * d @ (w @ inside)
-            square = torch.einsum("nd,de,ne->n", d, covariance(p, inside, s), d) if order == 2 else 0.0
+            square = torch.einsum("nd,de,ne->n", d, sigma(p, inside, s), d) if order == 2 else 0.0
             masses.append(mass(log_mass(p.double(), inside, s), len(inside)) + linear + half * s**s2 * square)
             outputs.append(values(p, inside, s) @ there)
         stacked = torch.stack(masses, 1)

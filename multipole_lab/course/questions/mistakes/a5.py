@@ -85,9 +85,6 @@ MISTAKES = {
             ways.carried(shrink=lambda old, new: (new - old).exp(), guard=False, end=False),
         ),
         BLIND: (ways.carried(guard=False, end=False), ways.carried(guard=False)),
-        "a row of nothing but -inf has the log-sum-exp -inf: what is subtracted then?": ways.carried(
-            end=False
-        ),
         FROM_ZERO: ways.carried(start=0.0),
         SUBTRACT: overflowing,
         "the maximum of all that was read, not of the last tile.": (
