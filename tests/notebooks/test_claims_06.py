@@ -1,0 +1,243 @@
+"""What notebook 06 says about decoding, computed; numbers are those of cells and exercises."""
+
+from unittest.mock import patch
+
+import pytest
+import torch
+from claims import Notebook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import multipole_lab as ml
+from multipole_lab.bench.recorded import record
+from multipole_lab.decoding.settings import Settings
+from multipole_lab.decoding.step.reference import decode_step, masses
+from multipole_lab.decoding.store.hierarchy import Hierarchy
+
+PEAK, BANDWIDTH = 989e12, 3.35e12  # of an H100: operations and bytes a second
+
+
+@pytest.fixture(scope="module")
+def book():
+    return Notebook("06")
+
+
+@pytest.fixture(scope="module")
+def decode(book):
+    return book.cell("13").decode
+
+
+def clustered(layer, head, **settings):
+    """The cache before the last 8 of 4,096 tokens, and what each holds in the text: (state, q, keys, members)."""
+    whole = ml.load_sample("smollm2")[layer]
+    q, k, v = whole.q[:, 3 * head : 3 * head + 3], whole.k[:, head : head + 1], whole.v[:, head : head + 1]
+    store = Hierarchy(Settings(levels=1, **settings))
+    store.append(k[:, :, :-8], v[:, :, :-8])
+    store.watch(q[:, :, -9:-8])
+    store.join()
+    fine, place = store.state().levels[0].rows(), store.position.view()[0, 0]
+    spans = zip(fine.first[0, : fine.size].tolist(), fine.tokens[0, : fine.size].tolist(), strict=True)
+    return store.state(), q, k, [place[first : first + n] for first, n in spans]
+
+
+def estimated_and_true(layer, head, **settings):
+    """Log masses of all clusters for the last 8 tokens, [8, G, C] each."""
+    state, q, k, members = clustered(layer, head, **settings)
+    fine, scale, C = state.levels[0].rows(), ml.load_sample("smollm2").scale, len(members)
+    spread = state.spreads[0].flatten(0, 1)[:, :C]
+    rows = q[0, :, -8:].transpose(0, 1)  # [8, G, D]
+    estimate = [masses(x[None], fine.keys[:, :C], fine.tokens[:, :C], scale, None, spread)[0] for x in rows]
+    logits = scale * rows @ k[0, 0].T
+    return torch.stack(estimate), torch.stack([logits[..., at].logsumexp(-1) for at in members], -1)
+
+
+def test_02_clusters_open_by_mass_a_key_and_are_a_sixteenth_of_the_keys(book):
+    (share,) = book.says(r"\{C \\text\{ centroids\}\}_\{N/(\d+)\}")
+    assert Settings().fraction == 1 / share
+    state, q, _, members = clustered(15, 2)
+    assert len(members) == pytest.approx(4088 / share, rel=0.05)
+
+
+def test_03_a_step_does_g_operations_a_byte_and_an_h100_waits(book):
+    G, peak, bandwidth, corner, waits = book.says(
+        r"operations a byte\*\*, (\d) in this model\. An H100 can do (\d+) · 10¹² operations in the second in "
+        r"which it fetches ([\d.]+) · 10¹² bytes, (\d+) a byte\. So the multipliers wait, (\d+%)"
+    )
+    layer = ml.load_sample("smollm2")[15]
+    assert layer.q.shape[1] // layer.k.shape[1] == G
+    assert (peak * 1e12, bandwidth * 1e12) == (PEAK, BANDWIDTH)
+    assert round(PEAK / BANDWIDTH) == corner
+    assert 1 - G / corner == pytest.approx(waits, abs=0.005)
+
+
+def test_14_centroids_keep_the_error_several_times_smaller_than_dropping(book):
+    kept, dropped = book.cell("14").kept, book.cell("14").dropped
+    errors = [error for error, *_ in kept]
+    assert errors == sorted(errors, reverse=True)
+    times = [without / error for (without, *_), error in zip(dropped, errors, strict=True)]
+    least, most = book.says(r"error of the head shown (\w+) to (\w+) times as large")
+    assert (round(min(times)), round(max(times))) == (least, most)
+    (last,) = book.says(r"Drop them, and it is (\w+) times as large")
+    assert round(times[-1]) == last
+
+
+def test_16_sinks_and_recent_keys_hold_most_and_the_budget_adds_slowly(book, decode):
+    (alone,) = book.says(r"alone hold (\d+%) of the attention of this head")
+    _, mass, read = decode(budget=0)
+    assert mass == pytest.approx(alone, abs=0.005)
+    assert read == 10 + 128 + 3.5  # 8 new tokens, one after the other
+    keys, share, rest, error = book.says(
+        r"(\d+) keys bring it to (\d+%)\. The other (\d+%) are not lost.*?the error is ([\d.]+)\."
+    )
+    got, mass, _ = decode(budget=int(keys))
+    assert (round(mass, 2), round(1 - mass, 2)) == (share, rest)
+    assert got == pytest.approx(error, abs=5e-5)
+
+
+def test_16_two_levels_look_at_256_of_494_and_cost_next_to_nothing(book):
+    there, looked = book.says(r"there are (\d+) here, and two levels look at (\d+) of them")
+    state, *_, members = clustered(15, 2, fraction=1 / 8)
+    assert len(members) == there
+    assert Settings(fraction=1 / 8).looked_at(len(members), 128) == looked
+    book.says(r"the coarse ones, a (quarter) as many")
+    assert Settings().branch == 4
+    two, one = book.says(r"an error of ([\d.]+) instead of ([\d.]+)\. The clusters")
+    assert book.cell("17").column(r"error (\S+),") == [one, two]
+
+
+def test_18_a_longer_interval_reads_more_keys_at_a_smaller_error_and_clusters_less_often(book, decode):
+    rows = book.cell("19").rows(r"interval +(\d+): +(\d+) keys read, (\d+%).*error (\S+)")
+    _, read, mass, error = zip(*rows, strict=True)
+    assert list(read) == sorted(read)
+    assert list(mass) == sorted(mass)
+    assert list(error) == sorted(error, reverse=True)
+    short, long = book.says(r"one clustering every (\d+) steps instead of one every (\d+)")
+    for interval in (int(short), int(long)):
+        with patch.object(Hierarchy, "join", autospec=True, side_effect=Hierarchy.join) as join:
+            decode(steps=33, tokens=600, budget=16, recent=16, interval=interval)
+        assert join.call_count == 1 + 33 // interval  # the prompt's, and one for every interval
+
+
+def test_20_a_step_reads_eight_times_fewer_bytes(book):
+    rows = book.cell("21").rows(r"(\d+) rows, ([\d.]+) MB, ([\d.]+) operations a byte")
+    (n, exact, intensity), (few, read, _) = rows
+    (times,) = book.says(r"\*\*Time\.\*\* (\w+) times fewer bytes")
+    assert round(exact / read) == round(n / few) == times
+    assert intensity == 1.5
+    assert exact == pytest.approx(2 * 4096 * 64 * 4 / 1e6, abs=0.005)
+    assert "0.13 MB of centroids" in book.cell("21").printed
+    assert pytest.approx(0.13, abs=0.005) == 2 * (4096 / 16) * 64 * 4 / 1e6
+
+
+def test_26_what_was_recorded_on_other_machines(book):
+    dense, two, one = record("decode-error-reading")["rows"][:3]
+    assert (dense["side"], two["side"], one["side"]) == ("dense", "two levels", "one level")
+    book.says(r"on the CPU two levels take (\*longer\*) than exact attention, with a (twelfth) of the bytes")
+    assert two["speedup"] < 1
+    assert round(dense["megabytes"] / two["megabytes"]) == 12
+    (faster,) = book.says(r"One level is (\d+%) faster there")
+    assert one["speedup"] - 1 == pytest.approx(faster, abs=0.005)
+    gpu = {(row["batch"], row["side"]): row for row in record("h100-decode")["rows"]}
+    fewer, first, last = book.says(
+        r"the bytes are (\d+) times fewer and the time ([\d.]+) times less at batch 1, ([\d.]+) times at batch 16"
+    )
+    dense, two = gpu[1, "dense cudnn heads"], gpu[1, "2 levels"]
+    assert round(dense["gigabytes"] / two["gigabytes"]) == fewer
+    assert (round(two["speedup"], 1), round(gpu[16, "2 levels"]["speedup"], 1)) == (first, last)
+    size, time, speed = book.says(r"reads ([\d.]+) GB in (\d+) µs there, ([\d.]+) · 10¹² bytes a second")
+    assert (round(dense["gigabytes"], 2), round(dense["microseconds"])) == (size, time)
+    assert dense["gigabytes"] / dense["microseconds"] * 1e3 == pytest.approx(speed, abs=0.005)
+
+
+class Counted(TorchDispatchMode):
+    """How many operations torch is asked for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_26_a_step_is_many_small_operations_where_exact_attention_is_few(book):
+    book.says(r"a step is (many) small operations instead of two large ones")
+    state, q, k, _ = clustered(15, 2)
+    with torch.no_grad(), Counted() as step:
+        decode_step(q[:, :, -1:], state, scale=0.125, budget=128)
+    with torch.no_grad(), Counted() as exact:
+        torch.nn.functional.scaled_dot_product_attention(q[:, :, -1:], k, k, enable_gqa=True)
+    assert step.count > 3 * exact.count
+    assert step.count > 50
+
+
+def test_exercise_1_a_sink_that_shares_a_cluster_is_not_seen(book):
+    rows = book.solution(1)[0].rows(r"head (\d), (\d) sinks: error (\S+), (\d+%) read")
+    errors = {(head, sinks): error for head, sinks, error, _ in rows}
+    without, with_sinks = book.says(r"Head 2: an error of ([\d.]+) instead of ([\d.]+)\.")
+    assert errors[2, 0] == pytest.approx(without, abs=0.005)
+    assert errors[2, 4] == pytest.approx(with_sinks, abs=0.005)
+    held, fellows, estimate, opened = book.says(
+        r"Token 0 holds (\d+%) of its attention and shares a cluster with (\w+) ordinary keys; by their mean the "
+        r"four are worth (\d+%), so the cluster is opened in (\w+) of the eight steps only"
+    )
+    shares = {}
+    for head in (0, 1, 2):
+        state, q, k, members = clustered(15, head, sinks=0)
+        place = next(i for i, at in enumerate(members) if 0 in at)
+        guess, true = (x[..., place] for x in estimated_and_true(15, head, sinks=0))
+        total = (ml.load_sample("smollm2").scale * q[0, :, -8:] @ k[0, 0].T).logsumexp(-1).T
+        shares[head] = len(members[place]), *((x - total).exp().mean().item() for x in (guess, true))
+    size, guess, true = shares[2]
+    assert (size, round(guess, 2), round(true, 2)) == (1 + fellows, estimate, held)
+    assert shares[0][0] == 1
+    for head, times in ((0, 8), (1, 8), (2, opened)):
+        whole = ml.load_sample("smollm2")[15]
+        group = whole.q[:, 3 * head : 3 * head + 3], whole.k[:, head : head + 1], whole.v[:, head : head + 1]
+        steps = book.cell("13").decode_trace(*group, Settings(sinks=0), 8, ml.load_sample("smollm2").scale)
+        assert sum(0 in step.chosen for step in steps) == times
+        assert (errors[head, 0] < 2 * errors[head, 4]) == (head != 2)
+
+
+def test_exercise_2_a_share_keeps_the_error_from_growing_and_costs_more(book):
+    rows = book.solution(2)[0].rows(r"(\d+) (\S+) (\S+)\n")
+    error = {(tokens, budget): mean for tokens, budget, mean in rows}
+    fixed, end, share, same = book.says(
+        r"grows from ([\d.]+) at 1,024 tokens, .*?, to ([\d.]+); that of a twentieth falls from ([\d.]+) to ([\d.]+)\."
+    )
+    assert error[1024, 205] == pytest.approx(fixed, abs=5e-5)
+    assert error[4096, 205] == pytest.approx(end, abs=5e-5)
+    assert error[1024, 0.05] == pytest.approx(share, abs=5e-5)
+    assert error[4096, 0.05] == pytest.approx(same, abs=5e-5)
+    centroids, always, few, many, less, more, ratio = book.says(
+        r"reads ([\d,]+) centroids and (\d+) keys, and on top (\d+) or ([\d,]+) opened ones, ([\d,]+) against "
+        r"([\d,]+) rows\. For ([\d.]+) times"
+    )
+    assert centroids == 100_000 / 16
+    assert always == Settings().sinks + Settings().recent
+    assert (Settings(budget=205).tokens(100_000), Settings(budget=0.05).tokens(100_000)) == (few, many)
+    assert (centroids + always + few, centroids + always + many) == (less, more)
+    assert more / less == pytest.approx(ratio, abs=0.05)
+
+
+def test_exercise_3_an_estimated_share_errs_more_where_coarse_clusters_make_it(book):
+    printed = book.solution(3)[0]
+    sizes = book.says(
+        r"from (\d+%) to (\d+%); with one from (\d+%) to (\d+%)\. .* clusters of some (\d+) keys, .* ones of (\d+)\."
+    )
+    found = {1: [], 2: []}
+    for line in printed.rows(r"(\d) level\(s\): (\d+%).*, (\d+%).*, (\d+%)"):
+        found[line[0]] += line[1:]
+    assert (min(found[2]), max(found[2]), min(found[1]), max(found[1])) == sizes[:4]
+    assert sizes[4:] == (Settings().branch / Settings().fraction, 1 / Settings().fraction)
+    few, many = book.says(r"from (\d+) keys, the sinks and the recent ones alone, to ([\d,]+)\.")
+    read = printed.column(r"\((\d+) keys\)")
+    assert (min(read), max(read)) == (few, many)
+
+
+def test_exercise_4_losses_recorded(book):
+    story, topics = (record(f"decode-loss-{name}")["rows"][0] for name in ("reading", "topics"))
+    tokens, above, below = book.says(
+        r"for ([\d,]+) tokens after 6,000 .*? a loss ([\d.]+%) above .*? ([\d.]+%) \*below"
+    )
+    assert story["tokens"] == tokens
+    assert story["loss_above_percent"] / 100 == pytest.approx(above, abs=5e-5)
+    assert topics["loss_above_percent"] / 100 == pytest.approx(-below, abs=5e-5)
