@@ -169,18 +169,20 @@ class Master:
 
 
 def masters_folder() -> Path:
-    """The masters of this checkout; they are not installed.
+    """The masters of this checkout, or of the one that the working directory is the root of; they are not installed.
 
     Raises
     ------
     FileNotFoundError : there are none; the message says what to do.
     """
-    folder = Path(multipole_lab.__file__).resolve().parents[1] / "notebooks" / "assignments"
-    if not any(folder.glob("A*.ipynb")):
+    for root in (Path(multipole_lab.__file__).resolve().parents[1], Path.cwd()):
+        folder = root / "notebooks" / "assignments"
+        if any(folder.glob("A*.ipynb")):
+            break
+    else:
         raise FileNotFoundError(
             "the master notebooks, which hold the solutions, are not installed with the library: they are in the "
-            "repository, in notebooks/assignments. Run this in a clone of it (make install), or name their folder: "
-            "--masters DIR"
+            "repository, in notebooks/assignments. Run this in a clone of it, or name their folder: --masters DIR"
         )
     return folder
 
