@@ -9,10 +9,22 @@ from .decode import decode
 from .error import error
 from .expansion import expansion
 from .front import front
+from .matrix import matrix
 from .roofline import roofline
 from .speed import speed
 from .tuner import tuner
 
-__all__ = ["blocks", "clusters", "decode", "error", "expansion", "front", "roofline", "speed", "tuner"]
+__all__ = [
+    "blocks",
+    "clusters",
+    "decode",
+    "error",
+    "expansion",
+    "front",
+    "matrix",
+    "roofline",
+    "speed",
+    "tuner",
+]
 
 __getattr__ = known_names(__name__, __all__)

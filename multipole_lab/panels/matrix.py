@@ -1,0 +1,146 @@
+"""The matrix panel: who attends to whom, exactly and approximately, in the order of the text or of the clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+
+from multipole_lab.attention import Exact, MuSe
+from multipole_lab.attention.causal import block_sizes
+from multipole_lab.clustering.kmeans import kmeans
+from multipole_lab.figures import matrix as draw
+from multipole_lab.lessons.matrices import Cells, by_cluster, exact_pairs, share
+from multipole_lab.measure.errors import relative_squared_error
+from multipole_lab.measure.heads import one_head
+from multipole_lab.suggesting import suggesting
+from multipole_lab.threads import one_thread
+
+from .common import controls
+from .common.base import Picture
+from .common.sampled import SampledPanel
+
+MOST_CELLS = 128  # a side: as many as a screen shows, and a page takes at once
+STEPS = 6  # pictures from one order to the other
+
+
+class MatrixPanel(SampledPanel):
+    """One head's attention as a picture, an approximation beside it, and below them what differs and why."""
+
+    title = "matrix"
+
+    def __init__(self, sample) -> None:
+        self._error = lru_cache(maxsize=64)(self._measure)
+        self._exact = lru_cache(maxsize=64)(self._share_exactly)
+        self._sorted = 0.0  # how far rows and columns are from the order of the text to that of the clusters
+        super().__init__(sample)
+
+    def controls_for(self, sample) -> dict:
+        """Make the controls with the ranges that this sample allows."""
+        tokens = len(sample.tokens)
+        orders = {
+            "text": "Rows and columns in the order of the text",
+            "clusters": "The members of a cluster side by side: stripes become blocks",
+        }
+        sights = {
+            "full": "Every query sees every key: what the mathematics is about",
+            "causal": "A query sees the keys up to its own, as in the model that the sample is from",
+        }
+        return {
+            "layer": controls.layer(sample),
+            "head": controls.head(sample),
+            "context": controls.context(sample),
+            "attention": controls.choice("attention", sights, "full"),
+            "sort": controls.choice("sort by", orders, "text"),
+            "clusters": controls.clusters(32),
+            "near": controls.integer(
+                "near", "How many of the heaviest clusters are summed key by key instead", 0, 16, 2
+            ),
+            "order": controls.order(),
+            "leaf": controls.powers(
+                "leaf",
+                "Causal blocks of at most this many tokens are exact",
+                32,
+                max(32, tokens),
+                tokens // 16,
+            ),
+        }
+
+    def compute(self, layer, head, context, attention, sort, **choices) -> Iterator[Picture]:
+        """Draw both matrices; from one order to the other step by step, so that the eye can follow."""
+        method, where = MuSe(**choices), (layer, head, context, attention == "causal")
+        rse = self._error(*where, method)
+        goal = float(sort == "clusters")
+        for at in _way(self._sorted, goal):
+            self._sorted = at
+            cells, exact = self._exact(*where, at, method.clusters if at else 0)
+            approximate, summed, pairs = self._approximate(*where, method, cells)
+            edges = _blocks(context, method.leaf) if where[-1] and at == 0 else []
+            figure = draw(exact, approximate, summed, pairs, context, rse, _words(at), edges)
+            yield Picture(figure, _table(exact, approximate, summed, pairs), 1 - abs(at - goal))
+
+    def _share_exactly(self, layer, head, context, causal, at, clusters) -> tuple[Cells, np.ndarray]:
+        """Where rows and columns stand, and exact attention in that order."""
+        q, k, _ = one_head(self.sample[layer], head, context)
+        ranks = [np.arange(context)] * 2
+        with one_thread():
+            if at:
+                ranks = by_cluster(*(kmeans(x, clusters, cap=1.5) for x in (q, k)), self.sample.scale)
+            cells = Cells.of(*(_between(rank, at) for rank in ranks), MOST_CELLS)
+            return cells, share(Exact(), q, k, cells, causal, self.sample.scale)
+
+    def _approximate(self, layer, head, context, causal, method, cells) -> tuple[np.ndarray, ...]:
+        """The same by the method; which pairs it sums one by one, and which there are."""
+        q, k, _ = one_head(self.sample[layer], head, context)
+        with one_thread():
+            return (
+                share(method, q, k, cells, causal, self.sample.scale),
+                *exact_pairs(method, q, k, cells, causal, self.sample.scale),
+            )
+
+    def _measure(self, layer, head, context, causal, method) -> float:
+        """The error of the head's output."""
+        q, k, v = one_head(self.sample[layer], head, context)
+        how = {"causal": causal, "scale": self.sample.scale}
+        with one_thread():
+            return float(relative_squared_error(method(q, k, v, **how), Exact()(q, k, v, **how)))
+
+
+def _way(start: float, goal: float) -> list[float]:
+    """The steps from one order to the other; the goal alone where it is reached."""
+    return [goal] if start == goal else list(np.linspace(start, goal, STEPS + 1)[1:])
+
+
+def _between(rank: np.ndarray, at: float) -> np.ndarray:
+    """A ranking that is so far on the way from the order of the text to this one."""
+    place = (1 - at) * np.arange(len(rank)) + at * rank
+    return place.argsort(kind="stable").argsort(kind="stable")
+
+
+def _blocks(tokens: int, leaf: int) -> list[tuple[float, float, float, float]]:
+    """The blocks of causal attention in the order of the text, as rectangles."""
+    size, levels = block_sizes(tokens, leaf)
+    blocks = [(first, first, first + size, first + size) for first in range(0, tokens, size)]
+    for _ in range(levels):
+        blocks += [(first - size, first, first, first + size) for first in range(size, tokens, 2 * size)]
+        size *= 2
+    return blocks
+
+
+def _words(at: float) -> str:
+    """What the rows and columns are sorted by."""
+    return {0.0: "the text", 1.0: "the clusters"}.get(at, "the text, on the way to the clusters")
+
+
+def _table(exact, approximate, summed, pairs) -> dict[str, np.ndarray]:
+    """One line for every cell that has a pair."""
+    row, column = np.nonzero(pairs)
+    named = {"exact": exact, "approximate": approximate, "pairs": pairs, "summed_exactly": summed}
+    return {"row": row, "column": column} | {name: x[row, column] for name, x in named.items()}
+
+
+@suggesting
+def matrix(sample) -> MatrixPanel:
+    """Show who attends to whom. ``sample`` is from ``ml.load_sample`` or ``ml.capture``."""
+    return MatrixPanel(sample)
