@@ -37,13 +37,22 @@ def poisoned(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fork_server():
     """The process that students' processes come from; what an instructor keeps hidden is hidden from it."""
     from multipole_lab.course.grading import notebook
     from multipole_lab.course.sandbox.session import ForkServer, library_paths
 
     with ForkServer(0, [notebook.masters_folder(), library_paths()[1][0]]) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def interpreter():
+    """The same for kernels, which run in Triton's interpreter."""
+    from multipole_lab.course.sandbox.session import ForkServer
+
+    with ForkServer(0, [], True) as one:
         yield one
 
 

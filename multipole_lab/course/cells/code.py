@@ -18,7 +18,7 @@ class Code:
     ----------
     sources : (label, Python) of every cell, in their order, without those that the master gave.
     statements : theirs.
-    needed : labels of the cells that any question rests on.
+    needed : labels of the cells that any question's cell rests on.
     """
 
     sources: list[tuple[str, str]]
@@ -39,8 +39,12 @@ class Code:
                 label = f"{label} ({labels[label]})"
             sources.append((label, as_python(cell.source)))
         found = statements(sources)
-        graded = {name for item in master.items for name in item.functions}
-        needed = {one.label for one in behind(found, graded)} | {item.cell for item in master.items}
+        names = {name for item in master.items for name in item.functions}
+        needed, more = {item.cell for item in master.items}, {""}
+        while more - needed:  # a cell runs as a whole, so that all of it has to find what it uses
+            needed |= more
+            names |= {name for one in found if one.label in needed for name in one.uses}
+            more = {one.label for one in behind(found, names)}
         return cls(sources, found, frozenset(needed))
 
     def not_allowed(self, item: Item) -> str:
