@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import struct
@@ -82,7 +83,7 @@ def enclose(
 
     Only ``visible`` paths (and the system's libraries) exist in the new root, all read-only; ``hidden`` ones below
     them are empty. ``/submission`` is a fresh folder in memory and the working directory. Root itself makes the
-    namespaces; where it may not (in a container) it becomes the user of its slot, who makes a user namespace with them.
+    namespaces; where it may not (in a container) a user namespace comes with them, as for everybody else.
 
     Returns
     -------
@@ -97,12 +98,9 @@ def enclose(
     walls = Walls()
     root = os.geteuid() == 0
     try:
-        owner = _FIRST_UID + slot
+        owner = _FIRST_UID + slot if root else os.getuid()
         if not root or _libc.unshare(_SPACES) != 0:
-            if root:
-                _become(slot)
-                root = False
-            owner = _own_users()
+            _own_users(owner, root)
         _new_root(visible, hidden, folder, limits.folder, owner)
         walls.private = True
     except OSError as error:
@@ -115,17 +113,33 @@ def enclose(
     return walls, root
 
 
-def _own_users() -> int:
-    """New namespaces, with one for users, in which this process has all rights; returns its user."""
-    uid, gid = os.getuid(), os.getgid()
-    _libc.prctl(
-        _PR_SET_DUMPABLE, 1, 0, 0, 0
-    )  # or a process that has changed its user may not write its own maps
-    _check(_libc.unshare(_SPACES | NEWUSER), "unshare")
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-    return uid
+def _own_users(owner: int, root: bool) -> None:
+    """New namespaces, with one for users in which this process has all rights; it knows this user and ``owner``.
+
+    Another process, which stays outside, writes the list of users: only there has root the right to name a second one.
+    """
+    pid, uid, gid = os.getpid(), os.getuid(), os.getgid()
+    read, write = os.pipe()
+    outside = os.fork()
+    if outside == 0:
+        try:
+            os.close(write)
+            if os.read(read, 1):
+                more = f"\n{owner} {owner} 1" if root else ""
+                Path(f"/proc/{pid}/setgroups").write_text("allow" if root else "deny")
+                Path(f"/proc/{pid}/uid_map").write_text(f"{uid} {uid} 1{more}")
+                Path(f"/proc/{pid}/gid_map").write_text(f"{gid} {gid} 1{more}")
+                os._exit(0)
+        finally:
+            os._exit(1)
+    refused = ctypes.get_errno() if _libc.unshare(_SPACES | NEWUSER) else 0
+    if not refused:
+        os.write(write, b"1")
+    os.close(read)
+    os.close(write)
+    _, status = os.waitpid(outside, 0)
+    if refused or status:
+        raise OSError(refused or errno.EPERM, f"a user namespace: {os.strerror(refused or errno.EPERM)}")
 
 
 def _become(slot: int) -> None:
