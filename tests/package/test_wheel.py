@@ -57,6 +57,11 @@ def test_wheel_holds_the_data(wheel):
     assert {f"multipole_lab/{file.as_posix()}" for file in files} <= names
 
 
+def test_wheel_holds_the_template_of_an_assignment_and_no_master(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert [name for name in names if name.endswith(".ipynb")] == ["multipole_lab/course/own/template/A0.ipynb"]
+
+
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
     """A folder that the wheel is installed in."""
