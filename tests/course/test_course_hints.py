@@ -16,6 +16,7 @@ import torch
 import multipole_lab as ml
 from multipole_lab.course.grading import notebook
 from multipole_lab.course.questions import checking
+from multipole_lab.course.questions.compare import Wrong, same
 from multipole_lab.course.questions.hints import ANY
 from multipole_lab.course.questions.question import ASSIGNMENTS, find
 
@@ -23,8 +24,6 @@ VARIANTS = {"wrong": [], "right": []}
 for path in sorted((Path(__file__).parent / "variants").glob("*.toml")):
     for kind, rows in tomllib.loads(path.read_text()).items():
         VARIANTS[kind] += rows
-QUESTIONS = list(dict.fromkeys(row["question"] for row in VARIANTS["wrong"]))
-per_question = pytest.mark.parametrize("question", QUESTIONS)
 needs_the_interpreter = pytest.mark.skipif(
     torch.cuda.is_available(),
     reason="A5's kernels run in Triton's interpreter, asked for before Triton is imported",
@@ -86,6 +85,10 @@ def functions(row):
 
 def function(row):
     return next(iter(functions(row).values()))
+
+
+QUESTIONS = list(dict.fromkeys(row["question"] for row in VARIANTS["wrong"]))
+per_question = pytest.mark.parametrize("question", QUESTIONS)
 
 
 @pytest.fixture
@@ -157,3 +160,140 @@ def test_every_known_mistake_is_named_and_no_other(question, few_inputs):
 def test_no_sentence_is_general():
     for question, sentence, _ in ways():
         assert sentence not in (find(question).hint, ANY)
+
+
+# --- what stands beside the hints ----
+
+
+def changed(question, *changes, before=None):
+    """A function among the right ones, with changes in its text; ``before``: changes of earlier questions."""
+    assignment = question.split(".")[0]
+    space = dict(solved(assignment))
+    for name, edits in {**(before or {}), question: changes}.items():
+        source = solutions(assignment)[0][name]
+        for old, new in edits:
+            assert old in source
+            source = source.replace(old, new)
+        run(source, space)
+    # The other functions of the notebook are looked up in this copy, too.
+    for name, source in solutions(assignment)[0].items():
+        if name not in (before or {}) and name != question:
+            run(source, space)
+    return space[item_of(question).functions[0]]
+
+
+def test_a_part_is_called_by_its_name_and_the_first_wrong_place_is_shown():
+    printed = repr(ml.course.check("A1.2", changed("A1.2", ("largest + torch.log", "torch.log"))))
+    assert "lse is off by up to" in printed
+    assert "the first is [0]:" in printed
+    assert "right is" in printed
+    assert "the second of" not in printed
+
+
+def test_a_message_gives_the_right_number_away_only_where_it_may():
+    got, want = (torch.zeros(2, 3), torch.ones(2)), (torch.zeros(2, 3), torch.tensor([1.0, 3.0]))
+    with pytest.raises(Wrong, match=r"lse is off by up to 2, with numbers up to 3; the first is \[1\]: 1$"):
+        same(got, want, names=("out", "lse"))
+    with pytest.raises(Wrong, match=r"the first is \[1\]: 1, right is 3$"):
+        same(got, want, names=("out", "lse"), tell=True)
+    with pytest.raises(Wrong, match=r"2 things \(out, lse\) are expected"):
+        same(torch.zeros(2), want, names=("out", "lse"))
+
+
+def test_a_block_of_a_plan_is_shown_whole():
+    printed = repr(
+        ml.course.check("A4.1", changed("A4.1", ("(stop - start + 1) // 2", "(stop - start) // 2")))
+    )
+    assert "item 0 of the result is (0, 1, 0, 1), right is (0, 2, 0, 2)" in printed
+
+
+def test_a_number_too_large_for_a_float_is_wrong_and_no_error():
+    with pytest.raises(Wrong, match="too large"):
+        same(10**400, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("question", "change", "name"),
+    [
+        (
+            "A1.1",
+            ("return grown / grown.sum(dim=1, keepdim=True)", "return torch.softmax(logits, 1)"),
+            "softmax",
+        ),
+        ("A1.2", ("largest + torch.log(total)", "logits.logsumexp(1)"), "logsumexp"),
+        ("A2.2", ("sums = torch", "import sklearn.cluster\n    sums = torch"), "sklearn.cluster"),
+        ("A2.8", ("chosen = [first]", "ml.load_sample\n    chosen = [first]"), "ml"),
+        ("A3.2", ("centred = k - w @ k", "torch.func.hessian\n    centred = k - w @ k"), "hessian"),
+    ],
+)
+def test_check_itself_says_that_a_name_is_forbidden(question, change, name):
+    result = ml.course.check(question, changed(question, change))
+    assert not result
+    assert f"it uses '{name}', which this question does not allow: the grader gives no points" in repr(result)
+    assert len(result.failed) == 1, "the numbers are right"
+
+
+def test_a_forbidden_name_in_a_helper_of_the_same_notebook_is_found():
+    space = dict(solved("A1"))
+    run(
+        "def helper(x):\n    return x.softmax(1)\n\ndef weights(q, k, scale):\n    return helper(scale * q @ k.T)\n",
+        space,
+    )
+    assert "it uses 'softmax'" in repr(ml.course.check("A1.1", space["weights"]))
+
+
+@needs_the_interpreter
+def test_a_kernel_is_looked_at_and_its_launcher_is_not():
+    space = dict(solved("A5"))
+    for text in solutions("A5")[1][1:]:
+        run(text, space)
+    source = solutions("A5")[0]["A5.2"]
+    run(source, space)
+    assert ml.course.check("A5.2", space["row_lse"])
+    run(source.replace("row = tl", "torch.manual_seed(0)\n    row = tl"), space)
+    assert "it uses 'torch'" in repr(ml.course.check("A5.2", space["row_lse"]))
+
+
+def test_check_and_the_masters_forbid_the_same():
+    for item in (item for name in ASSIGNMENTS for item in master(name).items if not item.manual):
+        asked = find(item.name)
+        assert (asked.forbidden, asked.library) == (item.forbidden, item.library), item.name
+        functions = {
+            name: one.name for one in master(item.name.split(".")[0]).items for name in one.functions
+        }
+        assert asked.uses.items() <= functions.items(), item.name
+
+
+SLIPS = [
+    ("A1.8", "A1.1", ("logits - logits.amax(dim=1, keepdim=True)", "logits"), "`weights` (question A1.1)"),
+    ("A2.3", "A2.1", ("argmin", "argmax"), "`assign` (question A2.1)"),
+    (
+        "A2.3",
+        "A2.2",
+        ("sums / counts.clamp(min=1), centroids", "sums, centroids"),
+        "`update` (question A2.2)",
+    ),
+    ("A3.5", "A3.3", ("0.5 * s**2", "s**2"), "`mass` (question A3.3)"),
+    ("A4.3", "A4.1", ("    blocks.append((middle, stop, start, middle))\n", ""), "`plan` (question A4.1)"),
+    ("A4.5", "A4.4", ("(q1 - q0 + k1 - k0) * clusters", "(q1 - q0) * clusters"), "`work` (question A4.4)"),
+]
+
+
+@pytest.mark.parametrize(
+    ("question", "earlier", "slip", "said"), SLIPS, ids=lambda x: x if isinstance(x, str) else ""
+)
+def test_a_slip_of_an_earlier_question_is_named_there(question, earlier, slip, said):
+    result = ml.course.check(question, changed(question, before={earlier: [slip]}))
+    assert not result
+    assert result.hints == (f"this one is right: what is wrong comes from {said}.",)
+
+
+def test_a_slip_of_ones_own_is_found_behind_an_earlier_one():
+    own = changed(
+        "A2.3", ("range(iterations)", "range(iterations + 1)"), before={"A2.1": [("argmin", "argmax")]}
+    )
+    result = ml.course.check("A2.3", own)
+    assert result.hints == ("one round too many.", "`assign` (question A2.1) is to be mended as well.")
+    assert own.__globals__["assign"](torch.zeros(1, 2), torch.eye(2) * math.pi) == 0, (
+        "the student's own is back"
+    )

@@ -68,7 +68,9 @@ def _causal_cases(r: Random) -> list[tuple[str, tuple]]:
         ("one query", 1, 6, 1.0),
         ("large logits", 6, 9, 300.0),
     ]
-    return [(label, (size * r(Nq, 4), r(Nk, 4), r(Nk, 3), 0.5)) for label, Nq, Nk, size in sizes]
+    below = (r(4, 4).abs() + 40, -r(7, 4).abs() - 1, r(7, 3), 0.5)
+    cases = [(label, (size * r(Nq, 4), r(Nk, 4), r(Nk, 3), 0.5)) for label, Nq, Nk, size in sizes]
+    return [*cases, ("logits far below zero", below)]
 
 
 QUESTIONS = {
@@ -105,7 +107,8 @@ QUESTIONS = {
         parts=("out", "lse"),
         special={
             "more keys than queries": "the queries are the last positions: query i stands at Nk - Nq + i.",
-            "large logits": "subtract the largest logit; and hidden means weight zero, not a logit that is only small.",
+            "large logits": NO_MAX,
+            "logits far below zero": "hidden means weight zero: a logit of -inf, not one that is only small.",
         },
         tol=1e-3,
         hint="draw the mask for Nq = 2, Nk = 4.",

@@ -14,6 +14,7 @@ from multipole_lab.course.questions.answers.a2 import (
     farthest_first,
     find_sink,
     lloyd,
+    spread,
     update,
 )
 from multipole_lab.course.questions.mistakes.a2 import MISTAKES
@@ -28,6 +29,12 @@ def _planted(r: Random, N: int, where: int) -> tuple:
 
 def _groups(r: Random, shift: float) -> Tensor:
     return 3 * r(6, 4)[r.integers(0, 6, 90)] + 0.5 * r(90, 4) + shift
+
+
+def _between(x: Tensor, few: int, many: int) -> tuple:
+    """A share that ``many`` clusters keep to and that ``few`` come closer to."""
+    left, right = (spread(x, count, x.double().mean(0)) for count in (few, many))
+    return x, [few - 2, few, many, many + 4], 0.9 * left + 0.1 * right
 
 
 QUESTIONS = {
@@ -105,13 +112,15 @@ QUESTIONS = {
     ),
     "A2.6": Question(
         lambda r: [
-            (f"at most {share} of the spread inside", (_groups(r, 4.0), counts, share))
-            for share, counts in (
-                (0.6, [2, 3, 4, 8, 16]),
-                (0.35, [2, 3, 4, 5, 6, 8]),
-                (0.1, [2, 4, 8, 16]),
-                (1e-4, [1, 2, 4]),
-            )
+            ("a share between those of two counts", _between(_groups(r, 4.0), 4, 5)),
+            *(
+                (f"at most {share} of the spread inside", (_groups(r, 4.0), counts, share))
+                for share, counts in (
+                    (0.6, [2, 3, 4, 8, 16]),
+                    (0.1, [2, 4, 8, 16]),
+                    (1e-4, [1, 2, 4]),
+                )
+            ),
         ],
         enough,
         MISTAKES["A2.6"],

@@ -95,7 +95,7 @@ QUESTIONS = {
                 "one position",
                 "an odd leaf",
             ): "compare with n (n + 1) / 2, and begin with n = leaf, whatever leaf is.",
-            "break even": "less, not as much.",
+            "break even": "less is asked, not as much.",
         },
     ),
     "A4.6": Question(

@@ -1,7 +1,8 @@
 """What is known about a question: inputs to try, the right answer, and the usual wrong ones.
 
 The right answer is computed the long way round (loops in float64, automatic differentiation, functions that the
-question forbids), so that reading this package gives away no answer that would be accepted.
+question forbids), so that reading it gives away next to no answer that would be accepted. A mistake is by its nature
+one step from a right answer: who reads `mistakes` with understanding has done the assignment.
 """
 
 from __future__ import annotations

@@ -25,10 +25,10 @@ def covariance(p: Tensor, k: Tensor, s: float) -> Tensor:
 
 
 def mass(d: Tensor, a: Tensor, k_tilted: Tensor, sigma: Tensor, s: float) -> Tensor:
-    """Differentiates the polynomial that it is: value, slope and curvature at 0, put together by Taylor's theorem."""
-    d, k_tilted, root = d.double(), k_tilted.double(), torch.linalg.cholesky(positive(sigma.double()))
-    along = (d @ root).square().sum(1)
-    return a.double() + s * (d * k_tilted).sum(1) + along * s * s / 2
+    """The second order direction by direction: along the axes of the ellipsoid that sigma describes."""
+    d, k_tilted, sigma = d.double(), k_tilted.double(), sigma.double()
+    width, axes = torch.linalg.eigh((sigma + sigma.T) / 2)
+    return a.double() + s * (d * k_tilted).sum(1) + (s * d @ axes).square() @ width / 2
 
 
 def dipole(p: Tensor, k: Tensor, v: Tensor, s: float) -> Tensor:
@@ -64,7 +64,3 @@ def quadrupole(d: Tensor, p: Tensor, k: Tensor, v: Tensor, s: float, weigh: floa
     slope = torch.func.jacrev(value)(p, k, v, s)
     bend = torch.func.hessian(value)(p, k, v, s)
     return value(p, k, v, s) + d @ slope.T + weigh * torch.einsum("vde,nd,ne->nv", bend, d, d)
-
-
-def positive(sigma: Tensor) -> Tensor:
-    return sigma + 1e-12 * sigma.diagonal().mean().clamp(min=1e-30) * torch.eye(len(sigma)).double()

@@ -175,7 +175,10 @@ MISTAKES = a1_merging.MISTAKES | {
         "the queries are the last positions: query i stands at Nk - Nq + i.": masked(top=True),
         "off by one: a position sees itself.": masked(by=-1),
         "off by one: a position does not see the next one.": masked(by=1),
-        "a hidden key has weight zero, so its logit is -inf and not zero.": (filled(0.0), zeroed),
+        "a hidden key has weight zero: its logit is -inf, not zero and not one that is only small.": (
+            zeroed,
+            *map(filled, (0.0, -1.0, -10.0, -100.0)),
+        ),
         "is there a mask at all?": attend,
         "the future is to be hidden, not the past.": past_hidden,
         "hide the keys before you compute lse, not after.": (

@@ -134,7 +134,10 @@ MISTAKES = {
         ),
     },
     "A4.5": {
-        "less, not as much.": ways.first_length(lambda total, n: 2 * total <= n * (n + 1)),
+        "one leaf costs exactly n (n + 1) / 2: less than that is asked, not as much.": (
+            ways.first_length(lambda total, n: 2 * total <= n * (n + 1)),
+            ways.first_length(lambda total, n: total < n * (n + 1)),
+        ),
         TRIANGLE: ways.first_length(lambda total, n: total < n * n),
         "exact causal attention costs n (n + 1) / 2: the diagonal counts.": (
             ways.first_length(lambda total, n: total < n * n // 2),
