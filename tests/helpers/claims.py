@@ -62,12 +62,19 @@ class Notebook:
     Parameters
     ----------
     number : of the notebook, "05"; the one file in ``notebooks/`` that begins so.
+    without : endings of cells that are not run, for they measure times.
     """
 
-    def __init__(self, number: str) -> None:
+    def __init__(self, number: str, without: tuple[str, ...] = ()) -> None:
         (path,) = FOLDER.glob(f"{number}_*.ipynb")
         self.cells = nbformat.read(path, as_version=4).cells
-        self._ran: dict[int, Ran] = {}
+        for cell in self.cells:
+            if cell.cell_type == "code" and cell.id.endswith(tuple(f"-{ending}" for ending in without)):
+                cell.source = ""
+        self._names: dict[str, object] = {
+            "__name__": "notebook"
+        }  # one for all, as functions look things up in it
+        self._ran: list[Ran] = []
         self._solved: dict[int, list[Ran]] = {}
 
     def says(self, pattern: str) -> tuple[float | str, ...]:
@@ -80,42 +87,38 @@ class Notebook:
     def cell(self, ending: str) -> Ran:
         """Return the cell whose id ends so ("08"), after it and the code cells before it have run."""
         place = next(i for i, cell in enumerate(self.cells) if cell.id.endswith(f"-{ending}"))
-        names = {"__name__": "notebook"}
-        for i in range(place + 1):
-            if i in self._ran:
-                names = self._ran[i].names
-            elif self.cells[i].cell_type == "code":
-                self._ran[i] = run(self.cells[i].source, names)
-                names = self._ran[i].names
+        for i in range(len(self._ran), place + 1):
+            code = self.cells[i].cell_type == "code"
+            self._ran.append(run(self.cells[i].source if code else "", self._names))
         return self._ran[place]
 
     def solution(self, exercise: int) -> list[Ran]:
         """Run the blocks of an exercise's folded solution one after the other, after all cells; each one's result."""
         if exercise not in self._solved:
             last = [cell for cell in self.cells if cell.cell_type == "code"][-1]
-            names, results = self.cell(last.id.rsplit("-", 1)[1]).names, []
+            names = dict(self.cell(last.id.rsplit("-", 1)[1]).names)
+            self._names.clear()
+            self._names.update(names)
             prose = "\n".join(cell.source for cell in self.cells if cell.cell_type == "markdown")
             text = re.split(r"^\*\*\d\.\*\* ", prose.split("## Exercises")[1], flags=re.M)[exercise]
-            for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S):
-                results.append(run(block, names))
-                names = results[-1].names
-            self._solved[exercise] = results
+            blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
+            self._solved[exercise] = [run(block, self._names) for block in blocks]
         return self._solved[exercise]
 
 
 def run(source: str, names: dict[str, object]) -> Ran:
-    """Execute one cell on a copy of the names, without lines that open a panel."""
+    """Execute one cell among the names, without lines that open a panel; keep the names as they were after it."""
     source = re.sub(r"^ml\.panels\..*$", "", source, flags=re.M)
-    tree, ran, text = ast.parse(source), Ran(names=dict(names)), io.StringIO()
+    tree, ran, text = ast.parse(source), Ran(), io.StringIO()
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     with (
         redirect_stdout(text),
         patch.object(BaseFigure, "show", lambda figure, **_: ran.figures.append(figure)),
     ):
-        exec(compile(tree, "cell", "exec"), ran.names)
+        exec(compile(tree, "cell", "exec"), names)
         if last is not None:
-            ran.value = eval(compile(ast.Expression(last.value), "cell", "eval"), ran.names)
-    ran.printed = text.getvalue()
+            ran.value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
+    ran.printed, ran.names = text.getvalue(), dict(names)
     return ran
 
 

@@ -1,0 +1,195 @@
+"""What notebook 04 says about near and far, computed; numbers are those of cells and exercises."""
+
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from claims import Notebook
+
+import multipole_lab as ml
+from multipole_lab.figures import front
+from multipole_lab.measure import share_of_exact
+from multipole_lab.measure.heads import first_tokens
+
+
+@pytest.fixture(scope="module")
+def book():
+    return Notebook("04", without=("19",))
+
+
+def error(x, method):
+    return ml.relative_squared_error(method(*x), ml.Exact()(*x)).item()
+
+
+def test_07_a_few_clusters_hold_most_of_the_attention(book):
+    book.says(r"(one cluster of 64 holds two fifths) of the attention, eight hold more than four fifths")
+    held = book.cell("06").held
+    assert held[0].item() == pytest.approx(0.4, abs=0.02)
+    assert held[7] > 0.8
+
+
+def test_10_four_near_clusters_take_two_thirds_of_the_error_away(book):
+    book.says(r"(Four near clusters) take two thirds of the error away, for less than twice the products")
+    rows = {
+        near: (cost, wrong)
+        for near, cost, wrong in book.cell("09").rows(r"near= ?(\d+): +(\d+)%.*error ([\d.]+)")
+    }
+    assert 1 - rows[4][1] / rows[0][1] == pytest.approx(2 / 3, abs=0.02)
+    assert rows[4][0] < 2 * rows[0][0]
+    wrong = [rows[near][1] for near in sorted(rows)]
+    assert wrong == sorted(wrong, reverse=True)
+
+
+def test_12_each_doubling_of_c_brings_more_than_the_one_before(book):
+    book.says(
+        r"(Each doubling) brings more than the one before: the first takes off a quarter, the last two thirds"
+    )
+    rows = book.cell("11").rows(r"(\d+) clusters: +(\d+)% .*error ([\d.]+)")
+    taken = [1 - after[2] / before[2] for before, after in pairwise(rows)]
+    assert taken == sorted(taken)
+    assert [taken[0], taken[-1]] == pytest.approx([1 / 4, 2 / 3], abs=0.02)
+    (most,) = book.says(
+        r"at (\d+) clusters, a quarter of the tokens, the products are as many as those of exact"
+    )
+    share = share_of_exact(ml.MuSe(clusters=int(most)), 2048, heads=9, kv_heads=3)
+    assert most == 2048 / 4
+    assert 0.9 < share < 1.05
+
+
+def test_16_windows_stay_wrong(book):
+    window, muse, part = book.says(
+        r"with half of the text it is still wrong by ([\d.]+), more than MuSe without any near cluster "
+        r"\(([\d.]+)\) at (an eighth) of the products"
+    )
+    points = book.cell("13").points
+    assert points["window"][-1] == pytest.approx((0.5, window), rel=0.03)
+    assert points["MuSe"][0][1] == pytest.approx(muse, rel=0.03)
+    assert points["MuSe"][0][0] == pytest.approx(1 / 8, rel=0.05)
+    assert part == "an eighth"
+
+
+def test_16_top_k_needs_many_keys_and_half_of_the_work(book):
+    few, much, many, little = book.says(
+        r"needs many keys to be good: (\d+) give ([\d.]+), (\d+) give ([\d.]+)\."
+    )
+    points = book.cell("13").points["top-k"]
+    assert [m.keys for m in book.cell("13").methods["top-k"]] == [few, many]
+    assert [round(wrong, 2) for _, wrong in points] == [much, little]
+    assert min(share for share, _ in points) > 0.5
+
+
+def test_16_centroids_are_cheapest_and_with_a_budget_best_at_a_tenth(book):
+    (alone,) = book.says(r"Centroids\*\* alone are the cheapest of all and far off \(([\d.]+)\)")
+    (budget,) = book.says(r"With a budget of (\d+) keys and the sinks they are the best of all at a tenth")
+    points = book.cell("13").points
+    (least, wrong), (share, good) = points["centroid"]
+    assert wrong == pytest.approx(alone, abs=0.005)
+    assert least == min(s for way in points.values() for s, _ in way)
+    assert book.cell("13").methods["centroid"][1].budget == budget
+    assert share == pytest.approx(0.1, abs=0.01)
+    assert all(w > good for way in points.values() for s, w in way if s < 1.1 * share and w != good)
+
+
+def test_16_a_near_run_is_smaller_than_a_near_cluster(book):
+    run, cluster = book.says(
+        r"a near run has (\d+) keys and nothing is spent to find it, a cluster has up to (\d+)"
+    )
+    methods = ml.MuSe(partition="runs"), ml.MuSe()
+    assert [method._partition.size(2048) for method in methods] == [run, cluster]
+    points = book.cell("13").points
+    for run, cluster in zip(points["runs"], points["MuSe"], strict=True):
+        assert run[0] < cluster[0]
+        assert run[1] > cluster[1]
+
+
+def test_18_runs_win_in_layer_15_and_lose_in_layer_28(book):
+    runs, cost, clusters, other = book.says(
+        r"eight near runs have ([\d.]+) for (\d+%) of the products, four near clusters ([\d.]+) for (\d+%)"
+    )
+    points = book.cell("13").points
+    assert points["runs"][3] == pytest.approx((cost, runs), rel=0.03)
+    assert points["MuSe"][2] == pytest.approx((other, clusters), rel=0.03)
+    far, near = book.says(r"In layer 28 it lies far above: ([\d.]+) against ([\d.]+)\.")
+    both = book.cell("17").both
+    assert [both["runs"][3][1], both["kmeans"][2][1]] == pytest.approx([far, near], abs=6e-4)
+
+
+def test_20_the_methods_that_are_said_to_be_slower_are(book):
+    book.says(r"(top-k and centroids with a budget) are \(several times on the CPUs of our tests\)")
+    q, k, v = first_tokens(book.cell("05").layer, 2048)
+    x = q[:, :3], k[:, :1], v[:, :1]
+
+    def seconds(method):
+        begin = time.process_time()
+        method(*x)
+        return time.process_time() - begin
+
+    exact = min(seconds(ml.Exact()) for _ in range(3))
+    assert all(
+        seconds(method) > 1.5 * exact for method in (ml.TopK(keys=128), ml.Centroid(sinks=4, budget=128))
+    )
+    assert seconds(ml.MuSe(near=16)) > share_of_exact(ml.MuSe(near=16), 2048, heads=3, kv_heads=1) * exact
+
+
+def test_20_a_fetched_key_gives_a_quarter_of_a_product_a_byte(book):
+    numbers, size, products = book.says(
+        r"(\d+) numbers of (\d) bytes for (\d+) products, a quarter of a product a byte"
+    )
+    assert products / (numbers * size) == 1 / 4
+    assert numbers == book.cell("05").k.shape[-1]
+
+
+def test_22_what_is_not_read_still_counts_in_muse(book):
+    (times,) = book.says(r"its error is (\d+) times as large")
+    rows = book.cell("21").rows(r"reads (\d+)% of the attention exactly; error ([\d.]+)")
+    muse, many, few, window = rows
+    assert many[0] > muse[0] > few[0] > muse[0] - 8
+    assert many[1] > muse[1]
+    assert few[1] / muse[1] == pytest.approx(times, rel=0.05)
+    assert window[0] < few[0]
+    assert ml.MuSe(near=4)._partition.size(1024) * 4 * 2 / 3 == 64
+
+
+def test_23_the_line_that_joins_the_front_is_solid(book):
+    book.says(r"The (solid) line joins those that nothing beats")
+    figure = front(np.array([1.0, 2.0]), np.array([0.2, 0.1]), ["a", "b"], ["x", "y"], 3.0, 2.5, "a machine")
+    lines = [trace for trace in figure.data if "lines" in (trace.mode or "")]
+    assert lines
+    assert all(trace.line.dash in (None, "solid") for trace in lines)
+
+
+def test_solution_1_everything_near_costs_more_than_exact(book):
+    (cost,) = book.says(r"The cost is (\d+%): clusters are found")
+    share, wrong = book.solution(1)[0].value
+    assert share == pytest.approx(cost, abs=0.005)
+    assert wrong < 1e-10
+
+
+def test_solution_2_near_clusters_beat_more_clusters_but_not_in_layer_3(book):
+    near, more = book.says(r"In layer 3 it is the other way round \(([\d.]+) against ([\d.]+)\)")
+    rows = book.solution(2)[0].rows(r"\d+ \d \(([\d.]+), ([\d.]+)\)")
+    (most, double), (least, four), _ = rows
+    assert least < most
+    assert four == pytest.approx(double / 2, rel=0.1)
+    doubled = book.cell("11").rows(r"(\d+) clusters: +\d+% .*error ([\d.]+)")[4]
+    assert doubled[0] == 128
+    assert book.cell("13").points["MuSe"][2][1] < doubled[1]
+    x = first_tokens(book.cell("05").sample[3], 2048)
+    found = [error(x, ml.MuSe(clusters=64, near=4)), error(x, ml.MuSe(clusters=128))]
+    assert found == pytest.approx([near, more], abs=0.005)
+
+
+def test_solution_3_centroids_need_sinks_more_than_muse(book):
+    plain, tilted = book.says(r"Centroids lose (\d+%) of their error with four sinks, MuSe (\d+%)\.")
+    rows = book.solution(3)[0].rows(r"\[([\d.]+), [\d.]+, ([\d.]+)\]")
+    assert [1 - four / none for none, four in rows] == pytest.approx([plain, tilted], abs=0.006)
+
+
+def test_solution_4_what_is_lost_without_the_far_values(book):
+    book.says(r"so \$(N\\,C\\,2D)\$ products fall away")
+    printed = book.solution(4)[0]
+    ((zero, left),) = printed.rows(r"tensor\((\S+?)\) tensor\((\S+?)\)")
+    assert max(zero, left) < 1e-3
+    assert torch.equal(printed.zero, ((1 - printed.f) * printed.near_out - printed.exact).norm(dim=-1))
