@@ -146,7 +146,7 @@ def _verify(args: argparse.Namespace) -> int:
     for promise, problems in verify(args.name, args.masters):
         print(f"{'no ' if problems else 'ok '} {promise}", *(f"      {line}" for line in problems), sep="\n")
         wrong += len(problems)
-    print(f"{args.name}: {wrong or 'nothing'} to mend.")
+    print(f"{args.name}: {wrong or 'nothing'} to fix.")
     return 1 if wrong else 0
 
 

@@ -61,7 +61,7 @@ def _by_answer(path: Path, table: Table, answers: dict) -> dict[tuple[str, str],
                 asked = f"; is it {' or '.join(close)}?" if close and (key[0] not in close) else ""
                 raise ValueError(
                     f"{where}: no written answer to {key[1]!r} by {key[0]!r} among the results{asked} "
-                    "Mend the line or delete it; nothing was written."
+                    "Fix the line or delete it; nothing was written."
                 )
             continue
         most = answers[key]["points"]

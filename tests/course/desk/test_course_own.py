@@ -13,7 +13,7 @@ from multipole_lab import cli
 from multipole_lab.course.own.create import create
 from multipole_lab.course.own.verify import verify
 
-GUIDE = Path(__file__).resolve().parents[2] / "notebooks" / "assignments" / "README.md"
+GUIDE = Path(__file__).resolve().parents[3] / "notebooks" / "assignments" / "README.md"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
