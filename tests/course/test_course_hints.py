@@ -293,7 +293,7 @@ def test_a_slip_of_ones_own_is_found_behind_an_earlier_one():
         "A2.3", ("range(iterations)", "range(iterations + 1)"), before={"A2.1": [("argmin", "argmax")]}
     )
     result = ml.course.check("A2.3", own)
-    assert result.hints == ("one round too many.", "`assign` (question A2.1) is to be mended as well.")
+    assert result.hints == ("one round too many.", "`assign` (question A2.1) is not right yet, either.")
     assert own.__globals__["assign"](torch.zeros(1, 2), torch.eye(2) * math.pi) == 0, (
         "the student's own is back"
     )

@@ -78,7 +78,7 @@ def check(question: str, function: Callable) -> Diagnosis:
         if not any(one.problem for one in own):
             said = (f"this one is right: what is wrong comes from {before}.",)
         else:
-            said = (*hints(asked, own), f"{before} is to be mended as well.")
+            said = (*hints(asked, own), f"{before} is not right yet, either.")
     failed: dict[str, str] = {}
     for one in tried:
         if one.problem:

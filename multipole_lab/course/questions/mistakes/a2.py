@@ -86,7 +86,7 @@ MISTAKES = {
         ),
         "one round too many.": lambda x, c, n: lloyd(x, c, n + 1),
         "one round too few.": lambda x, c, n: lloyd(x, c, max(n - 1, 0)),
-        "only the first round counts: each round assigns anew, with the centroids of the round before.": (
+        "only the first round counts: each round assigns again, with the centroids of the round before.": (
             lambda x, c, n: lloyd(x, c, min(n, 1)),
             ways.one_assignment,
         ),
