@@ -1,0 +1,144 @@
+"""What notebook 03 says about monopoles and dipoles, computed; numbers are those of cells and exercises."""
+
+import numpy as np
+import pytest
+import torch
+from claims import Notebook
+
+from multipole_lab.lessons import toy
+
+
+@pytest.fixture(scope="module")
+def book():
+    return Notebook("03")
+
+
+def slopes(potential):
+    """Powers of the distance with which the error of charges falls, monopole and dipole."""
+    angle, distances = np.linspace(0, 2 * np.pi, 60, endpoint=False), np.geomspace(16, 256, 9)
+    circle = np.stack([np.cos(angle), np.sin(angle)], 1)
+    found = [potential(d * circle) for d in distances]
+    errors = [[np.abs(x - f[0]).mean() for x in f[1:]] for f in found]
+    return np.polyfit(np.log(distances), np.log(errors), 1)[0]
+
+
+def test_11_each_term_gains_one_power_of_the_distance(book):
+    book.says(r"(Each term we keep) makes the error fall off one power faster")
+    assert book.cell("10").slopes == pytest.approx([-2, -3], abs=0.1)
+
+
+def test_12_the_dipole_is_the_gradient_of_the_mean_value(book):
+    book.says(r"(\\nabla w_n = s\\,w_n\\,\(k_n - \\tilde k_j\))")
+    ran = book.cell("15")
+
+    def value_at(x):
+        return (ran.s * ran.k @ x).softmax(0) @ ran.v
+
+    slope = torch.autograd.functional.jacobian(value_at, ran.p)
+    torch.testing.assert_close(slope, ran.s * ran.summary(ran.p)[3], rtol=1e-8, atol=1e-10)
+    weights = torch.autograd.functional.jacobian(lambda x: (ran.s * ran.k @ x).softmax(0), ran.p)
+    w = (ran.s * ran.k @ ran.p).softmax(0)
+    torch.testing.assert_close(weights, ran.s * w[:, None] * (ran.k - w @ ran.k), rtol=1e-8, atol=1e-10)
+
+
+def test_19_one_more_term_one_more_power(book):
+    book.says(
+        r"its error should fall as \$(t\^2)\$; that of the output as \$t\$ for the monopole, and as \$t\^2\$ with"
+    )
+    assert book.cell("21").slopes == pytest.approx([2, 1, 2], abs=0.1)
+
+
+def test_25_rank_8_gives_three_quarters(book):
+    rank, part = book.says(r"Rank (\d) gives (three quarters) of what all 64 directions give")
+    wrong = dict(
+        zip(("origin", "tilted", 2, 8, 32, 64), book.cell("24").column(r"error ([\d.]+)"), strict=True)
+    )
+    assert part == "three quarters"
+    assert (wrong["tilted"] - wrong[rank]) / (wrong["tilted"] - wrong[64]) == pytest.approx(0.75, abs=0.03)
+    assert wrong["origin"] > 4 * wrong["tilted"]
+
+
+def test_25_the_pair_gains_much_and_the_layer_little(book):
+    times, part = book.says(
+        r"it made the error ([\d.]+) times smaller, for the whole layer it takes off (\d+%)"
+    )
+    _, tilted, dipole = book.cell("18").column(r"error ([\d.]+)")
+    assert tilted / dipole == pytest.approx(times, abs=0.05)
+    wrong = book.cell("24").column(r"error ([\d.]+)")
+    assert 1 - wrong[3] / wrong[1] == pytest.approx(part, abs=0.01)
+
+
+def test_29_the_dipole_gains_where_the_output_changes_inside_clusters(book):
+    book.says(r"In heads 6 and 7 (a twentieth) of the step is within clusters, and the dipole gains a tenth")
+    low, high = book.says(r"In the others it is more, and the dipole gains ([\d.]+) to ([\d.]+) times")
+    rows = {
+        head: (part, gain)
+        for head, part, gain in book.cell("28").rows(r"head (\d): within (\d+)%.*error ([\d.]+)")
+    }
+    few, others = [rows.pop(head) for head in (6, 7)], list(rows.values())
+    assert all(3 <= part <= 6 and gain == 1.1 for part, gain in few)
+    assert min(part for part, _ in others) > 10
+    gains = [gain for _, gain in others]
+    assert (min(gains), max(gains)) == (low, high)
+    ran = book.cell("28")
+    wrong = ran.by_head(ran.ml.MuSe())
+    book.says(r"heads 6 and 7 have (most of the error)")
+    assert wrong[6:8].sum() > wrong.sum() / 2
+
+
+def test_29_the_split_of_the_step_is_a_split(book):
+    """Within clusters and between them add up, and between is what the monopole's masses do."""
+    ran = book.cell("28")
+    random = torch.Generator().manual_seed(0)
+    w = torch.rand(40, generator=random).softmax(0)
+    k, v = torch.randn(2, 40, 64, generator=random)
+    label = torch.arange(40) % 5
+    cov = [
+        (w[:, None] * ran.apart(v, w, at)).T @ ran.apart(k, w, at)
+        for at in (label, torch.zeros(40, dtype=int))
+    ]
+    mass = torch.zeros(5).index_add(0, label, w)
+    means = [torch.zeros(5, 64).index_add(0, label, w[:, None] * x) / mass[:, None] - w @ x for x in (v, k)]
+    torch.testing.assert_close(cov[0] + (mass[:, None] * means[0]).T @ means[1], cov[1])
+
+
+def test_31_gradients(book):
+    (times,) = book.says(r"Eight near clusters make all of them about (\w+) times better")
+    plain, dipole, near = np.array(book.cell("30").rows(r"v: ([\d.]+) ([\d.]+) ([\d.]+)"))
+    book.says(r"(Those of the values are the best)")
+    assert all(row[2] == row.min() for row in (plain, dipole, near))
+    book.says(r"(The dipole makes those of keys and values better), and those of the queries worse here")
+    assert dipole[0] > plain[0]
+    assert (dipole[1:] < plain[1:]).all()
+    assert plain / near == pytest.approx(times, rel=0.12)
+
+
+def test_solution_1_the_origin_wins_near_the_origin(book):
+    book.says(r"The origin's expansion is (exact at the origin)")
+    case, queries = toy.make_toy(), np.array([[0.0, 0.0], [0.1, 0.1]])
+    truth = toy.truth(case, queries).output
+    here, there = (
+        abs(toy.expand(case, np.array(p), queries, "monopole").output - truth)
+        for p in ([0.0, 0.0], [2.0, 2.0])
+    )
+    assert here[0] < 1e-9
+    assert (here < there).all()
+
+
+def test_solution_2_without_a_dipole_the_monopole_falls_with_the_third_power(book):
+    (power,) = book.says(r"the monopole alone falls off like distance to the −(\d)")
+    ran = book.solution(2)[0]
+    assert slopes(ran.potential) == pytest.approx([-power, -power], abs=0.1)
+
+
+def test_solution_3_the_gradient_of_the_log_mass_is_the_tilted_key(book):
+    assert book.solution(3)[0].value.item() < 1e-10
+
+
+def test_solution_4_the_second_order_is_a_covariance(book):
+    book.says(r"\\Sigma_j = (\\sum w_n \(k_n - \\tilde k_j\)\(k_n - \\tilde k_j\)\^\\top)")
+    ran = book.cell("15")
+    bend = torch.autograd.functional.hessian(lambda x: (ran.s * ran.k @ x).logsumexp(0), ran.p)
+    w = (ran.s * ran.k @ ran.p).softmax(0)
+    apart = ran.k - w @ ran.k
+    torch.testing.assert_close(bend, ran.s**2 * (w[:, None] * apart).T @ apart, rtol=1e-8, atol=1e-10)
