@@ -1,0 +1,186 @@
+"""What notebook 07 says about kernels, computed; numbers are those of cells and exercises."""
+
+import re
+from unittest.mock import patch
+
+import pytest
+import torch
+from claims import Notebook
+
+import multipole_lab as ml
+from multipole_lab.bench.recorded import attention_speedups, record
+
+pytest.importorskip("triton")
+PEAK, BANDWIDTH = 989e12, 3.35e12  # of an H100: operations and bytes a second
+
+
+@pytest.fixture(scope="module")
+def book():
+    return Notebook("07")
+
+
+@pytest.fixture(scope="module")
+def speedups():
+    """{(heads, kind, near): {length: row}} of what was recorded."""
+    found = {}
+    for name, rows in attention_speedups().groupby("name"):
+        heads, kind, near = re.search(r": (\d+) heads of \d+, (\S+), near=(\d)", name).groups()
+        found[int(heads), kind, int(near)] = {row["n"]: row for _, row in rows.iterrows()}
+    return found
+
+
+def times(name):
+    """{length: (ms, exact_ms, source)} of a record."""
+    return {row["n"]: (row["ms"], row["exact_ms"], row["source"]) for row in record(name)["rows"]}
+
+
+def test_02_the_corner_of_the_roof(book):
+    peak, bandwidth, corner = book.says(
+        r"\$P = (\d+) \\cdot 10\^\{12\}\$ for 16-bit numbers and \$B = ([\d.]+) \\cdot 10\^\{12\}\$, so its corner "
+        r"lies at (\d+)"
+    )
+    assert (peak * 1e12, bandwidth * 1e12) == (PEAK, BANDWIDTH)
+    assert round(PEAK / BANDWIDTH) == corner
+
+
+def test_10_what_memory_bound_means_in_numbers(book):
+    rows = book.cell("09").rows(r": +(\d+) operations a byte, +([\d.]+) µs, bound by (\w+)")
+    assert [bound for *_, bound in rows] == ["memory", "arithmetic", "memory", "memory"]
+    longer, written, fused = book.says(r"takes (\d+) times as long .*?: (\d+) µs instead of ([\d.]+)\. In")
+    assert (round(rows[0][1]), rows[1][1]) == (written, fused)
+    assert round(rows[0][1] / rows[1][1]) == longer
+    served, summaries, decoding = book.says(
+        r"every byte serves ([\d,]+) operations.* Summaries have (\d+) operations a byte, a little over half .*"
+        r"Decoding has (\d)\."
+    )
+    assert [rows[i][0] for i in (1, 2, 3)] == [served, summaries, decoding]
+    assert 0.5 < summaries / (PEAK / BANDWIDTH) < 0.6
+
+
+def test_12_every_line_of_the_kernel_is_shown_once(book):
+    shown = [book.cell(cell).printed for cell in ("13", "15", "17", "19", "21", "25")]
+    shown.append(book.cell("23").printed.split("\n\n")[0])
+    names = book.cell("11").names
+    source = names["inspect"].getsource(names["muse_summarise_kernel"].fn).splitlines()
+    source = [line.strip() for line in source]
+    start = next(i for i, line in enumerate(source) if line.startswith("i_tile"))
+    lines = [line.strip() for text in shown for line in text.splitlines() if line.strip()]
+    assert sorted(lines) == sorted(line for line in source[start:] if line)
+
+
+def test_28_the_kernel_agrees_with_the_formula(book):
+    assert all(float(error) < 1e-5 for _, error in book.cell("28").rows(r"(mass|value): +(\S+)"))
+
+
+def test_31_how_many_programs_fit_at_once(book):
+    printed = book.cell("30").printed
+    limit, shared, registers, spilled = re.search(
+        r" 90 +64 float16 +64x128 w4 s3 +(?P<s>\d+) +(?P<l>\d+) +(\d+) +(\d+)", printed
+    ).group("l", "s", 3, 4)
+    assert int(spilled) == 0
+    warps, threads, each, taken, fit, held, by_shared = book.says(
+        r"takes (\d) · (\d+) · (\d+) = ([\d,]+) of them, so (\w+) fit \(of its ([\d,]+) bytes of shared memory (\w+)"
+    )
+    assert each == int(registers)
+    assert warps * threads * each == taken
+    assert 65_536 // taken == fit
+    assert held == int(limit)
+    assert held // int(shared) == by_shared
+    processors, at_once = book.says(r"With (\d+) multiprocessors (\d+) programs run at once")
+    assert processors * fit == at_once
+    heads, clusters, tiles, started = book.says(r"it starts (\d+) · (\d+) · (\d) = ([\d,]+)\.")
+    found = re.search(r"Hq=(\d+) Hk=(\d+) N=\d+ C=(\d+)", printed)
+    of_queries, of_keys, C = map(int, found.groups())
+    assert (of_keys, C, of_queries // of_keys * C // 64) == (heads, clusters, tiles)
+    assert heads * clusters * tiles == started
+
+
+def test_34_longer_texts_are_drawn_again(book):
+    first, last, longest = book.says(
+        r"on (\d{4}-\d\d-\d\d) and (\d+), on layer 15 .*? That has ([\d,]+) tokens"
+    )
+    assert longest == len(ml.load_sample("smollm2"))
+    for name in ("h100-attention-8x64", "h100-attention-runs-8x64", "h100-attention-runs-32x128"):
+        assert record(name)["date"] in (first, f"{first[:8]}{int(last)}")
+        for n, (_, _, source) in times(name).items():
+            assert ("resampled" in source) == (n > longest)
+
+
+def test_34_short_texts_do_not_pay(book, speedups):
+    (pays,) = book.says(r"With k-means and 8 heads of 64 that is so up to ([\d,]+) tokens")
+    for n, row in speedups[8, "k-means", 0].items():
+        assert (row["speedup"] < 1) == (n <= pays)
+    few, many, exact_few, exact_many = book.says(
+        r"only grows from (\d+) to (\d+) µs, that of exact attention from (\d+) to (\d+)\."
+    )
+    found = times("h100-attention-8x64")
+    assert (round(found[1024][0] * 1e3), round(found[4096][0] * 1e3)) == (few, many)
+    assert (round(found[1024][1] * 1e3), round(found[4096][1] * 1e3)) == (exact_few, exact_many)
+
+
+def test_34_runs_are_faster_than_k_means_and_err_more(book, speedups):
+    least, most, least_wide, most_wide = book.says(
+        r"([\d.]+) to ([\d.]+) times as fast as k-means with 8 heads of 64, ([\d.]+) to ([\d.]+) times with 32"
+    )
+    for heads, bounds in ((8, (least, most)), (32, (least_wide, most_wide))):
+        runs, means = speedups[heads, "runs", 0], speedups[heads, "k-means", 0]
+        ratios = [runs[n]["speedup"] / means[n]["speedup"] for n in runs]
+        assert (round(min(ratios), 1), round(max(ratios), 1)) == bounds
+        assert all(runs[n]["rse"] > means[n]["rse"] for n in runs)
+    larger, smaller = book.says(r"(\d+%) against (\d+%) at 4,096 real tokens")
+    assert speedups[8, "runs", 0][4096]["rse"] == pytest.approx(larger, abs=0.005)
+    assert speedups[8, "k-means", 0][4096]["rse"] == pytest.approx(smaller, abs=0.005)
+
+
+def test_34_saved_time_buys_accuracy_up_to_16384_tokens(book, speedups):
+    near_runs, near_means = book.says(r"4 near clusters have (\d+%) and k-means with 2 near ones (\d+%)")
+    runs, means = speedups[8, "runs", 4], speedups[8, "k-means", 2]
+    for n in (8192, 16384):
+        assert runs[n]["rse"] == pytest.approx(near_runs, abs=0.005)
+        assert means[n]["rse"] == pytest.approx(near_means, abs=0.005)
+        assert runs[n]["speedup"] > means[n]["speedup"]
+    book.says(r"At 65,536 they are (not): a sixteenth of the keys, read exactly, is quadratic")
+    assert runs[65536]["speedup"] < means[65536]["speedup"]
+
+
+def test_exercise_1_one_program_for_each_key_cluster(book):
+    (programs,) = book.says(r"here \$1 \\cdot 1 \\cdot 8 \\cdot 1 = (\d)\$")
+    names = book.cell("27").names
+    arguments = [names[name] for name in ("points", "k", "v")] + [
+        names["found"].order,
+        names["found"].offsets,
+        0.125,
+    ]
+    with patch("multipole_lab.kernels.muse.summarise.launch") as launch:
+        names["summarise"](*arguments)
+    assert launch.call_args.args[1] == (programs,)
+
+
+def test_exercise_2_a_mask_after_the_maximum_loses_the_keys(book):
+    right, wrong = map(float, book.solution(2)[0].printed.split())
+    (said,) = book.says(r"instead of (-[\d.]+)\.")
+    assert round(right, 1) == said
+    assert wrong == -torch.inf
+
+
+def test_exercise_3_how_many_points_keep_the_multipliers_busy(book):
+    each, corner, points, enough, most, left = book.says(
+        r"\$([\d.]+)\\,G\\,C_q\$ operations a byte, against (\d+) .*?: below (\d+) points .*? With the (\d+) points "
+        r"of the cell above this would be (\d+), .*? makes (\d+) of it"
+    )
+    D = 64
+    assert each == 6 * D / (2 * 2 * D)
+    assert round(PEAK / BANDWIDTH / each) == points
+    names = book.cell("09").names
+    assert names["G"] * names["C"] == enough
+    assert each * enough == most
+    done, moved = names["work"]["summaries of all clusters"]
+    assert round(done / moved) == left
+    assert round(PEAK / BANDWIDTH) == corner
+
+
+def test_exercise_4_clusters_without_members_weigh_nothing(book):
+    mass, mean = book.solution(4)[0].value
+    assert mass[:2].tolist() == [-torch.inf, -torch.inf]
+    assert mass[2:].isfinite().all()
+    assert mean == 0
