@@ -1,0 +1,182 @@
+"""What notebook 10 says about scaling, computed; numbers are those of cells and exercises."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from claims import Notebook
+
+import multipole_lab as ml
+from multipole_lab.measure import operations, share_of_exact
+from multipole_lab.measure.inputs import resampled
+
+LENGTHS = 2 ** np.arange(10, 21)
+
+
+@pytest.fixture(scope="module")
+def book():
+    """The notebook, with one turn for each time: no sentence names a time."""
+    book = Notebook("10")
+    (sweep,) = (cell for cell in book.cells if "repeats=2" in cell.source)
+    sweep.source = sweep.source.replace("repeats=2", "repeats=1")
+    return book
+
+
+def slope(method, lengths, **options):
+    counts = [operations(method, int(n), **options) for n in lengths]
+    return np.polyfit(np.log(lengths), np.log(counts), 1)[0]
+
+
+def heads(layer, tokens=4096):
+    """The first key head of a layer with its three query heads."""
+    one = ml.load_sample("smollm2")[layer]
+    return one.q[:, :3, :tokens], one.k[:, :1, :tokens], one.v[:, :1, :tokens]
+
+
+def error(method, q, k, v):
+    scale = ml.load_sample("smollm2").scale
+    return float(ml.relative_squared_error(method(q, k, v, scale=scale), ml.Exact()(q, k, v, scale=scale)))
+
+
+@cache
+def of_64(layer, tokens):
+    """The error of 64 clusters over the first tokens of a layer."""
+    return error(ml.MuSe(clusters=64), *heads(layer, tokens))
+
+
+def test_02_exponents_are_2_and_1_and_the_best_c_gives_one_and_a_half(book):
+    exact, fixed = book.says(r"\*\*exponent\*\*: (\d) for exact attention, (\d) for MuSe with a fixed number")
+    assert slope(ml.Exact(), LENGTHS) == pytest.approx(exact)
+    assert slope(ml.MuSe(clusters=64), LENGTHS) == pytest.approx(fixed)
+    book.says(r"\\propto\\; (\\sqrt N), \\qquad\\text\{so that\}\\qquad t\(C\^\\star\) \\propto N\^\{3/2\}")
+    far, near, m = 2.0, 3.0, 4
+    best = [min((far * n * c + near * m * n * n / c, c) for c in range(1, 2000)) for n in (1000, 16_000)]
+    assert best[1][1] == pytest.approx(4 * best[0][1], rel=0.02)
+    assert best[0][1] == pytest.approx((near / far * m * 1000) ** 0.5, abs=1)
+    assert best[1][0] / best[0][0] == pytest.approx(16**1.5, rel=0.01)
+
+
+def test_08_a_fixed_number_of_near_clusters_is_quadratic_again(book):
+    printed = list(book.cell("06").curves)
+    assert [name.split("slope ")[1] for name in printed] == ["2.00", "1.00", "1.99", "1.50"]
+    share, cap, times = book.says(
+        r"are a (sixteenth) of all keys, .* \(up to ([\d.]+) times that, .*\): (\d+) times fewer products"
+    )
+    near = ml.MuSe(clusters=64, near=4)
+    assert near.cap == cap
+    assert 1 / share_of_exact(near, 2**20) == pytest.approx(times, abs=0.5)
+    assert share == "sixteenth"
+    (down,) = book.says(r"the exponent goes down to ([\d.]+)\.")
+    assert slope(ml.MuSe(clusters="auto", near=4), LENGTHS[-5:]) == pytest.approx(down, abs=0.005)
+
+
+def test_10_every_row_needs_fewer_products_and_does_them_more_slowly(book):
+    table = book.cell("09").table
+    least, most = book.says(r"needs fewer products than exact attention, (\d+) to (\d+%) of them")
+    assert (round(100 * table["share"].min()), round(table["share"].max(), 2)) == (least, most)
+    assert len(table) == 24
+    for exact, muse in book.cell("11").rows(r"exact ([\d.]+), MuSe ([\d.]+)"):
+        assert exact > muse  # here by a factor of 3 and more
+
+
+def test_14_a_law_through_two_lengths_misses_the_third(book):
+    exponent, guess, true, miss = book.says(
+        r"grew like \$N\^\{([\d.]+)\}\$ from .*? which says ([\d.]+) for 4,096; "
+        r"it is ([\d.]+), and the guess (\d+%) too high"
+    )
+    short, middle, long = (of_64(15, n) for n in (1024, 2048, 4096))
+    assert np.log2(middle / short) == pytest.approx(exponent, abs=0.005)
+    assert middle**2 / short == pytest.approx(guess, abs=0.0006)
+    assert long == pytest.approx(true, abs=0.0005)
+    assert middle**2 / short / long - 1 == pytest.approx(miss, abs=0.006)
+    lines = book.cell("14").printed.splitlines()
+    assert len(lines) == 4
+    assert f"N to the {exponent:.2f}" in lines[-1]
+
+
+def test_14_fixed_costs_pull_slopes_down(book):
+    book.says(r"Fixed costs \$(t_0)\$ pull slopes down")
+    n = np.array([1024, 2048, 4096])
+    assert np.polyfit(np.log(n), np.log(n.astype(float)), 1)[0] == pytest.approx(1)
+    assert np.polyfit(np.log(n), np.log(1000.0 + n), 1)[0] < 0.8
+
+
+def test_19_the_error_is_no_power_law_in_c_and_ends_at_zero(book):
+    errors = book.cell("17").errors
+    slopes = np.diff(np.log2(errors[0]))
+    begin, end = book.says(r"the slope begins at about (-[\d.]+) and is (-[\d.]+) at the end")
+    assert slopes[:3].mean() == pytest.approx(begin, abs=0.05)
+    assert slopes[-1] == pytest.approx(end, abs=0.05)
+    assert errors[0] == sorted(errors[0], reverse=True)
+    assert error(ml.MuSe(clusters=256), *heads(15, 256)) < 1e-9  # a cluster for each key
+    worst = book.says(r"\*worse\* at first: ([\d.]+) with 4 clusters, ([\d.]+) with 8.* is ([\d.]+) there")
+    assert worst == tuple(round(errors[2][i], 3) for i in (0, 1, 3))
+    per_key, clusters = book.says(r"beyond \$C = N/([\d.]+)\$ it needs more .*? which is (\d+) clusters here")
+    assert int(1024 / per_key) == clusters
+    assert share_of_exact(ml.MuSe(clusters=int(clusters)), 1024) < 1
+    assert share_of_exact(ml.MuSe(clusters=int(clusters) + 1), 1024) > 1
+
+
+def test_22_the_cost_model_is_tested_on_a_length_that_it_has_not_seen(book):
+    assert len(book.cell("20").short.table) == 16
+    assert len(book.cell("20").miss) == 8
+    book.says(r"\$C\^\\star\$ (four) times as large for sixteen times the tokens")
+    model = book.cell("20").model
+    few, many = (model.cheapest_clusters(2, n) for n in (4096, 65_536))
+    assert np.isnan(few) or many == pytest.approx(4 * few)
+    (factor,) = book.says(r"an \*\*extrapolation\*\* by a factor of (\d+) in length")
+    assert factor == 1_048_576 / 4096
+
+
+def test_23_the_fastest_setting_keeps_the_error(book):
+    best = book.cell("23").best
+    assert (best["rse"] <= 0.2).all()
+    assert list(best["length"]) == [1024, 2048, 4096]
+
+
+def test_24_drawn_tokens_have_a_smaller_error_than_real_ones(book):
+    drawn, real = book.says(r"in each of the three layers: ([\d.]+) instead of ([\d.]+) in layer 15")
+    method = ml.MuSe(clusters=64)
+    for layer in (3, 15, 28):
+        q, k, v = heads(layer)
+        short = [x[:, :, :1024] for x in (q, k, v)]
+        pair = (
+            error(method, *resampled(short, 4096, torch.Generator().manual_seed(0))),
+            of_64(layer, 4096),
+        )
+        assert pair[0] < pair[1]
+        if layer == 15:
+            assert pair == pytest.approx((drawn, real), abs=0.0006)
+
+
+def test_exercise_1_exact_attention_is_cheaper_up_to_four_and_a_half_c(book):
+    few, many, times = book.says(r"(\d+) and ([\d,]+): just above \$([\d.]+)\\,C\$")
+    assert book.solution(1)[0].rows(r"(\d+) (\d+)") == [(64, few), (256, many)]
+    assert (few, many) == (64 * times + 1, 256 * times + 1)
+    total, clusterings, summaries, far = book.says(
+        r"MuSe pays \$(\d)\\, N C D\$ \((\d) .*?, (\d) .*?, (\d) for"
+    )
+    assert clusterings + summaries + far == total
+    assert operations(ml.MuSe(clusters=64), 4096) == total * 4096 * 64 * 64
+
+
+def test_exercise_3_causal_exponents(book):
+    rows = book.solution(3)[0].rows(r"(\d+) (\S+) (\S+)\n")
+    ends, short = (
+        book.says(r"At the long end ([\d.]+) and"),
+        book.says(r"At the short end ([\d.]+) and ([\d.]+):"),
+    )
+    assert [round(row[2], 2) for row in rows] == [ends[0], book.says(r"long end [\d.]+ and ([\d.]+):")[0]]
+    assert [round(row[1], 2) for row in rows] == list(short)
+    assert operations(ml.MuSe(leaf=4096), 4096, causal=True) == operations(ml.Exact(), 4096, causal=True)
+
+
+def test_exercise_4_the_error_need_not_grow_with_the_length(book):
+    for layer, pattern in (
+        (15, r"In layer 15 yes: ([\d.]+), ([\d.]+), ([\d.]+)\. More"),
+        (3, r"falls a little \(([\d.]+), ([\d.]+), ([\d.]+)\)"),
+        (28, r"up and down \(([\d.]+), ([\d.]+), ([\d.]+)\)"),
+    ):
+        found = [of_64(layer, n) for n in (1024, 2048, 4096)]
+        assert found == pytest.approx(book.says(pattern), abs=0.0006)
