@@ -17,7 +17,7 @@ WARM = 3
 
 
 def summarise(found: dict[int, dict[str, list[dict]]]) -> dict:
-    """The table: a row a seed, and mean and standard deviation over the seeds.
+    """The table: a row a seed, and mean and standard deviation over the seeds (see ``equally_long``).
 
     Losses are compared at the last step at which both sides looked at the held-out text; times are medians over the
     steps that both have done, the first few left out. Differences are MuSe's, in percent of exact's: less is better.
@@ -86,16 +86,22 @@ def _digits(x: float | None) -> float | None:
     return None if x is None else float(f"{x:.6g}")
 
 
+def equally_long(result: dict) -> bool:
+    """Whether the seeds are compared at one step: losses at different steps have no mean."""
+    return len({row["steps"] for row in result["seeds"]}) < 2
+
+
 def figure(result: dict):
-    """The curves of a result, as it stands."""
+    """The curves of a result, as it stands; its title says a mean loss only where seeds went equally far."""
     from multipole_lab.figures import training as draw
 
     curves = result["curves"]
     every = [curves[seed] for seed in curves if all(curves[seed][side]["step"] for side in SIDES)]
+    said = result["summary"] if equally_long(result) else {}
     return draw.training(
         {side: [(c[side]["step"], c[side]["loss"], c[side]["seconds"]) for c in every] for side in SIDES},
         {side: [(c[side]["heldout_step"], c[side]["heldout_loss"]) for c in every] for side in SIDES},
-        {name: x["mean"] for name, x in result["summary"].items()},
+        {name: x["mean"] for name, x in said.items()},
         method=result["preset"]["method"],
         machine=_place(result),
     )
@@ -137,7 +143,9 @@ def table(result: dict) -> str:
     for row in rows:
         lines.append(_line(row["seed"], row["steps"], lambda name, row=row: row[name]))
     summary = result["summary"]
-    if len(rows) > 1:
+    if not equally_long(result):
+        lines.append("seeds of different lengths: no mean")
+    elif len(rows) > 1:
         lines.append(_line("mean", "", lambda name: summary[name]["mean"]))
         lines.append(_line("s.d.", "", lambda name: summary[name]["deviation"], sign=""))
     for layer in p["muse_layers"]:

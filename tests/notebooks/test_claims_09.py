@@ -1,0 +1,200 @@
+"""What notebook 09 says about training, computed; numbers are those of cells and exercises.
+
+What it trains is smaller here: its sentences name no number of a live run. Numbers of records come from the records.
+"""
+
+import pytest
+import torch
+from claims import Notebook
+
+import multipole_lab as ml
+from multipole_lab.bench.recorded import record
+from multipole_lab.measure import operations, share_of_exact
+from multipole_lab.method_text import parse_method
+from multipole_lab.training import PRESETS
+from multipole_lab.training.comparison_result import figure, table
+
+SMALLER = {
+    '"context": 1024, "steps": 60, "every": 20, "heldout_blocks": 4': (
+        '"context": 256, "steps": 3, "every": 3, "heldout_blocks": 1'
+    ),
+    "MuSe(clusters=8, leaf=256)": "MuSe(clusters=8, leaf=64)",
+    "megabytes=2.0": "megabytes=0.4",
+    '("tiny", "paper")': '("tiny",)',
+    "steps=10, every=10": "steps=2, every=2",
+    "steps=20": "steps=2",
+    "(512, 1024, 2048, 4096)": "(128, 256)",
+    "steps=5, every=5": "steps=2, every=2",
+    '"heldout", preset.context, 4': '"heldout", preset.context, 1',
+}
+RECORDS = ("16k-central", "16k-six", "64k-six", "64k-six-seed1")
+
+
+@pytest.fixture(scope="module")
+def book():
+    return Notebook("09")
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The notebook with a shorter text, fewer steps and fewer tokens."""
+    book = Notebook("09")
+    for words, instead in SMALLER.items():
+        found = [cell for cell in book.cells if words in cell.source]
+        assert found, words
+        for cell in found:
+            cell.source = cell.source.replace(words, instead)
+    return book
+
+
+def of(name):
+    return record(f"training-h100-{name}")
+
+
+def test_02_and_exercise_3_what_causal_attention_costs(book):
+    full, causal = operations(ml.Exact(), 4096), operations(ml.Exact(), 4096, causal=True)
+    book.says(r"exact attention (\$N\^2 D\$) products a head, half of the (\$2 N\^2 D\$) of full attention")
+    assert full == 2 * 4096**2 * 64
+    assert causal == pytest.approx(4096**2 * 64, rel=1e-3)
+    book.says(r"(\$N L D \+ \\tfrac92\\, N C D \\log_2 \(N/L\)\$) in all")
+    method, said = ml.MuSe(clusters=8, leaf=256), {}
+    for levels, n in enumerate((512, 1024, 2048, 4096), start=1):
+        counted = operations(method, n, causal=True) / 64
+        assert counted == pytest.approx(n * 256 + 4.5 * n * 8 * levels, rel=0.01)
+        said[n] = share_of_exact(method, n, causal=True)
+    shares = book.says(
+        r"at each of the four; (\d+%) of the products at 512, (\d+%) at 1,024, (\d+%) at 2,048, (\d+%)"
+    )
+    assert list(said.values()) == pytest.approx(shares, abs=0.006)
+    (part,) = book.says(r"though it needs a (third) of the products")
+    assert part == "third"
+    assert said[1024] == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_03_gradients_are_those_of_the_approximation(book):
+    """Against differences, in float64, with steps so small that no key changes its cluster."""
+    book.says(r"autograd gives the exact gradient \*(of the approximation)\*")
+    one, generator = ml.load_sample("smollm2")[15], torch.Generator().manual_seed(0)
+    q, k, v = one.q[:, :3, :96].double(), one.k[:, :1, :96].double(), one.v[:, :1, :96].double()
+    method = ml.MuSe(clusters=4, leaf=24, near=1)
+    ways = [torch.randn(x.shape, generator=generator).double() for x in (q, k, v)]
+
+    def energy(step):
+        return (
+            method(*(x + step * way for x, way in zip((q, k, v), ways, strict=True)), causal=True)
+            .square()
+            .sum()
+        )
+
+    x = [part.clone().requires_grad_() for part in (q, k, v)]
+    slopes = torch.autograd.grad(method(*x, causal=True).square().sum(), x)
+    along = sum((slope * way).sum() for slope, way in zip(slopes, ways, strict=True))
+    assert float(energy(1e-6) - energy(-1e-6)) / 2e-6 == pytest.approx(float(along), rel=1e-5)
+
+
+def test_07_gradients_are_no_worse_than_the_output(book):
+    output, *gradients = book.cell("06").column(r"error of \w+ *: (\S+)")
+    queries, rest, out = book.says(
+        r"no worse than the output: ([\d.]+) for the queries and ([\d.]+) .*?, against ([\d.]+)\."
+    )
+    assert (output, gradients) == (out, [queries, rest, rest])
+    assert max(gradients) <= output
+
+
+def test_09_the_models_are_those_that_are_described(book):
+    layers, width = book.says(r"positions by rotation, (\w+) layers, a width of (\d+)\.")
+    assert (PRESETS["tiny"].layers, PRESETS["tiny"].width) == (layers, width)
+    assert (PRESETS["paper"].layers, PRESETS["paper"].context) == (7, 16_384)
+
+
+def test_16_all_records_are_runs(book):
+    book.says(r"In \*\*all of these records the clusters are (runs) of consecutive positions\*\*")
+    for name in (f"training-h100-{name}" for name in RECORDS):
+        assert parse_method(record(name)["preset"]["method"]).partition == "runs"
+        assert record(name)["date"] in ("2026-11-23", "2026-11-24")
+    assert parse_method(record("training-tiny")["preset"]["method"]).partition == "runs"
+
+
+def test_17_one_layer_of_seven_saves_less_than_in_the_paper(book):
+    share = book.says(
+        r"attention is (\d+%) of a step at 16,384 tokens, and one layer of seven is less than a (tenth)"
+    )
+    (row,) = of("16k-central")["seeds"]
+    assert row["exact_attention_seconds"] / row["exact_seconds"] == pytest.approx(share[0], abs=0.005)
+    saved, paper, layer, step, free = book.says(
+        r"([\d.]+%) less time a step where the paper has ([\d.]+%)\. "
+        r"One layer is (\d+) ms of (\d+) here, .* ([\d.]+%): in"
+    )
+    assert -row["seconds_difference"] / 100 == pytest.approx(saved, abs=5e-4)
+    one = row["by_layer"]["3"]["exact"]
+    assert (round(one * 1e3), round(row["exact_seconds"] * 1e3)) == (layer, step)
+    assert one / row["exact_seconds"] == pytest.approx(free, abs=5e-4)
+    assert free < 0.1
+    assert free < paper  # so that layer was a larger part there
+    assert book.says(r"\*\*([\d.]+%) less time, and a loss ([\d.]+%) higher\*\*") == (0.122, 0.0036)
+
+
+def test_19_six_layers_save_29_and_65_percent(book):
+    (short,) = book.says(r"two seeds: (\d+%) less time for each token")
+    for row in of("16k-six")["seeds"]:
+        assert -row["seconds_difference"] / 100 == pytest.approx(short, abs=0.006)
+    share, long = book.says(r"attention is (\d+%) of a step, and MuSe takes (\d+%) of the step's time away")
+    for row in of("64k-six")["seeds"] + of("64k-six-seed1")["seeds"]:
+        assert row["exact_attention_seconds"] / row["exact_seconds"] == pytest.approx(share, abs=0.005)
+        assert -row["seconds_difference"] / 100 == pytest.approx(long, abs=0.006)
+    assert book.says(r"grew from (\d+%) to (\d+%)\. Does") == (short, long)
+
+
+def test_23_seeds_of_different_lengths_are_not_averaged(book):
+    few, many = book.says(r"the seeds above ended at (\d+) and at (\d+), so the table has no mean")
+    found = of("16k-six")
+    assert [row["steps"] for row in found["seeds"]] == [few, many]
+    assert "no mean" in table(found)
+    assert "mean  " not in table(found)
+    assert "Held-out loss" not in figure(found).layout.title.text
+
+
+def test_26_no_difference_of_the_losses_can_be_told_from_chance(book):
+    text = book.cell("25").printed
+    most, near, far = book.says(
+        r"at most ([\d.]+%) away from .*?, where two seeds are ([\d.]+) to ([\d.]+%) apart"
+    )
+    rows = book.cell("25").rows(r"seeds (\S+)% apart, MuSe (\S+)% and (\S+)% from")
+    apart, *off = zip(*rows, strict=True)
+    off = off[0] + off[1]
+    assert max(map(abs, off)) / 100 == pytest.approx(most)
+    assert (min(apart), max(apart) / 100) == (near, pytest.approx(far))
+    assert min(off) < 0 < max(off)
+    assert [step for (step,) in book.cell("25").rows(r"step +(\d+):")] == [50, 50, 100, 150]
+    assert len(text.splitlines()) == len(rows) == 4
+
+
+def test_26_a_laptops_size_shows_no_sign_either(book):
+    tiny = record("training-tiny")
+    said = book.says(
+        r"the three differences are (-[\d.]+%), \+([\d.]+%) and (-[\d.]+%): .* takes (\d+) to (\d+%) less"
+    )
+    assert [row["heldout_loss_difference"] / 100 for row in tiny["seeds"]] == pytest.approx(
+        said[:3], abs=5e-5
+    )
+    assert [row["steps"] for row in tiny["seeds"]] == [300] * 3
+    saved = [1 - row["by_layer"]["1"]["muse"] / row["by_layer"]["1"]["exact"] for row in tiny["seeds"]]
+    assert (round(100 * min(saved)), round(max(saved), 2)) == said[3:]
+
+
+def test_exercise_1_a_leaf_as_long_as_the_text_is_exact(small):
+    assert abs(small.solution(1)[0].value) < 1e-3
+
+
+def test_exercise_2_two_rows_to_compare(small):
+    assert len(small.solution(2)[0].rows(r"\n +(\d) +2 +([\d.]+)")) == 2
+
+
+def test_exercise_3_times_of_the_layer_are_there(small):
+    assert small.solution(3)[0].printed.count("'muse'") == 2
+
+
+def test_exercise_4_exact_attention_does_as_well(small):
+    small.says(r"The two losses agree to a (tenth) of a percent")
+    sdpa, muse = small.solution(4)[0].column(r"\w+ ([\d.]+)\n")
+    assert muse == pytest.approx(sdpa, rel=1e-3)
