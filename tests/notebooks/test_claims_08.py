@@ -1,0 +1,195 @@
+"""What notebook 08 says about a model of one's own, computed; numbers are those of cells and exercises.
+
+Its live cells run on the random model, whatever weights there are; what it says of SmolLM2 is computed where those are.
+"""
+
+import inspect
+import json.decoder
+import re
+
+import pytest
+import torch
+from claims import Notebook
+from transformers import AutoModelForCausalLM
+
+import multipole_lab as ml
+from multipole_lab.measure.heads import first_tokens
+from multipole_lab.models.samples.sample import data_folder
+
+SMALL = {
+    "muse": ml.MuSe(clusters=32, leaf=128),
+    "near": ml.MuSe(clusters=32, near=2, leaf=128),
+    "window": ml.Window(size=256),
+    "topk": ml.TopK(keys=64),
+}
+HERE = ml.models.is_cached("smollm2")
+
+
+@pytest.fixture(scope="module")
+def book():
+    """The notebook with the random model and a search that is short."""
+    book = Notebook("08")
+    for pattern, instead in {
+        "here = .*": "here = False",
+        r"ml\.tune\(sample, (.*)layers=\[15\], repeats=3\)": r"ml.tune(mine, \1layers=[1], repeats=1)",
+        r"max_tokens=1024": "max_tokens=600",
+        r"ml\.tune\(sample, (.*)\bfor n in \(3, 28\)": r"ml.tune(mine, \1for n in (1, 3)",
+        r"ml\.compare\(sample, (.*)tokens=1024": r"ml.compare(sample, \1tokens=160",
+    }.items():
+        cells = [cell for cell in book.cells if re.search(pattern, cell.source)]
+        assert cells, pattern
+        for cell in cells:
+            cell.source = re.sub(pattern, instead, cell.source)
+    return book
+
+
+def errors(method, causal, tokens=1024):
+    """Over the three layers of the shipped sample."""
+    sample = ml.load_sample("smollm2")
+    found = []
+    for layer in sample.layers:
+        parts = first_tokens(sample[layer], tokens)
+        options = {"scale": sample.scale, "causal": causal}
+        found.append(ml.relative_squared_error(method(*parts, **options), ml.Exact()(*parts, **options)))
+    return float(torch.stack(found).mean())
+
+
+def test_12_every_row_has_an_error_and_a_time(book):
+    book.says(r"every row has both: `(rse)`.*`(worst_head)`.*and `(speedup)`")
+    table = book.cell("11").table
+    assert table[["rse", "worst_head", "speedup"]].notna().all(axis=None)
+    assert (table["worst_head"] >= table["rse"]).all()
+
+
+def test_14_the_error_is_reported_on_queries_that_the_choice_has_not_seen(book):
+    best = book.cell("13").best
+    book.says(
+        r"`best` shows what was chosen by \(`(tuned_error)`\) and what came out on the held-out queries \(`(error)`\)"
+    )
+    assert best.holds in (True, False)
+    if isinstance(best.method, ml.Exact):
+        assert best.error == 0
+    assert {"held out"} == set(best.evidence["part"])
+
+
+def test_18_a_methods_text_is_its_configuration(book):
+    (same,) = re.findall(r"-> (\w+)", book.cell("18").printed)
+    assert same == "True"
+    assert book.cell("18").parse_method("MuSe(clusters=64, near=4)") == ml.MuSe(clusters=64, near=4)
+
+
+def test_19_a_leaf_longer_than_the_text_is_exact(book):
+    leaf, tokens = book.says(
+        r"The `leaf` is 128 here\. With the default of ([\d,]+) these (\d+) tokens would be one leaf"
+    )
+    assert ml.MuSe().leaf == leaf
+    q, k, v = (torch.randn(1, 2, int(tokens), 8) for _ in range(3))
+    options = {"causal": True}
+    same = ml.MuSe(clusters=16)(q, k, v, **options) - ml.Exact()(q, k, v, **options)
+    assert same.abs().max() < 1e-5
+    assert (
+        ml.MuSe(clusters=16, leaf=128)(q, k, v, **options) - ml.Exact()(q, k, v, **options)
+    ).abs().max() > 1e-3
+
+
+def test_20_outside_the_with_the_model_is_as_it_was(book):
+    ran = book.cell("20")
+    with torch.no_grad():
+        after = ran.model(ran.ids, labels=ran.ids).loss.item()
+    assert after == ran.exact
+    assert set(ran.dropped_in.approximated) == set(ran.layers)
+    assert ran.approximate != ran.exact
+
+
+def test_21_a_saved_model_keeps_the_settings_and_not_their_use(book, tmp_path):
+    """With the block of the notebook, on the random model."""
+    cell = next(cell for cell in book.cells if "**For good**" in cell.source)
+    (block,) = re.findall(r"```python\n(.*?)```", cell.source, flags=re.S)
+    names = {
+        "model": book.cell("06").tiny(),
+        "folder": tmp_path,
+        "AutoModelForCausalLM": AutoModelForCausalLM,
+    }
+    exec(block, names)
+    book.says(r"transformers loads every model with its own attention \(`(sdpa)`, and that is (exact)\)")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert plain.config._attn_implementation == "sdpa"
+    assert plain.config.muse == {"clusters": 64, "near": 4, "leaf": 256}
+    ids = torch.randint(256, (1, 600), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        own, again, exact = (
+            names[name](ids).logits if name else plain(ids).logits for name in ("model", "again", "")
+        )
+    assert torch.equal(own, again)
+    assert not torch.equal(own, exact)
+
+
+def test_exercise_1_muse_changes_most(book):
+    assert book.solution(1)[0].printed.count("Window") == 2
+    said = book.says(
+        r"falls (\d+) times .*? \(from ([\d.]+) to ([\d.]+)\) and (\d+) times with two \(from ([\d.]+) to ([\d.]+)\)"
+    )
+    pairs = {name: (errors(method, False), errors(method, True)) for name, method in SMALL.items()}
+    times = {name: full / causal for name, (full, causal) in pairs.items()}
+    assert (round(times["muse"]), round(times["near"])) == (said[0], said[3])
+    assert pairs["muse"] == pytest.approx(said[1:3], rel=0.01)
+    assert pairs["near"] == pytest.approx(said[4:], rel=0.01)
+    others = book.says(r"window and top-k gain by ([\d.]+) and ([\d.]+) times")
+    assert (round(times["window"], 1), round(times["topk"], 1)) == others
+
+
+def test_exercise_2_each_layer_gets_a_method(book):
+    assert set(eval(book.solution(2)[0].printed)) == {1, 3}
+
+
+@pytest.mark.slow
+def test_exercise_2_no_setting_suits_layer_3_and_four_suit_layer_28(book):
+    sample, settings = ml.load_sample("smollm2"), book.cell("13").settings
+    best, suit = book.says(
+        r"\(the best, 32 clusters with 4 near ones, has ([\d.]+)\).* in layer 28 (\w+) of them do"
+    )
+    found = {}
+    for layer in (3, 28):
+        parts = first_tokens(sample[layer], 4096)
+        exact = ml.Exact()(*parts, scale=sample.scale)
+        found[layer] = [
+            ml.relative_squared_error(method(*parts, scale=sample.scale), exact).item() for method in settings
+        ]
+    assert (
+        min(found[3])
+        == found[3][settings.index(ml.MuSe(clusters=32, near=4))]
+        == pytest.approx(best, abs=0.005)
+    )
+    assert sum(error <= 0.1 for error in found[28]) == suit
+
+
+def test_exercise_3_the_random_model_hardly_notices(book):
+    exact = book.cell("20").exact
+    for _, loss in book.solution(3)[0].rows(r"(\d) ([\d.]+)"):
+        assert 0 < abs(loss - exact) < 1e-3
+
+
+def test_exercise_4_both_texts_have_an_error(book):
+    assert [name for name, _ in book.solution(4)[0].rows(r"(story|code) ([\d.]+)")] == ["story", "code"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HERE, reason="needs the weights of SmolLM2: ml.load_model('smollm2') fetches them")
+def test_exercises_3_and_4_with_the_weights(book):
+    model, tokenizer = ml.load_model("smollm2")
+    story = (data_folder() / "reading.txt").read_text(encoding="utf-8")
+    on_story, on_code = book.says(r"weights it is ([\d.]+) on the story and ([\d.]+) on the code")
+    for text, said in ((story, on_story), (inspect.getsource(json.decoder), on_code)):
+        mine = ml.capture(model, tokenizer, text, layers=[3, 15, 28], max_tokens=1024)
+        assert ml.compare(mine, ml.MuSe(clusters=32), repeats=1)["rse"].mean() == pytest.approx(
+            said, abs=0.002
+        )
+    ids = torch.tensor([tokenizer(story).input_ids[:512]])
+    losses = book.says(
+        r"the loss is ([\d.]+) exactly, ([\d.]+) with `near=0`.*?, ([\d.]+) with 2 .*? and ([\d.]+) with 8"
+    )
+    with torch.no_grad():
+        assert model(ids, labels=ids).loss.item() == pytest.approx(losses[0], abs=0.002)
+        for near, said in zip((0, 2, 8), losses[1:], strict=True):
+            with ml.MuSe(clusters=16, near=near, leaf=128, sinks=4).on(model):
+                assert model(ids, labels=ids).loss.item() == pytest.approx(said, abs=0.002)
