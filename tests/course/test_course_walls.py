@@ -26,7 +26,7 @@ def probe(fork_server):
             "count": False,
             "functions": ["f"],
         }
-        sessions.append(Session(fork_server, [("cell", source)], job, Limits(seconds=3)))
+        sessions.append(Session(fork_server, [("cell", source)], job, Limits(seconds=20)))
         sessions[-1].start()
         assert sessions[-1].errors == {}
         return sessions[-1].call("f", args, {})
