@@ -1,0 +1,122 @@
+"""What notebook 01 says about exact attention, computed; numbers are those of cells and exercises."""
+
+import math
+
+import pytest
+import torch
+from claims import Notebook
+
+import multipole_lab as ml
+from multipole_lab.measure import operations
+
+
+@pytest.fixture(scope="module")
+def book():
+    return Notebook("01")
+
+
+@pytest.fixture(scope="module")
+def weights(book):
+    """Causal weights of layer 15 over 2,048 tokens, [9, 2048, 2048]."""
+    ran = book.cell("15")
+    logits = ran.sample.scale * ran.q[0] @ ran.k[0].repeat_interleave(3, 0).mT
+    return logits.masked_fill(torch.ones(2048, 2048).triu(1).bool(), -torch.inf).softmax(-1)
+
+
+def test_equation_two_parts_merge_as_their_sums_add_up(book):
+    book.says(r"(e\^\{\\ell\} o = e\^\{\\ell_1\} o_1 \+ e\^\{\\ell_2\} o_2)")
+    random = torch.Generator().manual_seed(0)
+    logits, v = torch.randn(9, generator=random).double(), torch.randn(9, 3, generator=random).double()
+    one, two, all_ = (
+        (x.exp() @ y, x.exp().sum()) for x, y in ((logits[:4], v[:4]), (logits[4:], v[4:]), (logits, v))
+    )
+    torch.testing.assert_close((one[0] + two[0]) / (one[1] + two[1]), all_[0] / all_[1])
+
+
+def test_06_heads_share_keys_and_twelve_keys_hold_most(book):
+    book.says(r"(Nine) query heads share three key heads, three each")
+    assert book.cell("05").layer.q.shape[1] == 9 == 3 * book.cell("05").layer.k.shape[1]
+    (figure,) = book.cell("09").figures
+    heavy = book.cell("09").heavy
+    assert f"hold {heavy.values.sum():.0%} of" in figure.layout.title.text.replace("<br>", " ")
+    assert heavy.values.sum() > 0.8
+
+
+def test_10_token_0_is_among_the_twelve_heaviest(book, weights):
+    (share,) = book.says(r"Token 0 is among the twelve heaviest for (\d+%) of this layer's queries")
+    heaviest = weights[:, 12:].topk(12).indices
+    assert (heaviest == 0).any(-1).float().mean().item() == pytest.approx(share, abs=0.005)
+
+
+def test_10_where_the_exponential_overflows(book):
+    (limit,) = book.says(r"overflows \(becomes infinite\) in 32 bits from \$x \\approx (\d+)\$ on")
+    largest = torch.finfo(torch.float32).max
+    assert int(math.log(largest)) == limit
+    assert torch.tensor(limit + 1).exp().isinf()
+    assert not torch.tensor(limit).exp().isinf()
+    assert "naive: True   maximum taken off: False" in book.cell("11").printed
+
+
+def test_12_the_walk_over_tiles_gives_the_sum_at_once(book):
+    book.says(r"keeps (three) things: the largest logit so far")
+    assert book.cell("13").column(r"at once: (\S+)")[0] < 1e-5
+
+
+def test_17_merging_loses_nothing_but_rounding(book):
+    (power,) = book.says(
+        r"Errors of about \$10\^\{-(\d+)\}\$ are rounding: 32-bit numbers carry seven digits"
+    )
+    errors = book.cell("16").column(r"squared error (\S+)")
+    assert len(errors) == 2
+    assert all(10 ** -(power + 1) < x < 10 ** -(power - 1) for x in errors)
+    assert torch.finfo(torch.float32).eps == pytest.approx(1e-7, rel=0.3)
+
+
+def test_18_operations_and_bytes(book):
+    a_byte, tokens = book.says(r"that is \$N/8\$ products a byte: (\d+) at ([\d,]+) tokens")
+    products = operations(ml.Exact(), int(tokens), head_size=64)
+    assert products == 2 * tokens**2 * 64
+    assert products / (4 * tokens * 64 * 4) == a_byte == tokens / 8
+    causal = operations(ml.Exact(), int(tokens), causal=True, head_size=64)
+    assert causal == pytest.approx(products / 2, rel=1e-3)
+    book.says(r"(a quarter of a product a byte), whatever \$N\$")
+    assert operations(ml.Exact(), 1, 4096, head_size=64) / (2 * 4096 * 64 * 4) == 1 / 4
+
+
+def test_20_this_computer_waits_for_bytes_with_one_query_and_for_products_with_many(book):
+    book.says(r"(Exact attention of a long text is of the second kind)")
+    (balance,) = book.cell("20").column(r"([\d.]+) products a byte")
+    assert 1 / 4 < balance < 512
+
+
+def test_solution_1_three_lines_are_merge(book):
+    assert book.solution(1)[0].value.item() < 1e-12
+
+
+def test_solution_2_averaging_is_wrong_but_for_equal_weights(book):
+    (said,) = book.says(r"The error is ([\d.]+)\. Right only where the two parts have the same mean")
+    ran = book.solution(2)[0]
+    assert ran.value.item() == pytest.approx(said, abs=0.005)
+    zero = torch.zeros_like(ran.q[:, :, :1])
+    first, rest, all_ = (
+        ml.Exact()(zero, ran.k[:, :, x], ran.v[:, :, x])
+        for x in (slice(1000), slice(1000, None), slice(None))
+    )
+    torch.testing.assert_close((1000 * first + 1048 * rest) / 2048, all_)
+
+
+def test_solution_3_the_sinks_share(book):
+    low, high, least, most = book.says(
+        r"from (\d+%) to (\d+%) in full attention\. .*?give it between (\d+%) and (\d+%):"
+    )
+    full, causal = (ran.value[0] for ran in book.solution(3))
+    assert [x.item() for x in (full.min(), full.max())] == pytest.approx([low, high], abs=0.005)
+    assert [x.item() for x in (causal.min(), causal.max())] == pytest.approx([least, most], abs=0.005)
+
+
+def test_solution_4_a_million_tokens(book):
+    factor, squared = book.says(r"is a factor of (\d+); squared, about ([\d,]+)\.")
+    assert round(1e6 / 4096) == factor
+    assert factor**2 == pytest.approx(squared, rel=0.01)
+    book.says(r"A tenth of a second becomes (more than an hour and a half)")
+    assert 1.5 < 0.1 * squared / 3600 < 2
