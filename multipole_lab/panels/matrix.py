@@ -41,7 +41,7 @@ class MatrixPanel(SampledPanel):
         tokens = len(sample.tokens)
         orders = {
             "text": "Rows and columns in the order of the text",
-            "clusters": "The members of a cluster side by side: stripes become blocks",
+            "cluster": "The members of a cluster side by side: stripes become blocks",
         }
         sights = {
             "full": "Every query sees every key: what the mathematics is about",
@@ -71,7 +71,7 @@ class MatrixPanel(SampledPanel):
         """Draw both matrices; from one order to the other step by step, so that the eye can follow."""
         method, where = MuSe(**choices), (layer, head, context, attention == "causal")
         rse = self._error(*where, method)
-        goal = float(sort == "clusters")
+        goal = float(sort == "cluster")
         for at in _way(self._sorted, goal):
             self._sorted = at
             cells, exact = self._exact(*where, at, method.clusters if at else 0)

@@ -38,6 +38,7 @@ CONTROLS = {
         "recent",
         "context",
     ],
+    "matrix": ["layer", "head", "context", "clusters", "near", "cluster", "dipole", "causal", "leaf"],
     "roofline": ["tokens", "clusters", "near", "head size"],
     "tuner": ["max error"],
     "front": ["time limit", "causal"],

@@ -41,6 +41,7 @@ class Panel(widgets.VBox):
         self.name, self.controls = name, controls
         self._defaults = self.state()
         self._held = False  # whether several controls move at once
+        self._again = False  # whether the next picture also puts axes and cameras back
         self._work = Work(lambda: self.compute(**self.state()), self._show, self._fail)
         self._porter = Porter(label=f"{name} panel")
         self._status, self._message = widgets.HTML(), widgets.HTML()
@@ -117,7 +118,8 @@ class Panel(widgets.VBox):
         return ""
 
     def reset(self, _button=None) -> None:
-        """Put every control back to where it was when the panel was made."""
+        """Put every control, axis and camera back to where it was when the panel was made."""
+        self._again = True
         self.set(**self._defaults)
 
     def export(self, kind: str) -> tuple[str, str, str]:
@@ -185,7 +187,8 @@ class Panel(widgets.VBox):
 
     def _show(self) -> None:
         """Bring the page to the present picture, with the time it took or how far it is."""
-        sync_figure(self._shown, self._dressed())
+        sync_figure(self._shown, self._dressed(), self._again)
+        self._again = False
         seconds, done = time.perf_counter() - self._work.started, self._work.picture.done
         if done >= 1:
             # The first picture also waits for libraries and the sample: no measure of a redraw.

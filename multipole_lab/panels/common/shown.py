@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipywidgets as widgets
 import plotly.graph_objects as go
 import traitlets
+from plotly.basedatatypes import Undefined
+from plotly.serializers import custom_serializers
 
 # anywidget gives a widget two seconds to load its code and afterwards hears nothing from Python. The 5 MB of plotly.js,
 # which FigureWidget sends once per figure, take longer than that on a busy or slow computer: the figure stays silent.
@@ -47,11 +49,20 @@ export default () => {
 
 
 class Shown(go.FigureWidget):
-    """A FigureWidget whose page code is small, and loads plotly.js from a model that all figures share."""
+    """A FigureWidget whose page code is small, loads plotly.js from a model that all figures share, and loses nothing.
+
+    What plotly's own loses: a message that changes some traces puts a word for "as it was" into the model of the page
+    for the others, which views made later take for data; and a page that is loaded again is given the first figure.
+
+    Attributes
+    ----------
+    wanted : the last figure that was to be shown, as ``parts_of`` gives it; the widget also has what a reader did.
+    """
 
     _esm = _PAGE_CODE
     _source = traitlets.Instance(widgets.HTML).tag(sync=True, **widgets.widget_serialization)
     _kept: widgets.HTML | None = None
+    wanted: dict | None = None
 
     @traitlets.default("_source")
     def _the_one(self) -> widgets.HTML:
@@ -59,3 +70,52 @@ class Shown(go.FigureWidget):
         if Shown._kept is None or Shown._kept.comm is None:  # none yet, or closed with all widgets
             Shown._kept = widgets.HTML(str(go.FigureWidget._esm))
         return Shown._kept
+
+    def __init__(self, figure: go.Figure) -> None:
+        super().__init__(figure)
+        self.wanted = parts_of(figure)
+
+    def get_state(self, key: object = None, drop_defaults: bool = False) -> dict:
+        """The state for a page; the whole of it is the present figure, with no message under way."""
+        state = super().get_state(key, drop_defaults)
+        if key is None and self.wanted is not None:  # else it is still being made
+            state["_widget_data"] = custom_serializers["to_json"](self._data, self)
+            state["_widget_layout"] = custom_serializers["to_json"](self._layout, self)
+            state |= {name: None for name in state if name.startswith(("_py2js_", "_js2py_"))}
+        return state
+
+    def _send_update_msg(
+        self,
+        restyle_data: dict,
+        relayout_data: dict,
+        trace_indexes: object = None,
+        source_view_id: str | None = None,
+    ) -> None:
+        """Traces that keep a property are sent what they have."""
+        traces = self._normalize_trace_indexes(trace_indexes)
+        restyle_data = {path: self._complete(path, values, traces) for path, values in restyle_data.items()}
+        super()._send_update_msg(restyle_data, relayout_data, traces, source_view_id)
+
+    def _complete(self, path: str, values: object, traces: list[int]) -> object:
+        """A property's values, one for each trace, without a gap."""
+        if not isinstance(values, list):
+            return values
+        return [
+            self._get_in(self._data[trace], path) if value is Undefined else value
+            for trace, value in zip(traces, values, strict=True)
+        ]
+
+    @staticmethod
+    def _get_in(trace: dict, path: str) -> object:
+        """A property of a trace by its path; None, which takes a property away, where it has none."""
+        for name in path.split("."):
+            trace = trace.get(name) if isinstance(trace, dict) else None
+        return trace
+
+
+def parts_of(figure: go.Figure) -> dict:
+    """A figure's traces and layout as dicts, with arrays as they are: ``figure.to_plotly_json`` packs them."""
+    return {
+        "data": [trace.to_plotly_json() for trace in figure.data],
+        "layout": figure.layout.to_plotly_json(),
+    }

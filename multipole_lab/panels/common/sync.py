@@ -7,28 +7,38 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from .shown import Shown, parts_of
+
 # Set once when the figure is made. Comparing the template's hundreds of entries would cost most of a move; a
 # new height would make plotly freeze the width too, and the figure would no longer follow its window.
 _FIXED = ("template", "autosize", "height", "uid")
 
 
-def sync_figure(shown: go.FigureWidget, wanted: go.Figure) -> int:
-    """Make ``shown`` look like ``wanted`` in one ``batch_update()``; return how many properties were sent.
+def sync_figure(shown: Shown, wanted: go.Figure, again: bool = False) -> int:
+    """Make ``shown`` look like ``wanted`` in one message; return how many properties were sent.
 
-    Traces are updated in place while their number and types agree, so that zoom, camera and hover survive a
-    move of a slider. Otherwise (2-D to 3-D, say) they are replaced.
+    What differs from the figure wanted before is sent, so that what a reader did to the picture stays: zoom, camera, a
+    trace hidden by its legend. Traces are updated in place while their number and types agree; otherwise (2-D to 3-D,
+    say) they are replaced.
+
+    Parameters
+    ----------
+    again : also put axes and cameras back to where the figure wants them.
     """
-    old, new = shown._data, [trace.to_plotly_json() for trace in wanted.data]
-    layout = _changes(shown._layout, wanted.to_plotly_json()["layout"])
-    replace = [trace["type"] for trace in old] != [trace["type"] for trace in new]
+    before, now = shown.wanted, parts_of(wanted)
+    shown.wanted = now
+    layout = changes(before["layout"], now["layout"])
+    if again:
+        layout |= _places(shown, now["layout"])
+    replace = [trace["type"] for trace in before["data"]] != [trace["type"] for trace in now["data"]]
     if replace:
         shown.data = ()
         shown.add_traces(list(wanted.data))
     sent = 0
     with shown.batch_update():
         if not replace:
-            for trace, before, after in zip(shown.data, old, new, strict=True):
-                for path, value in _changes(before, after).items():
+            for trace, old, new in zip(shown.data, before["data"], now["data"], strict=True):
+                for path, value in changes(old, new).items():
                     trace[path] = value
                     sent += 1
         for path, value in layout.items():
@@ -37,7 +47,20 @@ def sync_figure(shown: go.FigureWidget, wanted: go.Figure) -> int:
     return sent
 
 
-def _changes(old: dict, new: dict, prefix: str = "") -> dict[str, Any]:
+def _places(shown: Shown, wanted: dict) -> dict[str, Any]:
+    """Ranges of axes and cameras as they are wanted, by path."""
+    found: dict[str, Any] = {}
+    for name in shown._layout:
+        own = wanted.get(name, {})
+        if name.startswith(("xaxis", "yaxis")):
+            found[f"{name}.range"] = own.get("range")
+            found[f"{name}.autorange"] = own.get("autorange", True if own.get("range") is None else None)
+        elif name.startswith("scene"):
+            found[f"{name}.camera"] = own.get("camera")
+    return found
+
+
+def changes(old: dict, new: dict, prefix: str = "") -> dict[str, Any]:
     """List the leaves of ``new`` that differ from ``old``, and None for those it no longer has, by path."""
     found: dict[str, Any] = {}
     for key in {**old, **new}:
@@ -46,7 +69,7 @@ def _changes(old: dict, new: dict, prefix: str = "") -> dict[str, Any]:
             continue
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            found.update(_changes(before, after, f"{path}."))
+            found.update(changes(before, after, f"{path}."))
         elif not _same(before, after):
             found[path] = after
     return found
