@@ -59,7 +59,9 @@ def test_wheel_holds_the_data(wheel):
 
 def test_wheel_holds_the_template_of_an_assignment_and_no_master(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert [name for name in names if name.endswith(".ipynb")] == ["multipole_lab/course/own/template/A0.ipynb"]
+    assert [name for name in names if name.endswith(".ipynb")] == [
+        "multipole_lab/course/own/template/A0.ipynb"
+    ]
 
 
 @pytest.fixture(scope="module")
