@@ -111,11 +111,12 @@ def test_16_two_levels_look_at_256_of_494_and_cost_next_to_nothing(book):
 
 def test_18_a_longer_interval_reads_more_keys_at_a_smaller_error_and_clusters_less_often(book, decode):
     rows = book.cell("19").rows(r"interval +(\d+): +(\d+) keys read, (\d+%).*error (\S+)")
-    _, read, mass, error = zip(*rows, strict=True)
+    intervals, read, mass, error = zip(*rows, strict=True)
     assert list(read) == sorted(read)
     assert list(mass) == sorted(mass)
     assert list(error) == sorted(error, reverse=True)
     short, long = book.says(r"one clustering every (\d+) steps instead of one every (\d+)")
+    assert (min(intervals), max(intervals)) == (short, long)
     for interval in (int(short), int(long)):
         with patch.object(Hierarchy, "join", autospec=True, side_effect=Hierarchy.join) as join:
             decode(steps=33, tokens=600, budget=16, recent=16, interval=interval)
