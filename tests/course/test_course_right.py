@@ -90,7 +90,7 @@ def test_a_slip_costs_once(fork_server, name):
 
 
 def test_a_mask_and_a_condition_on_a_number_that_was_loaded(interpreter):
-    """Triton's interpreter raises TypeError there; the assignment's set-up mends it."""
+    """Triton's interpreter raises TypeError there; the assignment's set-up cures it."""
     assert MASKED.count('> float("-inf")') == 2
     alias = "import triton.language as T\nNOTHING: tl.constexpr = -1.5\n@triton.jit\ndef half(x):\n    return x / 2"
     grade, _ = grade_one(interpreter, "A5.4", MASKED)

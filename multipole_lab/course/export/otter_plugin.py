@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from multipole_lab import extras
 from multipole_lab.course.export.one import grade_one, keep_from_others
 
 
@@ -21,6 +22,7 @@ class Grader:
 
     def before_execution(self, submission: object) -> object:
         """Grade the file; what otter is to run instead has no cells."""
+        extras.require("a notebook for otter", "course", "nbformat")
         import nbformat
 
         path = Path(self.path)

@@ -155,7 +155,7 @@ class Run:
 
 
 def _job(item: Item) -> dict:
-    """What the student's process is told about a question; see `student.serve`."""
+    """A question as the student's process gets it; see `student.serve`."""
     return {
         "library": item.library,
         "packages": [] if item.library else list(forbidden.PACKAGES),
