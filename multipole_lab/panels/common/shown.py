@@ -27,22 +27,31 @@ const plotly = (model) => {  // one for the page: every figure's code is a modul
   return window.multipole_lab_plotly;
 };
 export default () => {
-  let figure;
+  let figure, heard, news;
   return {
     initialize({ model }) {
+      news = model;
       const early = [];
       const hear = NEWS.map((name) => [`change:${name}`, () => early.push([name, model.get(name)])]);
       hear.forEach(([event, note]) => model.on(event, note));
       figure = plotly(model).then((library) => {
         hear.forEach(([event, note]) => model.off(event, note));
         const made = library.default();
-        made.initialize({ model });
+        // A view that is gone would go on hearing, fail, and keep the news from the views that are there.
+        const noting = { ...model, on: (event, call) => { heard?.push([event, call]); model.on(event, call); } };
+        made.initialize({ model: noting });
         early.forEach(([name, value]) => model.set(name, value));
         return made;
       });
       figure.catch((error) => console.error("plotly.js did not load:", error));
     },
-    async render({ model, el }) { return (await figure).render({ model, el }); },
+    async render({ model, el }) {
+      const made = await figure;
+      heard = [];
+      const own = heard, remove = made.render({ model, el });
+      heard = undefined;
+      return () => { own.forEach(([event, call]) => news.off(event, call)); remove?.(); };
+    },
   };
 };
 """
