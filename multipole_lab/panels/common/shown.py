@@ -93,6 +93,15 @@ class Shown(go.FigureWidget):
             state |= {name: None for name in state if name.startswith(("_py2js_", "_js2py_"))}
         return state
 
+    def put_back(self, layout: dict) -> None:
+        """Set properties of the layout, by path, and send them even where the widget believes that they are so.
+
+        A page reports the range of a zoom, and not that the axis no longer finds its range itself.
+        """
+        for path, value in layout.items():
+            self._set_in(self._layout, path, value)
+        self._send_relayout_msg(layout)
+
     def _send_update_msg(
         self,
         restyle_data: dict,

@@ -28,8 +28,6 @@ def sync_figure(shown: Shown, wanted: go.Figure, again: bool = False) -> int:
     before, now = shown.wanted, parts_of(wanted)
     shown.wanted = now
     layout = changes(before["layout"], now["layout"])
-    if again:
-        layout |= _places(shown, now["layout"])
     replace = [trace["type"] for trace in before["data"]] != [trace["type"] for trace in now["data"]]
     if replace:
         shown.data = ()
@@ -44,6 +42,8 @@ def sync_figure(shown: Shown, wanted: go.Figure, again: bool = False) -> int:
         for path, value in layout.items():
             shown.layout[path] = value
             sent += 1
+    if again:
+        shown.put_back(_places(shown, now["layout"]))
     return sent
 
 

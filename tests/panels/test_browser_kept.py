@@ -1,0 +1,143 @@
+"""Panels keep what they show in a real JupyterLab: a second view, a reader's zoom, a page loaded again."""
+
+import browsing
+import nbformat
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+START = """\
+import importlib
+import multipole_lab as ml
+
+front = importlib.import_module("multipole_lab.panels.front")
+every = front.candidates
+front.candidates = lambda *args: every(*args)[:3]
+sample = ml.load_sample("smollm2").crop(512)"""
+PANELS = {"clusters": "clusters", "matrix": "near", "front": "time limit"}  # and a slider of each
+
+# Marks that are drawn, and marks that there are to draw, of every trace that has some.
+_MARKS = """name => [...document.querySelectorAll(`.ml-panel[aria-label='${name} panel'] .js-plotly-plot`)].map(plot =>
+    [plot.querySelectorAll('.scatterlayer .point').length,
+     plot._fullData.filter(t => t.type === 'scatter' && t.visible === true && /markers/.test(t.mode))
+        .reduce((n, t) => n + [...t.x].filter((x, i) => x !== null && t.y[i] !== null).length, 0)])"""
+_RANGES = """name => {
+    const plot = document.querySelector(`.ml-panel[aria-label='${name} panel'] .js-plotly-plot`);
+    return [...plot._fullLayout.xaxis.range, ...plot._fullLayout.yaxis.range];
+}"""
+
+
+# What is drawn, without the notes that plotly's code leaves in it.
+_DATA = """name => {
+    const plot = document.querySelector(`.ml-panel[aria-label='${name} panel'] .js-plotly-plot`);
+    return JSON.stringify([plot.data, plot.layout.title.text], (key, value) =>
+        key[0] === '_' ? undefined : ArrayBuffer.isView(value) ? Array.from(value) : value);
+}"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab")
+    with (
+        browsing.chromium() as browser,
+        browsing.jupyter_lab(folder, BROWSER_PATH="/dev/null") as (url, token),
+    ):
+        cells = [START, *(f"ml.panels.{name}(sample)" for name in PANELS)]
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        notebook.metadata["kernelspec"] = {
+            "name": "python3",
+            "display_name": "Python 3",
+            "language": "python",
+        }
+        nbformat.write(notebook, folder / "notebooks/kept.ipynb")
+        opened = browsing.Notebook(browser.new_page(viewport={"width": 1280, "height": 1200}))
+        opened.address = url, token, "kept.ipynb"
+        opened.open(*opened.address)
+        assert not opened.run_all()
+        yield opened
+
+
+def whole(lab, name):
+    """Every mark is drawn that there is to draw, in every view."""
+    lab.page.wait_for_function(
+        f"name => ({_MARKS})(name).every(([drawn, all]) => drawn === all && all > 0)", arg=name
+    )
+
+
+def test_all_marks_are_there_after_run_all(lab):
+    panel = lab.panel("front")
+    lab.settled(panel)
+    whole(lab, "front")
+
+
+@pytest.mark.parametrize("name", ["front", "clusters"])
+def test_a_second_view_shows_what_the_first_one_does(lab, name):
+    panel = lab.panel(name)
+    before = lab.drawn(name)
+    lab.press(panel, PANELS[name])
+    lab.until_redrawn(name, before)
+    lab.page.evaluate("() => window.jupyterapp.commands.execute('notebook:create-output-view')")
+    lab.page.wait_for_function(
+        """name => document.querySelectorAll(`.ml-panel[aria-label='${name} panel'] .js-plotly-plot .gtitle`)
+            .length > 1""",
+        arg=name,
+    )
+    if name == "front":
+        whole(lab, name)
+    shown = lab.page.evaluate(
+        """name => [...document.querySelectorAll(`.ml-panel[aria-label='${name} panel'] .js-plotly-plot`)].map(plot =>
+            JSON.stringify([plot.data.map(t => [t.type, t.name, t.x && t.x.length, t.marker && t.marker.color
+                && t.marker.color.length]), plot.layout.title.text]))""",
+        name,
+    )
+    assert len(set(shown)) == 1
+    assert "_undefined_" not in shown[0]
+    lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.close()")
+    before = lab.drawn(name)
+    lab.press(panel, "Reset")
+    lab.until_redrawn(name, before)
+
+
+@pytest.mark.parametrize("name", ["clusters", "matrix"])
+def test_a_zoom_outlasts_a_slider_until_reset(lab, name):
+    panel = lab.panel(name)
+    lab.settled(panel)
+    first = lab.page.evaluate(_RANGES, name)
+    box = panel.locator(".nsewdrag").first.bounding_box()
+    at = [(box["x"] + part * box["width"], box["y"] + part * box["height"]) for part in (0.3, 0.6)]
+    lab.page.mouse.move(*at[0])
+    lab.page.mouse.down()
+    lab.page.mouse.move(*at[1], steps=5)
+    lab.page.mouse.up()
+    lab.page.wait_for_function(
+        f"([name, first]) => JSON.stringify(({_RANGES})(name)) !== JSON.stringify(first)", arg=[name, first]
+    )
+    lab.page.wait_for_timeout(500)  # the page tells the kernel
+    zoomed, before = lab.page.evaluate(_RANGES, name), lab.drawn(name)
+    lab.press(panel, PANELS[name])
+    lab.until_redrawn(name, before)
+    assert lab.page.evaluate(_RANGES, name) == pytest.approx(zoomed)
+    panel.get_by_role("button", name="Reset", exact=True).click()
+    lab.page.wait_for_function(
+        f"""([name, first]) => ({_RANGES})(name).every((x, i) =>
+            Math.abs(x - first[i]) <= 1e-6 + 1e-3 * Math.abs(first[i]))""",
+        arg=[name, first],
+    )
+
+
+def test_a_page_loaded_again_shows_the_present_picture(lab):
+    panel = lab.panel("clusters")
+    before = lab.drawn("clusters")
+    lab.press(panel, "clusters")
+    lab.until_redrawn("clusters", before)
+    lab.settled(panel)
+    shown = lab.page.evaluate(_DATA, "clusters")
+    lab.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    lab.page.wait_for_timeout(1000)
+    lab.open(*lab.address)
+    lab.panel("clusters")
+    assert lab.page.evaluate(_DATA, "clusters") == shown
+
+
+def test_nothing_was_complained_of(lab):
+    assert not lab.complaints
