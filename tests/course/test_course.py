@@ -202,7 +202,7 @@ def test_a_launcher_of_the_master_cannot_be_replaced(tmp_path):
             ("softmax",),
             "scaled_dot_product_attention",
         ),
-        ("import torch\ntorch.ops.aten._softmax", ("softmax",), "ops"),
+        ("import torch\ntorch.ops.aten._softmax", ("softmax",), "_softmax"),
         ("y.backward()", ("autograd",), "backward"),
         ("import torch as t", ("torch",), "torch"),
         (
