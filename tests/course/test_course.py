@@ -11,7 +11,7 @@ import torch
 
 import multipole_lab as ml
 from multipole_lab import cli
-from multipole_lab.course.grading import notebook, release
+from multipole_lab.course.grading import markers, notebook, release
 from multipole_lab.course.grading.submission import grade_submission
 from multipole_lab.course.questions import forbidden
 from multipole_lab.course.questions.question import ASSIGNMENTS, Random, find
@@ -154,7 +154,7 @@ def test_the_solutions_notebook_has_solutions_and_no_tests(name, tmp_path):
     text = "\n".join(cell.source for cell in cells)
     assert 'NotImplementedError"' not in text
     assert "marks" not in text
-    assert not any(mark in text for mark in notebook.DELIMITERS)
+    assert not any(mark in text for mark in markers.DELIMITERS)
 
 
 # --- grading --------------------------------------------------------------------------------------

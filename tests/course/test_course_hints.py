@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import multipole_lab as ml
-from multipole_lab.course.grading import notebook
+from multipole_lab.course.grading import markers, notebook
 from multipole_lab.course.questions import checking
 from multipole_lab.course.questions.compare import Wrong, same
 from multipole_lab.course.questions.hints import ANY
@@ -53,7 +53,7 @@ def solutions(assignment):
     cells, _ = notebook.read(master(assignment).text)
     graded = {item.cell: item.name for item in master(assignment).items if not item.manual}
     texts = {
-        graded[cell.name]: "".join(f"{line}\n" for line, _ in notebook.parts(cell.source))
+        graded[cell.name]: "".join(f"{line}\n" for line, _ in markers.parts(cell.source))
         for cell in cells
         if cell.name in graded
     }

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from multipole_lab import files
-from multipole_lab.course.grading.notebook import BEGIN_TESTS, END_TESTS, load_master
+from multipole_lab.course.grading.markers import BEGIN_TESTS, END_TESTS
+from multipole_lab.course.grading.notebook import load_master
 
 # Where the configuration is not read, nbgrader's own grading meets this in place of the hidden tests, and gives no
 # points that the course's grader would not give.

@@ -125,6 +125,8 @@ def _release(args: argparse.Namespace) -> int:
     try:
         for name in args.assignments:
             print(write(name, args.to, args.masters))
+            if beside := release.questions_beside(name, args.masters):
+                print(args.to / beside.name)
     except release.Leak as error:
         print(error, file=sys.stderr)
         return 1

@@ -157,7 +157,8 @@ def _infer(folder: Path, found: list[Found], known: list[str]) -> str:
     if len(named) != 1:
         said = f"the names speak of {', '.join(sorted(named))}" if named else "no file's name says which"
         raise ValueError(
-            f"which assignment is it? {said}; say it with --assignment {known[0] if known else 'A1'}"
+            f"which assignment is it? {said}; say it with --assignment {known[0] if known else 'A1'}, and for one of "
+            "your own use --masters FOLDER"
         )
     return named.pop()
 

@@ -9,17 +9,24 @@ from pathlib import Path
 
 import multipole_lab
 from multipole_lab.course.grading import bounds
+from multipole_lab.course.grading.fields import wrong_fields
+from multipole_lab.course.grading.markers import hidden_tests, wrong_markers
 from multipole_lab.course.questions import own
 from multipole_lab.course.questions.question import ASSIGNMENTS
 
 ONE_AT_A_TIME = threading.Lock()  # what is being read may take a hundred megabytes
-BEGIN_SOLUTION, END_SOLUTION = "### BEGIN SOLUTION", "### END SOLUTION"
-BEGIN_TESTS, END_TESTS = "### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS"
-DELIMITERS = (BEGIN_SOLUTION, END_SOLUTION, BEGIN_TESTS, END_TESTS)
 
 
 class Unreadable(Exception):
     """A submission that is no notebook. The message is for the student."""
+
+
+class BrokenMaster(ValueError):
+    """A master that cannot be read; ``problems`` has a line for each thing that is wrong."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 @dataclass(frozen=True)
@@ -193,19 +200,36 @@ def load_master(name: str, folder: Path | None = None) -> Master:
     Raises
     ------
     ValueError : no such master, or one of your own without its questions.
+    BrokenMaster : it is no notebook, or the metadata or markers of a cell are not what they may be.
     """
     folder = folder or masters_folder()
     path = folder / f"{name}.ipynb"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in folder.glob("*.ipynb")))
-        raise ValueError(f"no assignment {name!r}; in {folder} there are {there or 'none'}")
+        raise ValueError(
+            f"no assignment {name!r}; in {folder} there are {there or 'none'}; for one of your own use --masters FOLDER"
+        )
     if name not in ASSIGNMENTS:
         own.use(name, folder)
-    text = path.read_text(encoding="utf-8")
-    cells, metadata = read(text)
+    try:
+        text = path.read_text(encoding="utf-8")
+        cells, metadata = read(text)
+    except (UnicodeDecodeError, Unreadable) as error:
+        raise BrokenMaster([f"{path}: {error}"]) from None
+    if problems := [line for cell in cells for line in _wrong(cell)]:
+        raise BrokenMaster(problems)
     setup = tuple((cell.name, cell.source) for cell in cells if cell.extra.get("role") == "setup")
     items = tuple(_item(cell) for cell in cells if cell.grade.get("grade"))
     return Master(name, text, items, setup, metadata.get("multipole_lab", {}).get("interpret", False))
+
+
+def _wrong(cell: Cell) -> list[str]:
+    name, has_tests = (
+        cell.name or "a cell without grade_id",
+        cell.kind == "code" and not cell.grade.get("solution"),
+    )
+    fields = wrong_fields(name, cell.extra, cell.grade, has_tests) if cell.grade.get("grade") else ()
+    return [*wrong_markers(name, cell.source), *fields]
 
 
 def _item(cell: Cell) -> Item:
@@ -223,27 +247,3 @@ def _item(cell: Cell) -> Item:
         bonus=extra.get("bonus", False),
         cell=extra.get("cell", cell.name),
     )
-
-
-def hidden_tests(source: str) -> str:
-    """What stands between the delimiters of hidden tests."""
-    return "\n".join(line for line, kind in parts(source) if kind == "tests")
-
-
-def without_tests(source: str) -> str:
-    """A master's cell with its solution, as the notebook that is handed out after the deadline has it."""
-    return "\n".join(line for line, kind in parts(source) if kind != "tests")
-
-
-def parts(source: str) -> list[tuple[str, str]]:
-    """Every line with its kind: public, solution or tests; the delimiters themselves are left out."""
-    kind, result = "public", []
-    for line in source.split("\n"):
-        mark = line.strip()
-        if mark in (BEGIN_SOLUTION, BEGIN_TESTS):
-            kind = "solution" if mark == BEGIN_SOLUTION else "tests"
-        elif mark in (END_SOLUTION, END_TESTS):
-            kind = "public"
-        else:
-            result.append((line, kind))
-    return result

@@ -9,7 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 from multipole_lab import extras, files
-from multipole_lab.course.grading.notebook import DELIMITERS, Master, load_master, masters_folder, parts, read
+from multipole_lab.course.grading.markers import DELIMITERS, parts
+from multipole_lab.course.grading.notebook import Master, load_master, masters_folder, read
 from multipole_lab.course.questions.own import path_of
 from multipole_lab.course.questions.question import ASSIGNMENTS
 
@@ -56,6 +57,8 @@ def questions_beside(name: str, masters: Path | None) -> Path | None:
 def solutions(name: str, to: Path, masters: Path | None = None) -> Path:
     """Write the notebook with its solutions, without hidden tests: what is handed out after the deadline.
 
+    Beside an assignment of one's own its questions are written, as in `release`.
+
     Raises
     ------
     FileNotFoundError, MissingPackage, ValueError : as `release`.
@@ -67,6 +70,8 @@ def solutions(name: str, to: Path, masters: Path | None = None) -> Path:
     notebook = nbformat.reads(master.text, as_version=4)
     for cell in notebook.cells:
         cell.source = "\n".join(line for line, kind in parts(cell.source) if kind != "tests")
+    if beside := questions_beside(name, masters):
+        _write(to / beside.name, beside.read_text(encoding="utf-8"))
     return _write(to / f"{name}_solutions.ipynb", _text(notebook))
 
 

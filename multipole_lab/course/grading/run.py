@@ -12,7 +12,8 @@ import torch
 import multipole_lab
 from multipole_lab.course.cells.code import Code
 from multipole_lab.course.cells.kernels import defined, kernels
-from multipole_lab.course.grading.notebook import Cell, Item, Master, read, without_tests
+from multipole_lab.course.grading.markers import without_tests
+from multipole_lab.course.grading.notebook import Cell, Item, Master, read
 from multipole_lab.course.questions import forbidden
 from multipole_lab.course.sandbox.session import Failure, ForkServer, Session
 from multipole_lab.course.sandbox.walls import Limits

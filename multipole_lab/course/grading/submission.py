@@ -9,6 +9,7 @@ from pathlib import Path
 
 from multipole_lab.course.cells.code import Code
 from multipole_lab.course.grading import bounds
+from multipole_lab.course.grading.markers import without_tests
 from multipole_lab.course.grading.notebook import (
     Cell,
     Master,
@@ -16,7 +17,6 @@ from multipole_lab.course.grading.notebook import (
     language,
     read,
     read_submission,
-    without_tests,
 )
 from multipole_lab.course.grading.run import Grade, Run, blank
 from multipole_lab.course.sandbox.session import ForkServer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -67,6 +67,20 @@ def check(question: str, function: Callable) -> Diagnosis:
     NotImplementedError : the function is still the empty one.
     ValueError, TypeError : no such question, or no function.
     """
+    found = judge(question, function)
+    if name := not_allowed(find(question), function):
+        said = f"its text: it uses {name!r}, which this question does not allow: the grader gives no points"
+        return replace(found, failed=(*found.failed, said))
+    return found
+
+
+def judge(question: str, function: Callable) -> Diagnosis:
+    """The same by the answers alone, whatever the function uses: right answers and known mistakes may use anything.
+
+    Raises
+    ------
+    NotImplementedError, ValueError, TypeError : as `check`.
+    """
     asked = find(question)
     if not callable(function):
         raise TypeError(f"function is {function!r}; give your function itself, without brackets")
@@ -83,10 +97,6 @@ def check(question: str, function: Callable) -> Diagnosis:
     for one in tried:
         if one.problem:
             failed.setdefault(one.label, f"{one.label}: {one.problem}")
-    if name := not_allowed(asked, function):
-        failed["its text"] = (
-            f"it uses {name!r}, which this question does not allow: the grader gives no points"
-        )
     return Diagnosis(question, len(tried), tuple(failed.values()), said or hints(asked, tried))
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from multipole_lab.course.questions import own
+from multipole_lab.course.questions.forbidden import GROUPS
 
 Args = tuple
 
@@ -34,7 +36,11 @@ class Question:
     parts : what the parts of the result are called, where it has several.
     uses : {a function of an earlier question that this one may call: that question}.
     forbidden : groups of ready-made functions that it may not use (see `forbidden`), as in its master.
-    library : whether it may call multipole_lab.
+    library : whether it may call multipole_lab, as in its master.
+
+    Raises
+    ------
+    ValueError : unknown groups.
     """
 
     cases: Callable[[Random], list[tuple[str, Args]]]
@@ -47,6 +53,10 @@ class Question:
     uses: dict[str, str] = field(default_factory=dict)
     forbidden: tuple[str, ...] = ()
     library: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.forbidden, str) or not set(self.forbidden) <= set(GROUPS):
+            raise ValueError(f"forbidden is {self.forbidden!r}; a tuple of {', '.join(GROUPS)} is allowed")
 
 
 class Random:
@@ -82,6 +92,12 @@ def find(name: str) -> Question:
         questions = importlib.import_module(f"multipole_lab.course.questions.{assignment.lower()}").QUESTIONS
     else:
         questions = own.questions_of(assignment)
+    if questions is None and "." in str(name) and own.NAME.fullmatch(assignment):
+        path = own.path_of(assignment, Path.cwd())
+        raise ValueError(
+            f"question is {name!r}; there is no {path.name} in {path.parent}: put the file with the questions of "
+            f"{assignment} beside the notebook ({', '.join(ASSIGNMENTS)} need none)"
+        )
     if questions is None:
         raise ValueError(
             f"question is {name!r}; a name such as 'A1.2' is needed, of {', '.join(ASSIGNMENTS)} or of an assignment "

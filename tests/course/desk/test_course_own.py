@@ -11,7 +11,7 @@ import pytest
 import multipole_lab as ml
 from multipole_lab import cli
 from multipole_lab.course.own.create import create
-from multipole_lab.course.own.verify import verify
+from multipole_lab.course.own.verify import _lost, verify
 
 GUIDE = Path(__file__).resolve().parents[3] / "notebooks" / "assignments" / "README.md"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -118,19 +118,107 @@ OTHER = "the hidden tests use other inputs than the checks"
 SECRET = "the students' files hold no solution and no hidden test"
 WRONG = {
     "a question that is not there": ("{q}.py", '"{Q}.2": Question', '"{Q}.9": Question', AGREE, "{Q}.2"),
-    "a solution cell that is not there": ("{Q}.ipynb", '"cell": "{Q}-1"', '"cell": "{Q}-7"', AGREE, "'{Q}-7'"),
-    "one grade_id twice": ("{Q}.ipynb", '"grade_id": "{Q}-2-text"', '"grade_id": "{Q}-1-text"', AGREE, "two cells"),
+    "a solution cell that is not there": (
+        "{Q}.ipynb", '"cell": "{Q}-1"', '"cell": "{Q}-7"',
+        AGREE, "'{Q}-7'"
+    ),
+    "one grade_id twice": (
+        "{Q}.ipynb", '"grade_id": "{Q}-2-text"', '"grade_id": "{Q}-1-text"',
+        AGREE, "two cells"
+    ),
     "no points": ("{Q}.ipynb", '"points": 5', '"points": 0', AGREE, "0 points"),
     "hidden tests without an end": ("{Q}.ipynb", "marks.earned", "marks", AGREE, "marks.earned"),
-    "a mistake that is right": ("{q}.py", "lambda w: -entropy(w)", "lambda w: entropy(w)", NAMED, "is right on all"),
+    "tests without functions": (
+        "{Q}.ipynb", '["entropy"]', "[]",
+        AGREE, "{Q}-1-tests: the metadata multipole_lab has no 'functions'"
+    ),
+    "no title": (
+        "{Q}.ipynb", '"title": "the perplexity",', "",
+        AGREE, "{Q}-2-tests: the metadata multipole_lab has no 'title'"
+    ),
+    "no question": (
+        "{Q}.ipynb", '"question": "{Q}.3",', "",
+        AGREE, "{Q}-3: the metadata multipole_lab has no 'question'"
+    ),
+    "no points at all": (
+        "{Q}.ipynb", ', "points": 5', "",
+        AGREE, "{Q}-1-tests: the metadata nbgrader has no 'points'"
+    ),
+    "a field that is unknown": (
+        "{Q}.ipynb", '"cell": "{Q}-1"', '"cell": "{Q}-1", "secnods": 3',
+        AGREE, "'secnods'; question, title"
+    ),
+    "an unknown group": (
+        "{Q}.ipynb", '"cell": "{Q}-1"', '"cell": "{Q}-1", "forbidden": ["sotfmax"]',
+        AGREE, "a list of softmax, autograd"
+    ),
+    "a group that is no list": (
+        "{Q}.ipynb", '"cell": "{Q}-1"', '"cell": "{Q}-1", "forbidden": "softmax"',
+        AGREE, "{Q}-1-tests: 'forbidden' is 'softmax'"
+    ),
+    "an unknown group in the questions": (
+        "{q}.py", "uses=", 'forbidden=("sotfmax",), uses=',
+        AGREE, "a tuple of softmax, autograd"
+    ),
+    "a group in the questions that is no tuple": (
+        "{q}.py", "uses=", 'forbidden="softmax", uses=',
+        AGREE, "forbidden is 'softmax'"
+    ),
+    "forbidden in the metadata alone": (
+        "{Q}.ipynb", '"cell": "{Q}-1"', '"cell": "{Q}-1", "forbidden": ["softmax"]',
+        AGREE, "both need the same"
+    ),
+    "forbidden in the questions alone": (
+        "{q}.py", "uses=", 'forbidden=("softmax",), uses=',
+        AGREE, "both need the same"
+    ),
+    "the library in the questions alone": (
+        "{q}.py", "uses=", "library=True, uses=",
+        AGREE, "both need the same"
+    ),
+    "no JSON": ("{Q}.ipynb", '"cells"', "cells", AGREE, "{Q}.ipynb: the file is not JSON"),
+    "a misspelt marker": (
+        "{Q}.ipynb", "### BEGIN HIDDEN TESTS", "### BEGIN HIDEN TEST",
+        AGREE, "{Q}-1-tests: the line '### BEGIN HIDEN TEST'"
+    ),
+    "a marker too few": (
+        "{Q}.ipynb", "### END HIDDEN TESTS", "",
+        AGREE, "{Q}-1-tests: '### END HIDDEN TESTS' is missing"
+    ),
+    "no grade_id": ("{Q}.ipynb", '"grade_id": "{Q}-1-text",', "", AGREE, "has no 'grade_id'"),
+    "no Question": ("{q}.py", "QUESTIONS = {", 'QUESTIONS = {}\n_ = {', AGREE, "'{Q}.1'"),
+    "questions that cannot be read": (
+        "{q}.py", "import torch", "import torch torch",
+        AGREE, "line 9: SyntaxError"
+    ),
+    "an oracle that raises": ("{q}.py", "math.fsum", "math.sumf", NAMED, "line 18: AttributeError"),
+    "mistakes that are alike": (
+        "{q}.py", '"is the sign right?"', '"is it below zero?": lambda w: -entropy(w), "is the sign right?"',
+        NAMED, "no input tells the mistakes 'is it below zero?' and 'is the sign right?' apart"
+    ),
+    "hidden tests that raise": (
+        "{Q}.ipynb", "torch.eye(5)", "torch.eyes(5)",
+        OTHER, "<hidden tests of {Q}.2>, line 4: AttributeError"
+    ),
+    "a mistake that is right": (
+        "{q}.py", "lambda w: -entropy(w)", "lambda w: entropy(w)",
+        NAMED, "is right on all"
+    ),
     "an input of the check": ("{Q}.ipynb", "torch.eye(4),)", "torch.ones(2, 1),)", OTHER, "1 inputs"),
 }  # fmt: skip
+
+
+def flat(path):
+    """Write a master anew with all metadata of a cell in one line, where a field is easily replaced."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def broken(tmp_path, how):
     """An assignment with that fault, under a name of its own, and what is to be said of it."""
     name = f"B{list(WRONG).index(how)}"
     create(name, tmp_path)
+    flat(tmp_path / f"{name}.ipynb")
     file, old, new, promise, said = (
         part.replace("{Q}", name).replace("{q}", name.lower()) for part in WRONG[how]
     )
@@ -148,6 +236,49 @@ def test_what_is_wrong_with_an_assignment_is_named(tmp_path, how):
         assert not problems
     assert problems
     assert said in " ".join(problems)
+    assert len(problems) == len(set(problems))
+
+
+def test_right_answers_and_mistakes_may_use_what_is_forbidden(tmp_path):
+    pytest.importorskip("nbgrader")
+    create("C3", tmp_path)
+    flat(tmp_path / "C3.ipynb")
+    change(tmp_path, "C3.ipynb", '"cell": "C3-2"', '"cell": "C3-2", "forbidden": ["softmax"]')
+    change(tmp_path, "c3.py", "uses=", 'forbidden=["softmax"], uses=')
+    body = "    return torch.logsumexp(entropy(weights)[:, None], 1).exp()\n"
+    change(
+        tmp_path,
+        "c3.py",
+        "def perplexity(weights):\n",
+        f"def perplexity(weights):\n{body}\n\ndef other(weights):\n",
+    )
+    promises = verify("C3", tmp_path)
+    assert next(promises) == (AGREE, [])
+    assert next(promises) == (NAMED, [])
+    with pytest.raises(ValueError, match=r"there is no c4\.py in"):
+        ml.course.check("C4.1", len)
+
+
+def test_points_that_no_test_gives_are_explained():
+    item = {"question": "A6.1", "earned": 5.0, "points": 7, "manual": False, "reason": "", "tests": []}
+    assert next(_lost({"items": [item]})).endswith(
+        "of 7: no test failed, so they have no more points to give"
+    )
+
+
+def test_both_files_are_written_and_printed_and_masters_asked_for(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("nbgrader")
+    monkeypatch.chdir(tmp_path)
+    create("A6", tmp_path / "mine")
+    for step, notebook in {"release": "A6.ipynb", "solutions": "A6_solutions.ipynb"}.items():
+        assert cli.main(["course", step, "A6", "--masters", "mine", "--to", step]) == 0
+        assert capsys.readouterr().out.split() == [f"{step}/{notebook}", f"{step}/a6.py"]
+        assert Path(step, "a6.py").read_bytes() == Path("mine/a6.py").read_bytes()
+    Path("in/ada").mkdir(parents=True)
+    Path("release/A6.ipynb").rename("in/ada/A6.ipynb")
+    for command in (["verify", "A6"], ["grade", "in", "--out", "out"]):
+        assert cli.main(["course", *command]) == 1
+        assert "--masters FOLDER" in capsys.readouterr().err
 
 
 def test_a_solution_in_the_questions_stops_the_release(tmp_path, capsys):
