@@ -7,6 +7,7 @@ from pathlib import Path
 
 from multipole_lab.course.export import archive, image
 from multipole_lab.course.grading.notebook import load_master
+from multipole_lab.course.questions import own
 
 VISIBILITIES = ("after_due_date", "after_published", "visible", "hidden")
 _MODULE = "multipole_lab.course.export.gradescope_run"
@@ -37,4 +38,6 @@ def gradescope(name: str, to: Path, masters: Path | None = None, visibility: str
     entries = image.scripts(archive.wheel(), _MODULE, f"-m {_MODULE} .")
     entries["assignment.json"] = json.dumps({"assignment": name, "visibility": visibility}, indent=1) + "\n"
     entries[f"masters/{name}.ipynb"] = master.text
+    if questions := own.text_of(name):
+        entries[str(own.path_of(name, Path("masters")))] = questions
     return archive.write(to / f"{name}-gradescope.zip", entries, image.PROGRAMS)

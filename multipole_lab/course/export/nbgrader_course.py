@@ -8,6 +8,7 @@ from pathlib import Path
 from multipole_lab import files
 from multipole_lab.course.grading.markers import BEGIN_TESTS, END_TESTS
 from multipole_lab.course.grading.notebook import load_master
+from multipole_lab.course.questions import own
 
 # Where the configuration is not read, nbgrader's own grading meets this in place of the hidden tests, and gives no
 # points that the course's grader would not give.
@@ -55,7 +56,12 @@ def nbgrader(name: str, to: Path, masters: Path | None = None) -> Path:
             f"{config} does not name this course's grader; add to it, then run this again:\n\n{_CONFIG}"
         )
     source = to / "source" / name / f"{name}.ipynb"
-    for path, text in ((to / "masters" / f"{name}.ipynb", master.text), (source, source_text(master.text))):
+    written = {to / "masters" / f"{name}.ipynb": master.text, source: source_text(master.text)}
+    if questions := own.text_of(
+        name
+    ):  # students get them with the notebook: nbgrader copies what is beside it
+        written |= dict.fromkeys((own.path_of(name, path.parent) for path in tuple(written)), questions)
+    for path, text in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, text)
     if not config.is_file():

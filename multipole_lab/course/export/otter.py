@@ -7,6 +7,7 @@ from pathlib import Path
 
 from multipole_lab.course.export import archive, image
 from multipole_lab.course.grading.notebook import load_master
+from multipole_lab.course.questions import own
 
 _PLUGIN = "multipole_lab.course.export.otter_plugin.Grader"
 _RUN = '''\
@@ -45,7 +46,7 @@ def otter(name: str, to: Path, masters: Path | None = None) -> Path:
         "lang": "python",
         "show_hidden": True,  # the points, after publication
         "force_public_test_summary": False,  # there are no public tests, of which it would say that all passed
-        "plugins": [{_PLUGIN: {"assignment": name, "master": master.text}}],
+        "plugins": [{_PLUGIN: {"assignment": name, "master": master.text, "questions": own.text_of(name)}}],
     }
     module = _PLUGIN.rpartition(".")[0]
     entries = image.scripts(

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from multipole_lab import extras
 from multipole_lab.course.export.one import grade_one, keep_from_others
+from multipole_lab.course.questions import own
 
 
 class Grader:
-    """An otter plugin, named in ``otter_config.json`` with ``{"assignment": "A1", "master": <its text>}``.
+    """An otter plugin, named in ``otter_config.json`` with ``{"assignment": "A1", "master": <its text>,
+    "questions": <those of an assignment of one's own, or "">}``.
 
     otter then runs an empty notebook, and gets the results of ours. If the grader fails, so does otter's run: there
     are no results rather than results without points.
@@ -30,6 +32,8 @@ class Grader:
         with tempfile.TemporaryDirectory(prefix="multipole-lab-master-") as folder:
             assignment = self.config["assignment"]
             Path(folder, f"{assignment}.ipynb").write_text(self.config["master"], encoding="utf-8")
+            if questions := self.config["questions"]:
+                own.path_of(assignment, Path(folder)).write_text(questions, encoding="utf-8")
             self.result = grade_one(path, assignment, Path(folder), unsafe=alone)
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
         return nbformat.v4.new_notebook(metadata={"kernelspec": kernel})

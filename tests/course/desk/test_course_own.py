@@ -4,12 +4,18 @@ import csv
 import json
 import re
 import shlex
+import zipfile
 from pathlib import Path
 
 import pytest
 
 import multipole_lab as ml
 from multipole_lab import cli
+from multipole_lab.course.export import archive, otter_plugin
+from multipole_lab.course.export.gradescope import gradescope
+from multipole_lab.course.export.nbgrader_course import nbgrader
+from multipole_lab.course.export.otter import otter
+from multipole_lab.course.grading.notebook import load_master
 from multipole_lab.course.own.create import create
 from multipole_lab.course.own.verify import _lost, verify
 
@@ -301,6 +307,27 @@ def test_questions_that_cannot_be_read_are_named_with_their_line(tmp_path):
     (tmp_path / "c2.py").unlink()
     with pytest.raises(ValueError, match="needs its questions beside it"):
         list(verify("C2", tmp_path))
+
+
+def test_archives_hold_the_questions_that_their_grader_needs(tmp_path, monkeypatch):
+    create("A6", tmp_path)
+    questions = (tmp_path / "a6.py").read_text(encoding="utf-8")
+    monkeypatch.setattr(archive, "wheel", lambda: ("library.whl", b""))
+    with zipfile.ZipFile(gradescope("A6", tmp_path, tmp_path)) as zipped:
+        assert zipped.read("masters/a6.py").decode() == questions
+    with zipfile.ZipFile(otter("A6", tmp_path, tmp_path)) as zipped:
+        (config,) = json.loads(zipped.read("otter_config.json"))["plugins"][0].values()
+    nbgrader("A6", tmp_path / "course", tmp_path)
+    for folder in ("masters", "source/A6"):
+        assert (tmp_path / "course" / folder / "a6.py").read_text(encoding="utf-8") == questions
+    seen = []
+    monkeypatch.setattr(
+        otter_plugin, "grade_one", lambda path, name, folder, unsafe: seen.append(load_master(name, folder))
+    )
+    monkeypatch.setattr(otter_plugin, "keep_from_others", lambda paths: False)
+    pytest.importorskip("nbformat")
+    otter_plugin.Grader(str(tmp_path / "a" / "ada.ipynb"), {}, config).before_execution(None)
+    assert seen[0].name == "A6"
 
 
 @pytest.mark.parametrize("name", ["A1", "a5", "6", "A 6", "../A6", "A6.1", "", "ä6", "A" * 30])
