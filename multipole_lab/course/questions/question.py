@@ -45,12 +45,12 @@ class Question:
 
     cases: Callable[[Random], list[tuple[str, Args]]]
     oracle: Callable
-    mistakes: dict[str, Callable | tuple[Callable, ...]] = field(default_factory=dict)
+    mistakes: dict[str, Callable | tuple[Callable, ...]] = field(default_factory=dict, repr=False)
     tol: float = 1e-4
     hint: str = ""
-    special: dict[str | tuple[str, ...], str] = field(default_factory=dict)
+    special: dict[str | tuple[str, ...], str] = field(default_factory=dict, repr=False)
     parts: tuple[str, ...] = ()
-    uses: dict[str, str] = field(default_factory=dict)
+    uses: dict[str, str] = field(default_factory=dict, repr=False)
     forbidden: tuple[str, ...] = ()
     library: bool = False
 
