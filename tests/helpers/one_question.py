@@ -3,7 +3,7 @@
 from functools import cache
 
 from multipole_lab.course.cells.code import Code
-from multipole_lab.course.grading import notebook
+from multipole_lab.course.grading import markers, notebook
 from multipole_lab.course.grading.run import Grade, Run
 from multipole_lab.course.sandbox.walls import Limits
 
@@ -17,7 +17,7 @@ def master(name):
 def solved(name):
     """The master's solutions, as a student's cells."""
     return tuple(
-        notebook.Cell("code", notebook.without_tests(cell.source), {"grade_id": cell.name})
+        notebook.Cell("code", markers.without_tests(cell.source), {"grade_id": cell.name})
         for cell in notebook.read(master(name).text)[0]
         if cell.grade.get("solution") and cell.kind == "code"
     )

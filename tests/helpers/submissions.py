@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from multipole_lab.course.grading import notebook
+from multipole_lab.course.grading import markers, notebook
 from multipole_lab.course.grading.submission import grade_submission
 from multipole_lab.course.sandbox import session
 from multipole_lab.course.sandbox.walls import Limits
@@ -16,7 +16,7 @@ def solution_cells(assignment="A1"):
     """{grade_id: source} of the master's solutions."""
     cells, _ = notebook.read(notebook.load_master(assignment).text)
     return {
-        cell.name: "\n".join(line for line, kind in notebook.parts(cell.source) if kind != "tests")
+        cell.name: "\n".join(line for line, kind in markers.parts(cell.source) if kind != "tests")
         for cell in cells
         if cell.grade.get("solution") and cell.kind == "code"
     }

@@ -16,6 +16,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and isinstance(value, int)
+
+
 def _is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
@@ -36,8 +40,8 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "cell": ("the grade_id of the cell for the solution", _is_text),
     "library": ("true or false", _is_flag),
     "forbidden": (f"a list of {', '.join(forbidden.GROUPS)}", _are_groups),
-    "seconds": ("a number above 0", _is_number),
-    "memory": ("megabytes, a whole number above 0", lambda x: _is_number(x) and isinstance(x, int)),
+    "seconds": ("a whole number above 0", _is_whole),
+    "memory": ("megabytes, a whole number above 0", _is_whole),
     "bonus": ("true or false", _is_flag),
 }
 _NEEDED = ("question", "title")

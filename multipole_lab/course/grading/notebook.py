@@ -224,10 +224,9 @@ def load_master(name: str, folder: Path | None = None) -> Master:
 
 
 def _wrong(cell: Cell) -> list[str]:
-    name, has_tests = (
-        cell.name or "a cell without grade_id",
-        cell.kind == "code" and not cell.grade.get("solution"),
-    )
+    name = cell.name or "a cell without grade_id"
+    for_tests = cell.kind == "code" and not cell.grade.get("solution")
+    has_tests = for_tests or bool(hidden_tests(cell.source))
     fields = wrong_fields(name, cell.extra, cell.grade, has_tests) if cell.grade.get("grade") else ()
     return [*wrong_markers(name, cell.source), *fields]
 

@@ -182,6 +182,7 @@ WRONG = {
         "{q}.py", "uses=", "library=True, uses=",
         AGREE, "both need the same"
     ),
+    "half a second": ("{Q}.ipynb", '"cell": "{Q}-1"', '"cell": "{Q}-1", "seconds": 0.5', AGREE, "a whole number"),
     "no JSON": ("{Q}.ipynb", '"cells"', "cells", AGREE, "{Q}.ipynb: the file is not JSON"),
     "a misspelt marker": (
         "{Q}.ipynb", "### BEGIN HIDDEN TESTS", "### BEGIN HIDEN TEST",
@@ -215,7 +216,7 @@ WRONG = {
 
 
 def flat(path):
-    """Write a master anew with all metadata of a cell in one line, where a field is easily replaced."""
+    """Put all metadata of a cell into one line, where a field is easily replaced."""
     content = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(content), encoding="utf-8")
 
