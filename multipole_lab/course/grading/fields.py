@@ -65,6 +65,8 @@ def wrong_fields(cell: str, extra: dict, grade: dict, has_tests: bool) -> Iterat
             yield f"{cell}: the metadata multipole_lab has {name!r}; {', '.join(_FIELDS)} are allowed"
         elif not _FIELDS[name][1](value):
             yield f"{cell}: {name!r} is {value!r} in the metadata multipole_lab; {_FIELDS[name][0]} is allowed"
-    if not _is_number(grade.get("points")):
+    if grade.get("points") != 0 and not _is_number(
+        grade.get("points")
+    ):  # nbgrader's source has 0 for a bonus
         said = f"{grade['points']!r} points" if "points" in grade else "no 'points'"
         yield f"{cell}: the metadata nbgrader has {said}; a number above 0 is needed"

@@ -96,6 +96,8 @@ def _disagreements(master: Master) -> Iterator[str]:
     for item in master.items:
         if not item.name.startswith(f"{master.name}."):
             yield f"the question {item.name!r} is not called {master.name}.1 or so"
+        if item.points == 0:
+            yield f"{item.name} has 0 points; a number above 0 is needed"
         if item.cell not in solutions:
             yield f"{item.name} names the cell {item.cell!r} for the solution; there are {', '.join(sorted(solutions))}"
         if item.manual:
