@@ -81,13 +81,15 @@ class Session:
         self.defined: dict[str, bool] = {}
         self.functions: list[str] = []
         self.sock: socket.socket | None = None
-        self.deadline = time.monotonic() + limits.seconds * PATIENCE
+        self.time_left = (
+            limits.seconds * PATIENCE
+        )  # of the time that answers are waited for, and nothing else
         self.cells_left = CELLS_SECONDS
 
     def start(self) -> None:
         """Run the cells in a new process; a cell that ends or stops the process is left out the next time.
 
-        Cells have a time of their own: what they take is added to that of the question.
+        Cells have a time of their own, beside that of the question.
         """
         began = time.monotonic()
         while True:
@@ -95,9 +97,7 @@ class Session:
                 raise TimeUp(f"the notebook's cells took more than {CELLS_SECONDS:.0f} s")
             running = self._start_once(began + self.cells_left)
             if running is None:
-                spent = time.monotonic() - began
-                self.cells_left -= spent
-                self.deadline += spent
+                self.cells_left -= time.monotonic() - began
                 return
             # The cell that the process says it ran: a hostile one that lies loses another of its cells.
             label, _ = self.cells.pop(running)
@@ -176,13 +176,14 @@ class Session:
         Failure : it raised, ended the process, or returned what cannot be compared.
         TimeUp : the question's time is over.
         """
-        if time.monotonic() > self.deadline:
+        if self.time_left <= 0:
             raise TimeUp(f"the time of this question ({self.limits.seconds} s) is used up")
         if self.sock is None:
             self.start()
+        began = time.monotonic()
         try:
             wire.send(self.sock, {"name": name, "args": list(args), "kwargs": kwargs})
-            answer = wire.receive(self.sock, self.deadline)
+            answer = wire.receive(self.sock, began + self.time_left)
             if "result" in answer:
                 self.exponentials = int(answer["exponentials"])
                 return answer["result"]
@@ -193,11 +194,13 @@ class Session:
         except (EOFError, OSError):
             reason = self._how_it_ended(f"while {name} ran")
             if "processor time" in reason:
-                self.deadline = 0.0
+                self.time_left = 0.0
             raise Failure(reason) from None
         except (wire.WireError, KeyError, TypeError, ValueError) as error:
             self.end()
             raise Failure(f"{name} gave no result but {error}") from None
+        finally:
+            self.time_left -= time.monotonic() - began
         if kind == "NotImplementedError":
             raise Failure(f"{name} is not written yet")
         raise Failure(_clip(f"{name} raised {kind}: {text}"))
