@@ -15,6 +15,7 @@ import random
 import re
 import sys
 from importlib.abc import MetaPathFinder
+from importlib.machinery import SourceFileLoader
 
 import torch
 from beartype.door import is_bearable
@@ -34,7 +35,8 @@ class Checking(MetaPathFinder):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
-        if spec is None or spec.loader is None:
+        # A file has a loader of its own; the one loader of all old names would check whatever has an old name.
+        if spec is None or not isinstance(spec.loader, SourceFileLoader):
             return spec
         execute = spec.loader.exec_module
 
