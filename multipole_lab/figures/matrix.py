@@ -16,7 +16,7 @@ from .common import theme
 
 FAINTEST = 1e-5  # shares below this have the colour of nothing
 HOLE = np.log10(FAINTEST) - 0.5  # where no query sees a key; None would be a gap, and takes long to send
-_HOLE = "rgba(128, 128, 128, 0.08)"
+BACKGROUND = "rgba(128, 128, 128, 0.08)"  # seen through holes
 
 
 @suggesting
@@ -89,7 +89,7 @@ def matrix(
         fig.update_layout({f"yaxis{i}": {"scaleanchor": f"x{i}", "scaleratio": 1}})
     fig.update_layout(
         template=theme.TEMPLATE, height=780, uirevision="matrix", title=theme.title(finding, reading),
-        margin={"t": theme.heading_height(finding, reading) + 34}, plot_bgcolor=_HOLE,
+        margin={"t": theme.heading_height(finding, reading) + 34}, plot_bgcolor=BACKGROUND,
     )  # fmt: skip
     return fig
 

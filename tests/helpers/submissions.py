@@ -16,7 +16,7 @@ def solution_cells(assignment="A1"):
     """{grade_id: source} of the master's solutions."""
     cells, _ = notebook.read(notebook.load_master(assignment).text)
     return {
-        cell.name: "\n".join(line for line, kind in markers.parts(cell.source) if kind != "tests")
+        cell.name: markers.without_tests(cell.source)
         for cell in cells
         if cell.grade.get("solution") and cell.kind == "code"
     }

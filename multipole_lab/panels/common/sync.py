@@ -23,7 +23,7 @@ def sync_figure(shown: Shown, wanted: go.Figure, again: bool = False) -> int:
 
     Parameters
     ----------
-    again : also put axes and cameras back to where the figure wants them.
+    again : also put axes and cameras back to where the figure wants them, in a message of its own.
     """
     before, now = shown.wanted, parts_of(wanted)
     shown.wanted = now
