@@ -26,13 +26,13 @@ def cluster_means_kernel(
     H, N, C = sizes
     i_row, i_c = (tl.program_id(0) // C).to(tl.int64), tl.program_id(0) % C
     i_b, i_h = i_row // H, i_row % H
-    p_x, p_order = of_head(x, x_strides, i_b, i_h), order + i_row * N
     i_start, i_end = cluster_span(offsets + i_row * (C + 1), i_c)
     b_sum = tl.zeros([BM, BD], dtype=tl.float32)
-    o_m = tl.arange(0, BM)  # members are loaded one step ahead, long before they are needed
-    b_n = tl.load(p_order + (i_start + o_m), mask=i_start + o_m < i_end, other=0)
+    o_m = tl.arange(0, BM)
+    p_x, p_order = of_head(x, x_strides, i_b, i_h), order + i_row * N + o_m
+    b_n = tl.load(p_order + i_start, mask=i_start + o_m < i_end, other=0)
     for i in range(i_start, i_end, BM):
-        b_next = tl.load(p_order + (i + BM + o_m), mask=i + BM + o_m < i_end, other=0)
+        b_next = tl.load(p_order + i + BM, mask=i + BM + o_m < i_end, other=0)  # long before it is needed
         b_x = load_rows(p_x, b_n, i + o_m < i_end, x_strides[2], D, BD)
         if not RAW:
             b_x = finite(b_x)
