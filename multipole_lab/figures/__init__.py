@@ -10,7 +10,8 @@ from .expansion import expansion
 from .fields import fields
 from .front import front
 from .lines import lines
-from .matrix import matrix
+from .looks.lens import lens
+from .looks.matrix import matrix
 from .parallel import parallel
 from .roofline import roofline
 from .speed import speed
@@ -25,6 +26,7 @@ __all__ = [
     "expansion",
     "fields",
     "front",
+    "lens",
     "lines",
     "matrix",
     "parallel",

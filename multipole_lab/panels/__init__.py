@@ -9,6 +9,7 @@ from .decode import decode
 from .error import error
 from .expansion import expansion
 from .front import front
+from .lens import lens
 from .matrix import matrix
 from .roofline import roofline
 from .speed import speed
@@ -21,6 +22,7 @@ __all__ = [
     "error",
     "expansion",
     "front",
+    "lens",
     "matrix",
     "roofline",
     "speed",

@@ -43,15 +43,11 @@ class MatrixPanel(SampledPanel):
             "text": "Rows and columns in the order of the text",
             "cluster": "The members of a cluster side by side: stripes become blocks",
         }
-        sights = {
-            "full": "Every query sees every key: what the mathematics is about",
-            "causal": "A query sees the keys up to its own, as in the model that the sample is from",
-        }
         return {
             "layer": controls.layer(sample),
             "head": controls.head(sample),
             "context": controls.context(sample),
-            "attention": controls.choice("attention", sights, "full"),
+            "attention": controls.sight("full"),
             "sort": controls.choice("sort by", orders, "text"),
             "clusters": controls.clusters(32),
             "near": controls.integer(

@@ -38,6 +38,7 @@ CONTROLS = {
         "recent",
         "context",
     ],
+    "lens": ["layer", "head", "word", "clusters", "near", "leaf", "dipole", "full", "context"],
     "matrix": ["layer", "head", "context", "clusters", "near", "cluster", "dipole", "causal", "leaf"],
     "roofline": ["tokens", "clusters", "near", "head size"],
     "tuner": ["max error"],

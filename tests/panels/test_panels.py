@@ -64,6 +64,8 @@ MOVES = {
     "error": {"layer": 3, "head": 3, "context": 256, "clusters": 16, "cap": 1.0, "iterations": 3, "seed": 4,
               "near": 2, "method": "centroid", "order": "dipole"},
     "front": {"layer": 1, "context": 256, "budget": 200, "attention": "causal"},
+    "lens": {"layer": 3, "head": 2, "context": 256, "query": 200, "clusters": 16, "near": 4, "leaf": 64,
+             "order": "dipole", "attention": "full"},
     "matrix": {"layer": 3, "head": 2, "context": 256, "attention": "causal", "sort": "cluster", "clusters": 16,
                "near": 4, "order": "dipole", "leaf": 64},
     "roofline": {"device": "T4", "tokens": 1024, "clusters": 16, "near": 4, "head": 128},

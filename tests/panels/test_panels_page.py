@@ -14,6 +14,7 @@ MOVES = {
     "decode": [{"budget": 16}, {"step": 3}],
     "error": [{"method": "centroid"}, {"head": 1}],
     "expansion": [{"field": "output"}, {"order": "dipole"}, {"p_x": 1.0}],
+    "lens": [{"query": 7}, {"attention": "full"}, {"query": 8}],
     "matrix": [{"sort": "cluster"}, {"attention": "causal"}, {"sort": "text"}],
     "roofline": [{"device": "T4"}, {"tokens": 1024}],
     "front": [{"budget": 200}],
@@ -74,7 +75,7 @@ def put(place, path, value):
 def plain(x):
     """Without what is the same to plotly: arrays and lists, an empty group and none."""
     if isinstance(x, dict) and "buffer" in x:
-        return np.frombuffer(x["buffer"], dtype=x["dtype"]).tolist()
+        return plain(np.frombuffer(x["buffer"], dtype=x["dtype"]).tolist())
     if isinstance(x, dict):
         named = {name: plain(one) for name, one in x.items() if name != "uid"}
         return {name: one for name, one in named.items() if one is not None and one != {}}

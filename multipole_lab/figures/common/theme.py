@@ -143,7 +143,7 @@ def number(value: float) -> str:
         return "0"
     if abs(value) < 1e-4:
         return f"{value:.0e}"
-    if abs(value) >= 100:
+    if abs(value) >= 99.5:
         return f"{value:,.0f}"
     return f"{value:#.2g}".rstrip(".")
 

@@ -56,7 +56,16 @@ class Panel(widgets.VBox):
         box = widgets.Box(list(controls.values())).add_class("ml-controls")
         buttons = widgets.Box([*self._buttons(), self._status]).add_class("ml-buttons")
         super().__init__(
-            [widgets.HTML(STYLE), box, self._message, self._shown, *self._below(), buttons, self._porter]
+            [
+                widgets.HTML(STYLE),
+                box,
+                self._message,
+                *self._above(),
+                self._shown,
+                *self._below(),
+                buttons,
+                self._porter,
+            ]
         )
         self.add_class("ml-panel")
         for control in controls.values():
@@ -148,6 +157,10 @@ class Panel(widgets.VBox):
         """The picture in words: its title."""
         text = self._work.picture.figure.layout.title.text or self.name
         return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", text))).strip()
+
+    def _above(self) -> list[widgets.Widget]:
+        """What stands between the controls and the figure; nothing in most panels."""
+        return []
 
     def _below(self) -> list[widgets.Widget]:
         """What stands between the figure and the buttons; nothing in most panels."""

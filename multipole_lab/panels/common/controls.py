@@ -99,3 +99,12 @@ def near() -> widgets.IntSlider:
 def seed() -> widgets.IntSlider:
     """Choose the seed of k-means."""
     return integer("seed", "Another start for k-means; the same seed gives the same clusters", 0, 20, 0)
+
+
+def sight(value: str) -> widgets.ToggleButtons:
+    """Choose which keys a query sees. Its label is short: beside it the buttons would be cut in a narrow column."""
+    words = {
+        "full": "Every query sees every key: what the mathematics is about",
+        "causal": "A query sees the keys up to its own, as in the model that the sample is from",
+    }
+    return choice("sight", words, value)

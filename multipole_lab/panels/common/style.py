@@ -33,5 +33,24 @@ STYLE = """<style>
 .ml-panel.ml-large .widget-html-content { line-height: 1.5; }
 .ml-panel .ml-code { margin: 4px 0; padding: 6px 10px; white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.4;
   color: var(--jp-ui-font-color1); background: rgba(128, 128, 128, 0.13); }
+/* The text of a story: blue is summed itself, orange seen in a cluster, both as strong as --a. */
+.ml-story { height: 250px; overflow-y: auto; position: relative; border: 1px solid rgba(128, 128, 128, 0.4);
+  margin: 4px 0; color: var(--jp-ui-font-color1); line-height: 1.55; font-size: 13px; }
+.ml-story:focus-visible { outline: 2px solid #E69F00; outline-offset: -2px; }
+.ml-story-head { position: sticky; top: 0; z-index: 1; background: var(--jp-layout-color1); padding: 2px 8px; }
+.ml-story-body { padding: 0 8px; }
+.ml-story-head, .ml-story-body { display: grid; grid-template-columns: 1fr 1fr; gap: 0 20px; }
+.ml-story-body > div { white-space: pre-wrap; overflow-wrap: anywhere; }
+.ml-story-body span { cursor: pointer; border-radius: 3px; }
+.ml-story .w1 { color: var(--jp-ui-font-color2); }
+.ml-story :is(.w2, .w4, .w6) { background: rgba(86, 180, 233, calc(0.6 * var(--a, 1))); }
+.ml-story :is(.w3, .w5, .w7) { background: rgba(230, 159, 0, calc(0.6 * var(--a, 1))); }
+.ml-story :is(.w4, .w5) { text-decoration: underline 3px #D55E00; }
+.ml-story :is(.w6, .w7) { text-decoration: underline 3px dotted #2A7FC0; }
+.ml-story .own { outline: 2px solid var(--jp-ui-font-color1); font-weight: bold; }
+.ml-story .same { box-shadow: inset 0 0 0 1px #E69F00; }
+.ml-story-foot { display: flex; flex-wrap: wrap; gap: 2px 12px; padding: 2px 8px; font-size: 12px;
+  position: sticky; bottom: 0; background: var(--jp-layout-color1); }
+.ml-story-foot span { padding: 0 4px; border-radius: 3px; --a: 0.7; }
 .ml-panel progress { vertical-align: middle; width: 140px; }
 </style>"""

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from multipole_lab.suggesting import suggesting
 
-from .common import theme
+from ..common import theme
 
 FAINTEST = 1e-5  # shares below this have the colour of nothing
 HOLE = np.log10(FAINTEST) - 0.5  # where no query sees a key; None would be a gap, and takes long to send
