@@ -37,6 +37,7 @@ def cluster_block(
     iterations: int,
     cap: float | None,
     branch: int | None,
+    weights: Float[Tensor, "R 1 D"] | None = None,
 ) -> tuple[Int[Tensor, "R n"], list[Part]]:
     """Lloyd's k-means from ``seeds``; clusters of clusters; members made contiguous on both levels.
 
@@ -44,9 +45,10 @@ def cluster_block(
     ----------
     x, v : keys (in the frame that is clustered) and values.
     valid : False for padding, which joins no cluster and goes behind them.
-    seeds : C starting centroids.
+    seeds : C starting centroids, multiplied by ``weights``.
     iterations, cap : as in ``kmeans``. A cap keeps every cluster small enough to fit a token budget.
     branch : fine clusters per coarse one, or None for a single level.
+    weights : factors of the coordinates in the distance (``metric.py``); None for the plain one.
 
     Returns
     -------
@@ -54,6 +56,8 @@ def cluster_block(
     parts : the fine level and, with ``branch``, the coarse one. Fine clusters are sorted by their coarse one.
     """
     dtype = statistics_dtype(x.dtype)
+    if weights is not None:
+        x = x * weights
     rows = torch.nan_to_num(x.to(dtype), nan=0.0, posinf=0.0, neginf=0.0)
     C = seeds.shape[1]
     labels = assign(rows, seeds.to(dtype), valid, iterations, cap)
@@ -81,6 +85,8 @@ def cluster_block(
         keys = member_sum(means * weight, parents, C1) / share
         squares = member_sum(squares, parents, C1)
         parts.append(_part(keys, member_sum(sums, parents, C1) / share, held, coarse, squares))
+    if weights is not None:
+        parts = [part._replace(keys=part.keys / weights) for part in parts]
     return order, parts
 
 
@@ -132,6 +138,13 @@ def count_tokens(tokens: Int[Tensor, "R C"], parents: Int[Tensor, "R C"], coarse
 def _part(keys: Tensor, values: Tensor, tokens: Tensor, members: Tensor, squares: Tensor) -> Part:
     """``squares`` [R, C, 1] are the sums of the squared norms of all keys under a cluster."""
     first = members.cumsum(-1) - members
-    inertia = squares.squeeze(-1) - tokens * keys.square().sum(-1)
-    spread = inertia.clamp(min=0) / (tokens.clamp(min=1) * keys.shape[-1])
+    spread = spread_of(squares.squeeze(-1), tokens, keys)
     return Part(keys, values, tokens.int(), first.int(), members.int(), spread)
+
+
+def spread_of(
+    squares: Float[Tensor, "R C"], tokens: Int[Tensor, "R C"], means: Float[Tensor, "R C D"]
+) -> Float[Tensor, "R C"]:
+    """The variance under every cluster, the mean over coordinates, from the sum of its keys' squared norms."""
+    inertia = squares - tokens * means.square().sum(-1)
+    return inertia.clamp(min=0) / (tokens.clamp(min=1) * means.shape[-1])

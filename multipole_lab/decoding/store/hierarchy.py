@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multipole_lab.decoding.settings import Settings
-from multipole_lab.decoding.store.blocks import cluster_block, take
-from multipole_lab.decoding.store.levels import (
-    Block,
-    LevelStore,
-    numbers_like,
-    seeds_of,
-    sinks_first,
-    write_part,
-)
+from multipole_lab.decoding.store.blocks import take
+from multipole_lab.decoding.store.joining import join_blocks
+from multipole_lab.decoding.store.levels import Block, LevelStore, numbers_like, sinks_first
 from multipole_lab.decoding.store.metric import QueryMetric
 from multipole_lab.decoding.store.rope import Rotation
 from multipole_lab.decoding.store.state import Level, State
@@ -93,19 +85,19 @@ class Hierarchy:
             self.metric.watch(q, self.keys.buffer.shape[1])
 
     def join(self) -> None:
-        """Cluster every key between the sinks and the recent window."""
+        """Cluster the keys between the sinks and the recent window, whole intervals of them.
+
+        Whole ones: a block then has one of few sizes, whichever step a layer joins in, and kernels are compiled once
+        for each.
+        """
         s = self.settings
-        end = self.length - s.recent
+        whole = self.waiting() // s.interval * s.interval
+        if whole <= 0:
+            return
+        end = (self.clustered or s.sinks) + whole
         if not self.blocks:
-            if end <= s.sinks:
-                return
-            self._set_up()
-        while self.clustered < end:
-            last = self.blocks[-1]
-            if last.end - last.start >= s.block:
-                last = Block(last.end, last.end, tuple(level.keys.length for level in self.levels))
-                self.blocks.append(last)
-            self._recluster(last, min(last.start + s.block, end))
+            self._set_up(end)
+        join_blocks(self, end)
 
     def state(self) -> State:
         """What ``decode_step`` reads; views and buffers, nothing is copied."""
@@ -184,13 +176,13 @@ class Hierarchy:
             2, place.unsqueeze(-1).expand(*place.shape, x.shape[-1]), x[:, :, : place.shape[2]]
         )
 
-    def _set_up(self) -> None:
-        """Level buffers, and the sinks to the front: every text's first keys behind its left padding."""
+    def _set_up(self, end: int) -> None:
+        """Level buffers, and the sinks to the front of the first ``end`` keys: every text's first ones that count."""
         s, k, v = self.settings, self.keys, self.values
         self.make_levels()
         self.sinks = s.sinks
         B, Hk = k.buffer.shape[:2]
-        place = torch.arange(k.length - s.recent, device=k.buffer.device)
+        place = torch.arange(end, device=k.buffer.device)
         place = place.expand(B, -1)
         if self.valid is not None:
             place = sinks_first(self.valid[:, : place.shape[1]], s.sinks)
@@ -201,39 +193,3 @@ class Hierarchy:
                 part.copy_(take(part.flatten(0, 1), rows).view_as(part))
         self.position.append(place[:, None].expand(B, Hk, -1))
         self.blocks = [Block(s.sinks, s.sinks, (0,) * s.levels)]
-
-    def _recluster(self, block: Block, end: int) -> None:
-        """Cluster [block.start, end) of the storage, the part before block.end once more."""
-        s, size = self.settings, end - block.start
-        B, Hk = self.keys.buffer.shape[:2]
-        known = self.position.length
-        if known < end:
-            tail = torch.arange(known, end, device=self.keys.buffer.device)
-            self.position.append(tail.expand(B, Hk, -1))
-        place = self.position.view()[:, :, block.start : end]
-        k, v = (store.view()[:, :, block.start : end] for store in (self.keys, self.values))
-        x = k if self.rotation is None else self.rotation.rotate(k, -place)
-        valid = None if self.valid is None else self.valid[:, None].expand(B, Hk, -1).gather(2, place.long())
-        x, v_rows = x.flatten(0, 1), v.flatten(0, 1)
-        fine = math.ceil(size * s.fraction)
-        old = self.levels[0].keys.view()[:, :, block.clusters[0] :].flatten(0, 1)
-        weights = self.metric.weights()
-        if weights is not None:
-            x, old = x * weights, old * weights
-        seeds = seeds_of(x, old, fine, block.end - block.start, valid, s.seed + end)
-        fresh = block.start == block.end  # what was clustered before starts close to where it ends
-        order, parts = cluster_block(
-            x, v_rows, None if valid is None else valid.flatten(0, 1), seeds,
-            s.iterations if fresh else min(1, s.iterations), s.cap,
-            s.branch if s.levels == 2 else None,
-        )  # fmt: skip
-        for store, rows in ((k, k.flatten(0, 1)), (v, v_rows)):
-            store.copy_(take(rows, order).view_as(store))
-        place.copy_(place.flatten(0, 1).gather(1, order).view_as(place))
-        for level, part, first, base in zip(
-            self.levels, parts, block.clusters, (block.start, block.clusters[0]), strict=False
-        ):
-            if weights is not None:
-                part = part._replace(keys=part.keys / weights)
-            write_part(level, part, first, base, (B, Hk), s.spread)
-        self.blocks[-1] = Block(block.start, end, block.clusters)

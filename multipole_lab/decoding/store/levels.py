@@ -60,32 +60,58 @@ def seeds_of(
     old: Float[Tensor, "R C D"],
     clusters: int,
     known: int,
-    valid: Bool[Tensor, "B Hk n"] | None,
-    seed: int,
+    valid: Bool[Tensor, "R n"] | None,
+    seeds: list[int],
 ) -> Float[Tensor, "R C2 D"]:
-    """The centroids that a block has; for those it lacks, a random key from each of the equal parts of the new ones."""
+    """The centroids that a block has; for those it lacks, a random key from each of the equal parts of the new ones.
+
+    ``seeds`` has one number a block: row i is of block ``i % len(seeds)``.
+    """
     R, n, _ = x.shape
     missing = clusters - old.shape[1]
     if missing <= 0:
         return old[:, :clusters]
-    # The generator is the CPU's on every device, so that one seed gives one result.
-    at = torch.rand(missing, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    at = ((torch.arange(missing) + at) / missing).to(x.device)
+    # The generator is the CPU's on every device, so that one seed gives one result; the copy waits for nothing.
+    at = [torch.rand(missing, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in seeds]
+    at = ((torch.arange(missing) + torch.stack(at)) / missing).to(x.device, non_blocking=True)
+    at = at.repeat(R // len(seeds), 1)
     if valid is None:
-        index = (at * (n - known)).long().clamp(max=n - known - 1).expand(R, -1)
+        index = (at * (n - known)).long().clamp(max=n - known - 1)
     else:  # the same among the valid ones; a row with too few repeats some, whose clusters stay empty
-        rows = valid.flatten(0, 1)[:, known:]
+        rows = valid[:, known:]
         there = (~rows).to(torch.uint8).sort(dim=-1, stable=True).indices
         index = there.gather(1, (at * rows.sum(-1, keepdim=True)).long().clamp(max=n - known - 1))
     return torch.cat([old, take(x, known + index)], 1)
 
 
+def numbers_before(starts: list[int], device: torch.device) -> Int[Tensor, " blocks"]:
+    """Where the members of every block start: equally far apart, so that nothing is copied from the host."""
+    step = starts[1] - starts[0] if len(starts) > 1 else 1
+    return torch.arange(starts[0], starts[0] + step * len(starts), step, device=device, dtype=torch.int32)
+
+
 def write_part(
-    level: LevelStore, part: Part, first: int, base: int, shape: tuple[int, int], shrink: float
+    level: LevelStore,
+    part: Part,
+    first: int,
+    base: Int[Tensor, " blocks"],
+    shape: tuple[int, int],
+    shrink: float,
 ) -> None:
-    """Write a block's clusters over those that it had on a level."""
+    """Write the clusters of the last blocks over those that they had on a level.
+
+    Parameters
+    ----------
+    part : a row for every block of every key/value head, the blocks of a head one after the other.
+    first : where the clusters of the first of these blocks are in the level.
+    base : what the members of every block are counted from.
+    shape : B and Hk. shrink : see ``Settings.spread``.
+    """
+    count = base.numel()
     # half the variance, shrunk: what ``masses`` multiplies with s^2 |q|^2
-    part = part._replace(first=part.first + base, spread=shrink / 2 * part.spread)
+    part = part._replace(
+        first=part.first + base.repeat(shape[0] * shape[1]).unsqueeze(1), spread=shrink / 2 * part.spread
+    )
     for store, fresh in zip(level.parts(), part, strict=True):
         store.truncate(first)
-        store.append(fresh.unflatten(0, shape))
+        store.append(fresh.unflatten(0, (*shape, count)).flatten(2, 3))

@@ -1,0 +1,107 @@
+"""Blocks clustered by the kernels are those that torch makes, many at once as one by one; no host waits for them."""
+
+import contextlib
+
+import pytest
+import torch
+from host_reads import host_reads
+
+from multipole_lab.decoding.settings import Settings
+from multipole_lab.decoding.store import joining
+from multipole_lab.decoding.store.hierarchy import Hierarchy
+from multipole_lab.decoding.store.rope import Rotation
+from multipole_lab.threads import one_thread
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SMALL = {
+    "block": 32, "interval": 8, "recent": 8, "sinks": 4, "fraction": 1 / 8, "iterations": 2, "branch": 2
+}  # fmt: skip
+ROTATION = Rotation(10000.0 ** -(torch.arange(0, 16, 2).double() / 16))
+
+
+@pytest.fixture(autouse=True)
+def _quick_and_repeatable():
+    torch.manual_seed(0)
+    with one_thread():
+        yield
+
+
+def filled(backend, pieces=(78,), hidden=0, reads=None, dtype=torch.float32, **settings):
+    """A layer's storage that joins after every piece of text; ``hidden`` keys of the second text are padding."""
+    g = torch.Generator().manual_seed(1)
+    settings, B = {**SMALL, "backend": backend, **settings}, 2 if hidden else 1
+    h = Hierarchy(Settings(**settings), ROTATION if settings.get("rope") else None)
+    for n in pieces:
+        k, v = (torch.randn(B, 2, n, size, generator=g).to(DEVICE, dtype) for size in (16, 24))
+        h.append(k, v)
+        if hidden and h.valid is None:
+            h.valid = torch.ones(2, n, dtype=torch.bool, device=DEVICE)
+            h.valid[1, :hidden] = False
+        h.metric.watch(torch.randn(B, 4, 1, 16, generator=g).to(DEVICE), 2)
+        with contextlib.nullcontext() if reads is None else host_reads(reads):
+            h.join()
+    return h
+
+
+def numbers(h):
+    """What a step reads of the clusters."""
+    return {
+        f"{name} of level {i}": getattr(level, name).view().double()
+        for i, level in enumerate(h.levels)
+        for name in ("tokens", "first", "members", "keys", "values", "spread")
+    }
+
+
+CASES = {
+    "two levels": {},
+    "one level": {"levels": 1},
+    "no cap": {"cap": None},
+    "joins": {"pieces": (36, 8, 20)},
+    "padding": {"hidden": 20, "pieces": (60, 16)},
+    "keys unrotated": {"rope": "windowed"},
+    "clusters that stay empty": {"hidden": 66},
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_kernels_make_the_clusters_that_torch_makes(case):
+    """In single precision the distances of random keys are never near enough to differ in which is least."""
+    ours, theirs = (filled(backend, **CASES[case]) for backend in ("triton", "torch"))
+    assert ours.blocks == theirs.blocks
+    assert len(ours.blocks) == 2
+    assert torch.equal(ours.position.view(), theirs.position.view())
+    for name, x in numbers(theirs).items():
+        torch.testing.assert_close(
+            numbers(ours)[name], x, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    assert all(torch.equal(a, b) for a, b in zip(ours.dense(), theirs.dense(), strict=True))
+
+
+def test_blocks_of_half_precision_are_about_as_tight_as_those_of_torch():
+    ours, theirs = (filled(backend, dtype=torch.float16) for backend in ("triton", "torch"))
+    spreads = [(h.levels[0].spread.view() * h.levels[0].tokens.view()).sum() for h in (ours, theirs)]
+    torch.testing.assert_close(spreads[0], spreads[1], rtol=0.05, atol=0)
+
+
+def test_many_blocks_at_once_are_those_that_were_clustered_one_by_one(monkeypatch):
+    together = filled("triton", (110,))
+    monkeypatch.setattr(joining, "TOGETHER", 0)
+    alone = filled("triton", (110,))
+    assert together.blocks == alone.blocks
+    assert torch.equal(together.position.view(), alone.position.view())
+    for name, x in numbers(alone).items():
+        torch.testing.assert_close(numbers(together)[name], x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_no_host_waits_for_a_join_by_the_kernels(levels):
+    reads = []
+    filled("triton", (36, 8, 20), reads=reads, levels=levels)
+    assert reads == []
+
+
+@pytest.mark.parametrize("pieces", [(12 + 3 * 8 + 3,), (12 + 4 * 8 + 7, 3)])
+def test_a_join_takes_whole_intervals(pieces):
+    h = filled("torch", pieces)
+    assert (h.clustered - h.sinks) % 8 == 0
+    assert h.waiting() == (sum(pieces) - 12) % 8

@@ -1,0 +1,33 @@
+"""What makes the host wait for a device, counted where there is none: reads of a tensor's numbers."""
+
+import contextlib
+import traceback
+from unittest import mock
+
+import torch
+
+READS = (
+    "item", "tolist", "__bool__", "__int__", "__float__", "__index__", "nonzero", "cpu", "numpy", "unique",
+    "masked_select", "bincount", "equal",
+)  # fmt: skip
+FUNCTIONS = ("nonzero", "bincount", "unique", "equal", "masked_select", "argwhere")
+
+
+@contextlib.contextmanager
+def host_reads(found):
+    """Append "what at where" to the list ``found`` for every read of a tensor by the library inside the context."""
+
+    def counted(name, function):
+        def call(*args, **kwargs):
+            frames = [f for f in traceback.extract_stack() if "multipole_lab/" in f.filename]
+            if frames and not any("triton/" in f.filename for f in traceback.extract_stack()):
+                found.append(f"{name} at {frames[-1].filename}:{frames[-1].lineno}")
+            return function(*args, **kwargs)
+
+        return call
+
+    with contextlib.ExitStack() as stack:
+        for owner, names in ((torch.Tensor, READS), (torch, FUNCTIONS), (torch.cuda, ("synchronize",))):
+            for name in names:
+                stack.enter_context(mock.patch.object(owner, name, counted(name, getattr(owner, name))))
+        yield
