@@ -13,7 +13,7 @@ from .attend import Far, decode_attend
 from .logits import Exact
 from .lookup import decode_lookup, decode_lookup_listed
 from .merge import decode_merge
-from .select import decode_select
+from .select import Selection, decode_select
 from .work import Work
 
 
@@ -30,6 +30,7 @@ def decode_step(
     softcap: float | None = None,
     lookup_q: Tensor | None = None,
     work: Work | None = None,
+    seen: Any | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention of one new query per head over everything in the cache; see `multipole_lab.decoding.step.reference`.
 
@@ -41,6 +42,7 @@ def decode_step(
     q : [B, Hq, 1, D]. state : a `multipole_lab.decoding.store.state.State`, whose buffers are contiguous.
     scale, budget, rooms, lookups, replacement, top_p, softcap, lookup_q : as for the torch reference.
     work : the buffers, kept from step to step.
+    seen : a `multipole_lab.decoding.step.trace.Seen`, which is told what was looked at and opened.
 
     Returns
     -------
@@ -76,7 +78,7 @@ def decode_step(
     exact = Exact(rows, keys, state.sinks, state.clustered, state.length, valid)
     levels = [type(level)(*(x.flatten(0, 1) for x in level[:-1]), level.size) for level in state.levels]
     spreads = [x.flatten(0, 1) for x in state.spreads] if softcap is None else []
-    selection, top, fine = None, None, None
+    selection, below, top, fine = None, None, None, None
     if levels:
         level = levels[-1]
         C, two = level.size, len(levels) == 2
@@ -106,6 +108,8 @@ def decode_step(
             norm=below.norm, top_p=top_p, limit=below.limit, rooms=rooms, name="fine", work=work,
         )  # fmt: skip
         fine = Far(fine_masses, level.values, fine_room, selection.opened, below.members, below.taken)
+    if seen is not None and levels:
+        note(seen, state, selection, below, masses[..., :C] if below is None else fine_masses)
     parts, part_lse = decode_attend(
         rows, keys, values, scale,
         members=selection.members if selection else None, taken=selection.taken if selection else None,
@@ -118,3 +122,22 @@ def decode_step(
 
 
 decode_step.knows_spread = True  # it reads State.spreads
+
+
+def note(seen: Any, state: Any, selection: Selection, below: Selection | None, masses: Tensor) -> None:
+    """Tell `seen` what a step looked at and opened, as the reference does; nothing is asked of the host.
+
+    below : the choice on the coarse level, whose members `masses` [R, G, L] belong to; None for one level.
+    """
+    taken = _filled(selection.members, selection.taken)
+    share = (masses - selection.norm.unsqueeze(-1)).exp().sum(1)
+    opened, looked = selection.opened > 0, None
+    if below is not None:
+        reached = _filled(below.members, below.taken)
+        looked, opened = (below.members.long(), reached, below.opened > 0), opened & reached
+    seen.note(state, looked, share, selection.members.long(), taken, opened)
+
+
+def _filled(members: Tensor, taken: Tensor) -> Tensor:
+    """[R, room] bool: which places of a list of members are in use."""
+    return torch.arange(members.shape[1], device=members.device) < taken.unsqueeze(1)

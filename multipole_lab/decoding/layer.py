@@ -13,10 +13,8 @@ from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
 from multipole_lab.decoding.step.backend import knows_spread, step_function
 from multipole_lab.decoding.step.balance import Portion, expected_error
-from multipole_lab.decoding.step.reference import decode_step
 from multipole_lab.decoding.step.trace import Seen, traced
 from multipole_lab.decoding.store.hierarchy import Hierarchy
-from multipole_lab.decoding.store.padding import learn_padding
 from multipole_lab.decoding.store.rope import Rotation
 from multipole_lab.decoding.store.storage import kept
 from multipole_lab.interface.handle import Handle
@@ -118,56 +116,47 @@ class ClusteredLayer(CacheLayerMixin):
         mask : None, or what ``scaled_dot_product_attention`` takes, for the one new token.
         scale, softcap : of the logits.
         """
-        h, s = self.hierarchy, self.settings
-        unpadded = h.valid is None or bool(h.valid.all())
-        if not (unpadded if mask is None else learn_padding(h, mask)):
+        h, s, shared = self.hierarchy, self.settings, self.shared
+        if not self._honours(mask):
             self.dense_steps += 1
             return None
         B, D = query.shape[0], query.shape[-1]
         q, probe = query.reshape(B, -1, 1, D), None
         if h.rotation is not None:
             # As if every centroid stood rope_offset tokens before the query.
-            place = torch.tensor([s.rope_offset - (h.length - 1)], device=q.device)
+            place = torch.full((1,), s.rope_offset - (h.length - 1), device=q.device)
             probe = h.rotation.rotate(q, place)
         asked = q if probe is None else probe  # of the centroids
         h.watch(asked)
-        if h.due():
+        if shared.may_join(h):
             h.join()
-        state, budget, budgets = h.state(), min(s.tokens(h.length), h.clustered), None
-        shares = s.shares and len(self.shared.layers) > 1 and softcap is None and bool(state.spreads)
+        state, budget, rooms = h.state(), min(s.tokens(h.length), h.clustered), None
+        shares = s.shares and len(shared.layers) > 1 and softcap is None and bool(state.spreads)
         weighs = shares and self.portion.due()
-        if shares:
-            budgets = self.portion.budgets(budget, h.clustered)
-        if budgets is not None:
-            budget, budgets = int(budgets.max()), budgets.to(q.device)
-        number = self.shared.traces(self)
-        scale = D**-0.5 if scale is None else scale
-        arguments = {
-            "scale": scale,
-            "budget": budget,
-            "rooms": budgets,
-            "lookups": s.looked_at(h.levels[0].keys.length if h.levels else 0, budget),
-            "replacement": s.replacement,
-            "top_p": None if s.top_p == 1 else s.top_p,
-            "softcap": softcap,
-            "lookup_q": probe,
-            "work": self.shared.work(q.device),
-        }
-        step, out = step_function(s.backend, q, h.values.buffer), None
-        if (
-            weighs or number is not None
-        ):  # what only the reference notes; the output is the backend's all the same
-            seen = Seen()
-            out, lse = decode_step(q, state, **arguments, seen=seen)
-            if weighs:
-                self.portion.note(expected_error(asked, state, seen.parts[2], out, lse, scale))
-                self.shared.share_budget(self.portion)
-            if number is not None:
-                group = q.shape[1] // h.keys.buffer.shape[1]
-                self.shared.trace.steps.append(traced(number, h, seen, group))
-        if out is None or step is not decode_step:
-            out, _ = step(q, state if knows_spread(step) else state._replace(spreads=()), **arguments)
+        if shares and (shared_out := self.portion.budgets(budget, h.clustered)):
+            budget, rooms = shared_out
+        number, scale = shared.traces(self), D**-0.5 if scale is None else scale
+        seen = Seen() if weighs or number is not None else None
+        step = step_function(s.backend, q, h.values.buffer)
+        out, lse = step(
+            q, state if knows_spread(step) else state._replace(spreads=()), scale=scale, budget=budget, rooms=rooms,
+            lookups=s.looked_at(h.levels[0].keys.length if h.levels else 0, budget), replacement=s.replacement,
+            top_p=None if s.top_p == 1 else s.top_p, softcap=softcap, lookup_q=probe, work=shared.work(q.device),
+            seen=seen,
+        )  # fmt: skip
+        if weighs:
+            self.portion.note(expected_error(asked, state, seen.parts[2], out, lse, scale))
+            shared.share_budget(self.portion)
+        if number is not None:
+            shared.trace.steps.append(traced(number, h, seen, q.shape[1] // h.keys.buffer.shape[1]))
         return out.view(*query.shape[:-1], -1)
+
+    def _honours(self, mask: Tensor | None) -> bool:
+        """Whether the decode step gives what this mask wants; what it hides is noted."""
+        if mask is not None:
+            return self.shared.masks.learn(self.hierarchy, mask)
+        valid = self.hierarchy.valid
+        return valid is None or bool(valid.all())
 
     def get_seq_length(self) -> int:
         """Tokens stored."""

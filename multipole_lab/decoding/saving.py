@@ -42,7 +42,7 @@ def save(cache: MultipoleCache, path: str | Path) -> Path:
             tensors[f"layer.{i}.valid"] = h.valid
         if h.metric.moment is not None:
             tensors[f"layer.{i}.moment"] = h.metric.moment
-        for name in ("need", "share"):
+        for name in ("need", "share", "coming"):
             if getattr(layer.portion, name) is not None:
                 tensors[f"layer.{i}.{name}"] = getattr(layer.portion, name)
         layers.append({"blocks": h.blocks, "sinks": h.sinks, "settled": h.settled, "queries": h.metric.seen,
@@ -78,17 +78,12 @@ def load(cls: type[MultipoleCache], path: str | Path, config: object | None, dev
             cache.layers.append(layer)
         if own:
             _fill(layer.hierarchy, own, about)
+            share = own.get("share")
             layer.portion = Portion(
-                about.get("steps", 0),
-                _on_cpu(own.get("need")),
-                about.get("errors", 0),
-                _on_cpu(own.get("share")),
-            )
+                about.get("steps", 0), own.get("need"), about.get("errors", 0), share,
+                1.0 if share is None else share.max().item(), own.get("coming"),
+            )  # fmt: skip
     return cache
-
-
-def _on_cpu(x: torch.Tensor | None) -> torch.Tensor | None:
-    return None if x is None else x.cpu()
 
 
 def _fill(h: Hierarchy, tensors: dict[str, torch.Tensor], about: dict) -> None:

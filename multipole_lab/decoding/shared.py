@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 
-from multipole_lab.decoding.step.balance import Portion, allot
+from multipole_lab.decoding.step.balance import Largest, Portion, allot
 from multipole_lab.decoding.step.trace import Trace
+from multipole_lab.decoding.store.hierarchy import Hierarchy
+from multipole_lab.decoding.store.padding import Masks
 from multipole_lab.kernels.decode.work import Work
 
 
@@ -20,11 +23,17 @@ class Shared:
     works : buffers of a step, one set a device.
     trace : where steps are recorded, while they are.
     layers : all layers of the cache, for their numbers.
+    masks : what the masks of the step say.
+    largest : of the shares of the budget that come next.
+    joined : the length of the text at which layers joined last, and how many did.
     """
 
     works: dict[torch.device, Work] = field(default_factory=dict)
     trace: Trace | None = None
     layers: list = field(default_factory=list)
+    masks: Masks = field(default_factory=Masks)
+    largest: Largest | None = None
+    joined: tuple[int, int] = (0, 0)
 
     def work(self, device: torch.device) -> Work:
         """The buffers on one device."""
@@ -40,7 +49,27 @@ class Shared:
         portions = [one.portion for one in self.layers if hasattr(one, "portion")]
         portions = [one for one in portions if one.need is not None]
         if portion is portions[0] and portion.seen > 1:  # all others have noted the one before
-            allot(portions)
+            if all(one.coming is not None for one in portions):
+                largest = self.largest or Largest([one.coming for one in portions])  # None behind a load
+                for one, most in zip(portions, largest.read(), strict=True):
+                    one.take(most)
+            self.largest = allot(portions)
+
+    def may_join(self, h: Hierarchy) -> bool:
+        """Whether a layer's new keys may join clusters in this step.
+
+        The first time, and where much waits, they may at once. Otherwise only as many layers a step as are needed for
+        each to have its turn within one interval: so no step is much longer than the others.
+        """
+        if not h.due():
+            return False
+        if not h.blocks or h.waiting() >= 2 * h.settings.interval:
+            return True
+        joined = self.joined[1] if self.joined[0] == h.length else 0
+        if joined >= math.ceil(len(self.layers) / h.settings.interval):
+            return False
+        self.joined = h.length, joined + 1
+        return True
 
     def traces(self, layer: object) -> int | None:
         """The number of a layer whose steps are recorded; None for others."""

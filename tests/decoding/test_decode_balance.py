@@ -66,9 +66,17 @@ def portions(*needs):
     return [Portion(need=torch.tensor(need, dtype=torch.float64)) for need in needs]
 
 
+def shared_out(given):
+    """Shares are allotted, and from the next weighing on in use."""
+    for portion, most in zip(given, allot(given).read(), strict=True):
+        assert portion.share is None
+        portion.take(most)
+        assert portion.most == portion.share.max()
+
+
 def test_shares_go_with_the_root_of_the_need_and_their_mean_is_one():
     one, two = portions([[4.0, 1.0], [1.0, 1.0]], [[1.0, 0.25], [1.0, 1.0]])
-    allot([one, two])
+    shared_out([one, two])
     torch.testing.assert_close(one.share[0] / two.share[0, 0], torch.tensor([2.0, 1.0]).double())
     torch.testing.assert_close(torch.cat([one.share, two.share], 1).mean(1), torch.ones(2).double())
     torch.testing.assert_close(one.share[1], torch.ones(2).double())  # another text, other needs
@@ -77,7 +85,7 @@ def test_shares_go_with_the_root_of_the_need_and_their_mean_is_one():
 def test_shares_stay_within_their_bounds_and_nobody_in_need_starves():
     needs = torch.rand(3, 30).double().pow(8).tolist()
     given = portions(*([row] for row in needs), [[1e6] + [0.0] * 29])
-    allot(given)
+    shared_out(given)
     share = torch.cat([one.share for one in given], 1)
     assert share.min() >= LEAST
     assert share.max() <= MOST
@@ -89,7 +97,7 @@ def test_shares_stay_within_their_bounds_and_nobody_in_need_starves():
 def test_a_need_that_is_no_number_counts_as_none(bad):
     portion = Portion()
     portion.note(torch.tensor([[bad, 1.0]]))
-    allot([portion])
+    shared_out([portion])
     assert portion.share.isfinite().all()
 
 
@@ -102,9 +110,12 @@ def test_an_error_is_noted_as_it_would_be_at_the_mean_budget():
 
 
 def test_a_budget_of_the_whole_text_is_not_shared():
-    portion = Portion(share=torch.tensor([[0.5, 1.5]]).double())
+    portion = Portion(share=torch.tensor([[0.5, 1.5]]).double(), most=1.5)
     assert portion.budgets(100, 100) is None
-    assert portion.budgets(80, 100).tolist() == [40, 100]
+    most, rooms = portion.budgets(80, 100)
+    assert (most, rooms.tolist()) == (100, [40, 100])
+    most, rooms = portion.budgets(50, 100)
+    assert (most, rooms.tolist()) == (75, [25, 75])
 
 
 SETTINGS = {"budget": 0.1, "sinks": 4, "recent": 32, "interval": 64, "fraction": 1 / 16}

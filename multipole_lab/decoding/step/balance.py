@@ -10,6 +10,9 @@ costs no look at any key. Over SmolLM2's layers, whose errors span two decades, 
 clusters and of the measured error have a correlation of 0.9 and a slope of 1; heads that look for single keys
 (induction) have most of it. An error falls about like 1 / budget, so the sum of all errors is least where every
 head's budget goes with the square root of its error at equal budgets.
+
+What a step chose is noted by whatever ran it, kernels or torch; the rest is a few small products on the device, and
+shares that were found in one weighing are used from the next on, so that nothing is waited for.
 """
 
 from __future__ import annotations
@@ -66,6 +69,31 @@ def expected_error(
     return error / size.view(B, -1).mean(-1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
 
 
+class Largest:
+    """The largest numbers of some tensors, on their way to the host, which does not wait for them.
+
+    They are read a weighing later, when the device has long had the time; so a step never stands still for them, and
+    what it does never depends on how fast the device was.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        found = torch.stack([x.max().to(tensors[0].device) for x in tensors])
+        self.numbers = torch.empty(found.shape, dtype=found.dtype, pin_memory=found.is_cuda)
+        self.numbers.copy_(found, non_blocking=True)
+        self.there = torch.cuda.Event() if found.is_cuda else None
+        if self.there:
+            self.there.record(torch.cuda.current_stream(found.device))
+
+    def read(self) -> list[float]:
+        """The numbers, in the order of the tensors."""
+        if self.there:
+            self.there.synchronize()
+        return self.numbers.numpy().tolist()
+
+    def __deepcopy__(self, _: dict) -> Largest:
+        return self  # never written to again
+
+
 @dataclass
 class Portion:
     """One layer's part of the budget.
@@ -73,15 +101,19 @@ class Portion:
     Attributes
     ----------
     steps : decoding steps taken.
-    need : [B, Hk] running mean of the expected error at the mean budget, on the CPU; None before the first.
+    need : [B, Hk] running mean of the expected error at the mean budget; None before the first.
     seen : errors in it.
     share : [B, Hk] factor of the budget, mean 1 over the heads of all layers; None as long as all are 1.
+    most : the largest of it, or more.
+    coming : [B, Hk] the share that is used from the next weighing on.
     """
 
     steps: int = 0
     need: Float[Tensor, "B Hk"] | None = None
     seen: int = 0
     share: Float[Tensor, "B Hk"] | None = None
+    most: float = 1.0
+    coming: Float[Tensor, "B Hk"] | None = None
 
     def due(self) -> bool:
         """Count a step; whether its expected error is wanted."""
@@ -90,30 +122,40 @@ class Portion:
 
     def note(self, error: Float[Tensor, "B Hk"]) -> None:
         """Take one more expected error into account."""
-        error = torch.nan_to_num(error.double().cpu(), nan=0.0, posinf=0.0)
+        error = torch.nan_to_num(error.double(), nan=0.0, posinf=0.0)
         if self.share is not None:
             error = error * self.share  # as it would have been at the mean budget
         self.seen = min(self.seen + 1, MEMORY)
         self.need = error if self.need is None else self.need.lerp(error, 1 / self.seen)
 
-    def budgets(self, budget: int, most: int) -> Int[Tensor, " R"] | None:
-        """The keys that every head sums exactly, [B * Hk] on the CPU; None where all may sum ``budget``."""
+    def take(self, most: float) -> None:
+        """Use the share that was coming, of which ``most`` is the largest."""
+        self.share, self.most, self.coming = self.coming, most, None
+
+    def budgets(self, budget: int, most: int) -> tuple[int, Int[Tensor, " R"]] | None:
+        """The keys that every head sums exactly, [B * Hk], and the most of them; None where all sum ``budget``."""
         if self.share is None or budget >= most:
             return None
-        return (self.share * budget).floor().clamp(max=most).to(torch.int32).flatten()
+        rooms = (self.share * budget).floor().clamp(max=most).to(torch.int32).flatten()
+        return min(most, int(self.most * budget)), rooms
 
     def select(self, index: Int[Tensor, " B2"]) -> None:
         """Take batch entries, repeated or in another order."""
-        for name in ("need", "share"):
+        for name in ("need", "share", "coming"):
             x = getattr(self, name)
             if x is not None:
-                setattr(self, name, x.index_select(0, index.cpu()))
+                setattr(self, name, x.index_select(0, index.to(x.device)))
 
 
-def allot(portions: Sequence[Portion]) -> None:
-    """Give every head its share, in proportion to the root of its need; texts of a batch do not affect each other."""
-    share = torch.cat([one.need for one in portions], 1).add(FLOOR).sqrt()
+def allot(portions: Sequence[Portion]) -> Largest:
+    """Give every head the share that comes next, in proportion to the root of its need; return the largest of each.
+
+    Texts of a batch do not affect each other.
+    """
+    device = portions[0].need.device
+    share = torch.cat([one.need.to(device) for one in portions], 1).add(FLOOR).sqrt()
     for _ in range(20):  # what the bounds take or give is spread over the others
         share = (share / share.mean(1, keepdim=True)).clamp(LEAST, MOST)
     for one, part in zip(portions, share.split([one.need.shape[1] for one in portions], 1), strict=True):
-        one.share = part.contiguous()
+        one.coming = part.contiguous().to(one.need.device)
+    return Largest([one.coming for one in portions])

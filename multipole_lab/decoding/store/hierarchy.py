@@ -43,6 +43,7 @@ class Hierarchy:
         self.levels: tuple[LevelStore, ...] = ()
         self.position: Growing | None = None  # [B, Hk, clustered end]: place in the text of every stored key
         self.valid: Bool[Tensor, "B N"] | None = None  # in the text's order; None while nothing is padding
+        self.learnt: Bool[Tensor, "B N"] | None = None  # what a mask said, of which ``valid`` was made last
         self.blocks: list[Block] = []
         self.metric = QueryMetric()
         self.sinks = 0
@@ -139,6 +140,7 @@ class Hierarchy:
             self.blocks = kept
         self.keys.truncate(length)
         self.values.truncate(length)
+        self.learnt = None
         if self.valid is not None:
             self.valid = self.valid[:, :length]
 
@@ -149,6 +151,7 @@ class Hierarchy:
         for part in self.buffers().values():
             part.select(index)
         self.metric.select(index)
+        self.learnt = None
         if self.valid is not None:
             self.valid = self.valid.index_select(0, index.to(self.valid.device))
 
