@@ -46,7 +46,6 @@ class Cells:
         return rows, columns
 
 
-@torch.inference_mode()
 def share(
     method: Method,
     q: Float[Tensor, "1 1 N D"],
@@ -59,9 +58,25 @@ def share(
 
     A row adds up to 1; a dipole may make some shares negative.
     """
+    return share_and_output(method, q, k, q[..., :0], cells, causal, scale)[0]
+
+
+@torch.inference_mode()
+def share_and_output(
+    method: Method,
+    q: Float[Tensor, "1 1 N D"],
+    k: Float[Tensor, "1 1 N D"],
+    v: Float[Tensor, "1 1 N Dv"],
+    cells: Cells,
+    causal: bool,
+    scale: float | None = None,
+) -> tuple[Float[np.ndarray, "cells cells"], Float[Tensor, "1 1 N Dv"]]:
+    """What ``share`` returns, and the output for values v, by one call of the method."""
     rows, columns = cells.tensors()
-    out = method(q, k, columns.to(q.dtype)[None, None], causal=causal, scale=scale)[0, 0].float()
-    return (rows.T @ out / rows.sum(0)[:, None]).numpy()
+    both = torch.cat([columns[None, None].to(v.dtype), v], -1)
+    out = method(q, k, both, causal=causal, scale=scale).float()
+    weights, out = out[..., : cells.count], out[..., cells.count :]
+    return (rows.T @ weights[0, 0] / rows.sum(0)[:, None]).numpy(), out
 
 
 def by_cluster(queries: Clusters, keys: Clusters, scale: float) -> tuple[np.ndarray, np.ndarray]:

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
+import torch
 
 from multipole_lab.attention import Exact, MuSe
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.clustering.kmeans import kmeans
 from multipole_lab.figures import matrix as draw
-from multipole_lab.lessons.matrices import Cells, by_cluster, exact_pairs, share
+from multipole_lab.lessons.matrices import Cells, by_cluster, exact_pairs, share, share_and_output
 from multipole_lab.measure.errors import relative_squared_error
 from multipole_lab.measure.heads import one_head
 from multipole_lab.suggesting import suggesting
@@ -31,10 +32,11 @@ class MatrixPanel(SampledPanel):
     title = "matrix"
 
     def __init__(self, sample) -> None:
-        self._error = lru_cache(maxsize=64)(self._measure)
-        self._exact = lru_cache(maxsize=64)(self._share_exactly)
+        self._exact = lru_cache(maxsize=16)(self._share_exactly)
+        self._output = lru_cache(maxsize=16)(self._attend_exactly)
         self._sorted = 0.0  # how far rows and columns are from the order of the text to that of the clusters
         super().__init__(sample)
+        self._porter.taller = 200  # two squares side by side fill the width, whatever it is
 
     def controls_for(self, sample) -> dict:
         """Make the controls with the ranges that this sample allows."""
@@ -66,13 +68,13 @@ class MatrixPanel(SampledPanel):
     def compute(self, layer, head, context, attention, sort, **choices) -> Iterator[Picture]:
         """Draw both matrices; from one order to the other step by step, so that the eye can follow."""
         method, where = MuSe(**choices), (layer, head, context, attention == "causal")
-        rse = self._error(*where, method)
         goal = float(sort == "cluster")
         for at in _way(self._sorted, goal):
             self._sorted = at
             cells, exact = self._exact(*where, at, method.clusters if at else 0)
-            approximate, summed, pairs = self._approximate(*where, method, cells)
+            approximate, summed, pairs, found = self._approximate(*where, method, cells)
             edges = _blocks(context, method.leaf) if where[-1] and at == 0 else []
+            rse = float(relative_squared_error(found, self._output(*where)))
             figure = draw(exact, approximate, summed, pairs, context, rse, _words(at), edges)
             yield Picture(figure, _table(exact, approximate, summed, pairs), 1 - abs(at - goal))
 
@@ -86,21 +88,20 @@ class MatrixPanel(SampledPanel):
             cells = Cells.of(*(_between(rank, at) for rank in ranks), MOST_CELLS)
             return cells, share(Exact(), q, k, cells, causal, self.sample.scale)
 
-    def _approximate(self, layer, head, context, causal, method, cells) -> tuple[np.ndarray, ...]:
-        """The same by the method; which pairs it sums one by one, and which there are."""
-        q, k, _ = one_head(self.sample[layer], head, context)
-        with one_thread():
-            return (
-                share(method, q, k, cells, causal, self.sample.scale),
-                *exact_pairs(method, q, k, cells, causal, self.sample.scale),
-            )
+    @one_thread()
+    @torch.inference_mode()
+    def _attend_exactly(self, layer, head, context, causal) -> torch.Tensor:
+        """The output of exact attention, in whatever order rows and columns stand."""
+        return Exact()(*one_head(self.sample[layer], head, context), causal=causal, scale=self.sample.scale)
 
-    def _measure(self, layer, head, context, causal, method) -> float:
-        """The error of the head's output."""
+    def _approximate(
+        self, layer, head, context, causal, method, cells
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, torch.Tensor]:
+        """The same by the method; which pairs it sums one by one, and which there are; its output."""
         q, k, v = one_head(self.sample[layer], head, context)
-        how = {"causal": causal, "scale": self.sample.scale}
         with one_thread():
-            return float(relative_squared_error(method(q, k, v, **how), Exact()(q, k, v, **how)))
+            shares, out = share_and_output(method, q, k, v, cells, causal, self.sample.scale)
+            return shares, *exact_pairs(method, q, k, cells, causal, self.sample.scale), out
 
 
 def _way(start: float, goal: float) -> list[float]:

@@ -195,6 +195,38 @@ def test_every_panel_is_whole_and_readable_in_the_dark_at_900_pixels(lab):
         look(lab, lab.panel(name), name, "dark-900")
 
 
+def test_the_squares_of_the_matrix_fill_a_narrow_window(lab):
+    panel = lab.panel("matrix")
+    lab.until_fitting(panel)
+    lab.page.wait_for_function(
+        """panel => {
+            const square = panel.querySelector(".heatmaplayer image").getBoundingClientRect();
+            return 2.6 * square.width > panel.clientWidth;
+        }""",
+        arg=panel.element_handle(),
+    )
+
+
+def test_the_words_of_the_lens_are_chosen_by_arrow_keys_and_clicks(lab):
+    panel = lab.panel("lens")
+    lab.settled(panel)
+    cells = lab.page.locator(".jp-Cell").count()
+    word = panel.get_by_role("slider", name="word", exact=True)
+    panel.locator(".ml-story").focus()
+    for key, step in (("ArrowLeft", -1), ("ArrowRight", 1)):
+        before, at = lab.drawn("lens"), int(word.get_attribute("aria-valuenow"))
+        lab.page.keyboard.press(key)
+        lab.until_redrawn("lens", before)
+        assert int(word.get_attribute("aria-valuenow")) == at + step
+    before = lab.drawn("lens")
+    panel.locator(".own").first.evaluate("word => word.previousSibling.previousSibling.click()")
+    lab.until_redrawn("lens", before)
+    assert int(word.get_attribute("aria-valuenow")) == at + step - 2
+    lab.page.keyboard.press("a")  # inserts a cell where the notebook hears it
+    lab.page.wait_for_timeout(300)
+    assert lab.page.locator(".jp-Cell").count() == cells
+
+
 def test_no_console_errors_and_no_request_leaves_this_computer(lab):
     assert not lab.complaints
     assert not lab.outside()

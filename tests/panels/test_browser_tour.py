@@ -43,7 +43,14 @@ def test_arrow_keys_move_the_clusters_slider_and_reset_puts_it_back(tour):
 
 
 @pytest.mark.parametrize(
-    ("name", "slider"), [("expansion", "p x"), ("error", "clusters"), ("speed", "clusters")]
+    ("name", "slider"),
+    [
+        ("lens", "word"),
+        ("matrix", "near"),
+        ("expansion", "p x"),
+        ("error", "clusters"),
+        ("speed", "clusters"),
+    ],
 )
 def test_arrow_keys_change_every_other_panel(tour, name, slider):
     panel = tour.panel(name)
@@ -55,7 +62,7 @@ def test_arrow_keys_change_every_other_panel(tour, name, slider):
 @pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
 def test_every_panel_is_drawn_in_both_themes(tour, theme):
     tour.theme(theme)
-    for name in ("clusters", "expansion", "error", "speed"):
+    for name in ("lens", "matrix", "clusters", "expansion", "error", "speed"):
         panel = tour.panel(name)
         tour.until_fitting(panel)
         browsing.SHOTS.mkdir(exist_ok=True)

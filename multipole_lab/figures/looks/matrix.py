@@ -8,7 +8,6 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.colors import sample_colorscale
-from plotly.subplots import make_subplots
 
 from multipole_lab.suggesting import suggesting
 
@@ -52,46 +51,52 @@ def matrix(
     one_by_one = summed.sum() / pairs.sum()
     finding = f"{name}: error {theme.number(rse)} with {one_by_one:.0%} of the pairs summed one by one"
     reading = f"A row is a query, a column a key, in the order of {sorted_by}. Bright: much attention."
-    titles = "exact", name, "too much, too little", "how it is summed"
-    fig = make_subplots(2, 2, subplot_titles=titles, horizontal_spacing=0.1, vertical_spacing=0.09)
-    grid = {"x0": tokens / len(exact) / 2, "dx": tokens / len(exact)}
-    grid |= {"y0": grid["x0"], "dy": grid["dx"]}
     seen = pairs > 0
-    for column, (share, said) in enumerate(((exact, "exactly"), (approximate, name)), 1):
-        fig.add_trace(
-            go.Heatmap(
-                z=np.where(seen, np.log10(np.maximum(share, FAINTEST)), HOLE).round(2), zmin=HOLE, zmax=0,
-                customdata=_short(np.where(seen, share, 0.0)), colorscale=_with_holes(theme.SEQUENTIAL), name=said,
-                showscale=column == 2, colorbar=_ticks(),
-                hovertemplate=f"query %{{y:.0f}}, key %{{x:.0f}}<br>{said}: %{{customdata:.2%}}<extra></extra>", **grid,
-            ), 1, column,
-        )  # fmt: skip
     difference = np.where(seen, approximate - exact, 0.0)
     most = max(float(np.quantile(np.abs(difference[seen]), 0.995)), 1e-9)
-    fig.add_trace(
-        go.Heatmap(
-            z=_short(difference), zmin=-most, zmax=most, colorscale=_both_ways(), showscale=False, name="difference",
-            hovertemplate="query %{y:.0f}, key %{x:.0f}<br>%{z:+.2%}<extra></extra>", **grid,
-        ), 2, 1,
-    )  # fmt: skip
-    fig.add_trace(
-        go.Heatmap(
-            z=np.where(seen, summed / np.maximum(pairs, 1), -1.0).round(2), zmin=-1, zmax=1, showscale=False,
-            colorscale=[(0, theme.CLEAR), (0.49, theme.CLEAR), (0.5, theme.TILTED), (1, theme.EXACT)], opacity=0.85,
-            name="summed", hovertemplate="query %{y:.0f}, key %{x:.0f}<br>%{z:.0%} key by key<extra></extra>", **grid,
-        ), 2, 2,
-    )  # fmt: skip
-    _outline(fig, edges)
-    axis = {"range": [0, tokens], "showgrid": False, "zeroline": False, "constrain": "domain", "nticks": 5}
-    fig.update_xaxes(**axis)
-    fig.update_yaxes(**axis | {"range": [tokens, 0]})
-    for i in range(1, 5):
-        fig.update_layout({f"yaxis{i}": {"scaleanchor": f"x{i}", "scaleratio": 1}})
-    fig.update_layout(
-        template=theme.TEMPLATE, height=780, uirevision="matrix", title=theme.title(finding, reading),
-        margin={"t": theme.heading_height(finding, reading) + 34}, plot_bgcolor=BACKGROUND,
-    )  # fmt: skip
-    return fig
+    where = "query %{y:.0f}, key %{x:.0f}<br>"
+    logs = {"zmin": HOLE, "zmax": 0, "colorscale": _with_holes(theme.SEQUENTIAL)}
+    pictures = [
+        {"z": _logs(exact, seen), "customdata": _short(np.where(seen, exact, 0.0)), "name": "exactly",
+         "hovertemplate": f"{where}exactly %{{customdata:.2%}}<extra></extra>", "colorbar": _ticks(), **logs},
+        {"z": _logs(approximate, seen), "customdata": _short(np.where(seen, approximate, 0.0)), "name": name,
+         "hovertemplate": f"{where}{name} %{{customdata:.2%}}<extra></extra>", "showscale": False, **logs},
+        {"z": _short(difference), "zmin": -most, "zmax": most, "colorscale": _both_ways(), "name": "difference",
+         "hovertemplate": f"{where}%{{z:+.2%}}<extra></extra>", "showscale": False},
+        {"z": np.where(seen, summed / np.maximum(pairs, 1), -1.0).round(2), "zmin": -1, "zmax": 1, "opacity": 0.85,
+         "colorscale": [(0, theme.CLEAR), (0.49, theme.CLEAR), (0.5, theme.TILTED), (1, theme.EXACT)],
+         "name": "summed", "hovertemplate": f"{where}%{{z:.0%}} key by key<extra></extra>", "showscale": False},
+    ]  # fmt: skip
+    grid = {"x0": tokens / len(exact) / 2, "dx": tokens / len(exact)}
+    grid |= {"y0": grid["x0"], "dy": grid["dx"]}
+    traces = [go.Heatmap(**one, **grid, xaxis=f"x{i}", yaxis=f"y{i}") for i, one in enumerate(pictures, 1)]
+    top = theme.heading_height(finding, reading) + 24
+    layout = {"template": theme.TEMPLATE, "height": 780, "uirevision": "matrix", "title": theme.title(finding, reading),
+              "margin": {"t": top, "l": 4, "r": 4}, "plot_bgcolor": BACKGROUND, "annotations": []}  # fmt: skip
+    for i, words in enumerate(("exact", name, "too much, too little", "how it is summed"), 1):
+        right, low, own = (i - 1) % 2, (i - 1) // 2, "" if i == 1 else i
+        axis = {
+            "range": [0, tokens],
+            "showgrid": False,
+            "zeroline": False,
+            "constrain": "domain",
+            "nticks": 5,
+        }
+        layout[f"xaxis{i}"] = axis | {"anchor": f"y{i}", "domain": [0.53 * right, 0.47 + 0.53 * right]}
+        layout[f"yaxis{i}"] = axis | {
+            "anchor": f"x{i}", "domain": [0.57 * (1 - low), 0.43 + 0.57 * (1 - low)], "range": [tokens, 0],
+            "scaleanchor": f"x{i}", "scaleratio": 1, "showticklabels": not right, "constraintoward": "top",
+        }  # fmt: skip
+        layout["annotations"].append(
+            {"text": words, "showarrow": False, "xref": f"x{own} domain", "x": 0.5, "yref": f"y{own} domain", "y": 1,
+             "yanchor": "bottom", "font": {"size": 14}}
+        )  # fmt: skip
+    return go.Figure([*traces, *_outlines(edges)], layout)
+
+
+def _logs(share: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Powers of ten of the shares, and ``HOLE`` where there is nothing to see."""
+    return np.where(seen, np.log10(np.maximum(share, FAINTEST)), HOLE).round(2)
 
 
 def _short(x: np.ndarray) -> np.ndarray:
@@ -109,10 +114,11 @@ def _with_holes(scale: str) -> list[tuple[float, str]]:
 
 
 def _ticks() -> dict:
-    """A bar of colours whose steps are powers of ten, in percent."""
+    """A bar of colours between the rows, whose steps are powers of ten, in percent."""
     steps = np.arange(round(np.log10(FAINTEST)), 1)
-    return {"thickness": 12, "len": 0.46, "y": 1, "yanchor": "top", "outlinewidth": 0, "tickmode": "array",
-            "tickvals": steps, "ticktext": [f"{100 * 10.0**step:g}%" for step in steps]}  # fmt: skip
+    return {"orientation": "h", "thickness": 10, "len": 0.9, "x": 0.5, "y": 0.527, "yanchor": "top", "outlinewidth": 0,
+            "ypad": 0, "tickmode": "array", "tickvals": steps,
+            "ticktext": [f"{100 * 10.0**step:g}%" for step in steps]}  # fmt: skip
 
 
 def _both_ways() -> list[tuple[float, str]]:
@@ -121,15 +127,16 @@ def _both_ways() -> list[tuple[float, str]]:
     return [(0, theme.BLUE), (0.5, clear), (1, theme.VERMILION)]
 
 
-def _outline(fig: go.Figure, edges: Sequence[tuple[float, float, float, float]]) -> None:
-    """Outline blocks in every picture, in one trace a picture."""
+def _outlines(edges: Sequence[tuple[float, float, float, float]]) -> list[go.Scatter]:
+    """Outlines of blocks in every picture, in one trace a picture."""
     x, y = [], []
     for left, top, right, bottom in edges:
         x += [left, right, right, left, left, None]
         y += [top, top, bottom, bottom, top, None]
-    for row, column in ((1, 1), (1, 2), (2, 1), (2, 2)):
-        line = {"color": theme.RULE, "width": 1}
-        edge = go.Scatter(
-            x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False, name="blocks"
-        )
-        fig.add_trace(edge, row, column)
+    look = {
+        "mode": "lines",
+        "line": {"color": theme.RULE, "width": 1},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+    return [go.Scatter(x=x, y=y, name="blocks", xaxis=f"x{i}", yaxis=f"y{i}", **look) for i in range(1, 5)]

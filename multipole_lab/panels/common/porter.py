@@ -54,6 +54,13 @@ function render({ model, el }) {
   const fit = () => {
     const panel = el.closest(".ml-panel");
     const plot = panel?.querySelector(".js-plotly-plot");
+    if (plot && panel.clientWidth && model.get("taller")) {
+      const height = Math.min(panel.clientWidth + model.get("taller"), 800);
+      if (Math.abs(height - plot.clientHeight) > 8) {
+        plot.style.height = height + "px";
+        return plot._responsiveChartHandler?.();
+      }
+    }
     const drawn = plot?.querySelector(".svg-container")?.clientWidth;
     const off = drawn && panel.clientWidth ? Math.abs(panel.clientWidth - drawn) : 0;
     if (off > 8) plot._responsiveChartHandler?.();
@@ -79,12 +86,14 @@ class Porter(anywidget.AnyWidget):
     label : the panel's name for screen readers.
     picture : the figure in words, for screen readers.
     values : what each control says at present, by its description.
+    taller : pixels by which the figure is higher than the panel is wide, 800 in all at most; 0 leaves its own height.
     """
 
     _esm = _PAGE_CODE
     label = traitlets.Unicode().tag(sync=True)
     picture = traitlets.Unicode().tag(sync=True)
     values = traitlets.Dict().tag(sync=True)
+    taller = traitlets.Int().tag(sync=True)
 
     def save(self, name: str, mime: str, text: str) -> None:
         """Have the browser download ``text`` as a file called ``name``."""
