@@ -17,6 +17,7 @@ class Work:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
+        self._pool: tuple[int, int] | None = None
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: str = "float32") -> Tensor:
         """A contiguous buffer of `shape` on the device of `like`; its contents are undefined."""
@@ -26,6 +27,16 @@ class Work:
             room = size if buffer is None else size + size // 4  # grow rarely
             buffer = self._buffers[name] = torch.empty(room, dtype=kind, device=like.device)
         return buffer[: math.prod(shape)].view(shape)
+
+    def buffers(self) -> tuple[Tensor, ...]:
+        """All buffers as they are now: who knows their addresses must keep them."""
+        return tuple(self._buffers.values())
+
+    def pool(self) -> tuple[int, int]:
+        """Where CUDA graphs of steps keep what they allocate, the same for all."""
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        return self._pool
 
     @property
     def nbytes(self) -> int:

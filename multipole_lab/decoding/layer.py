@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,10 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
+from multipole_lab.attention.partials import Partial
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
 from multipole_lab.decoding.step.backend import knows_spread, step_function
 from multipole_lab.decoding.step.balance import Portion, expected_error
+from multipole_lab.decoding.step.fixed import SPARE, FixedStep, tail_places
+from multipole_lab.decoding.step.reference import decode_step
 from multipole_lab.decoding.step.trace import Seen, traced
 from multipole_lab.decoding.store.hierarchy import Hierarchy
 from multipole_lab.decoding.store.rope import Rotation
@@ -46,6 +50,7 @@ class ClusteredLayer(CacheLayerMixin):
         self.hierarchy = Hierarchy(settings, rotation)
         self.shared = Shared(layers=[self]) if shared is None else shared
         self.portion = Portion()
+        self.fixed: FixedStep | None = None
         self.dense_steps = 0
 
     @property
@@ -130,26 +135,53 @@ class ClusteredLayer(CacheLayerMixin):
         h.watch(asked)
         if shared.may_join(h):
             h.join()
-        state, budget, rooms = h.state(), min(s.tokens(h.length), h.clustered), None
-        shares = s.shares and len(shared.layers) > 1 and softcap is None and bool(state.spreads)
-        weighs = shares and self.portion.due()
-        if shares and (shared_out := self.portion.budgets(budget, h.clustered)):
-            budget, rooms = shared_out
-        number, scale = shared.traces(self), D**-0.5 if scale is None else scale
+        shares = s.shares and len(shared.layers) > 1 and softcap is None and bool(h.blocks)
+        weighs, number = shares and self.portion.due(), shared.traces(self)
         seen = Seen() if weighs or number is not None else None
-        step = step_function(s.backend, q, h.values.buffer)
-        out, lse = step(
-            q, state if knows_spread(step) else state._replace(spreads=()), scale=scale, budget=budget, rooms=rooms,
-            lookups=s.looked_at(h.levels[0].keys.length if h.levels else 0, budget), replacement=s.replacement,
-            top_p=None if s.top_p == 1 else s.top_p, softcap=softcap, lookup_q=probe, work=shared.work(q.device),
-            seen=seen,
-        )  # fmt: skip
+        scale = D**-0.5 if scale is None else scale
+        out, lse = self._step(q, probe, scale, softcap, shares, seen)
         if weighs:
-            self.portion.note(expected_error(asked, state, seen.parts[2], out, lse, scale))
+            self.portion.note(expected_error(asked, h.state(), seen.parts[2], out, lse, scale))
             shared.share_budget(self.portion)
         if number is not None:
             shared.trace.steps.append(traced(number, h, seen, q.shape[1] // h.keys.buffer.shape[1]))
         return out.view(*query.shape[:-1], -1)
+
+    def _step(
+        self,
+        q: Tensor,
+        probe: Tensor | None,
+        scale: float,
+        softcap: float | None,
+        shares: bool,
+        seen: Seen | None,
+    ) -> Partial:
+        """The output of one token, by what runs for these tensors; see ``decode_step``."""
+        h, s, work = self.hierarchy, self.settings, self.shared.work(q.device)
+        step = step_function(s.backend, q, h.values.buffer)
+        budget, rooms = min(s.tokens(h.length), h.clustered), None
+        most, divided = budget, self.portion.budgets(budget, h.clustered) if shares else None
+        if divided:
+            most, rooms = divided
+        options = {"scale": scale, "softcap": softcap}
+        more = {"replacement": s.replacement, "top_p": None if s.top_p == 1 else s.top_p}
+        clusters = h.levels[0].keys.length if h.blocks else 0
+        if step is decode_step or not h.blocks:
+            state = h.state() if knows_spread(step) else h.state()._replace(spreads=())
+            return step(
+                q, state, budget=most, rooms=rooms, lookups=s.looked_at(clusters, most), lookup_q=probe, work=work,
+                seen=seen, **options, **more,
+            )  # fmt: skip
+        tail = tail_places(h.length, h.clustered, s.recent + s.interval + len(self.shared.layers))
+        needed = min(s.tokens(h.clustered + tail), h.clustered)
+        if divided:
+            needed = min(int(self.portion.most * needed), h.clustered)
+        if self.fixed is None or not self.fixed.fits(h, q, needed, **options):
+            room = min(math.ceil(SPARE * needed), h.clustered) if divided else needed
+            self.fixed = FixedStep(
+                step, h, q, probe, room, tail, lookups=s.looked_at(clusters, room), **options, **more
+            )  # fmt: skip
+        return self.fixed(h, q, probe, budget if rooms is None else rooms, work, seen)
 
     def _honours(self, mask: Tensor | None) -> bool:
         """Whether the decode step gives what this mask wants; what it hides is noted."""
@@ -175,7 +207,7 @@ class ClusteredLayer(CacheLayerMixin):
     def reset(self) -> None:
         """Forget everything."""
         self.hierarchy.clear()
-        self.portion = Portion()
+        self.portion, self.fixed = Portion(), None
         self.dense_steps = 0
 
     @kept

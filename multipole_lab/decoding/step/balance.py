@@ -18,7 +18,7 @@ shares that were found in one weighing are used from the next on, so that nothin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -114,6 +114,7 @@ class Portion:
     share: Float[Tensor, "B Hk"] | None = None
     most: float = 1.0
     coming: Float[Tensor, "B Hk"] | None = None
+    _found: tuple[int, int, Tensor] | None = field(default=None, compare=False, repr=False)  # by ``budgets``
 
     def due(self) -> bool:
         """Count a step; whether its expected error is wanted."""
@@ -130,17 +131,20 @@ class Portion:
 
     def take(self, most: float) -> None:
         """Use the share that was coming, of which ``most`` is the largest."""
-        self.share, self.most, self.coming = self.coming, most, None
+        self.share, self.most, self.coming, self._found = self.coming, most, None, None
 
     def budgets(self, budget: int, most: int) -> tuple[int, Int[Tensor, " R"]] | None:
         """The keys that every head sums exactly, [B * Hk], and the most of them; None where all sum ``budget``."""
         if self.share is None or budget >= most:
             return None
-        rooms = (self.share * budget).floor().clamp(max=most).to(torch.int32).flatten()
-        return min(most, int(self.most * budget)), rooms
+        if self._found is None or self._found[:2] != (budget, most):
+            rooms = (self.share * budget).floor().clamp(max=most).to(torch.int32).flatten()
+            self._found = budget, most, rooms
+        return min(most, int(self.most * budget)), self._found[2]
 
     def select(self, index: Int[Tensor, " B2"]) -> None:
         """Take batch entries, repeated or in another order."""
+        self._found = None
         for name in ("need", "share", "coming"):
             x = getattr(self, name)
             if x is not None:

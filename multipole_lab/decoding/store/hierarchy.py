@@ -29,15 +29,21 @@ class Hierarchy:
     ----------
     settings : see there.
     rotation : the model's RoPE, for ``settings.rope == "windowed"``.
+
+    Attributes
+    ----------
+    changes : counts what moves clusters or takes keys away; new keys in the tail do not.
     """
 
     def __init__(self, settings: Settings, rotation: Rotation | None = None) -> None:
         self.settings = settings
         self.rotation = rotation
+        self.changes = 0
         self.clear()
 
     def clear(self) -> None:
         """Forget everything."""
+        self.changes += 1
         self.keys: Growing | None = None
         self.values: Growing | None = None
         self.levels: tuple[LevelStore, ...] = ()
@@ -95,6 +101,7 @@ class Hierarchy:
         whole = self.waiting() // s.interval * s.interval
         if whole <= 0:
             return
+        self.changes += 1
         end = (self.clustered or s.sinks) + whole
         if not self.blocks:
             self._set_up(end)
@@ -105,15 +112,17 @@ class Hierarchy:
         levels = tuple(Level(*(p.buffer for p in one.parts()[:5]), one.keys.length) for one in self.levels)
         spreads = tuple(one.spread.buffer for one in self.levels) if self.settings.spread else ()
         sinks, clustered = (self.sinks, self.clustered) if self.blocks else (0, 0)
-        valid = None
-        if self.valid is not None:
-            seen = self.valid[:, clustered:]
-            if sinks:
-                seen = torch.cat([self.valid.gather(1, self.position.view()[:, 0, :sinks].long()), seen], -1)
-            valid = seen
+        valid = None if self.valid is None else self.exact_valid()
         return State(
             self.keys.buffer, self.values.buffer, levels, sinks, clustered, self.length, valid, spreads
         )
+
+    def exact_valid(self) -> Bool[Tensor, "B exact"]:
+        """Which of the sinks and of the tail are no padding, where there is any."""
+        if not self.blocks or not self.sinks:
+            return self.valid[:, self.clustered :]
+        sinks = self.valid.gather(1, self.position.view()[:, 0, : self.sinks].long())
+        return torch.cat([sinks, self.valid[:, self.clustered :]], -1)
 
     def dense(self) -> tuple[Float[Tensor, "B Hk N D"], Float[Tensor, "B Hk N Dv"]]:
         """Keys and values in the text's order; a copy once anything is clustered."""
@@ -125,6 +134,7 @@ class Hierarchy:
         """Forget the text from ``length`` on. A block that is cut goes back to the tail and joins again."""
         if length >= self.length:
             return
+        self.changes += 1
         kept = [b for b in self.blocks if b.end <= length]
         if len(kept) < len(self.blocks):
             if kept and kept[-1].end < self.settled:
@@ -148,6 +158,7 @@ class Hierarchy:
         """Take batch entries, repeated or in another order (beam search)."""
         if self.keys is None:
             return
+        self.changes += 1
         for part in self.buffers().values():
             part.select(index)
         self.metric.select(index)

@@ -53,10 +53,14 @@ class Growing:
     def append(self, x: Tensor) -> None:
         """Put ``x`` [B, H, n, ...] behind what is there, in this buffer's dtype."""
         end = self.length + x.shape[2]
-        if end > self.buffer.shape[2]:
-            self._reserve(end + max(LEAST, end // SLACK))
+        self.hold(end)
         self.buffer[:, :, self.length : end] = x
         self.length = end
+
+    def hold(self, length: int) -> None:
+        """Make room for ``length`` positions in all, before they come."""
+        if length > self.buffer.shape[2]:
+            self._reserve(length + max(LEAST, length // SLACK))
 
     def truncate(self, length: int) -> None:
         """Forget everything from ``length`` on; the memory stays for what comes next."""
