@@ -48,6 +48,7 @@ _WHERE = {
     "runs": "clustering",
     "sweep": "search",
     "tune": "search",
+    "without_graphs": "attention",
 }
 _SUBPACKAGES = (
     "attention",
@@ -90,6 +91,7 @@ if TYPE_CHECKING:  # the same for type checkers and editors, which do not run th
         TopK as TopK,
         Window as Window,
         merge as merge,
+        without_graphs as without_graphs,
     )
     from multipole_lab.clustering import (
         Clusters as Clusters,

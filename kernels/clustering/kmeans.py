@@ -45,13 +45,15 @@ def kmeans(
     iterations: int = 1,
     cap: float | None = None,
     valid: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    means: bool = True,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
     """Cluster from given starting centroids: `iterations` of Lloyd, then a last assignment under `cap`.
 
     Parameters
     ----------
     x : [B, H, N, D] fp16, bf16 or fp32. centroids : [B, H, C, D] starting points.
     valid : [B, N] bool, False for padding.
+    means : whether the means of the last assignment are wanted; None stands in their place otherwise.
 
     Returns
     -------
@@ -68,4 +70,4 @@ def kmeans(
         return lloyd(x, centroids, valid, restart=False, sort=True)
     labels = assign(x, centroids, valid)[0] if cap is None else capped_assign(x, centroids, cap, valid)
     order, offsets, counts = sort_by_label(labels, centroids.shape[2])
-    return labels, cluster_means(x, order, offsets), counts, order, offsets
+    return labels, cluster_means(x, order, offsets) if means else None, counts, order, offsets

@@ -177,6 +177,6 @@ def lloyd(
         restart_empty(x, labels, distances, counts, means)
     if not sort:
         return labels, means, counts, None, None
-    offsets = offsets_of_chunks(chunk_counts, B, H, C)
+    offsets, _ = offsets_of_chunks(chunk_counts, B, H, C)
     order = scatter(labels, chunk_counts, offsets, tile.rows)
     return labels, means, counts, order, offsets

@@ -38,7 +38,7 @@ def count_labels_kernel(labels, chunk_counts, N, C, CHUNKS, BINS: tl.constexpr, 
 
 
 @triton.jit
-def scan_counts_kernel(chunk_counts, offsets, C, CHUNKS, BINS: tl.constexpr, BM: tl.constexpr):
+def scan_counts_kernel(chunk_counts, offsets, counts, C, CHUNKS, BINS: tl.constexpr, BM: tl.constexpr):
     i_row = tl.program_id(0).to(tl.int64)
     o_c = tl.arange(0, BINS)
     b_total = tl.zeros([BINS], dtype=tl.int32)
@@ -52,6 +52,7 @@ def scan_counts_kernel(chunk_counts, offsets, C, CHUNKS, BINS: tl.constexpr, BM:
         b_total += tl.sum(b_count, axis=0)
     b_offset = tl.cumsum(b_total, axis=0) - b_total  # [BINS]
     tl.store(offsets + i_row * (C + 1) + o_c, b_offset.to(tl.int64), mask=o_c <= C)
+    tl.store(counts + i_row * C + o_c, b_total.to(tl.int64), mask=o_c < C)
 
 
 @triton.jit
@@ -112,26 +113,28 @@ def sort_by_label(labels: Tensor, clusters: int, tile: Tile | None = None) -> tu
         count_labels_kernel, (B * H * chunks,), labels, chunk_counts, N, clusters, chunks,
         BINS=power_of_two(clusters + 1), BN=chunk, tile=tile,
     )  # fmt: skip
-    offsets = offsets_of_chunks(chunk_counts, B, H, clusters)
-    return scatter(labels, chunk_counts, offsets, chunk, tile), offsets, offsets.diff(dim=-1)
+    offsets, counts = offsets_of_chunks(chunk_counts, B, H, clusters)
+    return scatter(labels, chunk_counts, offsets, chunk, tile), offsets, counts
 
 
 def offsets_of_chunks(
     chunk_counts: Tensor, B: int, H: int, clusters: int, tile: Tile | None = None
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Scan the counts of every chunk, [B * H, chunks, C + 1] int32 with the padding last, in place.
 
-    Returns offsets [B, H, C + 1] int64; the counts become the numbers of members in earlier chunks.
+    Returns offsets [B, H, C + 1] and counts [B, H, C], int64; the counts of the chunks become the numbers of members in
+    earlier chunks.
     """
     bins = power_of_two(clusters + 1)
     tile = choose("scan", target_of(chunk_counts), 16, 4, tile)
     chunks = chunk_counts.numel() // max(1, B * H * (clusters + 1))
     offsets = torch.empty(B, H, clusters + 1, dtype=torch.int64, device=chunk_counts.device)
+    counts = torch.empty_like(offsets[..., 1:], memory_format=torch.contiguous_format)
     scanned = max(2, min(power_of_two(chunks, least=2), tile.cols // bins))
     launch(
-        scan_counts_kernel, (B * H,), chunk_counts, offsets, clusters, chunks, BINS=bins, BM=scanned, tile=tile,
+        scan_counts_kernel, (B * H,), chunk_counts, offsets, counts, clusters, chunks, BINS=bins, BM=scanned, tile=tile,
     )  # fmt: skip
-    return offsets
+    return offsets, counts
 
 
 def scatter(labels: Tensor, before: Tensor, offsets: Tensor, chunk: int, tile: Tile | None = None) -> Tensor:

@@ -5,32 +5,59 @@ Kernels are imported only where they run.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from multipole_lab.attention.calls.replay import replayed
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.attention.clusters.slots import Slots, to_slots
 from multipole_lab.attention.expansion import principal_directions
 from multipole_lab.attention.partials import Partial
-from multipole_lab.clustering.clusters import Clusters, statistics_dtype
+from multipole_lab.clustering.clusters import statistics_dtype
 
 if TYPE_CHECKING:
     from multipole_lab.attention.muse import MuSe
 
 
+def _in_graphs(compute: Callable[..., Partial]) -> Callable[..., Partial]:
+    """The computation, which repeats as a CUDA graph where no gradient and no padding is asked for."""
+
+    @wraps(compute)
+    def call(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+        if mask is not None or _graded(q, k, v) or not _on_device(method, q):
+            return compute(method, q, k, v, scale, mask)
+        name = compute.__name__, method, scale
+        return replayed(name, lambda *tensors: compute(method, *tensors, scale, None), q, k, v)
+
+    return call
+
+
+def _graded(*tensors: Tensor) -> bool:
+    """Whether a gradient flows to one of the tensors."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+def _on_device(method: MuSe, q: Tensor) -> bool:
+    """Whether the host is not waited for: neither by clusters of equal sizes nor by principal directions."""
+    return method.partition != "balanced" and not 0 < method._rank(q.shape[-1]) < q.shape[-1]
+
+
+@_in_graphs
 def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
     """Every query over every key that is no padding."""
-    from multipole_lab.kernels.common.branches import in_branches
     from multipole_lab.kernels.muse.forward import muse
 
-    of_queries, of_keys = method._query_partition, method._partition
-    q_clusters, k_clusters = in_branches(
-        [lambda: of_queries.on_device(q), lambda: of_keys.on_device(k, mask)]
-    )
+    of_queries = method._query_partition
+    if mask is None and method.partition != "balanced":
+        found = replayed(("clusters", method), partial(_both_clusters, method), q, k)
+    else:
+        found = _both_clusters(method, q, k, mask)
+    labels, *clusters = found
     basis = None
     rank = method._rank(q.shape[-1])
     if 0 < rank < q.shape[-1]:
@@ -39,41 +66,60 @@ def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
                 f"cap is None with dipole_rank {rank}: the principal directions are found in slots, which need a "
                 "cap; give one, or dipole_rank=None for all directions"
             )
-        basis = _directions(q, q_clusters, of_queries.size(q.shape[2]), rank)
-    return muse(
-        q, k, v, q_clusters.centroids, q_clusters.order, q_clusters.offsets, k_clusters.order, k_clusters.offsets,
-        scale, min(method.near, k_clusters.size), method.order, basis, padded=False,
-    )  # fmt: skip
+        basis = _directions(q, labels, clusters[0], of_queries.size(q.shape[2]), rank)
+    near = min(method.near, method._partition.number(k.shape[2]))
+    return muse(q, k, v, *clusters, scale, near, method.order, basis, padded=False)
 
 
+@_in_graphs
 def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
     """All causal blocks in one pass, without padding and with a monopole."""
-    from multipole_lab.kernels.common.branches import in_branches
-    from multipole_lab.kernels.muse.causal import causal_leaves, muse_causal
+    from multipole_lab.kernels.muse.causal import muse_causal
 
     heads, N = q.shape[:2], q.shape[2]
     block, levels = block_sizes(N, method.leaf)
     # Batch entries become heads here, once for all that follows.
     q, k, v = (x.flatten(0, 1)[None] for x in _filled_up(q, k, v, block << levels))
-    leaves, *clusters = in_branches(
+    parts = partial(_causal_parts, method, block, levels, scale)
+    if method.partition == "balanced":
+        leaves, *found = parts(q, k, v)
+    else:
+        leaves, *found = replayed(("causal parts", method, block, scale), parts, q, k, v)
+    clusters = [found[i : i + 5] for i in range(1, len(found), 5)]
+    out, lse = muse_causal(q, k, v, clusters, block, scale, method.near, (leaves, found[0]))
+    return out[0, :, :N].unflatten(0, heads), lse[0, :, :N].unflatten(0, heads)
+
+
+def _both_clusters(method: MuSe, q: Tensor, k: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Labels, centroids, order and offsets of the queries, then order and offsets of the keys."""
+    from multipole_lab.kernels.common.branches import in_branches
+
+    of_queries, of_keys = method._query_partition, method._partition
+    a, b = in_branches([lambda: of_queries.on_device(q), lambda: of_keys.sort_on_device(k, mask)])
+    return a.labels, a.centroids, a.order, a.offsets, *b
+
+
+def _causal_parts(
+    method: MuSe, block: int, levels: int, scale: float, q: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, ...]:
+    """What has no gradient: result and log-sum-exp of the leaves, then the clusters of every level."""
+    from multipole_lab.kernels.common.branches import in_branches
+    from multipole_lab.kernels.muse.causal import causal_leaves
+
+    found = in_branches(
         [
             partial(causal_leaves, q, k, v, block, scale),
             *(partial(_level_clusters, method, q, k, block << level) for level in range(levels)),
         ]
     )
-    out, lse = muse_causal(q, k, v, clusters, block, scale, method.near, leaves)
-    return out[0, :, :N].unflatten(0, heads), lse[0, :, :N].unflatten(0, heads)
+    return tuple(x for part in found for x in part)
 
 
 def _level_clusters(method: MuSe, q: Tensor, k: Tensor, size: int) -> tuple[Tensor, ...]:
     """The clusters of all pairs of blocks of a size, as ``muse_causal`` takes them."""
-    from multipole_lab.kernels.common.branches import in_branches
     from multipole_lab.kernels.muse.causal import level_blocks
 
-    qs, ks = level_blocks(q.detach(), k.detach(), size)
-    of_queries, of_keys = method._query_partition, method._partition
-    a, b = in_branches([lambda: of_queries.on_device(qs), lambda: of_keys.on_device(ks)])
-    return a.centroids, a.order, a.offsets, b.order, b.offsets
+    return _both_clusters(method, *level_blocks(q.detach(), k.detach(), size))[1:]
 
 
 def in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool:
@@ -81,17 +127,17 @@ def in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool
     from multipole_lab.kernels.runs.muse import fits
 
     positions = block_sizes(q.shape[2], method.leaf)[0] if causal else min(q.shape[2], k.shape[2])
-    graded = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     return (
         method.partition == "runs"
         and method.order == "monopole"
         and method.clusters != "auto"
         and max(method.clusters, method.query_clusters or 0) <= positions
-        and not (method.near and graded)
+        and not (method.near and _graded(q, k, v))
         and fits(q, v)
     )
 
 
+@_in_graphs
 def full_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
     """The same as ``full`` where the clusters are runs."""
     from multipole_lab.kernels.runs.muse import runs_muse
@@ -101,6 +147,7 @@ def full_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask:
     return runs_muse(q, k, v, tree, scale, min(method.near, method.clusters))
 
 
+@_in_graphs
 def causal_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
     """The same as ``causal`` where the clusters are runs."""
     from multipole_lab.kernels.runs.muse import runs_muse
@@ -120,12 +167,12 @@ def _filled_up(q: Tensor, k: Tensor, v: Tensor, positions: int) -> list[Tensor]:
     return [pad(x, (0, 0, 0, extra)) if extra else x for x in (q, k, v)]
 
 
-def _directions(q: Tensor, clusters: Clusters, size: int, rank: int) -> Tensor:
+def _directions(q: Tensor, labels: Tensor, centroids: Tensor, size: int, rank: int) -> Tensor:
     """The principal directions of every query cluster, [B, Hq, C, D, r]; a gradient flows through them to q.
 
     The mean that they are measured from is a constant: displacements add up to zero, so it moves no covariance.
     """
-    slots = Slots.of(clusters.labels, clusters.size, size)
+    slots = Slots.of(labels, centroids.shape[2], size)
     qs = to_slots(q.to(statistics_dtype(q.dtype)), slots, slots.slot >= 0)
-    d = (qs - clusters.centroids.to(qs.dtype).unsqueeze(-2)) * slots.filled.unsqueeze(-1)
+    d = (qs - centroids.to(qs.dtype).unsqueeze(-2)) * slots.filled.unsqueeze(-1)
     return principal_directions(d, rank)

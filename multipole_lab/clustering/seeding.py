@@ -32,14 +32,31 @@ def seed_centroids(
     if init == "k-means++":
         return _plus_plus(x, clusters, generator, valid)
     if valid is None:
-        return x.index_select(1, _start(N, clusters, init, seed, x.device))
+        return x.index_select(1, start_places(N, clusters, init, seed, x.device))
     queue = torch.arange(N) if init == "strided" else torch.randperm(N, generator=generator)
     index = _among_valid(queue.to(x.device), valid, clusters, strided=init == "strided")
     return x.gather(1, index.unsqueeze(-1).expand(R, clusters, D))
 
 
+# The places that CUDA graphs read: they must stay where they are for as long as there may be one.
+_IN_GRAPHS: dict[tuple[object, ...], Tensor] = {}
+
+
+def start_places(
+    vectors: int, clusters: int, init: str, seed: int, device: torch.device
+) -> Int[Tensor, " C"]:
+    """Where the seeds stand."""
+    key = vectors, clusters, init, seed, device
+    if key in _IN_GRAPHS:
+        return _IN_GRAPHS[key]
+    places = _drawn(*key)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _IN_GRAPHS[key] = places
+    return places
+
+
 @lru_cache(maxsize=256)
-def _start(vectors: int, clusters: int, init: str, seed: int, device: torch.device) -> Int[Tensor, " C"]:
+def _drawn(vectors: int, clusters: int, init: str, seed: int, device: torch.device) -> Int[Tensor, " C"]:
     """Where the seeds stand. Kept, for it depends on sizes alone: a device then never waits for the host's draw."""
     if init == "strided":
         places = torch.arange(clusters) * vectors // clusters

@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from multipole_lab.attention.calls.replay import without_graphs
 from multipole_lab.attention.calls.transforms import (
     differentiable_gradients,
     differentiated_again,
@@ -91,7 +92,8 @@ def _call(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool, method: str
 ) -> Partial:
     one = read(method)
-    with without_autocast(q.device.type):  # a backward may be called inside a region
+    # A backward may be called inside a region of autocast, and the compiler has graphs of its own.
+    with without_autocast(q.device.type), without_graphs():
         return (one._causal if causal else one._full)(q, k, v, scale, mask)
 
 

@@ -16,7 +16,7 @@ from multipole_lab.clustering.checks import check_cap, check_count, check_seed
 from multipole_lab.clustering.clusters import Clusters
 from multipole_lab.clustering.kmeans import count_members, kmeans_labels
 from multipole_lab.clustering.runs import run_labels
-from multipole_lab.clustering.seeding import seed_centroids
+from multipole_lab.clustering.seeding import seed_centroids, start_places
 from multipole_lab.suggesting import check_choice
 
 PARTITIONS = ("kmeans", "balanced", "runs")
@@ -74,19 +74,30 @@ class Partition:
 
     def on_device(self, x: Tensor, mask: Tensor | None = None) -> Clusters:
         """The partition by the Triton kernels: no value of x reaches the host."""
+        return Clusters(*self._by_kernels(x, mask, True))
+
+    def sort_on_device(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The order and the offsets of `on_device`, for those who need no centroids."""
+        return self._by_kernels(x, mask, False)[3:]
+
+    def _by_kernels(self, x: Tensor, mask: Tensor | None, means: bool) -> tuple[Tensor | None, ...]:
         from multipole_lab.kernels.clustering.centroids import cluster_means
         from multipole_lab.kernels.clustering.kmeans import kmeans
+        from multipole_lab.kernels.clustering.seeds import seeds_at
         from multipole_lab.kernels.clustering.sort import sort_by_label
 
         x = x.detach()
         B, H, N, D = x.shape
         if self.kind == "kmeans":
-            valid = None if mask is None else mask.repeat_interleave(H, dim=0)
-            seeds = seed_centroids(x.reshape(B * H, N, D), self.count(N), "random", self.seed, valid)
-            return Clusters(*kmeans(x, seeds.view(B, H, -1, D), self.iterations, self.cap, mask))
+            if mask is None:
+                seeds = seeds_at(x, start_places(N, self.count(N), "random", self.seed, x.device))
+            else:
+                rows, valid = x.reshape(B * H, N, D), mask.repeat_interleave(H, dim=0)
+                seeds = seed_centroids(rows, self.count(N), "random", self.seed, valid).view(B, H, -1, D)
+            return kmeans(x, seeds, self.iterations, self.cap, mask, means)
         labels = self.labels(x, mask)
         order, offsets, counts = sort_by_label(labels, self.number(N))
-        return Clusters(labels, cluster_means(x, order, offsets), counts, order, offsets)
+        return labels, cluster_means(x, order, offsets) if means else None, counts, order, offsets
 
     def slots(self, x: Tensor, mask: Tensor | None = None) -> Slots:
         """The partition of x [B, H, N, D] laid out in slots: as many as the largest cluster has, without a cap.
