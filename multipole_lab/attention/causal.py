@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -91,21 +92,22 @@ def _square(
     if extra:
         q, k, v = (pad(x, (0, 0, 0, extra)) for x in (q, k, v))
         mask = None if mask is None else pad(mask, (0, extra), value=True)
+    B, H = k.shape[:2]
     out, lse = exact_partial(
-        *(_blocks(x, block) for x in (q, k, v)),
+        *(_blocks(x, H, block) for x in (q, k, v)),
         scale,
         causal=True,
-        mask=_mask_blocks(mask, block),
+        mask=_mask_blocks(mask, H, block),
         backend=backend,
     )
-    out, lse = _unblock(out, q.shape[0]), _unblock(lse.unsqueeze(-1), q.shape[0])
+    out, lse = _unblock(out, B, H), _unblock(lse.unsqueeze(-1), B, H)
     for level in range(levels):
         size = block << level
-        upper, upper_lse = full(
-            _blocks(q, size, 1), _blocks(k, size, 0), _blocks(v, size, 0), scale, _mask_blocks(mask, size, 0)
+        left, right = (partial(_blocks, heads=H, size=size, side=side) for side in (0, 1))
+        upper = full(right(q), left(k), left(v), scale, _mask_blocks(mask, H, size, 0))
+        out, lse = _merge_right(
+            out, lse, _unblock(upper[0], B, H), _unblock(upper[1].unsqueeze(-1), B, H), size
         )
-        upper, upper_lse = (_unblock(x, q.shape[0]) for x in (upper, upper_lse.unsqueeze(-1)))
-        out, lse = _merge_right(out, lse, upper, upper_lse, size)
     return out[:, :, :N], lse[:, :, :N, 0]
 
 
@@ -130,20 +132,25 @@ def _pairs(x: Tensor, size: int, members: int = 2) -> Tensor:
     return x.reshape(B, H, -1, members, size, D)
 
 
-def _blocks(x: Tensor, size: int, side: int | None = None) -> Tensor:
-    """Blocks of the sequence as batch entries, [B * blocks, H, size, D]: all of them, or each pair's side 0 or 1."""
+def _blocks(x: Tensor, heads: int, size: int, side: int | None = None) -> Tensor:
+    """Blocks of the sequence, all of them or each pair's side 0 or 1: [B * Hk * blocks, H / Hk, size, D].
+
+    Every block of a key/value head is a batch entry of its own, with the query heads that read it. So blocks of keys
+    and values are no copies, nor are those of queries where every head has keys of its own.
+    """
     B, H, _, D = x.shape
     blocks = _pairs(x, size, 1)[:, :, :, 0] if side is None else _pairs(x, size)[:, :, :, side]
-    return blocks.transpose(1, 2).reshape(-1, H, size, D)
+    return blocks.unflatten(1, (heads, H // heads)).transpose(2, 3).flatten(0, 2)
 
 
-def _unblock(x: Tensor, batch: int) -> Tensor:
+def _unblock(x: Tensor, batch: int, heads: int) -> Tensor:
     """The inverse of ``_blocks`` without a side."""
-    _, H, size, D = x.shape
-    return x.view(batch, -1, H, size, D).transpose(1, 2).reshape(batch, H, -1, D)
+    blocks = x.unflatten(0, (batch, heads, -1)).transpose(2, 3)  # [B, Hk, H / Hk, blocks, size, D]
+    return blocks.flatten(3, 4).flatten(1, 2)
 
 
-def _mask_blocks(mask: Tensor | None, size: int, side: int | None = None) -> Tensor | None:
+def _mask_blocks(mask: Tensor | None, heads: int, size: int, side: int | None = None) -> Tensor | None:
+    """The mask [B, N] of every block."""
     if mask is None:
         return None
-    return _blocks(mask[:, None, :, None], size, side)[:, 0, :, 0]
+    return _blocks(mask[:, None, :, None].expand(-1, heads, -1, -1), heads, size, side)[:, 0, :, 0]

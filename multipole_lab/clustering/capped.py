@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multipole_lab.clustering.distances import nearest, partial_distances
+from multipole_lab.clustering.distances import nearest, partial_distances, smallest
 
 
 def capacity(vectors: int, clusters: int, cap: float) -> int:
@@ -82,15 +82,14 @@ def next_choice(
     R, N, D = x.shape
     C = centroids.shape[1]
     row = waiting // N
-    vectors = x.reshape(R * N, D)[waiting]
     # Those who wait are few and unequally many a row: lay them out in slots, one product for all rows.
     count = torch.bincount(row, minlength=R)
     slot = torch.arange(waiting.numel(), device=x.device) - (count.cumsum(0) - count)[row]
     padded = x.new_zeros(R, int(count.max()), D)
-    padded[row, slot] = vectors
-    distances = partial_distances(padded, centroids)[row, slot] + vectors.square().sum(-1, keepdim=True)
+    padded[row, slot] = x[row, waiting - row * N]
+    distances = partial_distances(padded, centroids).add_(padded.square().sum(-1, keepdim=True))
     # A full cluster alone is infinitely far, whatever overflowed.
     distances = distances.nan_to_num_(nan=math.inf).clamp_(max=torch.finfo(x.dtype).max)
-    distances.masked_fill_((free == 0).view(R, C)[row], math.inf)
-    best = distances.min(-1)
-    return row * C + best.indices, best.values
+    distances.masked_fill_((free == 0).view(R, 1, C), math.inf)
+    best, distance = (each[row, slot] for each in smallest(distances))
+    return row * C + best, distance

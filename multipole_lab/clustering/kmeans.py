@@ -75,7 +75,7 @@ def kmeans_labels(
     """The labels alone of ``kmeans``, of the same arguments."""
     check_clustering(x, clusters=clusters, iterations=iterations, cap=cap, seed=seed, mask=mask)
     B, H, N, D = x.shape
-    rows = x.reshape(B * H, N, D).to(statistics_dtype(x.dtype))
+    rows = x.reshape(B * H, N, D).to(statistics_dtype(x.dtype)).contiguous()
     if not rows.sum().isfinite():  # a look costs less than a copy
         rows = torch.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
     valid = None if mask is None else mask.repeat_interleave(H, dim=0)
