@@ -59,7 +59,8 @@ def suggesting(function: Function) -> Function:
 
     @functools.wraps(function)
     def checked(*args, **kwargs):
-        name = type(args[0]).__name__ if function.__name__ == "__call__" and args else function.__name__
+        own_name = function.__name__ in ("__call__", "__init__") and args
+        name = type(args[0]).__name__ if own_name else function.__name__
         if len(args) - own > len(by_place) and not endless:
             too_many(name, len(args) - own, by_place, [other for other in known if other not in by_place])
         check_names(name, kwargs, known)

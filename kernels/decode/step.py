@@ -42,7 +42,7 @@ def decode_step(
     q : [B, Hq, 1, D]. state : a `multipole_lab.decoding.store.state.State`, whose buffers are contiguous.
     scale, budget, rooms, lookups, replacement, top_p, softcap, lookup_q : as for the torch reference.
     work : the buffers, kept from step to step.
-    seen : a `multipole_lab.decoding.step.trace.Seen`, which is told what was looked at and opened.
+    seen : a `multipole_lab.decoding.step.trace.Seen`, which notes what was looked at and opened.
 
     Returns
     -------

@@ -6,18 +6,19 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
 
 from multipole_lab.decoding.layer import ClusteredLayer
+from multipole_lab.decoding.record import told
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
 from multipole_lab.decoding.step.trace import Trace
 from multipole_lab.decoding.store.rope import rotation_of
 from multipole_lab.interface.handle import show_flex_attention_true_tensors
 from multipole_lab.printing import changed, count
-from multipole_lab.suggesting import check_names
+from multipole_lab.suggesting import suggesting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,8 +57,8 @@ class MultipoleCache(Cache):
         clusters by the plain distance, at twice the error on real keys.
     balance : whether the key/value heads of all layers share the budget by their expected error (``balance.py``),
         instead of each having the same. Its mean over heads stays; it halves the KL divergence on real text. It
-        needs ``replacement`` and ``spread``, more than one layer, and logits without a softcap. The error of the
-        first 16 steps and of every 32nd is the torch reference's, which then runs beside the backend's own step.
+        needs ``replacement`` and ``spread``, more than one layer, and logits without a softcap. Errors are foreseen in
+        the first 16 steps and every 32nd, from what these chose.
     cap : the largest cluster over the mean one, None for no limit.
     replacement : whether clusters that are not summed exactly count through their centroids.
     rope : "rotated" clusters keys as they are cached; "windowed" clusters them with RoPE undone and looks
@@ -81,6 +82,7 @@ class MultipoleCache(Cache):
     Multipole Attention, arXiv 2506.13059.
     """
 
+    @suggesting
     def __init__(
         self,
         fraction: float = Settings.fraction,
@@ -89,13 +91,29 @@ class MultipoleCache(Cache):
         sinks: int = Settings.sinks,
         recent: int = Settings.recent,
         *,
+        top_p: float | None = Settings.top_p,
+        branch: int = Settings.branch,
+        lookups: float = Settings.lookups,
+        interval: int = Settings.interval,
+        block: int = Settings.block,
+        iterations: int = Settings.iterations,
+        spread: float = Settings.spread,
+        watch: int = Settings.watch,
+        balance: bool = Settings.balance,
+        cap: float | None = Settings.cap,
+        replacement: bool = Settings.replacement,
+        rope: Literal["rotated", "windowed"] = Settings.rope,
+        rope_offset: int = Settings.rope_offset,
+        seed: int = Settings.seed,
+        backend: Literal["auto", "torch", "triton"] = Settings.backend,
         config: PreTrainedConfig | None = None,
-        **others: object,
     ) -> None:
-        check_names("MultipoleCache", others, (*Settings.__dataclass_fields__, "config"))
         self.settings = Settings(
-            fraction=fraction, budget=budget, levels=levels, sinks=sinks, recent=recent, **others
-        )
+            fraction=fraction, budget=budget, levels=levels, sinks=sinks, recent=recent, top_p=top_p, branch=branch,
+            lookups=lookups, interval=interval, block=block, iterations=iterations, spread=spread, watch=watch,
+            balance=balance, cap=cap, replacement=replacement, rope=rope, rope_offset=rope_offset, seed=seed,
+            backend=backend,
+        )  # fmt: skip
         rotation = None
         if self.settings.rope == "windowed":
             if config is None:
@@ -136,6 +154,14 @@ class MultipoleCache(Cache):
                 parts["values"] += layer.values.nbytes
         return parts | {"total": sum(parts.values())}
 
+    def report(self) -> str:
+        """In plain words: what is held, where the prompt's time went, what the last steps cost and read; to print.
+
+        Times are the device's own where that is a GPU, which is waited for here and in no step.
+        """
+        clustered = [layer for layer in self.layers if isinstance(layer, ClusteredLayer)]
+        return told(self._shared.record, self.layers, clustered)
+
     @contextmanager
     def on(self, model: PreTrainedModel) -> Iterator[MultipoleCache]:
         """Send a model's attention through this cache whatever its attention function; undone on exit."""
@@ -152,8 +178,7 @@ class MultipoleCache(Cache):
 
         ``with cache.trace(layers=[15]) as trace: model.generate(...)`` fills ``trace.steps`` with a ``TracedStep``
         per new token and layer: which clusters were looked at and opened, with what estimated mass, and which
-        keys of the text were exact. The record is the torch reference's, which runs beside the kernels where those
-        make the output; rounding can then tip a choice between clusters of equal share. A step takes about
+        keys of the text were exact. The record is that of what makes the output, kernels or torch. A step takes about
         ``B Hk (8 budget + 10 clusters)`` bytes; several tokens at once are exact and leave no step.
 
         Parameters

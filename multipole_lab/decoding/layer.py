@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from multipole_lab.attention.partials import Partial
+from multipole_lab.decoding.record import Record
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
 from multipole_lab.decoding.step.backend import knows_spread, step_function
@@ -104,6 +105,7 @@ class ClusteredLayer(CacheLayerMixin):
         first = self.get_seq_length() == 0
         self.hierarchy.append(key_states, value_states)
         if first:
+            self.shared.record.came(self)
             return key_states, value_states
         if key_states.shape[2] == 1:
             return Handle.of(self, 0), Handle.of(self, 1)
@@ -125,6 +127,7 @@ class ClusteredLayer(CacheLayerMixin):
         if not self._honours(mask):
             self.dense_steps += 1
             return None
+        shared.record.began(self)
         B, D = query.shape[0], query.shape[-1]
         q, probe = query.reshape(B, -1, 1, D), None
         if h.rotation is not None:
@@ -134,7 +137,8 @@ class ClusteredLayer(CacheLayerMixin):
         asked = q if probe is None else probe  # of the centroids
         h.watch(asked)
         if shared.may_join(h):
-            h.join()
+            with shared.record.joining(q.device, first=not h.blocks):
+                h.join()
         shares = s.shares and len(shared.layers) > 1 and softcap is None and bool(h.blocks)
         weighs, number = shares and self.portion.due(), shared.traces(self)
         seen = Seen() if weighs or number is not None else None
@@ -207,7 +211,7 @@ class ClusteredLayer(CacheLayerMixin):
     def reset(self) -> None:
         """Forget everything."""
         self.hierarchy.clear()
-        self.portion, self.fixed = Portion(), None
+        self.portion, self.fixed, self.shared.record = Portion(), None, Record()
         self.dense_steps = 0
 
     @kept

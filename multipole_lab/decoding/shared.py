@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from multipole_lab.decoding.record import Record
 from multipole_lab.decoding.step.balance import Largest, Portion, allot
 from multipole_lab.decoding.step.trace import Trace
 from multipole_lab.decoding.store.hierarchy import Hierarchy
@@ -25,6 +26,7 @@ class Shared:
     layers : all layers of the cache, for their numbers.
     masks : what the masks of the step say.
     largest : of the shares of the budget that come next.
+    record : when they did what.
     joined : the length of the text at which layers joined last, and how many did.
     """
 
@@ -33,6 +35,7 @@ class Shared:
     layers: list = field(default_factory=list)
     masks: Masks = field(default_factory=Masks)
     largest: Largest | None = None
+    record: Record = field(default_factory=Record)
     joined: tuple[int, int] = (0, 0)
 
     def work(self, device: torch.device) -> Work:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from host_reads import host_reads
+from fake_gpu import host_reads
 from random_cache import make
 
 import multipole_lab as ml

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import torch
-from host_reads import host_reads
+from fake_gpu import host_reads
 
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.store import joining

@@ -8,6 +8,7 @@ of these tokens, and a token costs the host one launch instead of six with their
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from multipole_lab.attention.calls.replay import replayed
 from multipole_lab.attention.partials import Partial
 from multipole_lab.decoding.step.trace import Seen
 from multipole_lab.kernels.decode.work import Work
@@ -43,7 +45,7 @@ class FixedStep:
 
     Attributes
     ----------
-    graph : the recorded launches; None before the second token.
+    graph : the recorded launches; None before the second token, and where they could not be recorded.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class FixedStep:
         self.filled, self.given, self.tokens = 0, None, 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.held: tuple = ()
+        self.refused = False
 
     def fits(self, h: Hierarchy, q: Tensor, needed: int, **options: Any) -> bool:
         """Whether this is the step of the storage as it is now, with a room of ``needed`` keys at least."""
@@ -104,10 +107,14 @@ class FixedStep:
         else:
             self.valid[:, :count] = h.exact_valid()
         self.filled, self.tokens = count, self.tokens + 1
-        if seen is not None or self.tokens == 1 or not records(q):
+        if seen is not None or self.tokens == 1 or self.refused or not records(q):
             return self._launch(work, seen)
         if self.graph is None:
-            self._record(work)
+            try:
+                self._record(work)
+            except RuntimeError:  # this layer stays with launches one by one
+                self.graph, self.refused = None, True
+                return self._launch(work, seen)
         with torch.cuda.device(self.q.device):
             self.graph.replay()
         return tuple(x.clone() for x in self.held[:2])
@@ -126,12 +133,18 @@ class FixedStep:
         self.graph, now = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.q.device)
         aside = torch.cuda.Stream(self.q.device)
         aside.wait_stream(now)
-        with torch.cuda.stream(aside):
-            self.graph.capture_begin(pool=work.pool(), capture_error_mode="thread_local")
-            try:
-                out, lse = self._launch(work, None)
-            finally:
-                self.graph.capture_end()
+        collecting = gc.isenabled()
+        gc.disable()  # a graph that is given back during a capture ends it
+        try:
+            with torch.cuda.stream(aside):
+                self.graph.capture_begin(pool=work.pool(), capture_error_mode="thread_local")
+                try:
+                    out, lse = self._launch(work, None)
+                finally:
+                    self.graph.capture_end()
+        finally:
+            if collecting:
+                gc.enable()
         now.wait_stream(aside)
         self.held = out, lse, *work.buffers()  # at addresses that the graph knows
 
@@ -142,8 +155,8 @@ def places(h: Hierarchy) -> tuple[int, int]:
 
 
 def records(q: Tensor) -> bool:
-    """Whether launches can be recorded: on a GPU, and where nobody records already."""
-    return q.is_cuda and not torch.cuda.is_current_stream_capturing()
+    """Whether launches may be recorded: as for any other call of the library that repeats."""
+    return replayed.may_replay((q,))
 
 
 def tail_places(length: int, clustered: int, until_join: int) -> int:

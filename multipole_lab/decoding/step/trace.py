@@ -62,7 +62,7 @@ class TracedStep:
 class Trace:
     """The steps taken while ``MultipoleCache.trace`` was on, in the order in which they were taken.
 
-    What they say is the torch reference's, also where kernels made the output beside it.
+    What they say is what made the output: the kernels or the torch reference.
 
     Attributes
     ----------
