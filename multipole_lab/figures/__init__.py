@@ -4,6 +4,7 @@ from multipole_lab.suggesting import known_names
 
 from .blocks import blocks
 from .clusters import clusters
+from .cost import cost
 from .decode import decode
 from .error import error
 from .expansion import expansion
@@ -21,6 +22,7 @@ from .tuner import tuner
 __all__ = [
     "blocks",
     "clusters",
+    "cost",
     "decode",
     "error",
     "expansion",

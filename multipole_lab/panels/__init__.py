@@ -5,10 +5,12 @@ from multipole_lab.suggesting import known_names
 
 from .blocks import blocks
 from .clusters import clusters
+from .cost import cost
 from .decode import decode
 from .error import error
 from .expansion import expansion
 from .front import front
+from .lab import lab
 from .lens import lens
 from .matrix import matrix
 from .roofline import roofline
@@ -18,10 +20,12 @@ from .tuner import tuner
 __all__ = [
     "blocks",
     "clusters",
+    "cost",
     "decode",
     "error",
     "expansion",
     "front",
+    "lab",
     "lens",
     "matrix",
     "roofline",

@@ -168,7 +168,7 @@ class Notebook:
             name,
         )
         panel = self.page.locator(f".ml-panel[aria-label='{name} panel']")
-        panel.locator(".gtitle").wait_for()
+        panel.locator(".gtitle").first.wait_for()
         return panel
 
     def press(self, panel, control):

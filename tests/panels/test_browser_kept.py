@@ -35,6 +35,7 @@ def lab(tmp_path_factory):
         browsing.jupyter_lab(folder, BROWSER_PATH="/dev/null") as (url, token),
     ):
         cells = [START, *(f"ml.panels.{name}(sample)" for name in PANELS)]
+        cells.append('ml.panels.lab(sample, show=("lens", "error"))')
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         notebook.metadata["kernelspec"] = {
             "name": "python3",
@@ -114,3 +115,16 @@ def test_a_zoom_outlasts_a_slider_until_reset(lab, name):
             Math.abs(x - first[i]) <= 1e-6 + 1e-3 * Math.abs(first[i]))""",
         arg=[name, first],
     )
+
+
+def test_a_slider_of_the_desk_stays_in_sight_and_moves_every_panel(lab):
+    desk = lab.panel("lab")
+    before = {name: lab.drawn(name) for name in ("lens", "error")}
+    desk.get_by_role("slider", name="clusters", exact=True).focus()
+    lab.page.keyboard.press("ArrowLeft")
+    for name, drawn in before.items():
+        lab.until_redrawn(name, drawn)
+    assert "clusters=16" in desk.get_by_role("region", name="line that makes this desk again").text_content()
+    lab.page.locator(".ml-panel[aria-label='error panel'] .ml-buttons").scroll_into_view_if_needed()
+    box = desk.get_by_role("slider", name="clusters", exact=True).bounding_box()
+    assert 0 <= box["y"] < 1200

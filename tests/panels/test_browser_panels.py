@@ -38,7 +38,20 @@ CONTROLS = {
         "recent",
         "context",
     ],
-    "lens": ["layer", "head", "word", "clusters", "near", "leaf", "dipole", "full", "context"],
+    "lens": ["layer", "head", "clusters", "near", "leaf", "dipole", "word", "full", "context"],
+    "cost": [
+        "tokens",
+        "heads",
+        "head size",
+        "batch",
+        "layers",
+        "near",
+        "clusters",
+        "leaf",
+        "dipole",
+        "Window",
+        "budget",
+    ],
     "matrix": ["layer", "head", "context", "clusters", "near", "cluster", "dipole", "causal", "leaf"],
     "roofline": ["tokens", "clusters", "near", "head size"],
     "tuner": ["max error"],
@@ -214,14 +227,14 @@ def test_the_words_of_the_lens_are_chosen_by_arrow_keys_and_clicks(lab):
     word = panel.get_by_role("slider", name="word", exact=True)
     panel.locator(".ml-story").focus()
     for key, step in (("ArrowLeft", -1), ("ArrowRight", 1)):
-        before, at = lab.drawn("lens"), int(word.get_attribute("aria-valuenow"))
+        before, at = lab.drawn("lens"), float(word.get_attribute("aria-valuenow"))
         lab.page.keyboard.press(key)
         lab.until_redrawn("lens", before)
-        assert int(word.get_attribute("aria-valuenow")) == at + step
+        assert float(word.get_attribute("aria-valuenow")) == at + step
     before = lab.drawn("lens")
     panel.locator(".own").first.evaluate("word => word.previousSibling.previousSibling.click()")
     lab.until_redrawn("lens", before)
-    assert int(word.get_attribute("aria-valuenow")) == at + step - 2
+    assert float(word.get_attribute("aria-valuenow")) == at + step - 2
     lab.page.keyboard.press("a")  # inserts a cell where the notebook hears it
     lab.page.wait_for_timeout(300)
     assert lab.page.locator(".jp-Cell").count() == cells

@@ -29,13 +29,17 @@ function render({ model, el }) {
     link.remove();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   });
+  const own = (panel) => {  // the figure of a panel, and not that of a panel inside it
+    const plot = panel?.querySelector(".js-plotly-plot");
+    return plot?.closest(".ml-panel") === panel ? plot : null;
+  };
   // A slider of selections tells a screen reader its index; readers want the value and the slider's name.
   const name_parts = () => {
     const panel = el.closest(".ml-panel");
     if (!panel) return;
     panel.setAttribute("role", "group");
     panel.setAttribute("aria-label", model.get("label"));
-    const picture = panel.querySelector(".js-plotly-plot");
+    const picture = own(panel);
     picture?.setAttribute("role", "figure");
     picture?.setAttribute("aria-label", model.get("picture"));
     const values = model.get("values");
@@ -53,7 +57,7 @@ function render({ model, el }) {
   // JupyterLab had set aside: whenever the panel's size or visibility changes, have it measure again.
   const fit = () => {
     const panel = el.closest(".ml-panel");
-    const plot = panel?.querySelector(".js-plotly-plot");
+    const plot = own(panel);
     if (plot && panel.clientWidth && model.get("taller")) {
       const height = Math.min(panel.clientWidth + model.get("taller"), 800);
       if (Math.abs(height - plot.clientHeight) > 8) {

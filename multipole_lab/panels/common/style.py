@@ -52,5 +52,12 @@ STYLE = """<style>
 .ml-story-foot { display: flex; flex-wrap: wrap; gap: 2px 12px; padding: 2px 8px; font-size: 12px;
   position: sticky; bottom: 0; background: var(--jp-layout-color1); }
 .ml-story-foot span { padding: 0 4px; border-radius: 3px; --a: 0.7; }
+/* The desk: its panels beside each other where two fit. */
+.ml-lab-grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 560px), 1fr)); gap: 8px 16px;
+  overflow: visible; align-items: start; }
+.ml-panel.ml-lab, :is(.jp-OutputArea-output, .jp-OutputArea-child, .jp-OutputArea, .jp-Cell-outputWrapper,
+  .jp-Cell-outputArea):has(> .ml-lab, .ml-lab) { overflow: visible; }
+.ml-lab > .ml-controls { position: sticky; top: 0; z-index: 10; background: var(--jp-layout-color0); }
+.ml-lab-grid > .ml-panel { border-top: 2px solid rgba(128, 128, 128, 0.4); min-width: 0; }
 .ml-panel progress { vertical-align: middle; width: 140px; }
 </style>"""
