@@ -117,7 +117,7 @@ def _draw_grid(fig, leaf, errors, masses, colour, palette) -> None:
         bar = {"thickness": 12, "len": 0.62, "y": 1, "yanchor": "top", "outlinewidth": 0}
         bar |= {"title": {"text": "share" if colour == "mass" else "error"}}
         if colour == "mass":
-            bar |= {"tickformat": ".0%", "tickmode": "auto", "tickvals": None, "ticktext": None}
+            bar |= {"tickformat": "~p", "tickmode": "auto", "tickvals": None, "ticktext": None}
         else:
             ticks = np.arange(np.ceil(low), np.floor(high) + 1)
             bar |= {"tickmode": "array", "tickvals": ticks, "ticktext": [f"{10.0**t:g}" for t in ticks]}

@@ -8,18 +8,17 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
+from multipole_lab.printing import count
 from multipole_lab.suggesting import suggesting
 
 from .common import theme
 
 _KEY = (
     "<b>%{text}</b><br>position %{customdata[0]:,}<br>"
-    "in cluster %{customdata[1]}, with %{customdata[2]:,} keys<extra></extra>"
+    "in cluster %{customdata[1]}, with %{customdata[2]}<extra></extra>"
 )
-_QUERY = (
-    "centroid of query cluster %{customdata[0]}<br>%{customdata[1]:,} queries look from here<extra></extra>"
-)
-_BAR = "cluster %{customdata}<br>%{y:,} keys<extra></extra>"
+_QUERY = "centroid of query cluster %{customdata[0]}<br>its queries: %{customdata[1]:,}<extra></extra>"
+_BAR = "cluster %{x}<br>%{customdata}<extra></extra>"
 
 
 @suggesting
@@ -41,7 +40,8 @@ def clusters(
     How to read it: one dot is one key (one token as this head sees it). Dots of one colour that lie together
     are one cluster; far-apart clusters may share a colour. Attention will treat each cluster as one body.
     White diamonds are the centroids of the query clusters; the cross is the origin. A bar is a cluster,
-    as tall as it has keys; the dashed line is the cap that no cluster may pass.
+    as tall as it has keys; the dashed line is the cap that no cluster may pass. A cluster has one number everywhere:
+    1 is the largest.
 
     Parameters
     ----------
@@ -80,9 +80,9 @@ def _words(labels, tokens, counts, limit, spotlight) -> tuple[str, str]:
         members = np.flatnonzero(labels == spotlight)
         words, times = np.unique([theme.visible_token(tokens[i]) for i in members], return_counts=True)
         common = [words[i] for i in np.argsort(-times, kind="stable")[:5]]
-        plural = "s" * (len(words) != 1)
+        number = _numbers(counts)[spotlight]
         return (
-            f"Cluster {spotlight}: {len(members):,} keys, {len(words):,} different token{plural}",
+            f"Cluster {number}: {count(len(members), 'key')}, {count(len(words), 'different token')}",
             "Most frequent: " + "  ".join(common),
         )
     finding = f"{len(labels):,} keys become {filled:,} clusters of about {len(labels) / max(filled, 1):,.0f}"
@@ -95,13 +95,27 @@ def _words(labels, tokens, counts, limit, spotlight) -> tuple[str, str]:
     )
 
 
+def _numbers(counts) -> np.ndarray:
+    """The number of every cluster as a reader sees it: 1 is the largest."""
+    numbers = np.empty(len(counts), dtype=int)
+    numbers[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
+    return numbers
+
+
 def _draw_keys(fig, points, labels, tokens, counts, colours, spotlight) -> None:
     """Add one trace with all the keys: one trace updates faster than a trace per cluster."""
     shade = _shade(colours[labels], labels, spotlight)
+    sizes = np.array([count(int(size), "key") for size in counts])[labels]
     common = {
         "mode": "markers",
         "text": [theme.visible_token(token) for token in tokens],
-        "customdata": np.stack([np.arange(len(labels)), labels, counts[labels]], axis=1),
+        "customdata": np.array(
+            [
+                [i, number, size]
+                for i, (number, size) in enumerate(zip(_numbers(counts)[labels], sizes, strict=True))
+            ],
+            dtype=object,
+        ),
         "hovertemplate": _KEY,
         "name": "keys",
         "showlegend": False,
@@ -132,7 +146,7 @@ def _draw_queries(fig, queries, query_counts) -> None:
     sizes = np.zeros(len(queries), dtype=int) if query_counts is None else query_counts
     common = {
         "mode": "markers",
-        "customdata": np.stack([np.arange(len(queries)), sizes], axis=1),
+        "customdata": np.stack([np.arange(1, len(queries) + 1), sizes], axis=1),
         "hovertemplate": _QUERY,
         "name": "query centroids",
         "showlegend": False,
@@ -173,7 +187,7 @@ def _draw_sizes(fig, counts, colours, limit, spotlight) -> None:
         go.Bar(
             x=np.arange(1, len(counts) + 1),
             y=counts[order],
-            customdata=order,
+            customdata=[count(int(size), "key") for size in counts[order]],
             hovertemplate=_BAR,
             marker={**_shade(colours[order], order, spotlight), "line": {"width": 0}},
             name="cluster sizes",

@@ -90,7 +90,7 @@ def _draw_always(fig, positions, sinks, tails) -> None:
             go.Bar(
                 x=width, y=rows, base=begin, orientation="h", width=0.8,
                 marker={"color": ALWAYS, "line": {"width": 0}},
-                hovertemplate="step %{y}: %{x:,} keys that are always exact<extra></extra>",
+                hovertemplate="step %{y}: always exact, keys: %{x:,}<extra></extra>",
                 name=words, showlegend=shown,
             )
         )  # fmt: skip
@@ -146,7 +146,7 @@ def _place(fig, positions, error, step) -> None:
         yaxis={"title": {"text": "step"}, "range": [len(positions) + 0.7, 0.3], "domain": [0.42, 1],
                "showgrid": False, "zeroline": False},
         xaxis2={"title": {"text": "step"}, "anchor": "y2", "showgrid": False, "range": [0.5, len(positions) + 0.5]},
-        yaxis2={"title": {"text": "share"}, "domain": [0, 0.26], "anchor": "x2", "tickformat": ".0%", "nticks": 4},
+        yaxis2={"title": {"text": "share"}, "domain": [0, 0.26], "anchor": "x2", "tickformat": "~p", "nticks": 4},
         yaxis3={"title": {"text": "error"}, "overlaying": "y2", "side": "right", "type": "log", "dtick": 1,
                 "tickformat": "~g", "showgrid": False, "anchor": "x2",
                 "range": [float(np.floor(low - 0.3)), float(np.ceil(high + 0.2))]},

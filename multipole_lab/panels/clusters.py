@@ -55,11 +55,11 @@ class ClustersPanel(SampledPanel):
         with one_thread():
             found, asking = kmeans(k, **settings), kmeans(q, **settings)
         axes = self._axes(layer, head, context)
-        labels, counts = found.labels[0, 0].numpy(), found.counts[0, 0].numpy()
-        centres = axes.project(found.centroids[0, 0].numpy())[:, :2]
-        chosen = None
-        if spotlight:
-            chosen = int((-counts).argsort(kind="stable")[min(spotlight, clusters) - 1])
+        order = (-found.counts[0, 0].numpy()).argsort(
+            kind="stable"
+        )  # the largest is number 1 wherever it is named
+        labels, counts = order.argsort()[found.labels[0, 0].numpy()], found.counts[0, 0].numpy()[order]
+        centres = axes.project(found.centroids[0, 0].numpy()[order])[:, :2]
         figure = draw(
             points=axes.points[:, :dims],
             labels=labels,
@@ -71,9 +71,9 @@ class ClustersPanel(SampledPanel):
             origin=axes.project(np.zeros(k.shape[-1]))[:dims],
             query_counts=asking.counts[0, 0].numpy(),
             explained=axes.explained[:dims],
-            spotlight=chosen,
+            spotlight=min(spotlight, clusters) - 1 if spotlight else None,
         )
-        table = {"token": self.sample.tokens[:context], "cluster": labels}
+        table = {"token": self.sample.tokens[:context], "cluster": labels + 1}
         table |= {f"axis_{i + 1}": axes.points[:, i] for i in range(dims)}
         yield Picture(figure, table)
 

@@ -33,7 +33,7 @@ def test_clusters_draws_each_key_with_its_token_position_and_cluster(dims):
     assert isinstance(keys, go.Scatter3d if dims == 3 else go.Scatter)
     np.testing.assert_array_equal(np.stack([keys.x, keys.y], 1), arguments["points"][:, :2])
     assert keys.text[0] == "␣a&lt;b&gt;⏎"
-    assert list(keys.customdata[7]) == [7, 1, 10]
+    assert list(keys.customdata[7]) == [7, 2, "10 keys"]
     assert len(queries.x) == 3
     assert sum(bars.y) == 60
     assert fig.layout.shapes[0].y0 == 15
@@ -45,7 +45,19 @@ def test_spotlight_leaves_one_cluster_in_colour_and_names_its_tokens():
     shade = np.asarray(fig.data[0].marker.color)
     assert set(shade[np.arange(60) % 6 == 2]) == {2}
     assert set(shade[np.arange(60) % 6 != 2]) == {len(theme.QUALITATIVE)}
-    assert "Cluster 2: 10 keys, 1 different token" in fig.layout.title.text
+    assert "Cluster 3: 10 keys, 1 different token" in fig.layout.title.text
+
+
+def test_a_cluster_has_one_number_wherever_it_is_named_and_one_key_is_a_key():
+    labels = np.repeat([0, 1, 2], [1, 7, 2])
+    arguments = cluster_arguments(n=10, clusters=3) | {"labels": labels, "counts": np.bincount(labels)}
+    fig = figures.clusters(**arguments, spotlight=0)
+    assert "Cluster 3: 1 key, 1 different token" in fig.layout.title.text
+    keys, _, bars = fig.data
+    assert [keys.customdata[i][1] for i in (0, 1, 9)] == [3, 1, 2]
+    assert keys.customdata[0][2] == "1 key"
+    assert (list(bars.y), list(bars.customdata)) == ([7, 2, 1], ["7 keys", "2 keys", "1 key"])
+    assert set(np.flatnonzero(np.asarray(bars.marker.color) < len(theme.QUALITATIVE))) == {2}
 
 
 def test_clusters_refuses_other_than_two_or_three_axes():
@@ -137,7 +149,10 @@ def test_speed_draws_before_anything_is_measured():
         (1.25, "1.2"),
         (12.3, "12"),
         (1500, "1,500"),
-        (2e-5, "2e-05"),
+        (2e-5, "0.00002"),
+        (0.00099, "0.00099"),
+        (4e-15, "under 0.000001"),
+        (99.7, "100"),
         (0.1, "0.10"),
     ],
 )

@@ -39,7 +39,7 @@ def test_the_title_states_speed_and_error_and_names_the_machine(chosen, claim):
 
 
 def test_the_title_says_where_nothing_is_found_or_tried():
-    assert "None of 3 has an error below 1e-05; the least is 0.0010" in words(draw(1e-5, None))
+    assert "None of 3 has an error below 0.00001; the least is 0.0010" in words(draw(1e-5, None))
     nothing = np.empty(0)
     assert "Nothing has been tried" in words(figures.tuner(nothing, nothing, [], 0.1, None, machine="m"))
     assert "Searching" in words(figures.tuner(nothing, nothing, [], 0.1, None, machine="m", note="Searching"))

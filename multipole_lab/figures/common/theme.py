@@ -6,6 +6,7 @@ are transparent, and text and grid are mid-greys whose contrast is about equal (
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections.abc import Sequence
@@ -138,11 +139,16 @@ def visible_token(token: str) -> str:
 
 
 def number(value: float) -> str:
-    """Write a number with two significant digits the way a sentence would: 0.043, 1.3, 120, 1,500."""
+    """Write a number with two significant digits the way a sentence would: 0.043, 1.3, 120, 1,500.
+
+    One digit is enough below 0.0001, and below a millionth that it is so.
+    """
     if value == 0:
         return "0"
+    if abs(value) < 1e-6:
+        return "under 0.000001"
     if abs(value) < 1e-4:
-        return f"{value:.0e}"
+        return f"{value:.{-math.floor(math.log10(abs(value)))}f}"
     if abs(value) >= 99.5:
         return f"{value:,.0f}"
     return f"{value:#.2g}".rstrip(".")

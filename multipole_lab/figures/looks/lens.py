@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
+from multipole_lab.printing import count
 from multipole_lab.suggesting import suggesting
 
 from ..common import theme
@@ -57,7 +58,7 @@ def lens(
     said = [_word(tokens[i]) for i in best], [_part(n, int(p.sum()), names) for n, p in parts.items()]
     more = (
         [f"position {i:,}, {_seen(cluster[i], names)}" for i in best],
-        [_keys(int(part.sum())) for part in parts.values()],
+        [count(int(part.sum()), "key") for part in parts.values()],
     )
     traces = [
         *_legend(),
@@ -100,17 +101,20 @@ def _words(tokens, query, exact, approximate, cluster, names, error, name) -> tu
     itself, far = cluster == -1, cluster >= 0
     seen = int((cluster > -2).sum())
     if not far.any():
-        return f"{own} sees all {_keys(seen)} one by one", "Nothing is seen through a cluster: this is exact."
+        return (
+            f"{own} sees all {count(seen, 'key')} one by one",
+            "Nothing is seen through a cluster: this is exact.",
+        )
     key = int(np.where(far, exact, -1).argmax())
     of = cluster == cluster[key]
     others = [word for word in names.get(int(cluster[key]), ()) if word != tokens[key].strip().lower()]
     such = f" with {_list(others)}" if others else ""
     finding = (
-        f"{own} sees “{_word(tokens[key])}” through a cluster of {_keys(int(of.sum()))}{such}: "
+        f"{own} sees “{_word(tokens[key])}” through a cluster of {count(int(of.sum()), 'key')}{such}: "
         f"{_percent(approximate[of].sum())} of its attention, exactly {_percent(exact[of].sum())}"
     )
     reading = (
-        f"{name} sums {int(itself.sum()):,} of {_keys(seen)} one by one ({_percent(exact[itself].sum())} of the "
+        f"{name} sums {int(itself.sum()):,} of {count(seen, 'key')} one by one ({_percent(exact[itself].sum())} of the "
         f"attention) and {int(far.sum()):,} through {len(np.unique(cluster[far])):,} clusters. Error of this word: "
         f"{_percent(error)}."
     )
@@ -174,11 +178,6 @@ def _list(words: Sequence[str]) -> str:
     """Words in quotes, the last one behind an "and"."""
     quoted = [f"“{_word(word)}”" for word in words]
     return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
-
-
-def _keys(count: int) -> str:
-    """A number of keys in words."""
-    return f"{count:,} key{'s' * (count != 1)}"
 
 
 def _percent(share: float) -> str:
