@@ -20,8 +20,9 @@ from ..common.tiles import Tile, choose
 from .assign import check_centroids, finite, halves, nearest
 from .settle import make_key, settle_kernel
 
-# On real keys a tenth waits after the first round, one in a hundred after the second, few after the third.
-ROUNDS = 3
+# After how many rounds one program can play the others: where so few are left on real keys, where a tenth waits after
+# the first round, and of those a tenth after each further one.
+FEW = 128
 
 
 @triton.jit
@@ -112,6 +113,14 @@ def overflow_kernel(
         i_round += 1
 
 
+def rounds_of(vectors: int) -> int:
+    """How many rounds the whole device plays."""
+    waiting, rounds = cdiv(vectors, 10), 1
+    while waiting > FEW:
+        waiting, rounds = cdiv(waiting, 10), rounds + 1
+    return rounds
+
+
 def capped_rounds(
     x: Tensor,
     centroids: Tensor,
@@ -138,8 +147,9 @@ def capped_rounds(
     -------
     labels [B, H, N], in the memory of those given where they are contiguous.
 
-    Launches: 2 `ROUNDS` and 2. Bytes: labels, distances and order once, keys of 8 bytes some 15 times in the clusters
-    that overflow (cache); x and the centroids again for the M vectors left over. Operations: 4 M C D a round.
+    Launches: two for each of `rounds_of` and two. Bytes: labels, distances and order once, keys of 8 bytes some 15
+    times in the clusters that overflow (cache); x and the centroids again for the M vectors left over. Operations:
+    4 M C D a round.
     """
     check_tensors("capped_rounds", x=x)
     B, H, N, D = x.shape
@@ -150,26 +160,29 @@ def capped_rounds(
     )
     x, centroids = row_strided(x), halves(centroids.float().contiguous(), x.dtype)
     BD, target = power_of_two(D), target_of(x)
-    settle, few = (choose(name, target, BD, x.element_size(), tile) for name in ("settle", "overflow"))
+    few = choose("overflow", target, BD, x.element_size(), tile)
+    rounds = rounds_of(N)
     room = torch.empty(B, H, C, dtype=torch.int32, device=x.device)
     keys = torch.empty(B, H, N, dtype=torch.int64, device=x.device)
     asked, waiting = torch.empty(2, B, H, N, dtype=torch.int32, device=x.device)
-    counts = torch.zeros(ROUNDS + 1, B * H, dtype=torch.int32, device=x.device)  # who waits after each round
+    counts = torch.zeros(rounds + 1, B * H, dtype=torch.int32, device=x.device)  # who waits after each round
     lists, strides = (keys, asked, waiting), x.stride()[:3]
     parts = min(cdiv(N, few.rows), cdiv(2 * PROGRAMS, max(1, B * H)))
     dots = {"BD": BD, "BM": few.rows, "BC": few.cols, "PRECISION": fp32_precision(x), "tile": few}
-    for i in range(ROUNDS):
+    for i in range(rounds):
         if i > 0:
             launch(
                 ask_kernel, (B * H * parts,), x, tuple(centroids), room, *lists, counts[i], strides,
                 (H, N, C, parts), D, **dots,
             )  # fmt: skip
+        asking = min(N, 4 * cdiv(N, C)) if i == 0 else cdiv(N, 10)
+        settle = choose("settle", target, power_of_two(asking), 4, tile)
         launch(
             settle_kernel, (B * H * C,), labels, distances, order, offsets, capacity, room, *lists, counts[i],
             (N, C, B * H), BN=settle.cols, FIRST=i == 0, tile=settle,
         )  # fmt: skip
     launch(
-        overflow_kernel, (B * H,), x, tuple(centroids), labels, room, *lists, counts[ROUNDS], strides, (H, N, C), D,
+        overflow_kernel, (B * H,), x, tuple(centroids), labels, room, *lists, counts[rounds], strides, (H, N, C), D,
         BINS=power_of_two(C), **dots,
     )  # fmt: skip
     return labels

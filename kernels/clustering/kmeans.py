@@ -67,7 +67,7 @@ def kmeans(
     for _ in range(iterations):
         centroids = lloyd_iteration(x, centroids, valid)
     if cap is None and fits(x, centroids.shape[2]):
-        return lloyd(x, centroids, valid, restart=False, sort=True)
+        return lloyd(x, centroids, valid, restart=False, sort=True, means=means)
     labels = assign(x, centroids, valid)[0] if cap is None else capped_assign(x, centroids, cap, valid)
     order, offsets, counts = sort_by_label(labels, centroids.shape[2])
     return labels, cluster_means(x, order, offsets) if means else None, counts, order, offsets

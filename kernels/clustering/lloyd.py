@@ -30,7 +30,7 @@ LARGEST = {2: 8192, 4: 2048}
 def lloyd_kernel(
     x, centroids, valid, labels, distances, sums, members, chunk_counts, x_strides, sizes, D: tl.constexpr,
     BD: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
-    MASKED: tl.constexpr, FAR: tl.constexpr, COUNT: tl.constexpr, PRECISION: tl.constexpr,
+    MASKED: tl.constexpr, FAR: tl.constexpr, COUNT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: SPAN chunks of BM vectors of one head
     H, N, C, PARTS, SPAN, CHUNKS = sizes
@@ -71,17 +71,19 @@ def lloyd_kernel(
         if FAR:
             b_best = tl.where(m_valid, b_best + b_square, float("-inf"))
             tl.store(distances + i_row * N + o_n, b_best, mask=m_n)
-        m_member = o_bin[:, None] == b_label[None, :]  # [BINS, BM]
-        b_sum = tl.dot(m_member.to(b_x.dtype), b_x, b_sum, input_precision=PRECISION)
         b_count = tl.histogram(tl.maximum(b_label, 0), BINS, mask=m_valid)
-        b_members += b_count
+        if SUM:
+            m_member = o_bin[:, None] == b_label[None, :]  # [BINS, BM]
+            b_sum = tl.dot(m_member.to(b_x.dtype), b_x, b_sum, input_precision=PRECISION)
+            b_members += b_count
         if COUNT:
             p_count = chunk_counts + (i_row * CHUNKS + i_tile) * (C + 1)
             tl.store(p_count + o_bin, b_count, mask=o_bin < C)
             tl.store(p_count + C, tl.sum((m_n & (b_label < 0)).to(tl.int32)))
-    o_part = (i_row * PARTS + i_part) * BINS + o_bin
-    store_rows(sums, o_part, o_bin >= 0, BD, b_sum, BD, BD)
-    tl.store(members + o_part, b_members)
+    if SUM:
+        o_part = (i_row * PARTS + i_part) * BINS + o_bin
+        store_rows(sums, o_part, o_bin >= 0, BD, b_sum, BD, BD)
+        tl.store(members + o_part, b_members)
 
 
 @triton.jit
@@ -120,8 +122,9 @@ def lloyd(
     valid: Tensor | None = None,
     restart: bool = True,
     sort: bool = False,
+    means: bool = True,
     tile: Tile | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None]:
     """Label every vector with its nearest centroid and return the means of what each got.
 
     labels[n] = argmin_j |x_n - c_j|^2, ties to the lower index; c'_j = mean of the x_n with labels[n] = j, and with
@@ -132,7 +135,7 @@ def lloyd(
     x : [B, H, N, D] fp16, bf16 or fp32, any strides. `fits` says whether C and D
         are small enough.
     centroids : [B, H, C, D] fp32. valid : [B, N] bool, False for padding, which gets label -1.
-    sort : also return the order of the vectors by label.
+    sort : also return the order of the vectors by label. means : False with ``sort``, where no means are wanted: None.
 
     Returns
     -------
@@ -162,21 +165,24 @@ def lloyd(
         lloyd_kernel, (B * H * parts,),
         x, centroids, x if valid is None else valid.contiguous(), labels, distances, sums, members, chunk_counts,
         x.stride()[:3], (H, N, C, parts, span, chunks), D,
-        BD=BD, BINS=BINS, BM=tile.rows, MASKED=valid is not None, FAR=restart, COUNT=sort,
+        BD=BD, BINS=BINS, BM=tile.rows, MASKED=valid is not None, FAR=restart, COUNT=sort, SUM=means,
         PRECISION=fp32_precision(x),
         tile=tile,
     )  # fmt: skip
-    means, counts = empty(B, H, C, D, dtype=torch.float32), empty(B, H, C)
+    if not means:
+        offsets, counts = offsets_of_chunks(chunk_counts, B, H, C)
+        return labels, None, counts, scatter(labels, chunk_counts, offsets, tile.rows), offsets
+    found, counts = empty(B, H, C, D, dtype=torch.float32), empty(B, H, C)
     mean_tile = choose("means", target_of(x), BD, x.element_size())
     blocks = cdiv(C, mean_tile.rows)
     launch(
-        lloyd_means_kernel, (B * H * blocks,), sums, members, counts, means, (C, parts, blocks), D,
+        lloyd_means_kernel, (B * H * blocks,), sums, members, counts, found, (C, parts, blocks), D,
         BD=BD, BINS=BINS, BC=mean_tile.rows, BP=mean_tile.cols, tile=mean_tile,
     )  # fmt: skip
     if restart:
-        restart_empty(x, labels, distances, counts, means)
+        restart_empty(x, labels, distances, counts, found)
     if not sort:
-        return labels, means, counts, None, None
+        return labels, found, counts, None, None
     offsets, _ = offsets_of_chunks(chunk_counts, B, H, C)
     order = scatter(labels, chunk_counts, offsets, tile.rows)
-    return labels, means, counts, order, offsets
+    return labels, found, counts, order, offsets

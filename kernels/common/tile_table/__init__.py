@@ -18,5 +18,5 @@ TABLE = {
     kernel: rows_of(lines) for room in (clustering, exact, muse, runs) for kernel, lines in room.TILES.items()
 } | {
     kernel: tuple(row(*key[:3], tile, *key[3:]) for key, tile in rows.items())
-    for kernel, rows in decode.TILES.items()
+    for kernel, rows in (decode.TILES | clustering.BY_SIZE).items()
 }
