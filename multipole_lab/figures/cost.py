@@ -22,6 +22,7 @@ def cost(
     name: str = "MuSe",
     crossover: int | None = None,
     matrix_bytes: float | None = None,
+    detail: str = "",
     measuring: bool = False,
 ) -> go.Figure:
     """Draw what exact attention and an approximation cost, in four pairs of bars.
@@ -37,9 +38,10 @@ def cost(
     problem, machine : in words. name : the approximation, as it would be typed.
     crossover : tokens from which on the approximation is faster; None where it never is.
     matrix_bytes : what the matrix of all weights would take, which no method here stores.
-    measuring : whether the prices are still to come.
+    detail : a sentence about the prices. measuring : whether the prices are still to come.
     """
     finding, reading = _words(exact, approximate, problem, machine, name, crossover, matrix_bytes, measuring)
+    reading = f"{reading} {detail}".strip()
     most = np.fmax(exact, approximate)
     bars = [
         go.Bar(

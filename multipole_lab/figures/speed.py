@@ -83,7 +83,21 @@ def _words(lengths, exact_ms, approx_ms, rse, machine, name, measuring) -> tuple
     finding = (
         f"At {lengths[-1]:,} tokens {name} is {pace} than exact, with error {theme.number(float(rse[-1]))}"
     )
+    place = _crossing(lengths, exact_ms, approx_ms)
+    if place is not None:
+        finding += f"; the lines cross near {place:,.0f} tokens"
     return finding, f"Measured just now on {machine}."
+
+
+def _crossing(lengths, exact_ms, approx_ms) -> float | None:
+    """Where the approximation becomes faster for good, to two digits, on straight lines between what was measured."""
+    ahead = np.log(exact_ms / approx_ms)
+    behind = np.flatnonzero(ahead < 0)
+    if len(behind) == 0 or behind[-1] == len(ahead) - 1:
+        return None
+    i = behind[-1]
+    at = np.exp(np.interp(0, ahead[i : i + 2], np.log(lengths[i : i + 2])))
+    return round(float(at), 1 - int(np.log10(at)))
 
 
 def _place(fig, lengths, rse) -> None:

@@ -12,7 +12,7 @@ from multipole_lab.environment import Measured
 from multipole_lab.figures import cost as draw
 from multipole_lab.measure.precision import default_dtype
 from multipole_lab.method_text import as_text
-from multipole_lab.search.prices import Cost, Prices, Problem, measure_prices
+from multipole_lab.search.prices import LENGTHS, Cost, Prices, Problem, measure_prices
 from multipole_lab.suggesting import suggesting
 
 from .common import controls
@@ -103,6 +103,7 @@ class CostPanel(TimedPanel):
         )
         figure = draw(
             *numbers, words, self.machine, as_text(method),
+            detail=_fit(prices) if prices and isinstance(method, MuSe) else "",
             crossover=prices.crossover(method, problem) if prices else None,
             matrix_bytes=float(problem.tokens) ** 2 * problem.heads * problem.batch * problem.number_bytes,
             measuring=prices is None,
@@ -111,6 +112,14 @@ class CostPanel(TimedPanel):
         names = "multiply_adds", "bytes_moved", "ms", "bytes_held"
         table |= {name: np.array(pair) for name, pair in zip(names, zip(*numbers, strict=True), strict=True)}
         return Picture(figure, table, 1.0 if prices else 0.1)
+
+
+def _fit(prices: Prices) -> str:
+    """How far to trust the prices."""
+    off = prices.model.typical_error
+    return (
+        f"They meet the times of up to {LENGTHS[-1]:,} tokens to {off:.0%}; beyond, the time is worked out."
+    )
 
 
 def _method(method, clusters, near, leaf, budget, order) -> Method:

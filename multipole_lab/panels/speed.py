@@ -14,6 +14,7 @@ from multipole_lab.suggesting import suggesting
 
 from .common import controls
 from .common.base import Picture
+from .common.race import race
 from .common.timed import TimedPanel
 
 _COLUMNS = ("length", "exact_ms", "approx_ms", "rse")
@@ -23,6 +24,10 @@ class SpeedPanel(TimedPanel):
     """Time against context length, exact and approximate, with the error on the same axes."""
 
     title = "speed"
+
+    def __init__(self, sample) -> None:
+        self._race = widgets.HTML()
+        super().__init__(sample)
 
     def controls_for(self, sample) -> dict:
         """Make the controls with the ranges that this sample allows."""
@@ -66,16 +71,33 @@ class SpeedPanel(TimedPanel):
             *columns,
             machine=self.machine,
             name="MuSe",
-            detail=f"All {heads} heads, k-means included{baseline_words}.",
+            detail=f"All {heads} heads, k-means included{baseline_words}. {self.busy}".strip(),
             measuring=done < 1,
+        )
+        ended = done == 1 and len(columns[0]) > 0
+        self._race.value = (
+            race(dict(zip(("exact", "MuSe"), (x[-1] for x in columns[1:3]), strict=True)), columns[0][-1])
+            if ended
+            else ""
         )
         return Picture(figure, {name: list(values) for name, values in table.items()}, done)
 
+    def _above(self) -> list[widgets.Widget]:
+        """The race at the longest length stands over the curves."""
+        return [self._race]
+
     def _buttons(self) -> list[widgets.Button]:
-        """Add a button that measures once more."""
+        """Add buttons that measure once more and that let the bars run again."""
         again = widgets.Button(description="Measure again", tooltip="Time the same settings once more")
         again.on_click(self._moved)
-        return [again, *super()._buttons()]
+        race_again = widgets.Button(description="Race", tooltip="Let both bars run again")
+        race_again.on_click(self._run_again)
+        return [again, race_again, *super()._buttons()]
+
+    def _run_again(self, _button) -> None:
+        """Put the bars on the page anew, for they run when they are put there."""
+        bars, self._race.value = self._race.value, ""
+        self._race.value = bars
 
 
 @suggesting

@@ -132,6 +132,20 @@ def test_speed_states_the_ratio_at_the_longest_text_and_names_the_machine(approx
     assert fig.data[2].yaxis == "y2"
 
 
+@pytest.mark.parametrize(
+    ("approx", "claim"),
+    [([10, 20, 20], "the lines cross near 720 tokens"), ([1, 2, 3], None), ([10, 40, 200], None)],
+)
+def test_speed_says_where_the_lines_cross_for_good(approx, claim):
+    """On straight lines of logarithmic axes: between twice as slow and twice as fast, half way."""
+    exact = np.array([5.0, 10.0, 40.0])
+    fig = figures.speed(
+        np.array([256, 512, 1024]), exact, np.array(approx, float), exact / 100, "a test machine"
+    )
+    text = fig.layout.title.text.replace("<br>", " ")
+    assert (claim in text) if claim else ("cross" not in text)
+
+
 def test_speed_draws_before_anything_is_measured():
     nothing = np.array([])
     fig = figures.speed(nothing, nothing, nothing, nothing, machine="a test machine")

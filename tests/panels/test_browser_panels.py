@@ -220,6 +220,27 @@ def test_the_squares_of_the_matrix_fill_a_narrow_window(lab):
     )
 
 
+def test_keys_on_a_slider_are_no_commands_and_toggles_say_whether_they_are_pressed(lab):
+    panel = lab.panel("clusters")
+    lab.settled(panel)
+    cells = lab.page.locator(".jp-Cell").count()
+    panel.get_by_role("slider", name="seed", exact=True).focus()
+    for key in "abdd":
+        lab.page.keyboard.press(key)
+    lab.page.wait_for_timeout(300)
+    assert lab.page.locator(".jp-Cell").count() == cells
+    pressed = lambda name: panel.get_by_role("button", name=name, exact=True, pressed=True).count()
+    assert (pressed("2-D"), pressed("3-D"), pressed("Large type")) == (1, 0, 0)
+    before = lab.drawn("clusters")
+    panel.get_by_role("button", name="3-D", exact=True).click()
+    lab.until_redrawn("clusters", before)
+    panel.get_by_role("button", name="3-D", exact=True, pressed=True).wait_for()
+    assert pressed("2-D") == 0
+    before = lab.drawn("clusters")
+    panel.get_by_role("button", name="Reset", exact=True).click()
+    lab.until_redrawn("clusters", before)
+
+
 def test_the_words_of_the_lens_are_chosen_by_arrow_keys_and_clicks(lab):
     panel = lab.panel("lens")
     lab.settled(panel)

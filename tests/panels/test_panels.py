@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -248,6 +249,34 @@ def test_the_speed_panel_measures_every_length_on_this_machine(sample):
     assert all(ms > 0 for ms in table["exact_ms"] + table["approx_ms"])
     assert "At 512 tokens" in titled(panel)
     assert panel.machine in titled(panel)
+    bars = [float(seconds) for seconds in re.findall(r"animation-duration: ([\d.]+)s", panel._race.value)]
+    wanted = np.array([table["exact_ms"][-1], table["approx_ms"][-1]])
+    np.testing.assert_allclose(bars, 3 * wanted / wanted.max(), atol=0.01)  # they fill as the times are
+    assert "512 tokens, slowed down" in panel._race.value
+
+
+def test_a_busy_computer_is_named_beside_its_times(sample, monkeypatch):
+    for load, words in ((0.5, False), (1000.0, True)):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, load, load))
+        assert ("computer is busy" in titled(panels.speed(sample.crop(256)))) == words
+
+
+def test_the_cost_panel_measures_prices_once_and_moves_at_once(sample, monkeypatch):
+    module = importlib.import_module("multipole_lab.panels.cost")
+    measured, measure = [], module.measure_prices
+    monkeypatch.setattr(module, "measure_prices", lambda *args: measured.append(args) or measure(*args))
+    panel = panels.cost(sample)
+    assert "beyond, the time is worked out" in titled(panel)
+    before = panel.table()
+    panel.set(batch=2)
+    after = panel.table()
+    assert after["multiply_adds"] == [2 * x for x in before["multiply_adds"]]
+    panel.set(method="TopK", budget=64)
+    assert panel.table()["method"] == ["Exact()", "TopK(keys=64)"]
+    assert len(measured) == 1
+    panel.set(attention="full")
+    assert len(measured) == 2
+    assert "1 thread" in panel.machine
 
 
 def test_the_front_panel_measures_once_and_moves_its_budget_at_once(sample):

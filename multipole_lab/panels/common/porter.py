@@ -50,7 +50,13 @@ function render({ model, el }) {
       control.querySelector("[role=slider]")?.setAttribute("aria-valuetext", values[words]);
       control.querySelector(".widget-readout")?.setAttribute("aria-label", words + ", value");
     }
+    // Keys on a slider are the reader's: "a" would insert a cell, and "d d" delete the one with the panel.
+    for (const slider of panel.querySelectorAll("[role=slider]")) slider.dataset.lmSuppressShortcuts = "true";
+    for (const button of panel.querySelectorAll(".widget-toggle-button, .widget-toggle-buttons button")) {
+      button.setAttribute("aria-pressed", button.classList.contains("mod-active"));
+    }
   };
+  const pressed = () => setTimeout(name_parts, 50);  // when the button knows
   model.on("change:values", name_parts);
   model.on("change:picture", name_parts);
   // Plotly measures its width when made, and hears of the window but not of a side bar or of a cell that
@@ -73,7 +79,10 @@ function render({ model, el }) {
   const sizes = new ResizeObserver(soon), views = new IntersectionObserver(soon);
   const watch = () => {
     const panel = el.closest(".ml-panel");
-    if (panel) { sizes.observe(panel); views.observe(panel); }
+    if (!panel) return;
+    sizes.observe(panel);
+    views.observe(panel);
+    panel.addEventListener("click", pressed);  // once, however often it is asked for
   };
   const timers = [0, 300, 1000, 3000].map((wait) => setTimeout(() => { name_parts(); watch(); }, wait));
   return () => { timers.forEach(clearTimeout); sizes.disconnect(); views.disconnect(); };

@@ -52,6 +52,14 @@ STYLE = """<style>
 .ml-story-foot { display: flex; flex-wrap: wrap; gap: 2px 12px; padding: 2px 8px; font-size: 12px;
   position: sticky; bottom: 0; background: var(--jp-layout-color1); }
 .ml-story-foot span { padding: 0 4px; border-radius: 3px; --a: 0.7; }
+/* The race. */
+.ml-race { display: grid; grid-template-columns: max-content 1fr max-content; gap: 3px 10px; align-items: center;
+  margin: 6px 2px; line-height: 1.3; color: var(--jp-ui-font-color1); max-width: 700px; }
+.ml-race small { grid-column: 2; font-size: 12px; }
+.ml-track { height: 14px; background: rgba(128, 128, 128, 0.2); border-radius: 3px; overflow: hidden; }
+.ml-bar { height: 100%; width: 100%; transform-origin: left; animation: ml-fill 3s linear both; }
+@keyframes ml-fill { from { transform: scaleX(0); } to { transform: scaleX(1); } }
+@media (prefers-reduced-motion: reduce) { .ml-bar { animation: none; } }
 /* The desk: its panels beside each other where two fit. */
 .ml-lab-grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 560px), 1fr)); gap: 8px 16px;
   overflow: visible; align-items: start; }

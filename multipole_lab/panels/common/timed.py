@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 from multipole_lab.devices import chosen_device
 from multipole_lab.environment import Measured
@@ -36,6 +37,12 @@ class TimedPanel(SampledPanel):
     def machine(self) -> str:
         """Device and precision, as the title has them."""
         return self.measured.words
+
+    @property
+    def busy(self) -> str:
+        """A sentence where other programs keep more processors busy than there are, or an empty string."""
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # of the last minute; not on Windows
+        return "This computer is busy: times are too long." if load > 1.5 * (os.cpu_count() or 1) else ""
 
     def table(self) -> dict[str, list]:
         """Return the numbers behind the figure, as columns by name; the last says where they were measured."""
