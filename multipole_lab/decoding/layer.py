@@ -10,12 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from multipole_lab.attention.partials import Partial
 from multipole_lab.decoding.record import Record
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
-from multipole_lab.decoding.step.backend import knows_spread, step_function
-from multipole_lab.decoding.step.balance import Portion, expected_error
+from multipole_lab.decoding.step.backend import step_function
+from multipole_lab.decoding.step.balance import Portion, step_and_error
 from multipole_lab.decoding.step.fixed import SPARE, FixedStep, tail_places
 from multipole_lab.decoding.step.reference import decode_step
 from multipole_lab.decoding.step.trace import Seen, traced
@@ -134,20 +133,18 @@ class ClusteredLayer(CacheLayerMixin):
             # As if every centroid stood rope_offset tokens before the query.
             place = torch.full((1,), s.rope_offset - (h.length - 1), device=q.device)
             probe = h.rotation.rotate(q, place)
-        asked = q if probe is None else probe  # of the centroids
-        h.watch(asked)
+        h.watch(q if probe is None else probe)  # what is asked of the centroids
         if shared.may_join(h):
             with shared.record.joining(q.device, first=not h.blocks):
                 h.join()
         shares = s.shares and len(shared.layers) > 1 and softcap is None and bool(h.blocks)
-        weighs, number = shares and self.portion.due(), shared.traces(self)
-        seen = Seen() if weighs or number is not None else None
-        scale = D**-0.5 if scale is None else scale
-        out, lse = self._step(q, probe, scale, softcap, shares, seen)
+        number = shared.number(self)
+        weighs, seen = shares and self.portion.due(number), shared.seen(number)
+        out, error = self._step(q, probe, D**-0.5 if scale is None else scale, softcap, shares, weighs, seen)
         if weighs:
-            self.portion.note(expected_error(asked, h.state(), seen.parts[2], out, lse, scale))
+            self.portion.note(error)
             shared.share_budget(self.portion)
-        if number is not None:
+        if seen is not None:
             shared.trace.steps.append(traced(number, h, seen, q.shape[1] // h.keys.buffer.shape[1]))
         return out.view(*query.shape[:-1], -1)
 
@@ -158,34 +155,33 @@ class ClusteredLayer(CacheLayerMixin):
         scale: float,
         softcap: float | None,
         shares: bool,
+        weighs: bool,
         seen: Seen | None,
-    ) -> Partial:
-        """The output of one token, by what runs for these tensors; see ``decode_step``."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output of one token, by what runs for these tensors, and its expected error if it is weighed."""
         h, s, work = self.hierarchy, self.settings, self.shared.work(q.device)
-        step = step_function(s.backend, q, h.values.buffer)
         budget, rooms = min(s.tokens(h.length), h.clustered), None
         most, divided = budget, self.portion.budgets(budget, h.clustered) if shares else None
         if divided:
             most, rooms = divided
         options = {"scale": scale, "softcap": softcap}
-        more = {"replacement": s.replacement, "top_p": None if s.top_p == 1 else s.top_p}
-        clusters = h.levels[0].keys.length if h.blocks else 0
-        if step is decode_step or not h.blocks:
-            state = h.state() if knows_spread(step) else h.state()._replace(spreads=())
-            return step(
-                q, state, budget=most, rooms=rooms, lookups=s.looked_at(clusters, most), lookup_q=probe, work=work,
-                seen=seen, **options, **more,
-            )  # fmt: skip
-        tail = tail_places(h.length, h.clustered, s.recent + s.interval + len(self.shared.layers))
-        needed = min(s.tokens(h.clustered + tail), h.clustered)
-        if divided:
-            needed = min(int(self.portion.most * needed), h.clustered)
-        if self.fixed is None or not self.fixed.fits(h, q, needed, **options):
-            room = min(math.ceil(SPARE * needed), h.clustered) if divided else needed
+        if self.fixed is None or not self.fixed.fits(h, q, most, **options):
+            more = {"replacement": s.replacement, "top_p": None if s.top_p == 1 else s.top_p}
+            clusters = h.levels[0].keys.length if h.blocks else 0
+            step = step_function(s.backend, q, h.values.buffer)
+            if step is decode_step or not h.blocks:
+                return step_and_error(
+                    step, q, h.state(), weighs, seen, budget=most, rooms=rooms, lookups=s.looked_at(clusters, most),
+                    lookup_q=probe, work=work, **options, **more,
+                )  # fmt: skip
+            tail = tail_places(h.length, h.clustered, s.recent + s.interval + len(self.shared.layers))
+            room = min(s.tokens(h.clustered + tail), h.clustered)  # until the next join
+            if divided:
+                room = min(math.ceil(SPARE * self.portion.most * room), h.clustered)
             self.fixed = FixedStep(
                 step, h, q, probe, room, tail, lookups=s.looked_at(clusters, room), **options, **more
             )  # fmt: skip
-        return self.fixed(h, q, probe, budget if rooms is None else rooms, work, seen)
+        return self.fixed(h, q, probe, budget if rooms is None else rooms, work, weighs, seen)
 
     def _honours(self, mask: Tensor | None) -> bool:
         """Whether the decode step gives what this mask wants; what it hides is noted."""

@@ -148,5 +148,5 @@ def _read(clustered: Sequence[ClusteredLayer]) -> list[str]:
 def _runner(layer: ClusteredLayer) -> str:
     if layer.fixed is None:
         return "torch"
-    graph = ", as a CUDA graph that is recorded again when keys have joined" if layer.fixed.graph else ""
+    graph = ", as a CUDA graph that is recorded again when keys have joined" if layer.fixed.graphs else ""
     return f"the Triton kernels{graph}"

@@ -9,7 +9,7 @@ import torch
 
 from multipole_lab.decoding.record import Record
 from multipole_lab.decoding.step.balance import Largest, Portion, allot
-from multipole_lab.decoding.step.trace import Trace
+from multipole_lab.decoding.step.trace import Seen, Trace
 from multipole_lab.decoding.store.hierarchy import Hierarchy
 from multipole_lab.decoding.store.padding import Masks
 from multipole_lab.kernels.decode.work import Work
@@ -74,9 +74,10 @@ class Shared:
         self.joined = h.length, joined + 1
         return True
 
-    def traces(self, layer: object) -> int | None:
-        """The number of a layer whose steps are recorded; None for others."""
-        if self.trace is None:
-            return None
-        number = next((i for i, one in enumerate(self.layers) if one is layer), 0)
-        return number if self.trace.wants(number) else None
+    def number(self, layer: object) -> int:
+        """Which of the layers this is."""
+        return next((i for i, one in enumerate(self.layers) if one is layer), 0)
+
+    def seen(self, number: int) -> Seen | None:
+        """Where the step of a layer is noted, if it is recorded."""
+        return Seen() if self.trace is not None and self.trace.wants(number) else None

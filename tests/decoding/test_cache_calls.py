@@ -289,6 +289,7 @@ def test_the_output_of_every_step_is_the_backends(monkeypatch, traced):
                 cache.update(torch.randn(1, 2, 1, 16), torch.randn(1, 2, 1, 16), layer)
                 out = cache.layers[layer].attend(torch.randn(1, 4, 1, 16), None, None)
                 assert out.data_ptr() == outs[-1].data_ptr(), step
-    assert asked == ["triton"] * 40
+    assert set(asked) == {"triton"}
+    assert len(outs) == 40
     assert cache.layers[0].portion.seen > 1
     assert trace is None or len(trace.steps) == 40

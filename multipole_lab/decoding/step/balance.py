@@ -17,21 +17,27 @@ shares that were found in one weighing are used from the next on, so that nothin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.clusters import statistics_dtype
+from multipole_lab.decoding.step.backend import knows_spread
 from multipole_lab.decoding.step.reference import masses
+from multipole_lab.decoding.step.trace import Seen
 from multipole_lab.decoding.store.state import State
 
 # What a head's budget may be at least and at most, as a factor of the mean one.
 LEAST, MOST = 0.25, 8.0
 # Steps whose expected error is taken: the FIRST ones, then one in EVERY. The mean is over about MEMORY of them.
 FIRST, EVERY, MEMORY = 16, 32, 64
+# Layers begin one step after the other, so that no step weighs them all; so many at most.
+TURNS = 8
 # Keeps heads without any error apart from those with none at all from rounding.
 FLOOR = 1e-9
 
@@ -67,6 +73,18 @@ def expected_error(
     t = 2 * (scale * rows).square().sum(-1, keepdim=True) * spread.unsqueeze(1)
     error = (m.square() * t * apart / tokens.clamp(min=1).unsqueeze(1)).sum((1, 2)).view(B, Hk)
     return error / size.view(B, -1).mean(-1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
+
+
+def step_and_error(
+    step: Callable[..., Partial], q: Tensor, state: State, weighs: bool, seen: Seen | None, **arguments: Any
+) -> tuple[Tensor, Tensor | None]:
+    """What a step returns, and its expected error if it is weighed; see ``decode_step`` for the arguments."""
+    seen = Seen() if weighs and seen is None else seen
+    out, lse = step(q, state if knows_spread(step) else state._replace(spreads=()), seen=seen, **arguments)
+    if not weighs:
+        return out, None
+    asked = q if arguments["lookup_q"] is None else arguments["lookup_q"]
+    return out, expected_error(asked, state, seen.parts[2], out, lse, arguments["scale"])
 
 
 class Largest:
@@ -116,10 +134,11 @@ class Portion:
     coming: Float[Tensor, "B Hk"] | None = None
     _found: tuple[int, int, Tensor] | None = field(default=None, compare=False, repr=False)  # by ``budgets``
 
-    def due(self) -> bool:
-        """Count a step; whether its expected error is wanted."""
+    def due(self, number: int = 0) -> bool:
+        """Count a step; whether its expected error is wanted in the layer of this number."""
         self.steps += 1
-        return self.steps <= FIRST or self.steps % EVERY == 0
+        own = self.steps - number % TURNS
+        return 0 < own <= FIRST or (own > 0 and own % EVERY == 0)
 
     def note(self, error: Float[Tensor, "B Hk"]) -> None:
         """Take one more expected error into account."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from multipole_lab.attention.calls.replay import replayed
 from multipole_lab.attention.partials import Partial
+from multipole_lab.decoding.step.balance import step_and_error
 from multipole_lab.decoding.step.trace import Seen
 from multipole_lab.kernels.decode.work import Work
 
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
 PLACES = 64
 # A room is made larger than is needed by this, and smaller once it is twice what is needed: shares move a little.
 SPARE, LOOSE = 1.125, 2.0
+
+
+class Recorded(NamedTuple):
+    """A graph, what it writes, and the buffers whose addresses it knows."""
+
+    graph: torch.cuda.CUDAGraph
+    out: Tensor
+    error: Tensor | None
+    buffers: tuple[Tensor, ...]
 
 
 class FixedStep:
@@ -45,7 +55,7 @@ class FixedStep:
 
     Attributes
     ----------
-    graph : the recorded launches; None before the second token, and where they could not be recorded.
+    graphs : the recorded launches, of steps that are weighed (True) and of others.
     """
 
     def __init__(
@@ -70,9 +80,8 @@ class FixedStep:
         self.valid = torch.zeros(B, h.sinks + tail, dtype=torch.bool, device=q.device)
         self.state = h.state()._replace(length=end, valid=self.valid)
         self.filled, self.given, self.tokens = 0, None, 0
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.held: tuple = ()
-        self.refused = False
+        self.graphs: dict[bool, Recorded] = {}
+        self.weighed = self.refused = False
 
     def fits(self, h: Hierarchy, q: Tensor, needed: int, **options: Any) -> bool:
         """Whether this is the step of the storage as it is now, with a room of ``needed`` keys at least."""
@@ -92,9 +101,13 @@ class FixedStep:
         probe: Float[Tensor, "B Hq 1 D"] | None,
         rooms: Int[Tensor, " R"] | int,
         work: Work,
+        weighs: bool = False,
         seen: Seen | None = None,
-    ) -> Partial:
-        """The step of one token; ``rooms`` is the budget of all rows, or of each. See ``decode_step``."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """The step of one token, as ``balance.step_and_error`` returns it.
+
+        ``rooms`` is the budget of all rows, or of each. The next replay writes over an expected error.
+        """
         self.q.copy_(q)
         if probe is not None:
             self.probe.copy_(probe)
@@ -107,46 +120,48 @@ class FixedStep:
         else:
             self.valid[:, :count] = h.exact_valid()
         self.filled, self.tokens = count, self.tokens + 1
-        if seen is not None or self.tokens == 1 or self.refused or not records(q):
-            return self._launch(work, seen)
-        if self.graph is None:
+        again, self.weighed = self.tokens > 1 and (self.weighed or not weighs), self.weighed or weighs
+        if seen is not None or not again or self.refused or not records(q):
+            return self._launch(work, weighs, seen)
+        if weighs not in self.graphs:
             try:
-                self._record(work)
+                self.graphs[weighs] = self._record(work, weighs)
             except RuntimeError:  # this layer stays with launches one by one
-                self.graph, self.refused = None, True
-                return self._launch(work, seen)
+                self.refused = True
+                return self._launch(work, weighs)
+        graph, out, error, _ = self.graphs[weighs]
         with torch.cuda.device(self.q.device):
-            self.graph.replay()
-        return tuple(x.clone() for x in self.held[:2])
+            graph.replay()
+        return out.clone(), error
 
     def __deepcopy__(self, _: dict) -> None:
         return None  # a copy of the layer makes its own, for its own storage
 
-    def _launch(self, work: Work, seen: Seen | None) -> Partial:
-        return self.step(
-            self.q, self.state, budget=self.room, rooms=self.rooms, lookup_q=self.probe, work=work, seen=seen,
-            **self.options,
+    def _launch(self, work: Work, weighs: bool, seen: Seen | None = None) -> tuple[Tensor, Tensor | None]:
+        return step_and_error(
+            self.step, self.q, self.state, weighs, seen, budget=self.room, rooms=self.rooms, lookup_q=self.probe,
+            work=work, **self.options,
         )  # fmt: skip
 
-    def _record(self, work: Work) -> None:
-        """Record the launches, on a stream of their own; the first token has compiled the kernels and made buffers."""
-        self.graph, now = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.q.device)
+    def _record(self, work: Work, weighs: bool) -> Recorded:
+        """Record the launches, on a stream of their own; an earlier token has compiled the kernels and made buffers."""
+        graph, now = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.q.device)
         aside = torch.cuda.Stream(self.q.device)
         aside.wait_stream(now)
         collecting = gc.isenabled()
         gc.disable()  # a graph that is given back during a capture ends it
         try:
             with torch.cuda.stream(aside):
-                self.graph.capture_begin(pool=work.pool(), capture_error_mode="thread_local")
+                graph.capture_begin(pool=work.pool(), capture_error_mode="thread_local")
                 try:
-                    out, lse = self._launch(work, None)
+                    out, error = self._launch(work, weighs)
                 finally:
-                    self.graph.capture_end()
+                    graph.capture_end()
         finally:
             if collecting:
                 gc.enable()
         now.wait_stream(aside)
-        self.held = out, lse, *work.buffers()  # at addresses that the graph knows
+        return Recorded(graph, out, error, work.buffers())
 
 
 def places(h: Hierarchy) -> tuple[int, int]:
