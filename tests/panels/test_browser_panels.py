@@ -229,7 +229,10 @@ def test_keys_on_a_slider_are_no_commands_and_toggles_say_whether_they_are_press
         lab.page.keyboard.press(key)
     lab.page.wait_for_timeout(300)
     assert lab.page.locator(".jp-Cell").count() == cells
-    pressed = lambda name: panel.get_by_role("button", name=name, exact=True, pressed=True).count()
+
+    def pressed(name):
+        return panel.get_by_role("button", name=name, exact=True, pressed=True).count()
+
     assert (pressed("2-D"), pressed("3-D"), pressed("Large type")) == (1, 0, 0)
     before = lab.drawn("clusters")
     panel.get_by_role("button", name="3-D", exact=True).click()
