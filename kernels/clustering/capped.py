@@ -22,7 +22,7 @@ from .settle import make_key, settle_kernel
 
 # After how many rounds one program can play the others: where so few are left on real keys, where a tenth waits after
 # the first round, and of those a tenth after each further one.
-FEW = 128
+FEW = 24
 
 
 @triton.jit

@@ -5,7 +5,7 @@ Kernels leave no graph behind, so torch itself would drop a second derivative wi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import wraps
 from typing import Any
 
@@ -66,6 +66,18 @@ def refused(
         return tensors
     marked = iter(Refused.apply(words, len(sources), *sources, *given))
     return tuple(None if x is None else next(marked) for x in tensors)
+
+
+# What runs a computation that knows nothing but its tensors, whose results depend on a name besides; a caller may give
+# one that remembers it.
+Run = Callable[..., tuple[Tensor, ...]]
+
+
+def run_now(
+    name: Hashable, compute: Callable[..., tuple[Tensor, ...]], *tensors: Tensor
+) -> tuple[Tensor, ...]:
+    """Compute, and remember nothing."""
+    return compute(*tensors)
 
 
 class KernelFunction(torch.autograd.Function):

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..common.branches import in_branches
 from ..common.checks import check_attention, check_given, check_tensors
 from ..common.delta import output_delta
-from ..common.derivatives import KernelFunction
+from ..common.derivatives import KernelFunction, Run, run_now
 from ..common.launch import fp32_precision
 from ..common.layout import row_strided
 from ..exact.leaf import leaf_into
@@ -61,6 +61,7 @@ def muse_causal(
     scale: float,
     near: int = 0,
     leaves: tuple[Tensor, Tensor] | None = None,
+    run: Run = run_now,
 ) -> tuple[Tensor, Tensor]:
     """Causal attention by the block recursion, with a monopole; differentiable in q, k and v.
 
@@ -75,6 +76,7 @@ def muse_causal(
     block : the positions of a leaf; as often as there are levels they are doubled.
     near : key clusters that every query cluster sums exactly.
     leaves : what `causal_leaves` returned for the same arguments, of no use afterwards; None computes it.
+    run : what computes the gradients, of a name, a function and its tensors.
 
     Returns
     -------
@@ -101,7 +103,9 @@ def muse_causal(
     check_given("muse_causal", q.dtype, q, leaves=(out, (B * Hq, N, v.shape[-1])))
     check_given("muse_causal", torch.float32, q, leaves=(lse, (B * Hq, N, 1)))
     clusters = [(c, *sorts) for c, (_, *sorts) in zip(centroids, clusters, strict=True)]
-    out, lse = _Causal.apply(*_heads(q, k, v), (out, lse), clusters, block, scale, near, fp32_precision(q))
+    out, lse = _Causal.apply(
+        *_heads(q, k, v), (out, lse), clusters, block, scale, near, fp32_precision(q), run
+    )
     return out.view(B, Hq, N, -1)[..., :size], lse.view(B, Hq, N)
 
 
@@ -133,7 +137,7 @@ class _Causal(KernelFunction):
     operation = "muse_causal"
 
     @staticmethod
-    def forward(ctx, q, k, v, leaves, clusters, block, scale, near, precision):
+    def forward(ctx, q, k, v, leaves, clusters, block, scale, near, precision, run):
         out, lse = leaves
         levels = [_sides(block << level, "rllrr", q, k, v, out, lse) for level in range(len(clusters))]
 
@@ -152,44 +156,54 @@ class _Causal(KernelFunction):
             into = to, to_lse[..., 0]
             evaluate(*inputs, *of_level, *summaries, scale, precision=precision, into=into)
         ctx.save_for_backward(q, k, v, out, lse, *(x for of_level in clusters for x in of_level))
-        ctx.block, ctx.scale, ctx.near, ctx.precision = block, scale, near, precision
+        ctx.block, ctx.scale, ctx.near, ctx.precision, ctx.run = block, scale, near, precision, run
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx, dout, dlse):
         if dout is None and dlse is None:
-            return (None,) * 9
-        q, k, v, out, lse, *kept = ctx.saved_tensors
-        block, scale, near, precision = ctx.block, ctx.scale, ctx.near, ctx.precision
-        dout = torch.zeros_like(out) if dout is None else row_strided(dout)
-        flat_dlse = None if dlse is None else dlse[None, ..., 0]
-        delta = output_delta(out[None], dout[None], flat_dlse)[0, ..., None]
-        *inputs, to, to_lse, do = (_blocks(x, block) for x in (q, k, v, out, lse, dout))
-        dlse = None if dlse is None else _blocks(dlse, block)[..., 0]
+            return (None,) * 10
+        dout = torch.zeros_like(ctx.saved_tensors[3]) if dout is None else dout
+        dlse = () if dlse is None else (dlse,)
+        settings = ctx.block, ctx.scale, ctx.near, ctx.precision
+        name = "muse_causal backward", len(dlse), *settings
+        grads = ctx.run(name, partial(_gradients, settings, len(dlse)), *ctx.saved_tensors, dout, *dlse)
+        return *grads, *(None,) * 7
 
-        def leaf_parts() -> tuple[Tensor, ...]:
-            seen = to.contiguous(), to_lse[..., 0].contiguous()
-            return leaf_backward(*inputs, None, None, *seen, do, dlse, scale, True, precision)
 
-        def level_parts(level: int) -> tuple[Tensor, ...]:
-            of_level = kept[5 * level : 5 * level + 5]
-            qs, ks, vs, do, at_lse, at_delta = _sides(block << level, "rllrrr", q, k, v, dout, lse, delta)
-            mass, *means = summarise(of_level[0], ks, vs, *of_level[3:], scale, precision=precision)
-            grads = muse_backward(
-                qs, ks, vs, *of_level, mass, *select_near(mass, near), *means, None, at_lse[..., 0].contiguous(), do,
-                None, scale, None, None, None, precision, at_delta[..., 0].contiguous(),
-            )  # fmt: skip
-            return grads[:3]
+def _gradients(settings: tuple, with_lse: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """dq, dk and dv of the saved tensors of `_Causal`, the gradient of out, and that of lse if there is one."""
+    block, scale, near, precision = settings
+    q, k, v, out, lse, *kept = tensors[: -1 - with_lse]
+    dout, dlse = row_strided(tensors[-1 - with_lse]), tensors[-1] if with_lse else None
+    flat_dlse = None if dlse is None else dlse[None, ..., 0]
+    delta = output_delta(out[None], dout[None], flat_dlse)[0, ..., None]
+    *inputs, to, to_lse, do = (_blocks(x, block) for x in (q, k, v, out, lse, dout))
+    dlse = None if dlse is None else _blocks(dlse, block)[..., 0]
 
-        parts = in_branches([leaf_parts, *(partial(level_parts, level) for level in range(len(kept) // 5))])
-        grads = [
-            part.transpose(0, 1).float().reshape(x.shape) for part, x in zip(parts[0], (q, k, v), strict=True)
-        ]
-        for level, added in enumerate(parts[1:]):
-            for grad, part in zip(_sides(block << level, "rll", *grads), added, strict=True):
-                grad += part
-        return *(grad.to(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True)), *(None,) * 6
+    def leaf_parts() -> tuple[Tensor, ...]:
+        seen = to.contiguous(), to_lse[..., 0].contiguous()
+        return leaf_backward(*inputs, None, None, *seen, do, dlse, scale, True, precision)
+
+    def level_parts(level: int) -> tuple[Tensor, ...]:
+        of_level = kept[5 * level : 5 * level + 5]
+        qs, ks, vs, do, at_lse, at_delta = _sides(block << level, "rllrrr", q, k, v, dout, lse, delta)
+        mass, *means = summarise(of_level[0], ks, vs, *of_level[3:], scale, precision=precision)
+        grads = muse_backward(
+            qs, ks, vs, *of_level, mass, *select_near(mass, near), *means, None, at_lse[..., 0].contiguous(), do,
+            None, scale, None, None, None, precision, at_delta[..., 0].contiguous(),
+        )  # fmt: skip
+        return grads[:3]
+
+    parts = in_branches([leaf_parts, *(partial(level_parts, level) for level in range(len(kept) // 5))])
+    grads = [
+        part.transpose(0, 1).float().reshape(x.shape) for part, x in zip(parts[0], (q, k, v), strict=True)
+    ]
+    for level, added in enumerate(parts[1:]):
+        for grad, part in zip(_sides(block << level, "rll", *grads), added, strict=True):
+            grad += part
+    return tuple(grad.to(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True))
 
 
 def _blocks(x: Tensor, size: int) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ..common.checks import check_attention, check_given, check_tensors
-from ..common.derivatives import KernelFunction
+from ..common.derivatives import KernelFunction, Run, run_now
 from ..common.launch import fp32_precision
 from ..common.layout import row_strided
 from .backward import muse_backward
@@ -34,6 +36,7 @@ def muse(
     basis: Tensor | None = None,
     precision: str | None = None,
     padded: bool = True,
+    run: Run = run_now,
 ) -> tuple[Tensor, Tensor]:
     """Full attention of clustered queries to clustered keys; differentiable in q, k, v and the basis.
 
@@ -52,6 +55,7 @@ def muse(
     order : "monopole" or "dipole". basis : U [B, Hq, Cq, D, r], the directions of the dipole; None for all D.
     precision : of fp32 products, "ieee" or "tf32x3"; None takes tf32x3 where tensor cores have it.
     padded : whether some queries may be in no cluster; False saves a pass over the results.
+    run : what computes the gradients of a monopole, of a name, a function and its tensors.
 
     Returns
     -------
@@ -99,6 +103,7 @@ def muse(
         basis,
         precision,
         padded,
+        run,
     )
     return out[..., :size], lse
 
@@ -135,6 +140,7 @@ class _MuSe(KernelFunction):
         basis,
         precision,
         padded,
+        run,
     ):
         mass, mean_k, mean_v = summarise(centroids, k, v, k_order, k_offsets, scale, precision=precision)
         # Without a near field every cluster is far, and only a dipole or the backward asks for the far mass.
@@ -153,16 +159,21 @@ class _MuSe(KernelFunction):
             q, k, v, centroids, *sorts, *summaries, scale, basis, moment, precision=precision, padded=padded
         )
         ctx.save_for_backward(q, k, v, centroids, *sorts, out, lse, share, basis, moment)
-        ctx.scale, ctx.near, ctx.precision = scale, near, precision
+        ctx.scale, ctx.near, ctx.precision, ctx.run = scale, near, precision, run
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx, dout, dlse):
         if dout is None and dlse is None:
-            return (None,) * 14
+            return (None,) * 15
         q, k, v, centroids, *sorts, out, lse, share, basis, moment = ctx.saved_tensors
         dout = torch.zeros_like(out) if dout is None else dout
+        if moment is None:
+            tensors = (q, k, v, centroids, *sorts, out, lse, dout, *(() if dlse is None else (dlse,)))
+            settings = ctx.scale, ctx.near, ctx.precision
+            grads = ctx.run(("muse backward", *settings), partial(_monopole_gradients, settings), *tensors)
+            return *grads, *(None,) * 12
         k_sort = sorts[2:]
         mass, mean_k, mean_v = summarise(centroids, k, v, *k_sort, ctx.scale, precision=ctx.precision)
         near, far, far_mass = select_near(mass, ctx.near)
@@ -172,4 +183,18 @@ class _MuSe(KernelFunction):
             precision=ctx.precision, directions=basis is not None and ctx.needs_input_grad[11],
         )  # fmt: skip
         d_basis = None if d_basis is None else d_basis.to(basis.dtype)
-        return dq, dk, dv, *(None,) * 8, d_basis, None, None
+        return dq, dk, dv, *(None,) * 8, d_basis, None, None, None
+
+
+def _monopole_gradients(
+    settings: tuple, q: Tensor, k: Tensor, v: Tensor, centroids: Tensor, q_order: Tensor, q_offsets: Tensor,
+    k_order: Tensor, k_offsets: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None = None,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """dq, dk and dv of what `_MuSe` saved without a dipole."""
+    scale, near, precision = settings
+    sorts = q_order, q_offsets, k_order, k_offsets
+    mass, *means = summarise(centroids, k, v, k_order, k_offsets, scale, precision=precision)
+    summaries = mass, *select_near(mass, near), *means
+    return muse_backward(
+        q, k, v, centroids, *sorts, *summaries, out, lse, dout, dlse, scale, None, None, None, precision
+    )[:3]

@@ -22,6 +22,7 @@ from multipole_lab.clustering.clusters import statistics_dtype
 
 if TYPE_CHECKING:
     from multipole_lab.attention.muse import MuSe
+    from multipole_lab.kernels.common.derivatives import Run
 
 
 def _in_graphs(compute: Callable[..., Partial]) -> Callable[..., Partial]:
@@ -35,6 +36,13 @@ def _in_graphs(compute: Callable[..., Partial]) -> Callable[..., Partial]:
         return replayed(name, lambda *tensors: compute(method, *tensors, scale, None), q, k, v)
 
     return call
+
+
+def _run(q: Tensor) -> Run:
+    """What computes the gradients: decided here, for a backward runs in a thread of its own."""
+    from multipole_lab.kernels.common.derivatives import run_now
+
+    return replayed if replayed.may_replay((q,)) else run_now
 
 
 def _graded(*tensors: Tensor) -> bool:
@@ -68,7 +76,7 @@ def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
             )
         basis = _directions(q, labels, clusters[0], of_queries.size(q.shape[2]), rank)
     near = min(method.near, method._partition.number(k.shape[2]))
-    return muse(q, k, v, *clusters, scale, near, method.order, basis, padded=False)
+    return muse(q, k, v, *clusters, scale, near, method.order, basis, padded=False, run=_run(q))
 
 
 @_in_graphs
@@ -86,7 +94,7 @@ def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: No
     else:
         leaves, *found = replayed(("causal parts", method, block, scale), parts, q, k, v)
     clusters = [found[i : i + 5] for i in range(1, len(found), 5)]
-    out, lse = muse_causal(q, k, v, clusters, block, scale, method.near, (leaves, found[0]))
+    out, lse = muse_causal(q, k, v, clusters, block, scale, method.near, (leaves, found[0]), _run(q))
     return out[0, :, :N].unflatten(0, heads), lse[0, :, :N].unflatten(0, heads)
 
 

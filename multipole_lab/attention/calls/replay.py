@@ -66,7 +66,7 @@ class Captured:
         device = tensors[0].device
         before = torch.cuda.memory_reserved(device)
         # Ordinary tensors, which may be written in and outside inference mode alike.
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
             inputs = [torch.empty_like(x).copy_(x) for x in tensors]
             graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
             stream.wait_stream(torch.cuda.current_stream(device))
