@@ -17,7 +17,7 @@ class Work:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
-        self._pool: tuple[int, int] | None = None
+        self._keeper: torch.cuda.CUDAGraph | None = None
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: str = "float32") -> Tensor:
         """A contiguous buffer of `shape` on the device of `like`; its contents are undefined."""
@@ -34,9 +34,21 @@ class Work:
 
     def pool(self) -> tuple[int, int]:
         """Where CUDA graphs of steps keep what they allocate, the same for all."""
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        return self._pool
+        if self._keeper is None:  # torch refuses a pool whose graphs are all gone: this one stays
+            keeper, now, aside = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), torch.cuda.Stream()
+            aside.wait_stream(now)
+            with torch.cuda.stream(aside):
+                keeper.capture_begin(capture_error_mode="thread_local")
+                try:
+                    torch.zeros(1, device="cuda")
+                finally:
+                    keeper.capture_end()
+            now.wait_stream(aside)
+            self._keeper = keeper
+        return self._keeper.pool()
+
+    def __deepcopy__(self, _: dict) -> Work:
+        return Work()  # a copy of a cache makes its own
 
     @property
     def nbytes(self) -> int:

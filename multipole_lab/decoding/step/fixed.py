@@ -106,7 +106,7 @@ class FixedStep:
     ) -> tuple[Tensor, Tensor | None]:
         """The step of one token, as ``balance.step_and_error`` returns it.
 
-        ``rooms`` is the budget of all rows, or of each. The next replay writes over an expected error.
+        ``rooms`` is the budget of all rows, or of each.
         """
         self.q.copy_(q)
         if probe is not None:
@@ -132,7 +132,7 @@ class FixedStep:
         graph, out, error, _ = self.graphs[weighs]
         with torch.cuda.device(self.q.device):
             graph.replay()
-        return out.clone(), error
+        return out.clone(), None if error is None else error.clone()
 
     def __deepcopy__(self, _: dict) -> None:
         return None  # a copy of the layer makes its own, for its own storage
@@ -145,6 +145,7 @@ class FixedStep:
 
     def _record(self, work: Work, weighs: bool) -> Recorded:
         """Record the launches, on a stream of their own; an earlier token has compiled the kernels and made buffers."""
+        pool = work.pool()
         graph, now = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.q.device)
         aside = torch.cuda.Stream(self.q.device)
         aside.wait_stream(now)
@@ -152,7 +153,7 @@ class FixedStep:
         gc.disable()  # a graph that is given back during a capture ends it
         try:
             with torch.cuda.stream(aside):
-                graph.capture_begin(pool=work.pool(), capture_error_mode="thread_local")
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
                 try:
                     out, error = self._launch(work, weighs)
                 finally:
