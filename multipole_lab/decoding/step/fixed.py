@@ -125,7 +125,8 @@ class FixedStep:
             return self._launch(work, weighs, seen)
         if weighs not in self.graphs:
             try:
-                self.graphs[weighs] = self._record(work, weighs)
+                with torch.cuda.device(self.q.device):
+                    self.graphs[weighs] = self._record(work, weighs)
             except RuntimeError:  # this layer stays with launches one by one
                 self.refused = True
                 return self._launch(work, weighs)
