@@ -19,7 +19,7 @@ from multipole_lab.threads import one_thread
 from .common import controls
 from .common.base import Picture
 from .common.sampled import SampledPanel
-from .common.story import Story
+from .page.story import Story
 
 
 class LensPanel(SampledPanel):

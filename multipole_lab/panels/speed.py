@@ -14,8 +14,8 @@ from multipole_lab.suggesting import suggesting
 
 from .common import controls
 from .common.base import Picture
-from .common.race import race
 from .common.timed import TimedPanel
+from .page.race import race
 
 _COLUMNS = ("length", "exact_ms", "approx_ms", "rse")
 
@@ -95,7 +95,7 @@ class SpeedPanel(TimedPanel):
         return [again, race_again, *super()._buttons()]
 
     def _run_again(self, _button) -> None:
-        """Put the bars on the page anew, for they run when they are put there."""
+        """Put the bars on the page again, for they run when they are put there."""
         bars, self._race.value = self._race.value, ""
         self._race.value = bars
 
