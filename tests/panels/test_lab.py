@@ -66,22 +66,19 @@ def test_its_line_makes_the_same_desk_again(desk, sample):
     assert desk.code == "ml.panels.lab(sample, show=('lens', 'clusters'))"
 
 
-@pytest.mark.parametrize(
-    ("state", "words"),
-    [
+def test_what_does_not_exist_moves_nothing_and_is_said(desk, sample):
+    before = desk.state()
+    for state, words in (
         ({"cluster": 8}, "cluster: the desk has no such control; did you mean 'clusters'?"),
         ({"clusters": 3}, "clusters: 3 is not possible; allowed are 2, 4"),
         ({"show": ["lense"]}, "show: there is no panel 'lense'; did you mean 'lens'?"),
         ({"own": {"speeed": {}}}, "own: there is no panel 'speeed'; did you mean 'speed'?"),
-    ],
-)
-def test_what_does_not_exist_moves_nothing_and_is_said(desk, sample, state, words):
-    before = desk.state()
-    desk.set(near=5, **state)
-    assert words in desk.message
-    assert desk.state() == before
-    with pytest.raises(ValueError, match=words.split("?")[0]):
-        panels.lab(sample, show=state.get("show", ()), **{k: v for k, v in state.items() if k != "show"})
+    ):
+        desk.set(near=5, **state)
+        assert words in desk.message
+        assert desk.state() == before
+        with pytest.raises(ValueError, match=words.split("?")[0]):
+            panels.lab(sample, **state)
     desk.set(near=1)
     assert desk.message == ""
 
