@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from multipole_lab.interface.layers import (
     layer_numbers as layer_numbers,
     parts_of,
 )
-from multipole_lab.interface.masks import lazy_mask, mask_for
+from multipole_lab.interface.masks import after_graph, lazy_mask, mask_for
 from multipole_lab.suggesting import suggesting
 
 Output = tuple[Tensor, Tensor | None]
@@ -83,8 +84,10 @@ _numbers = itertools.count()
 
 
 @contextmanager
-def hooked(model: PreTrainedModel, function: Hook) -> Iterator[None]:
+def hooked(model: PreTrainedModel, function: Hook, traceable: bool = False) -> Iterator[None]:
     """Let every attention layer of a model call ``function``; undone on exit, also after an error.
+
+    ``traceable`` as for ``register``.
 
     The function belongs to the model and not to the thread that enters: generation in a worker thread and a
     backward pass in autograd's threads go through it too. Nested uses stack: the inner one's ``former`` is the outer.
@@ -109,7 +112,7 @@ def hooked(model: PreTrainedModel, function: Hook) -> Iterator[None]:
         name = _spare.pop() if _spare else f"multipole_lab_{next(_numbers)}"
         before = {id(part.config): part.config._attn_implementation for part in parts}
         entry = _live[name] = _Entry(threading.get_ident(), parts, before)
-        register(name, lambda *args, **kwargs: function(entry.former, *args, **kwargs))
+        register(name, lambda *args, **kwargs: function(entry.former, *args, **kwargs), traceable)
     try:
         set_implementation(model, name)
         yield
@@ -120,13 +123,28 @@ def hooked(model: PreTrainedModel, function: Hook) -> Iterator[None]:
             _spare.append(name)
 
 
-def register(name: str, function: Callable[..., Output]) -> None:
+def register(name: str, function: Callable[..., Output], traceable: bool = False) -> None:
     """Enter an attention function under a name; its mask is made only when somebody looks at it.
 
-    The function runs outside ``torch.compile``'s graphs: it looks at masks on the host.
+    The function runs outside ``torch.compile``'s graphs, unless it is ``traceable``: it is then traced as part of one,
+    gets a ``MaskRequest`` where the model asked for a mask, and calls itself through ``outside`` where it must look.
     """
-    AttentionInterface.register(name, torch.compiler.disable(function))
+    AttentionInterface.register(name, function if traceable else partial(outside, function))
     AttentionMaskInterface.register(name, lazy_mask)
+
+
+@torch.compiler.disable
+def outside(
+    function: Callable[..., Output],
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: object,
+    **kwargs: object,
+) -> Output:
+    """What an attention function gives, computed outside any graph of ``torch.compile``."""
+    return function(module, query, key, value, after_graph(attention_mask), **kwargs)
 
 
 def _restore(name: str) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from multipole_lab.attention import Method
-from multipole_lab.interface.structure import Structure
+from multipole_lab.attention import Exact, Method
+from multipole_lab.attention.calls.opaque import attend, read, written
+from multipole_lab.attention.exact import exact_partial
+from multipole_lab.attention.partials import Partial
+from multipole_lab.interface.structure import CustomMask, Structure, structure_of_rows, structure_of_tensor
 
 
 def apply(
@@ -25,26 +29,82 @@ def apply(
     ``sinks`` [Hq] are learned logits of a key without a value, as in gpt-oss: they join the softmax's denominator,
     ``out = exp(lse - logaddexp(lse, sink)) out``.
     """
-    if structure.cuts is not None:
-        return _packed(method, q, k, v, structure, scale, sinks)
-    k, v = k[:, :, : structure.keys], v[:, :, : structure.keys]
-    arguments = {"causal": structure.causal, "scale": scale, "mask": structure.keep}
-    if sinks is None:
-        return method(q, k, v, **arguments)
-    out, lse = method(q, k, v, **arguments, return_lse=True)
-    share = (lse - sinks.to(lse.dtype).view(1, -1, 1)).sigmoid()
-    return (out * share.unsqueeze(-1)).to(out.dtype)
+    return _with_learned(sinks, *_under(method, q, k, v, structure, scale))
 
 
-def _packed(
+def apply_unseen(
     method: Method,
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    structure: Structure,
-    scale: float | None,
-    sinks: Tensor | None,
+    mask: Tensor,
+    scale: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
+    """The same under a whole mask [B, H, Nq or 1, Nk] in a graph of ``torch.compile``, looked at when that runs.
+
+    Raises
+    ------
+    CustomMask : then, for a mask that only exact attention can honour.
+    """
+    text = written(UnderMask(written(method)))
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return _with_learned(sinks, *attend(q, k, v, mask, scale, False, text))
+
+
+@dataclass(frozen=True)
+class UnderMask(Method):
+    """A method, as ``opaque.written`` writes it, whose mask is a whole one and decides what is causal."""
+
+    method: str
+
+    def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Partial:
+        method = read(self.method)
+        try:
+            structure = _looked_at(mask, q.shape[2])
+        except CustomMask:
+            if not isinstance(method, Exact):
+                raise
+            if mask.dtype != torch.bool or mask.shape[1] > 1:
+                raise CustomMask(
+                    "inside torch.compile, a mask that is a bias or differs between heads"
+                ) from None
+            return exact_partial(q, k, v, scale, mask=mask[:, 0])
+        if structure.cuts is None and not structure.causal and too_few_keys(method, structure.keys):
+            method = Exact()
+        return _under(method, q, k, v, structure, scale)
+
+
+def _looked_at(mask: Tensor, queries: int) -> Structure:
+    """The structure of a whole mask, packed texts among them."""
+    try:
+        return structure_of_tensor(mask, queries)
+    except CustomMask:
+        seen = mask[:, 0]
+        if mask.dtype != torch.bool or mask.shape[1] > 1 or seen.shape[1] != seen.shape[2]:
+            raise
+        return structure_of_rows(lambda first, last: seen[:, first:last], seen.shape, 0, lambda keys: None)
+
+
+def _with_learned(sinks: Tensor | None, out: Tensor, lse: Tensor) -> Tensor:
+    if sinks is None:
+        return out
+    share = (lse - sinks.to(lse.dtype).view(1, -1, 1)).sigmoid()
+    return (out * share.unsqueeze(-1)).to(out.dtype)
+
+
+def _under(
+    method: Method, q: Tensor, k: Tensor, v: Tensor, structure: Structure, scale: float | None
+) -> Partial:
+    if structure.cuts is not None:
+        return _packed(method, q, k, v, structure, scale)
+    k, v = k[:, :, : structure.keys], v[:, :, : structure.keys]
+    return method(q, k, v, causal=structure.causal, scale=scale, mask=structure.keep, return_lse=True)
+
+
+def _packed(
+    method: Method, q: Tensor, k: Tensor, v: Tensor, structure: Structure, scale: float | None
+) -> Partial:
     """Every packed text by itself; texts that begin at the same places in the whole batch go together."""
     cuts = structure.cuts
     if all(row == cuts[0] for row in cuts):
@@ -53,14 +113,16 @@ def _packed(
             part = (x[:, :, first:last] for x in (q, k, v))
             keep = None if structure.keep is None else structure.keep[:, first:last]
             one = replace(structure, keys=last - first, keep=keep, cuts=None)
-            parts.append(apply(_fitting(method, last - first, structure.causal), *part, one, scale, sinks))
-        return torch.cat(parts, 2)
+            parts.append(_under(_fitting(method, last - first, structure.causal), *part, one, scale))
+        outs, lses = zip(*parts, strict=True)
+        return torch.cat(outs, 2), torch.cat(lses, 2)
     rows = []
     for i, row in enumerate(cuts):
         keep = None if structure.keep is None else structure.keep[i : i + 1]
         part = (x[i : i + 1] for x in (q, k, v))
-        rows.append(_packed(method, *part, replace(structure, keep=keep, cuts=[row]), scale, sinks))
-    return torch.cat(rows)
+        rows.append(_packed(method, *part, replace(structure, keep=keep, cuts=[row]), scale))
+    outs, lses = zip(*rows, strict=True)
+    return torch.cat(outs), torch.cat(lses)
 
 
 def _fitting(method: Method, keys: int, causal: bool) -> Method:

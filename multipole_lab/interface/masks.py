@@ -8,7 +8,7 @@ model asked for; layers that stay exact get the mask that their own implementati
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -71,14 +71,18 @@ class MaskRequest:
         }
         return sdpa_mask(**{**self.arguments, **changed})[:, 0]
 
-    def structure(self) -> Structure:
-        """What this mask says, found out once for all layers."""
-        if self._structure is None:
-            self._structure = self._look()
-        return self._structure
+    def in_full(self) -> Tensor:
+        """The whole mask, [B, 1, Nq, Nk] bool."""
+        return sdpa_mask(**{**self.arguments, **_WHOLE})
 
-    def _look(self) -> Structure:
+    def known(self) -> Structure | None:
+        """What this mask says as far as sizes tell, without a look at any value; None where they do not.
+
+        ``keep`` is there wherever padding was named, also where every key counts.
+        """
         function, local = self.arguments["mask_function"], self.arguments.get("local_size")
+        if isinstance(self.arguments.get("q_offset"), Tensor):
+            return None
         (n, offset), total = self.queries, self.arguments["kv_length"]
         shift = offset - int(self.arguments.get("kv_offset", 0))  # the first query's own column
         if function is bidirectional_mask_function:
@@ -87,18 +91,39 @@ class MaskRequest:
             keys = min(total, shift + n)
             return Structure(True, keys, self._padding(keys))
         if local is not None and offset + max(n, total - shift) > local:
-            causal = not bool(self.rows(0, 1)[..., shift + 1 :].any())
-            return Structure(causal, total, local=local)
-        return structure_of_rows(self.rows, (self.shape[0], n, total), shift, self._padding)
+            return Structure(True, total, local=local)
+        return None
+
+    def structure(self) -> Structure:
+        """What this mask says, found out once for all layers."""
+        if self._structure is None:
+            self._structure = self._look()
+        return self._structure
+
+    def _look(self) -> Structure:
+        known = self.known()
+        (n, offset), total = self.queries, self.arguments["kv_length"]
+        shift = offset - int(self.arguments.get("kv_offset", 0))
+        if known is None:
+            return structure_of_rows(
+                self.rows, (self.shape[0], n, total), shift, lambda keys: _unless_all(self._padding(keys))
+            )
+        if known.local is not None:
+            return replace(known, causal=not bool(self.rows(0, 1)[..., shift + 1 :].any()))
+        return replace(known, keep=_unless_all(known.keep))
 
     def _padding(self, keys: int) -> Tensor | None:
-        """[B, keys], or None where all count."""
+        """[B, keys] bool, or None where none was named."""
         mask = self.arguments.get("attention_mask")
         if mask is None:
             return None
         first = int(self.arguments.get("kv_offset", 0))
         mask = torch.nn.functional.pad(mask, (0, max(0, first + keys - mask.shape[-1])))
-        return unless_all(mask[:, first : first + keys].bool())
+        return mask[:, first : first + keys].bool()
+
+
+def _unless_all(keep: Tensor | None) -> Tensor | None:
+    return None if keep is None else unless_all(keep)
 
 
 _QUESTIONS = {
@@ -137,16 +162,16 @@ class LazyMask(Tensor):
 
 
 def _in_full(x: object) -> object:
-    return sdpa_mask(**{**x.request.arguments, **_WHOLE}) if isinstance(x, LazyMask) else x
+    return x.request.in_full() if isinstance(x, LazyMask) else x
 
 
-def lazy_mask(**arguments: object) -> Tensor:
+def lazy_mask(**arguments: object) -> Tensor | MaskRequest:
     """The mask function that is entered in ``AttentionMaskInterface``.
 
-    Inside ``torch.compile`` the mask is written out: its graphs pass on no tensor that is less than it seems.
+    Inside ``torch.compile`` it is the request itself: a graph passes on no tensor that is less than it seems.
     """
     if torch.compiler.is_compiling():
-        return sdpa_mask(**{**arguments, **_WHOLE})
+        return MaskRequest(arguments)
     offset = arguments.get("q_offset")
     if isinstance(
         offset, Tensor
@@ -155,11 +180,17 @@ def lazy_mask(**arguments: object) -> Tensor:
     return LazyMask.of(MaskRequest(arguments))
 
 
+def after_graph(mask: object) -> object:
+    """A mask as code outside a graph of ``torch.compile`` knows it: lazy where the graph handed on its request."""
+    return LazyMask.of(mask) if isinstance(mask, MaskRequest) else mask
+
+
 def mask_for(mask: object, implementation: str, dtype: torch.dtype) -> object:
     """The mask as an attention function of that name wants it: lazy ones are made, others passed on."""
-    if isinstance(mask, LazyMask):
+    if isinstance(mask, LazyMask | MaskRequest):
         passed_on = ALL_MASK_ATTENTION_FUNCTIONS.get(implementation) is lazy_mask
-        return mask if passed_on else mask.request.tensor_for(implementation)
+        request = mask if isinstance(mask, MaskRequest) else mask.request
+        return mask if passed_on else request.tensor_for(implementation)
     if implementation == "eager" and isinstance(mask, Tensor) and mask.dtype == torch.bool:
         return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
     return mask

@@ -4,10 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
-from multipole_lab.attention import Method
+from multipole_lab.attention import Method, MuSe
+from multipole_lab.interface.masked import too_few_keys
 from multipole_lab.interface.masks import LazyMask, Structure
+
+_APART = (
+    "transformers keeps packed texts apart only without attention_mask and without a cache. Leave attention_mask out "
+    "(padding can be a text of its own) and pass use_cache=False"
+)
+
+
+def where(layer: int | None, module: nn.Module) -> str:
+    """A layer as messages name it."""
+    return f"layer {layer} ({type(module).__name__})"
+
+
+def stays_exact(
+    method: Method, place: str, named: bool, query: Tensor, key: Tensor, structure: Structure | None
+) -> str | None:
+    """Why a call is left to exact attention, or None; where the structure is None, as far as sizes tell.
+
+    Raises
+    ------
+    ValueError : a sliding window in a layer that was ``named``.
+    """
+    from multipole_lab.interface.handle import Handle
+
+    if structure is not None and structure.local:
+        reason = f"sliding window or chunk of {structure.local} tokens"
+        if named:
+            raise ValueError(f"{place} has a {reason}, which stays exact: leave it out of layers")
+        return reason
+    if isinstance(key, Handle):
+        return "MultipoleCache attends for single tokens"
+    if query.shape[2] == 1 and isinstance(method, MuSe):
+        return "a single query is its own expansion point"
+    full = structure is not None and structure.cuts is None and not structure.causal
+    return "no more keys than clusters" if full and too_few_keys(method, structure.keys) else None
 
 
 def check_honoured(method: Method, where: str, module: nn.Module, kwargs: Mapping[str, object]) -> None:
@@ -97,10 +133,11 @@ def check_positions(structure: Structure, positions: Tensor | None, queries: int
         positions = positions.masked_fill(~structure.keep[:, structure.keys - queries :], -1)
     before = positions.cummax(-1).values[:, :-1]
     again = (positions[:, 1:] >= 0) & (positions[:, 1:] <= before)
-    if bool(again.any()):
+    if torch.compiler.is_compiling():  # nobody may look; the graph does when it runs
+        torch._assert_async(~again.any(), f"position_ids begin again inside a text. {_APART}")
+    elif bool(again.any()):
         row, place = again.nonzero()[0].tolist()
         raise ValueError(
             f"position_ids begin again at token {place + 1} of row {row}, as packed texts do, but the texts would see "
-            "each other: transformers keeps packed texts apart only without attention_mask and without a cache. Leave "
-            "attention_mask out (padding can be a text of its own) and pass use_cache=False"
+            f"each other: {_APART}"
         )

@@ -11,17 +11,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from multipole_lab.attention import Exact, Method, MuSe
+from multipole_lab.attention import Exact, Method
 from multipole_lab.interface.functions import Hook, Output, attend_exactly, hooked
 from multipole_lab.interface.layers import attention_layers, check_layers, inner_model, layer_numbers
-from multipole_lab.interface.masked import apply, too_few_keys
-from multipole_lab.interface.masks import LazyMask, structure_of
-from multipole_lab.interface.refusing import check_apart, check_honoured, check_packed
+from multipole_lab.interface.masked import apply
+from multipole_lab.interface.masks import LazyMask, after_graph, structure_of
+from multipole_lab.interface.refusing import check_apart, check_honoured, check_packed, stays_exact, where
 from multipole_lab.interface.structure import CustomMask, Structure
+from multipole_lab.models.drop_in_traced import attend_traced
 from multipole_lab.printing import count
 from multipole_lab.suggesting import suggesting
 
@@ -57,7 +60,7 @@ def attention_on(model: nn.Module, method: Method, layers: Layers = None) -> Ite
     from multipole_lab.models import drop_in_names  # noqa: F401  whoever drops in may also want the names
 
     drop_in = DropIn.of(model, method, layers)
-    with hooked(drop_in.model, drop_in.attend):
+    with hooked(drop_in.model, drop_in.attend, traceable=True):
         yield drop_in
 
 
@@ -81,6 +84,9 @@ class DropIn:
     an output, paged caches, masks that depend on the query in other ways; packed texts with an ``attention_mask`` of
     two dimensions or a cache, where transformers lets them see each other; a layer that was named but attends a
     sliding window or has no attention.
+
+    Inside ``torch.compile`` the calls are part of the model's graph, which counts nothing: ``approximated`` and
+    ``exact`` hold the others. A mask that the model was given whole, and packed texts, are looked at when it runs.
 
     Attributes
     ----------
@@ -142,23 +148,25 @@ class DropIn:
         method = self.methods.get(layer)
         if method is None:
             return former(module, query, key, value, attention_mask, **kwargs)
+        if torch.compiler.is_compiling():
+            call = module, query, key, value, attention_mask
+            return attend_traced(
+                method, layer, self.named, partial(self.attend, former), former, *call, **kwargs
+            )
+        attention_mask = after_graph(attention_mask)
         try:
             structure = self._structure(module, query, key, attention_mask, kwargs)
         except CustomMask:
             if not isinstance(method, Exact):
                 raise
-            check_honoured(method, _where(layer, module), module, kwargs)
+            check_honoured(method, where(layer, module), module, kwargs)
             self.approximated[layer] += 1
             return attend_exactly(module, query, key, value, attention_mask, **kwargs)
-        reason = _stays_exact(method, query, key, structure)
-        if structure.local and self.named:
-            raise ValueError(
-                f"{_where(layer, module)} has a {reason}, which stays exact: leave it out of layers"
-            )
+        reason = stays_exact(method, where(layer, module), self.named, query, key, structure)
         if reason:
             self.exact[layer, reason] += 1
             return former(module, query, key, value, attention_mask, **kwargs)
-        check_honoured(method, _where(layer, module), module, kwargs)
+        check_honoured(method, where(layer, module), module, kwargs)
         check_packed(structure, kwargs.get("cu_seq_lens_q"))
         check_apart(attention_mask, structure, kwargs.get("position_ids"), query.shape[2])
         self.approximated[layer] += 1
@@ -185,25 +193,6 @@ class DropIn:
         return structure
 
 
-def _stays_exact(method: Method, query: Tensor, key: Tensor, structure: Structure) -> str | None:
-    """Why this call is left to exact attention, or None."""
-    from multipole_lab.interface.handle import Handle
-
-    if structure.local:
-        return f"sliding window or chunk of {structure.local} tokens"
-    if isinstance(key, Handle):
-        return "MultipoleCache attends for single tokens"
-    if query.shape[2] == 1 and isinstance(method, MuSe):
-        return "a single query is its own expansion point"
-    if structure.cuts is None and not structure.causal and too_few_keys(method, structure.keys):
-        return "no more keys than clusters"
-    return None
-
-
 def _check_method(method: object, what: str) -> None:
     if not isinstance(method, Method):
         raise TypeError(f"{what} is {method!r}; an attention method such as ml.MuSe() is needed")
-
-
-def _where(layer: int | None, module: nn.Module) -> str:
-    return f"layer {layer} ({type(module).__name__})"

@@ -18,6 +18,7 @@ import functools
 import json
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, TopK, Window
@@ -30,6 +31,7 @@ from multipole_lab.interface.functions import (
     set_implementation,
 )
 from multipole_lab.models.drop_in import DropIn
+from multipole_lab.models.drop_in_traced import attend_traced
 from multipole_lab.suggesting import suggesting
 
 NAMES: dict[str, type[Method]] = {
@@ -87,14 +89,20 @@ def configured_method(config: object, name: str) -> tuple[Method, frozenset[int]
     where = f"model.config.{name}"
     if not isinstance(settings, dict):
         raise TypeError(f"{where} is {settings!r}; a dictionary such as {{'clusters': 64}} is needed")
+    if torch.compiler.is_compiling():  # a graph knows no JSON, and is made again where a setting has changed
+        return _built(name, dict(settings))
     return _parsed(name, json.dumps(settings, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=64)
 def _parsed(name: str, text: str) -> tuple[Method, frozenset[int] | None]:
-    kind, settings = NAMES[name], json.loads(text)
+    return _built(name, json.loads(text))
+
+
+def _built(name: str, settings: dict) -> tuple[Method, frozenset[int] | None]:
+    kind = NAMES[name]
     layers = settings.pop("layers", None)
-    known = [field.name for field in dataclasses.fields(kind)]
+    known = list(kind.__dataclass_fields__)
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ValueError(
@@ -130,6 +138,12 @@ def _named_attention(
             "use method.on(model, layers=...)"
         )
     chosen = layers is None or layer in layers
+    if torch.compiler.is_compiling():
+        call = module, query, key, value, attention_mask
+        if not chosen:
+            return attend_exactly(*call, **kwargs)
+        eagerly = functools.partial(_named_attention, name)
+        return attend_traced(method, layer, layers is not None, eagerly, attend_exactly, *call, **kwargs)
     drop_in = DropIn(
         None, {layer: method} if chosen else {}, named=layers is not None, _numbers={module: layer}
     )
@@ -137,4 +151,4 @@ def _named_attention(
 
 
 for _name in NAMES:
-    register(_name, functools.partial(_named_attention, _name))
+    register(_name, functools.partial(_named_attention, _name), traceable=True)
