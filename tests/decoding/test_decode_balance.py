@@ -33,7 +33,7 @@ def filled(scatter, n=900):
     """A layer's storage; head i has keys around 40 places, ``scatter[i]`` apart from them."""
     places = torch.randn(1, len(scatter), 40, D).repeat_interleave(-(-n // 40), 2)[:, :, :n]
     k = places + torch.tensor(scatter).view(1, -1, 1, 1) * torch.randn(1, len(scatter), n, D)
-    h = Hierarchy(Settings(sinks=4, recent=32, interval=32, levels=1, spread=1.0, watch=0, iterations=5))
+    h = Hierarchy(Settings(sinks=4, recent=32, levels=1, spread=1.0, watch=0, iterations=5))
     h.append(k, torch.randn(1, len(scatter), n, D))
     h.join()
     return h

@@ -26,7 +26,7 @@ def _quick_and_repeatable():
         yield
 
 
-def filled(layers=2, n=44, batch=1, **settings):
+def filled(layers=2, n=40, batch=1, **settings):
     """A cache that holds a prompt, and a function that takes one step in every layer."""
     cache = ml.MultipoleCache(**SMALL | settings)
     g = torch.Generator().manual_seed(1)
@@ -53,7 +53,7 @@ def test_steps_weighings_and_joins_read_nothing(settings, monkeypatch):
     cache, step = filled(**settings)
     found, ends = [], set()
     with host_reads(found):
-        for _ in range(8):
+        for _ in range(9):
             step()
             ends.add(cache.layers[0].hierarchy.clustered)
     assert found == []
@@ -64,7 +64,7 @@ def test_steps_weighings_and_joins_read_nothing(settings, monkeypatch):
 def test_a_mask_of_padding_is_read_once_for_all_layers():
     cache, step = filled(layers=3, batch=2, backend="torch")
     for i in range(4):
-        mask = torch.ones(2, 1, 1, 45 + i, dtype=torch.bool, device=DEVICE)
+        mask = torch.ones(2, 1, 1, 41 + i, dtype=torch.bool, device=DEVICE)
         mask[1, :, :, :9] = False
         found = []
         with host_reads(found):
@@ -78,7 +78,7 @@ def test_a_mask_of_padding_is_read_once_for_all_layers():
 def test_a_mask_that_changed_in_what_is_clustered_is_noticed_in_every_layer():
     cache, step = filled(layers=2, backend="torch")
     for i in range(3):
-        mask = torch.ones(1, 1, 1, 45 + i, dtype=torch.bool, device=DEVICE)
+        mask = torch.ones(1, 1, 1, 41 + i, dtype=torch.bool, device=DEVICE)
         mask[..., : 9 + (i == 2)] = False
         if i < 2:
             step(mask)

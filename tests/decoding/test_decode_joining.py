@@ -26,7 +26,7 @@ def _quick_and_repeatable():
         yield
 
 
-def filled(backend, pieces=(78,), hidden=0, reads=None, dtype=torch.float32, **settings):
+def filled(backend, pieces=(76,), hidden=0, reads=None, dtype=torch.float32, **settings):
     """A layer's storage that joins after every piece of text; ``hidden`` keys of the second text are padding."""
     g = torch.Generator().manual_seed(1)
     settings, B = {**SMALL, "backend": backend, **settings}, 2 if hidden else 1
@@ -100,8 +100,11 @@ def test_no_host_waits_for_a_join_by_the_kernels(levels):
     assert reads == []
 
 
-@pytest.mark.parametrize("pieces", [(12 + 3 * 8 + 3,), (12 + 4 * 8 + 7, 3)])
-def test_a_join_takes_whole_intervals(pieces):
-    h = filled("torch", pieces)
-    assert (h.clustered - h.sinks) % 8 == 0
-    assert h.waiting() == (sum(pieces) - 12) % 8
+@pytest.mark.parametrize("more", [3, 8, 15, 16])
+def test_all_of_a_prompt_joins_and_then_whole_intervals(more):
+    h = filled("torch", (12 + 3 * 8 + 3,))
+    assert h.waiting() == 0
+    before = h.clustered
+    h.append(*(torch.randn(1, 2, more, size).to(DEVICE) for size in (16, 24)))
+    h.join()
+    assert h.clustered == before + more // 8 * 8

@@ -92,13 +92,15 @@ class Hierarchy:
             self.metric.watch(q, self.keys.buffer.shape[1])
 
     def join(self) -> None:
-        """Cluster the keys between the sinks and the recent window, whole intervals of them.
+        """Cluster the keys between the sinks and the recent window: all of a prompt, later whole intervals of them.
 
-        Whole ones: a block then has one of few sizes, whichever step a layer joins in, and kernels are compiled once
-        for each.
+        Whole ones: a block then has the same size in every layer, whichever step a layer joins in, and kernels are
+        compiled once for it.
         """
         s = self.settings
-        whole = self.waiting() // s.interval * s.interval
+        whole = self.waiting()
+        if self.blocks:
+            whole -= whole % s.interval
         if whole <= 0:
             return
         self.changes += 1
