@@ -9,6 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import multipole_lab as ml
 from multipole_lab.decoding.step import balance, fixed
+from multipole_lab.decoding.store import joining
+from multipole_lab.decoding.store.blocks import cluster_block
 from multipole_lab.kernels.decode import attend, lookup, merge, select
 from multipole_lab.threads import one_thread
 
@@ -23,6 +25,8 @@ MODULES = lookup, select, attend, merge
 def _quick_and_repeatable(monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(fixed, "PLACES", 4)
+    # The kernels' clusters are compared elsewhere, and the interpreter takes most of its time for them.
+    monkeypatch.setattr(joining, "clusterer", lambda h: (cluster_block, False))
     monkeypatch.setattr(balance, "FIRST", 1)
     monkeypatch.setattr(balance, "EVERY", 3)
     with one_thread():

@@ -48,12 +48,12 @@ def filled(layers=2, n=40, batch=1, **settings):
 
 @pytest.mark.parametrize("settings", [{}, {"levels": 1, "top_p": 0.9}], ids=str)
 def test_steps_weighings_and_joins_read_nothing(settings, monkeypatch):
-    monkeypatch.setattr(balance, "FIRST", 2)
-    monkeypatch.setattr(balance, "EVERY", 3)
-    cache, step = filled(**settings)
+    monkeypatch.setattr(balance, "FIRST", 3)
+    monkeypatch.setattr(balance, "EVERY", 2)
+    cache, step = filled(n=24, **settings, interval=4)
     found, ends = [], set()
     with host_reads(found):
-        for _ in range(9):
+        for _ in range(5):
             step()
             ends.add(cache.layers[0].hierarchy.clustered)
     assert found == []
