@@ -96,7 +96,7 @@ class Largest:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         found = torch.stack([x.max().to(tensors[0].device) for x in tensors])
-        self.numbers = torch.empty(found.shape, dtype=found.dtype, pin_memory=found.is_cuda)
+        self.numbers = torch.empty(found.shape, dtype=found.dtype, device="cpu", pin_memory=found.is_cuda)
         self.numbers.copy_(found, non_blocking=True)
         self.there = torch.cuda.Event() if found.is_cuda else None
         if self.there:

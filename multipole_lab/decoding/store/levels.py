@@ -71,9 +71,14 @@ def seeds_of(
     missing = clusters - old.shape[1]
     if missing <= 0:
         return old[:, :clusters]
-    # The generator is the CPU's on every device, so that one seed gives one result; the copy waits for nothing.
-    at = [torch.rand(missing, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in seeds]
-    at = ((torch.arange(missing) + torch.stack(at)) / missing).to(x.device, non_blocking=True)
+
+    # The CPU's generator on every device, so that one seed gives one result; the copy waits for nothing.
+    def drawn(seed: int) -> Tensor:
+        g = torch.Generator("cpu").manual_seed(seed)
+        return torch.rand(missing, generator=g, dtype=torch.float64, device="cpu")
+
+    at = torch.arange(missing, device="cpu") + torch.stack([drawn(seed) for seed in seeds])
+    at = (at / missing).to(x.device, non_blocking=True)
     at = at.repeat(R // len(seeds), 1)
     if valid is None:
         index = (at * (n - known)).long().clamp(max=n - known - 1)
