@@ -30,7 +30,7 @@ def _in_graphs(compute: Callable[..., Partial]) -> Callable[..., Partial]:
 
     @wraps(compute)
     def call(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        if mask is not None or _graded(q, k, v) or not _on_device(method, q):
+        if mask is not None or _graded(q, k, v) or method.partition == "balanced":  # which looks at its data
             return compute(method, q, k, v, scale, mask)
         name = compute.__name__, method, scale
         return replayed(name, lambda *tensors: compute(method, *tensors, scale, None), q, k, v)
@@ -48,11 +48,6 @@ def _run(q: Tensor) -> Run:
 def _graded(*tensors: Tensor) -> bool:
     """Whether a gradient flows to one of the tensors."""
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-
-
-def _on_device(method: MuSe, q: Tensor) -> bool:
-    """Whether the host is not waited for: neither by clusters of equal sizes nor by principal directions."""
-    return method.partition != "balanced" and not 0 < method._rank(q.shape[-1]) < q.shape[-1]
 
 
 @_in_graphs

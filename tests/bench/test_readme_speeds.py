@@ -1,0 +1,42 @@
+"""The README's table of calls is what the records say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = ROOT / "data" / "benchmarks" / "called"
+
+
+def rows():
+    """The cells of the table under "As called."; of every number as many digits as are printed."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("**As called.**")[1].split("**Causal**")[0]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "x |" in line
+    ]
+
+
+def record(name):
+    return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+
+
+def as_printed(cell, value):
+    """The value with the digits of the cell."""
+    digits = len(re.fullmatch(r"\d+(?:\.(\d+))?[x%]", cell)[1] or "")
+    return f"{value:.{digits}f}{cell[-1]}"
+
+
+@pytest.mark.parametrize(
+    ("columns", "name"),
+    [((1, 3), "h200-muse-8x64-called"), ((2, 3), "h200-muse-8x64"), ((4, 6), "h200-muse-causal-8x64-called"),
+     ((5, 6), "h200-muse-causal-8x64")],
+)  # fmt: skip
+def test_the_table_of_calls_is_the_record(columns, name):
+    table = rows()
+    assert [int(cells[0].replace(",", "")) for cells in table] == [r["n"] for r in record(name)]
+    for cells, r in zip(table, record(name), strict=True):
+        speed, error = (cells[i] for i in columns)
+        assert speed == as_printed(speed, r["speedup"])
+        assert error == as_printed(error, 100 * r["rse"])
