@@ -8,7 +8,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from multipole_lab.attention.calls.transforms import may_look
+from multipole_lab.attention.calls.transforms import has_values, may_look
 from multipole_lab.clustering.checks import check_mask, check_vectors
 from multipole_lab.clustering.clusters import statistics_dtype
 
@@ -69,7 +69,7 @@ def key_mask(
         if torch.compiler.is_compiling():  # nobody may look; the graph does when it runs
             fits = ((lengths >= 0) & (lengths <= keys)).all()
             torch._assert_async(fits, "lengths has values below 0 or above Nk")
-        elif bool((lengths < 0).any()) or bool((lengths > keys).any()):
+        elif has_values(lengths) and bool(((lengths < 0) | (lengths > keys)).any()):
             raise ValueError(f"lengths is {lengths.tolist()}; values between 0 and Nk = {keys} are needed")
         return torch.arange(keys, device=device) < lengths[:, None]
     if mask is None:

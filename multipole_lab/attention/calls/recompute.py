@@ -111,8 +111,9 @@ def recomputed(
     forward.register_autograd(backward, setup_context=save)
 
     def differentiable(q: Tensor, k: Tensor, v: Tensor, clusters: C, settings: S) -> tuple[Tensor, Tensor]:
-        call = in_tiles if transformed() else forward
-        return call(q, k, v, tensors_of(clusters), numbers_of(settings))
+        if transformed():
+            return formula(q, k, v, clusters, settings)
+        return forward(q, k, v, tensors_of(clusters), numbers_of(settings))
 
     return differentiable
 
