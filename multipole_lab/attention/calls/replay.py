@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from multipole_lab.suggesting import suggesting
+
 Function = Callable[..., tuple[Tensor, ...]]
 
 VARIABLE = "MULTIPOLE_LAB_GRAPHS"
@@ -31,6 +33,7 @@ SHARE = 1 / 16
 _allowed: ContextVar[bool] = ContextVar("graphs_allowed", default=True)
 
 
+@suggesting
 @contextlib.contextmanager
 def without_graphs() -> Iterator[None]:
     """Within this context every call starts its kernels one by one, as ``MULTIPOLE_LAB_GRAPHS=0`` does for a process.
