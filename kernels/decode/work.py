@@ -18,6 +18,7 @@ class Work:
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
         self._keeper: torch.cuda.CUDAGraph | None = None
+        self._aside: torch.cuda.Stream | None = None
 
     def take(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: str = "float32") -> Tensor:
         """A contiguous buffer of `shape` on the device of `like`; its contents are undefined."""
@@ -32,10 +33,16 @@ class Work:
         """All buffers as they are now: who knows their addresses must keep them."""
         return tuple(self._buffers.values())
 
+    def stream(self) -> torch.cuda.Stream:
+        """Where steps are recorded. One for all: torch keeps some megabytes for the products of every stream."""
+        if self._aside is None:
+            self._aside = torch.cuda.Stream()
+        return self._aside
+
     def pool(self) -> tuple[int, int]:
         """Where CUDA graphs of steps keep what they allocate, the same for all."""
         if self._keeper is None:  # torch refuses a pool whose graphs are all gone: this one stays
-            keeper, now, aside = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), torch.cuda.Stream()
+            keeper, now, aside = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), self.stream()
             aside.wait_stream(now)
             with torch.cuda.stream(aside):
                 keeper.capture_begin(capture_error_mode="thread_local")

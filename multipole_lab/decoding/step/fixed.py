@@ -145,10 +145,9 @@ class FixedStep:
         )  # fmt: skip
 
     def _record(self, work: Work, weighs: bool) -> Recorded:
-        """Record the launches, on a stream of their own; an earlier token has compiled the kernels and made buffers."""
-        pool = work.pool()
+        """Record the launches, on a stream for that; an earlier token has compiled the kernels and made buffers."""
+        pool, aside = work.pool(), work.stream()
         graph, now = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.q.device)
-        aside = torch.cuda.Stream(self.q.device)
         aside.wait_stream(now)
         collecting = gc.isenabled()
         gc.disable()  # a graph that is given back during a capture ends it
