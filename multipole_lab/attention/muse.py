@@ -46,6 +46,9 @@ class MuSe(Method):
     them padding is text like any other. In full attention with as many queries as keys, queries beside a masked key
     are clustered apart from the others.
 
+    On a GPU the second call of a shape without padding is kept as a CUDA graph, which the next ones replay;
+    ``ml.without_graphs()`` leaves that out.
+
     Parameters
     ----------
     clusters : C, for the queries and for the keys, at most the number of keys; in causal attention of every block,
