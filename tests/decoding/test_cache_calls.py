@@ -19,6 +19,8 @@ from multipole_lab.decoding import layer as layer_module
 from multipole_lab.decoding.layer import ClusteredLayer
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.step.reference import decode_step
+from multipole_lab.decoding.store import joining
+from multipole_lab.decoding.store.blocks import cluster_block
 from multipole_lab.interface.handle import Handle
 from multipole_lab.threads import one_thread
 
@@ -279,6 +281,9 @@ def test_the_output_of_every_step_is_the_backends(monkeypatch, traced):
         outs.append(out + 1)
         return outs[-1], lse
 
+    monkeypatch.setattr(
+        joining, "clusterer", lambda h: (cluster_block, False)
+    )  # the interpreter takes long for it
     monkeypatch.setattr(layer_module, "step_function", lambda backend, q, v: asked.append(backend) or kernel)
     cache = ml.MultipoleCache(**EXACT | {"budget": 16, "backend": "triton"})
     for layer in range(2):
