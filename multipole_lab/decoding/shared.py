@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,7 +13,10 @@ from multipole_lab.decoding.step.balance import Largest, Portion, allot
 from multipole_lab.decoding.step.trace import Seen, Trace
 from multipole_lab.decoding.store.hierarchy import Hierarchy
 from multipole_lab.decoding.store.padding import Masks
-from multipole_lab.kernels.decode.work import Work
+from multipole_lab.extras import is_there
+
+if TYPE_CHECKING:
+    from multipole_lab.kernels.decode.work import Work
 
 
 @dataclass
@@ -30,7 +34,7 @@ class Shared:
     joined : the length of the text at which layers joined last, and how many did.
     """
 
-    works: dict[torch.device, Work] = field(default_factory=dict)
+    works: dict[torch.device, Work | None] = field(default_factory=dict)
     trace: Trace | None = None
     layers: list = field(default_factory=list)
     masks: Masks = field(default_factory=Masks)
@@ -38,14 +42,18 @@ class Shared:
     record: Record = field(default_factory=Record)
     joined: tuple[int, int] = (0, 0)
 
-    def work(self, device: torch.device) -> Work:
-        """The buffers on one device."""
-        return self.works.setdefault(device, Work())
+    def work(self, device: torch.device) -> Work | None:
+        """The buffers on one device; None where there are no kernels, and every step has buffers of its own."""
+        if device not in self.works and is_there("triton"):
+            from multipole_lab.kernels.decode.work import Work
+
+            self.works[device] = Work()
+        return self.works.setdefault(device, None)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all buffers."""
-        return sum(work.nbytes for work in self.works.values())
+        return sum(work.nbytes for work in self.works.values() if work is not None)
 
     def share_budget(self, portion: Portion) -> None:
         """A layer has noted an expected error; when the first one comes again, the budget is shared again."""

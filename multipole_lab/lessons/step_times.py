@@ -8,9 +8,9 @@ from torch import Tensor
 
 from multipole_lab.attention import Exact
 from multipole_lab.decoding.settings import Settings
+from multipole_lab.decoding.shared import Shared
 from multipole_lab.decoding.step.reference import decode_step
 from multipole_lab.decoding.store.hierarchy import Hierarchy
-from multipole_lab.kernels.decode.work import Work
 from multipole_lab.measure.timing import interleaved
 
 
@@ -35,7 +35,7 @@ def step_times(
     Median milliseconds of ``"exact"`` and ``"clustered"``.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    store, last, work = Hierarchy(settings), q[:, :, -1:], Work()
+    store, last, work = Hierarchy(settings), q[:, :, -1:], Shared().work(q.device)
     store.append(k, v)
     store.watch(last)
     store.join()

@@ -21,10 +21,10 @@ from multipole_lab.attention.calls.replay import replayed
 from multipole_lab.attention.partials import Partial
 from multipole_lab.decoding.step.balance import step_and_error
 from multipole_lab.decoding.step.trace import Seen
-from multipole_lab.kernels.decode.work import Work
 
 if TYPE_CHECKING:
     from multipole_lab.decoding.store.hierarchy import Hierarchy
+    from multipole_lab.kernels.decode.work import Work
 
 # Places of the tail come in such numbers.
 PLACES = 64

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multipole_lab.kernels.decode.work import Work
+if TYPE_CHECKING:
+    from multipole_lab.kernels.decode.work import Work
 
 
 def open_clusters(

@@ -22,6 +22,8 @@ Multipole Attention, arXiv 2506.13059, section 3; ``docs/design.md#decode``.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -32,8 +34,10 @@ from multipole_lab.clustering.clusters import statistics_dtype
 from multipole_lab.decoding.step.opening import gather_rows, open_clusters, weighted_rows
 from multipole_lab.decoding.step.trace import Seen
 from multipole_lab.decoding.store.state import Level, State
-from multipole_lab.kernels.decode.work import Work
 from multipole_lab.suggesting import suggesting
+
+if TYPE_CHECKING:
+    from multipole_lab.kernels.decode.work import Work
 
 __all__ = ["Level", "State", "decode_step", "exact_part", "masses", "open_clusters"]
 
