@@ -8,6 +8,7 @@ from ..clustering.assign import assign
 from ..clustering.capped import capped_rounds
 from ..clustering.centroids import cluster_means, restart_empty
 from ..clustering.lloyd import fits, lloyd
+from ..clustering.seeds import seeds_at
 from ..clustering.sort import LONGEST, sort_by_label
 from ..common.sizes import spans
 from .problem import Problem
@@ -15,7 +16,7 @@ from .problem import Problem
 
 def assign_example(p: Problem) -> None:
     x = p.empty(p.batch, p.kv_heads, p.keys, p.head)
-    assign(x, p.empty(p.batch, p.kv_heads, p.clusters, p.head, dtype=torch.float32))
+    assign(x, seeds_at(x, p.empty(p.clusters, dtype=torch.int64)))  # as k-means begins
 
 
 def assign_cost(p: Problem) -> tuple[float, float]:
