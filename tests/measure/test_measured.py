@@ -259,8 +259,8 @@ def test_every_figure_of_times_takes_the_name_of_the_machine():
 def timed_panels():
     """The panels whose figure takes the name of the machine."""
     for name in panels.__all__:
-        module = importlib.import_module(f"multipole_lab.panels.{name}")
-        if "machine" in inspect.signature(module.draw).parameters:
+        draw = getattr(importlib.import_module(f"multipole_lab.panels.{name}"), "draw", None)  # a desk draws others
+        if draw is not None and "machine" in inspect.signature(draw).parameters:
             yield name
 
 
