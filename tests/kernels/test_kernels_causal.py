@@ -45,8 +45,8 @@ def test_one_block_is_exact():
 
 
 def test_transposed_inputs_are_read_as_they_are():
-    tensors = inputs(2, 2, 2, 70, 16)
-    method = ml.MuSe(clusters=4, leaf=32, backend="triton")
+    tensors = inputs(1, 2, 2, 35, 16)
+    method = ml.MuSe(clusters=2, leaf=16, backend="triton")
     turned = [x.detach().transpose(1, 2).contiguous().transpose(1, 2) for x in tensors]
     torch.testing.assert_close(method(*turned, causal=True), method(*tensors, causal=True).detach())
 

@@ -25,7 +25,7 @@ def by_the_oracle(q, k, v, scale, seen):
         (1, 3, 1, 127, 63, 96, 16, True, False),
         (1, 3, 3, 130, 63, 64, 128, False, True),
         (1, 8, 1, 63, 63, 128, 40, False, False),
-        (1, 1, 1, 300, 1000, 64, 64, True, False),
+        (1, 1, 1, 150, 500, 64, 64, True, False),
         (1, 1, 1, 70, 100, 256, 256, True, False),
     ],
     ids=lambda c: "-".join(map(str, c)),
