@@ -259,7 +259,9 @@ def test_every_figure_of_times_takes_the_name_of_the_machine():
 def timed_panels():
     """The panels whose figure takes the name of the machine."""
     for name in panels.__all__:
-        draw = getattr(importlib.import_module(f"multipole_lab.panels.{name}"), "draw", None)  # a desk draws others
+        draw = getattr(
+            importlib.import_module(f"multipole_lab.panels.{name}"), "draw", None
+        )  # a desk draws others
         if draw is not None and "machine" in inspect.signature(draw).parameters:
             yield name
 
