@@ -76,7 +76,7 @@ FOLDERS = {
     },
     "kernels": {
         "kernels.common": (
-            "launch derivatives tiles tile_table decode_tiles=tiles online lookup=members visible delta branches"
+            "launch derivatives tiles tile_table decode_tiles=tiles online lookup=members visible delta branches=graphs"
         ),
         "kernels.clustering": "assign lloyd centroids capped sort kmeans",
         "kernels.exact": "leaf leaf_backward",

@@ -12,10 +12,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..common.branches import in_branches
 from ..common.checks import check_attention, check_given, check_tensors
 from ..common.delta import output_delta
 from ..common.derivatives import KernelFunction, Run, run_now
+from ..common.graphs import in_branches
 from ..common.launch import fp32_precision
 from ..common.layout import row_strided
 from ..exact.leaf import leaf_into

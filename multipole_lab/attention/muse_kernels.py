@@ -95,7 +95,7 @@ def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: No
 
 def _both_clusters(method: MuSe, q: Tensor, k: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
     """Labels, centroids, order and offsets of the queries, then order and offsets of the keys."""
-    from multipole_lab.kernels.common.branches import in_branches
+    from multipole_lab.kernels.common.graphs import in_branches
 
     of_queries, of_keys = method._query_partition, method._partition
     a, b = in_branches([lambda: of_queries.on_device(q), lambda: of_keys.sort_on_device(k, mask)])
@@ -106,7 +106,7 @@ def _causal_parts(
     method: MuSe, block: int, levels: int, scale: float, q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, ...]:
     """What has no gradient: result and log-sum-exp of the leaves, then the clusters of every level."""
-    from multipole_lab.kernels.common.branches import in_branches
+    from multipole_lab.kernels.common.graphs import in_branches
     from multipole_lab.kernels.muse.causal import causal_leaves
 
     found = in_branches(
