@@ -1,4 +1,4 @@
-"""Work that does not depend on each other: branches of a CUDA graph where one is captured, in turn elsewhere.
+"""CUDA graphs: how one is captured, and its branches for work that does not depend on each other.
 
 Small kernels leave most of a GPU idle. In a graph branches run beside each other at no cost to the host; outside, where
 the host's launches are what takes time, streams would only add to it.
@@ -6,9 +6,43 @@ the host's launches are what takes time, streams would only add to it.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
+
+T = TypeVar("T")
+
+
+def captured(
+    call: Callable[[], T], aside: torch.cuda.Stream, pool: tuple[int, int] | None = None
+) -> tuple[torch.cuda.CUDAGraph, T]:
+    """Capture a call on the current device, and return the graph and what the call returned, which a replay writes.
+
+    aside : a stream for the capture, which follows the current one. pool : of a graph that still is, to share its
+    memory; None for memory of its own. Other threads may use the device meanwhile.
+
+    Raises
+    ------
+    RuntimeError : the call waits for the device, or does something else that a graph cannot hold.
+    """
+    graph, now = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    aside.wait_stream(now)
+    collecting = gc.isenabled()
+    gc.disable()  # a graph that is given back during a capture ends it
+    try:
+        with torch.cuda.stream(aside):
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            try:
+                result = call()
+            finally:
+                graph.capture_end()
+    finally:
+        if collecting:
+            gc.enable()
+    now.wait_stream(aside)
+    return graph, result
 
 
 def in_branches(calls: Sequence[Callable[[], object]]) -> list:

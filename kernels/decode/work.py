@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from ..common.graphs import captured
+
+T = TypeVar("T")
 
 
 class Work:
@@ -33,26 +39,13 @@ class Work:
         """All buffers as they are now: who knows their addresses must keep them."""
         return tuple(self._buffers.values())
 
-    def stream(self) -> torch.cuda.Stream:
-        """Where steps are recorded. One for all: torch keeps some megabytes for the products of every stream."""
-        if self._aside is None:
+    def captured(self, call: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
+        """Capture a step: what `graphs.captured` returns, in memory that the graphs of all steps share."""
+        if self._aside is None:  # one for all: torch keeps some megabytes for the products of every stream
             self._aside = torch.cuda.Stream()
-        return self._aside
-
-    def pool(self) -> tuple[int, int]:
-        """Where CUDA graphs of steps keep what they allocate, the same for all."""
         if self._keeper is None:  # torch refuses a pool whose graphs are all gone: this one stays
-            keeper, now, aside = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), self.stream()
-            aside.wait_stream(now)
-            with torch.cuda.stream(aside):
-                keeper.capture_begin(capture_error_mode="thread_local")
-                try:
-                    torch.zeros(1, device="cuda")
-                finally:
-                    keeper.capture_end()
-            now.wait_stream(aside)
-            self._keeper = keeper
-        return self._keeper.pool()
+            self._keeper, _ = captured(lambda: torch.zeros(1, device="cuda"), self._aside)
+        return captured(call, self._aside, self._keeper.pool())
 
     def __deepcopy__(self, _: dict) -> Work:
         return Work()  # a copy of a cache makes its own

@@ -9,7 +9,6 @@ to again. What must not be captured is left alone: a call in a capture of the ca
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import threading
 from collections import OrderedDict
@@ -66,26 +65,14 @@ class Captured:
         ------
         RuntimeError : it waits for the device, or does something else that a graph cannot hold.
         """
+        from multipole_lab.kernels.common.graphs import captured  # only kernels are captured
+
         device = tensors[0].device
         before = torch.cuda.memory_reserved(device)
         # Ordinary tensors, which may be written in and outside inference mode alike.
         with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(device):
             inputs = [torch.empty_like(x).copy_(x) for x in tensors]
-            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
-            stream.wait_stream(torch.cuda.current_stream(device))
-            collecting = gc.isenabled()
-            gc.disable()  # a graph that is given back during a capture ends it
-            try:
-                with torch.cuda.stream(stream):
-                    graph.capture_begin(capture_error_mode="thread_local")
-                    try:
-                        outputs = tuple(function(*inputs))
-                    finally:
-                        graph.capture_end()
-            finally:
-                if collecting:
-                    gc.enable()
-            torch.cuda.current_stream(device).wait_stream(stream)
+            graph, outputs = captured(lambda: tuple(function(*inputs)), torch.cuda.Stream())
         held = sum(x.numel() * x.element_size() for x in inputs)
         grown = max(0, torch.cuda.memory_reserved(device) - before)
         return cls(graph, inputs, outputs, torch.cuda.Event(), held + grown)

@@ -8,7 +8,6 @@ of these tokens, and a token costs the host one launch instead of six with their
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -146,22 +145,7 @@ class FixedStep:
 
     def _record(self, work: Work, weighs: bool) -> Recorded:
         """Record the launches, on a stream for that; an earlier token has compiled the kernels and made buffers."""
-        pool, aside = work.pool(), work.stream()
-        graph, now = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.q.device)
-        aside.wait_stream(now)
-        collecting = gc.isenabled()
-        gc.disable()  # a graph that is given back during a capture ends it
-        try:
-            with torch.cuda.stream(aside):
-                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-                try:
-                    out, error = self._launch(work, weighs)
-                finally:
-                    graph.capture_end()
-        finally:
-            if collecting:
-                gc.enable()
-        now.wait_stream(aside)
+        graph, (out, error) = work.captured(lambda: self._launch(work, weighs))
         return Recorded(graph, out, error, work.buffers())
 
 

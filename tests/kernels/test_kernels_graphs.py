@@ -1,0 +1,76 @@
+"""How a CUDA graph is captured, as far as it shows without a device."""
+
+import contextlib
+import gc
+
+import pytest
+import torch
+
+from multipole_lab.kernels.common.graphs import captured
+from multipole_lab.kernels.decode.work import Work
+
+
+class Stream:
+    """Notes whom it waits for."""
+
+    def __init__(self, *_):
+        self.waited = []
+
+    def wait_stream(self, other):
+        self.waited.append(other)
+
+
+class Graph:
+    """Notes how it was captured."""
+
+    def capture_begin(self, pool, capture_error_mode):
+        self.began, self.collected = (pool, capture_error_mode), gc.isenabled()
+
+    def capture_end(self):
+        self.ended = True
+
+    def pool(self):
+        return 0, 7
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """A device's streams and graphs that only take notes; the current stream is returned."""
+    now, zeros = Stream(), torch.zeros
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: now)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch, "zeros", lambda n, device: zeros(n))
+    return now
+
+
+def test_a_capture_stands_between_the_work_before_and_after(device):
+    aside = Stream()
+    graph, result = captured(lambda: "result", aside)
+    assert result == "result"
+    assert graph.began == (None, "thread_local")
+    assert graph.ended
+    assert not graph.collected
+    assert gc.isenabled()
+    assert (aside.waited, device.waited) == ([device], [aside])
+
+
+def test_a_capture_that_fails_is_ended(device, monkeypatch):
+    ended = []
+    monkeypatch.setattr(Graph, "capture_end", lambda self: ended.append(self))
+
+    def waits():
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        captured(waits, Stream())
+    assert len(ended) == 1
+    assert gc.isenabled()
+
+
+def test_steps_share_a_pool_that_one_graph_keeps(device):
+    work = Work()
+    first, second = (work.captured(lambda: 1)[0] for _ in range(2))
+    assert first.began == second.began == ((0, 7), "thread_local")
+    assert work._keeper.began == (None, "thread_local")
