@@ -167,34 +167,43 @@ class _MuSe(KernelFunction):
     def backward(ctx, dout, dlse):
         if dout is None and dlse is None:
             return (None,) * 15
-        q, k, v, centroids, *sorts, out, lse, share, basis, moment = ctx.saved_tensors
-        dout = torch.zeros_like(out) if dout is None else dout
+        *tensors, share, basis, moment = ctx.saved_tensors
+        dout = torch.zeros_like(tensors[-2]) if dout is None else dout
+        tensors += [dout] if dlse is None else [dout, dlse]
+        settings = ctx.scale, ctx.near, ctx.precision
         if moment is None:
-            tensors = (q, k, v, centroids, *sorts, out, lse, dout, *(() if dlse is None else (dlse,)))
-            settings = ctx.scale, ctx.near, ctx.precision
-            grads = ctx.run(("muse backward", *settings), partial(_monopole_gradients, settings), *tensors)
-            return *grads, *(None,) * 12
-        k_sort = sorts[2:]
-        mass, mean_k, mean_v = summarise(centroids, k, v, *k_sort, ctx.scale, precision=ctx.precision)
-        near, far, far_mass = select_near(mass, ctx.near)
-        summaries = (mass, near, far, far_mass, mean_k, mean_v)
-        dq, dk, dv, d_basis = muse_backward(
-            q, k, v, centroids, *sorts, *summaries, out, lse, dout, dlse, ctx.scale, basis, moment, share,
-            precision=ctx.precision, directions=basis is not None and ctx.needs_input_grad[11],
-        )  # fmt: skip
-        d_basis = None if d_basis is None else d_basis.to(basis.dtype)
-        return dq, dk, dv, *(None,) * 8, d_basis, None, None, None
+            grads = ctx.run(("muse backward", *settings), partial(_gradients, settings), *tensors)
+        else:
+            directions = basis is not None and ctx.needs_input_grad[11]
+            grads = _gradients(settings, *tensors, dipole=(basis, moment, share), directions=directions)
+        d_basis = grads[3].to(basis.dtype) if len(grads) > 3 else None
+        return *grads[:3], *(None,) * 8, d_basis, None, None, None
 
 
-def _monopole_gradients(
-    settings: tuple, q: Tensor, k: Tensor, v: Tensor, centroids: Tensor, q_order: Tensor, q_offsets: Tensor,
-    k_order: Tensor, k_offsets: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None = None,
+def _gradients(
+    settings: tuple[float, int, str], q: Tensor, k: Tensor, v: Tensor, centroids: Tensor, q_order: Tensor,
+    q_offsets: Tensor, k_order: Tensor, k_offsets: Tensor, out: Tensor, lse: Tensor, dout: Tensor,
+    dlse: Tensor | None = None, dipole: tuple[Tensor | None, ...] = (None, None, None), directions: bool = False,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """dq, dk and dv of what `_MuSe` saved without a dipole."""
+    """dq, dk and dv of what `_MuSe` saved, and with `directions` the gradient of the basis, from new summaries."""
     scale, near, precision = settings
     sorts = q_order, q_offsets, k_order, k_offsets
     mass, *means = summarise(centroids, k, v, k_order, k_offsets, scale, precision=precision)
     summaries = mass, *select_near(mass, near), *means
-    return muse_backward(
-        q, k, v, centroids, *sorts, *summaries, out, lse, dout, dlse, scale, None, None, None, precision
-    )[:3]
+    grads = muse_backward(
+        q,
+        k,
+        v,
+        centroids,
+        *sorts,
+        *summaries,
+        out,
+        lse,
+        dout,
+        dlse,
+        scale,
+        *dipole,
+        precision,
+        directions=directions,
+    )
+    return grads if directions else grads[:3]
