@@ -48,9 +48,7 @@ class CostPanel(TimedPanel):
             "method": controls.choice("method", methods, "MuSe"),
             "clusters": controls.clusters(),
             "near": controls.near(),
-            "leaf": controls.powers(
-                "leaf", "Causal blocks of at most this many tokens are exact", 32, 8192, 1024
-            ),
+            "leaf": controls.leaf(8192, 1024),
             "budget": controls.powers(
                 "budget", "Keys that a query of the other methods sums exactly", 16, 8192, 256
             ),

@@ -52,16 +52,8 @@ class LensPanel(SampledPanel):
                 context.value * 3 // 4 - 1,
             ),
             "clusters": controls.clusters(32),
-            "near": controls.integer(
-                "near", "How many of the heaviest clusters are summed key by key instead", 0, 16, 2
-            ),
-            "leaf": controls.powers(
-                "leaf",
-                "Causal blocks of at most this many tokens are exact",
-                32,
-                max(32, tokens),
-                tokens // 16,
-            ),
+            "near": controls.near(2),
+            "leaf": controls.leaf(tokens, tokens // 16),
             "order": controls.order(),
             "attention": controls.sight("causal"),
         }

@@ -52,17 +52,9 @@ class MatrixPanel(SampledPanel):
             "attention": controls.sight("full"),
             "sort": controls.choice("sort by", orders, "text"),
             "clusters": controls.clusters(32),
-            "near": controls.integer(
-                "near", "How many of the heaviest clusters are summed key by key instead", 0, 16, 2
-            ),
+            "near": controls.near(2),
             "order": controls.order(),
-            "leaf": controls.powers(
-                "leaf",
-                "Causal blocks of at most this many tokens are exact",
-                32,
-                max(32, tokens),
-                tokens // 16,
-            ),
+            "leaf": controls.leaf(tokens, tokens // 16),
         }
 
     def compute(self, layer, head, context, attention, sort, **choices) -> Iterator[Picture]:

@@ -91,9 +91,14 @@ def order() -> widgets.ToggleButtons:
     return choice("order", words, "monopole")
 
 
-def near() -> widgets.IntSlider:
+def near(value: int = 0) -> widgets.IntSlider:
     """Choose how many clusters are summed exactly."""
-    return integer("near", "How many of the heaviest clusters are summed key by key instead", 0, 16, 0)
+    return integer("near", "How many of the heaviest clusters are summed key by key instead", 0, 16, value)
+
+
+def leaf(most: int, value: int) -> widgets.SelectionSlider:
+    """Choose the longest causal block that is exact, 32 to ``most`` tokens."""
+    return powers("leaf", "Causal blocks of at most this many tokens are exact", 32, max(32, most), value)
 
 
 def seed() -> widgets.IntSlider:
