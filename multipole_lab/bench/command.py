@@ -15,6 +15,10 @@ BENCHES = {  # name: (module, what --help says of it)
         "multipole_lab.bench.decode.cpu",
         "one decoding step over a clustered cache against dense; on a GPU the kernels in CUDA graphs",
     ),
+    "generate": (
+        "multipole_lab.bench.decode.generate",
+        "tokens of model.generate with a clustered cache, beside dense caches, eager and compiled",
+    ),
     "kmeans": (
         "multipole_lab.bench.kmeans",
         "the lab's k-means against scikit-learn's or flash-kmeans",

@@ -32,6 +32,10 @@ ROOT = Path(ml.__file__).parents[1]
 SMALLEST = {
     "attention": "--n 64 --heads 1 --dim 8 --sample random --clusters 4 --repeats 1",
     "decode": "--keys 700 --heads 2 1 --head-size 8 --steps 1 --joins 1",
+    "generate": (
+        "--prompt 40 --new 2 --turns 1 --layers 1 --hidden 16 --heads 2 1 --head-size 8 --vocabulary 32 "
+        "--eager"
+    ),
     "kernels": "--device cpu --n 32 --heads 1 1 --head-size 16 --clusters 2 --only sort --repeats 1 --dtype float32",
     "kmeans": "--n 64 --heads 1 --clusters 2 --iterations 1 --sample random --dim 4 --repeats 1",
     "memory": "--n 64 --heads 1 --dim 8 --clusters 4",

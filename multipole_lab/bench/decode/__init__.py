@@ -1,1 +1,1 @@
-"""`multipole-lab bench decode`: one decoding step against dense decoding, on a CPU and on a GPU."""
+"""`multipole-lab bench decode` and `bench generate`: decoding steps against dense decoding, on a CPU and on a GPU."""
