@@ -100,7 +100,7 @@ class Method:
         return (out, lse) if return_lse else out
 
     @suggesting
-    def on(self, model: nn.Module, layers: object = None) -> AbstractContextManager:
+    def on(self, model: nn.Module, layers: object = None, strict: bool = False) -> AbstractContextManager:
         """Run a transformers model with this method as its attention: ``with method.on(model): model(...)``.
 
         Parameters
@@ -108,6 +108,7 @@ class Method:
         model : a decoder or an encoder of transformers 5. On exit, also after an error, it is as it was.
         layers : None for all layers, an integer or several for some, or ``{layer: method}`` to give layers methods of
             their own. All others stay exact.
+        strict : refuse what the method cannot honour; otherwise such calls stay exact, are counted and said once.
 
         Returns
         -------
@@ -117,7 +118,7 @@ class Method:
         # Attention knows no transformers: what does stands above it and is imported when asked for.
         from multipole_lab.models.drop_in import attention_on
 
-        return attention_on(model, self, layers)
+        return attention_on(model, self, layers, strict)
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         """Every query over every key that the mask keeps."""

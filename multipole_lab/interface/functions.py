@@ -163,7 +163,18 @@ def _restore(name: str) -> None:
 def attend_as(
     name: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object
 ) -> Output:
-    """Attention by the implementation of that name, with the mask it wants."""
+    """Attention by the implementation of that name, with the mask it wants.
+
+    Raises
+    ------
+    ValueError : no such implementation; a model that chooses keys for each query (DeepSeek V3.2), and puts the choice
+        into the mask under transformers' own implementations only.
+    """
+    if kwargs.get("indices") is not None or kwargs.get("block_indices") is not None:
+        raise ValueError(
+            f"{type(module).__name__} chooses keys for each query, which it tells transformers' own implementations "
+            "only: its attention cannot be replaced or recorded"
+        )
     function = ALL_ATTENTION_FUNCTIONS.get(name)
     if function is None:  # each model's file has its own "eager", which is in no table
         function = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
@@ -175,8 +186,8 @@ def attend_as(
 def attend_exactly(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object
 ) -> Output:
-    """Softmax attention under any mask: by sdpa, or by eager where sdpa cannot (sinks, capped logits)."""
-    special = kwargs.get("s_aux") is not None or kwargs.get("softcap") is not None
+    """Softmax attention under any mask: by sdpa, or by eager where sdpa cannot (sinks, capped logits, a bias)."""
+    special = any(kwargs.get(name) is not None for name in ("s_aux", "sinks", "softcap", "position_bias"))
     return attend_as("eager" if special else "sdpa", module, query, key, value, mask, **kwargs)
 
 

@@ -12,6 +12,7 @@ from multipole_lab.attention import Exact, Method
 from multipole_lab.attention.calls.opaque import attend, read, written
 from multipole_lab.attention.exact import exact_partial
 from multipole_lab.attention.partials import Partial
+from multipole_lab.clustering.clusters import statistics_dtype
 from multipole_lab.interface.structure import CustomMask, Structure, structure_of_rows, structure_of_tensor
 
 
@@ -40,14 +41,13 @@ def apply_unseen(
     mask: Tensor,
     scale: float | None = None,
     sinks: Tensor | None = None,
+    strict: bool = False,
 ) -> Tensor:
     """The same under a whole mask [B, H, Nq or 1, Nk] in a graph of ``torch.compile``, looked at when that runs.
 
-    Raises
-    ------
-    CustomMask : then, for a mask that only exact attention can honour.
+    A mask that only exact attention can honour gets that, or is refused with a ``CustomMask`` then if ``strict``.
     """
-    text = written(UnderMask(written(method)))
+    text = written(UnderMask(written(method), strict))
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     return _with_learned(sinks, *attend(q, k, v, mask, scale, False, text))
 
@@ -57,22 +57,33 @@ class UnderMask(Method):
     """A method, as ``opaque.written`` writes it, whose mask is a whole one and decides what is causal."""
 
     method: str
+    strict: bool
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Partial:
         method = read(self.method)
         try:
             structure = _looked_at(mask, q.shape[2])
         except CustomMask:
-            if not isinstance(method, Exact):
+            if self.strict and not isinstance(method, Exact):
                 raise
-            if mask.dtype != torch.bool or mask.shape[1] > 1:
-                raise CustomMask(
-                    "inside torch.compile, a mask that is a bias or differs between heads"
-                ) from None
-            return exact_partial(q, k, v, scale, mask=mask[:, 0])
+            if mask.dtype == torch.bool and mask.shape[1] == 1:
+                return exact_partial(q, k, v, scale, mask=mask[:, 0])
+            return _weighed(q, k, v, scale, mask)
         if structure.cuts is None and not structure.causal and too_few_keys(method, structure.keys):
             method = Exact()
         return _under(method, q, k, v, structure, scale)
+
+
+def _weighed(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor) -> Partial:
+    """Softmax attention under a mask of any kind [B, 1 or Hq, 1 or Nq, Nk], in memory O(Nq Nk)."""
+    group = q.shape[1] // k.shape[1]
+    k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+    logits = (scale * q @ k.mT).to(statistics_dtype(q.dtype))
+    lowest = torch.finfo(logits.dtype).min
+    logits = (
+        logits.masked_fill(~mask, lowest) if mask.dtype == torch.bool else (logits + mask).clamp(min=lowest)
+    )
+    return logits.softmax(-1).to(v.dtype) @ v, logits.logsumexp(-1)
 
 
 def _looked_at(mask: Tensor, queries: int) -> Structure:

@@ -1,13 +1,16 @@
-"""What a model wants of its attention that no expansion of softmax attention gives: refused by name."""
+"""What a model wants of its attention that no expansion of softmax attention gives, by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from multipole_lab.attention import Method, MuSe
+from multipole_lab.interface.functions import attend_as
 from multipole_lab.interface.masked import too_few_keys
 from multipole_lab.interface.masks import LazyMask, Structure
 
@@ -17,27 +20,38 @@ _APART = (
 )
 
 
+# What some models hand to their attention and no expansion of softmax attention knows; eager functions have no others
+# (tests/models/test_models_check.py reads transformers' files).
+_UNKNOWN = {
+    "softcap": "caps its logits (softcap={})",
+    "position_bias": "adds a position bias to its logits",
+    "cache": "reads a paged cache",
+    "sinks": "has sinks that depend on the query",
+    "indices": "chooses keys for each query",
+    "block_indices": "chooses keys for each query",
+}
+
+
+class Refusal(NamedTuple):
+    """What a method cannot honour: as ``DropIn`` counts it, and in a whole sentence."""
+
+    reason: str
+    message: str
+
+
 def where(layer: int | None, module: nn.Module) -> str:
     """A layer as messages name it."""
     return f"layer {layer} ({type(module).__name__})"
 
 
 def stays_exact(
-    method: Method, place: str, named: bool, query: Tensor, key: Tensor, structure: Structure | None
+    method: Method, named: bool, query: Tensor, key: Tensor, structure: Structure | None
 ) -> str | None:
-    """Why a call is left to exact attention, or None; where the structure is None, as far as sizes tell.
-
-    Raises
-    ------
-    ValueError : a sliding window in a layer that was ``named``.
-    """
+    """Why a call is left to exact attention, or None; where the structure is None, as far as sizes tell."""
     from multipole_lab.interface.handle import Handle
 
-    if structure is not None and structure.local:
-        reason = f"sliding window or chunk of {structure.local} tokens"
-        if named:
-            raise ValueError(f"{place} has a {reason}, which stays exact: leave it out of layers")
-        return reason
+    if structure is not None and structure.local and not named:
+        return _window(structure)
     if isinstance(key, Handle):
         return "MultipoleCache attends for single tokens"
     if query.shape[2] == 1 and isinstance(method, MuSe):
@@ -46,22 +60,48 @@ def stays_exact(
     return "no more keys than clusters" if full and too_few_keys(method, structure.keys) else None
 
 
-def check_honoured(method: Method, where: str, module: nn.Module, kwargs: Mapping[str, object]) -> None:
-    """Refuse by name what a model wants of its attention and no expansion of softmax attention gives."""
+def unhonoured(
+    method: Method, place: str, module: nn.Module, structure: Structure | None, kwargs: Mapping[str, object]
+) -> Refusal | None:
+    """What a model wants of its attention and no expansion of softmax attention gives, or None.
+
+    A sliding window in ``structure`` is one that ``stays_exact`` let pass, in a layer that was named.
+    """
     name = type(method).__name__
-    if kwargs.get("softcap") is not None:
-        raise ValueError(f"{where} caps its logits (softcap={kwargs['softcap']}), which {name} cannot do")
-    if kwargs.get("position_bias") is not None:
-        raise ValueError(f"{where} adds a position bias to its logits, which {name} cannot do")
-    if kwargs.get("cache") is not None:
-        raise ValueError(f"{where} reads a paged cache, which {name} cannot do")
-    check_no_weights(module, kwargs, name)
+    if structure is not None and structure.local:
+        reason = _window(structure)
+        return Refusal(reason, f"{place} has a {reason}, which stays exact: leave it out of layers")
+    for key, words in _UNKNOWN.items():
+        if kwargs.get(key) is not None:
+            reason = words.format(kwargs[key])
+            return Refusal(reason, f"{place} {reason}, which {name} cannot do")
+    if wants_weights(module, kwargs):
+        return Refusal("attention weights are wanted", _no_weights(name))
     dropout = kwargs.get("dropout") or 0.0
     if dropout > 0:
-        raise ValueError(
-            f"{where} drops attention weights in training (dropout {dropout:g}), and {name} makes none to drop; "
-            f"load the model with {_dropout_name(module, dropout)}=0.0, or call model.eval()"
-        )
+        reason = f"drops attention weights in training (dropout {dropout:g})"
+        change = f"load the model with {_dropout_name(module, dropout)}=0.0, or call model.eval()"
+        return Refusal(reason, f"{place} {reason}, and {name} makes none to drop; {change}")
+    return None
+
+
+def by_itself(
+    former: Callable,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: object,
+    **kwargs: object,
+) -> tuple[Tensor, Tensor | None]:
+    """A call by the model's own attention: ``former``, or eager where weights are wanted, as only that makes them."""
+    if wants_weights(module, kwargs):
+        former = partial(attend_as, "eager")
+    return former(module, query, key, value, mask, **kwargs)
+
+
+def _window(structure: Structure) -> str:
+    return f"sliding window or chunk of {structure.local} tokens"
 
 
 def _dropout_name(module: nn.Module, dropout: float) -> str:
@@ -107,10 +147,14 @@ def check_no_weights(module: nn.Module, kwargs: Mapping[str, object], name: str)
     ValueError : attention weights are wanted of what makes none.
     """
     if wants_weights(module, kwargs):
-        raise ValueError(
-            f"output_attentions is set, but {name} makes no attention weights; leave it False in the call and in "
-            "model.config"
-        )
+        raise ValueError(_no_weights(name))
+
+
+def _no_weights(name: str) -> str:
+    return (
+        f"output_attentions is set, but {name} makes no attention weights; leave it False in the call and in "
+        "model.config"
+    )
 
 
 def check_positions(structure: Structure, positions: Tensor | None, queries: int) -> None:

@@ -34,9 +34,13 @@ class Structure:
 
 
 class CustomMask(ValueError):
-    """A mask of which only exact attention can make sense: summaries of many keys cannot leave out some of them."""
+    """A mask of which only exact attention can make sense: summaries of many keys cannot leave out some of them.
+
+    ``what`` says it in short.
+    """
 
     def __init__(self, what: str) -> None:
+        self.what = what
         super().__init__(
             f"{what}: only exact attention can honour it; use ml.Exact(), or leave these layers out of `layers`"
         )

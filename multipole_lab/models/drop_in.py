@@ -6,6 +6,7 @@ of softmax attention. For a model that keeps its method, see ``drop_in_names``.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,15 @@ from multipole_lab.interface.functions import Hook, Output, attend_exactly, hook
 from multipole_lab.interface.layers import attention_layers, check_layers, inner_model, layer_numbers
 from multipole_lab.interface.masked import apply
 from multipole_lab.interface.masks import LazyMask, after_graph, structure_of
-from multipole_lab.interface.refusing import check_apart, check_honoured, check_packed, stays_exact, where
+from multipole_lab.interface.refusing import (
+    Refusal,
+    by_itself,
+    check_apart,
+    check_packed,
+    stays_exact,
+    unhonoured,
+    where,
+)
 from multipole_lab.interface.structure import CustomMask, Structure
 from multipole_lab.models.drop_in_traced import attend_traced
 from multipole_lab.printing import count
@@ -33,7 +42,9 @@ Layers = int | Iterable[int] | Mapping[int, Method] | None
 
 @suggesting
 @contextmanager
-def attention_on(model: nn.Module, method: Method, layers: Layers = None) -> Iterator[DropIn]:
+def attention_on(
+    model: nn.Module, method: Method, layers: Layers = None, strict: bool = False
+) -> Iterator[DropIn]:
     """Run a model with ``method`` as its attention; what ``method.on(model, layers)`` does.
 
     Parameters
@@ -43,6 +54,7 @@ def attention_on(model: nn.Module, method: Method, layers: Layers = None) -> Ite
     method : what the layers compute instead of softmax attention.
     layers : None for all layers; an integer or several for some; ``{layer: method}`` to give layers methods of their
         own, in place of ``method``. All others stay as they were.
+    strict : refuse what a method cannot honour, instead of leaving that call to the model's own attention.
 
     Yields
     ------
@@ -53,13 +65,14 @@ def attention_on(model: nn.Module, method: Method, layers: Layers = None) -> Ite
     TypeError, ValueError
         On entry: what is no transformers model or has an encoder and a decoder; layers it lacks; a model that does
         not go through transformers' attention interface.
-        While the model runs: what the method cannot honour, by name (see ``DropIn``).
+        While the model runs: packed texts that see each other; if ``strict``, all that the method cannot honour (see
+        ``DropIn``).
     RuntimeError
         When another thread is running this model with a replaced attention.
     """
     from multipole_lab.models import drop_in_names  # noqa: F401  whoever drops in may also want the names
 
-    drop_in = DropIn.of(model, method, layers)
+    drop_in = DropIn.of(model, method, layers, strict)
     with hooked(drop_in.model, drop_in.attend, traceable=True):
         yield drop_in
 
@@ -80,13 +93,18 @@ class DropIn:
     text; single queries under ``MuSe``, whose expansion point they would be (decode with ``MultipoleCache``);
     keys no more than a method's clusters; layers of a hybrid model that have no attention are left alone, uncounted.
 
-    Refused with a ValueError: soft-capped logits, position biases, dropout of attention weights, attention weights as
-    an output, paged caches, masks that depend on the query in other ways; packed texts with an ``attention_mask`` of
-    two dimensions or a cache, where transformers lets them see each other; a layer that was named but attends a
-    sliding window or has no attention.
+    What a method cannot honour is exact by the model's own attention, counted too, and said once by a warning; with
+    ``strict`` it is a ValueError. These are soft-capped logits, position biases, dropout of attention weights,
+    attention weights as an output (by the model's eager attention, as only that makes them), paged caches, sinks that
+    depend on the query, masks that depend on the query in other ways, and a sliding window in a layer that was named.
 
-    Inside ``torch.compile`` the calls are part of the model's graph, which counts nothing: ``approximated`` and
-    ``exact`` hold the others. A mask that the model was given whole, and packed texts, are looked at when it runs.
+    Refused with a ValueError in any case: packed texts with an ``attention_mask`` of two dimensions or a cache, where
+    transformers lets them see each other; a layer that was named and has no attention; models that choose keys for each
+    query (DeepSeek V3.2).
+
+    Inside ``torch.compile`` the calls are part of the model's graph, which counts nothing and says nothing:
+    ``approximated`` and ``exact`` hold the others. A mask that the model was given whole, and packed texts, are looked
+    at when it runs.
 
     Attributes
     ----------
@@ -98,9 +116,11 @@ class DropIn:
     model: PreTrainedModel = field(repr=False)
     methods: Mapping[int, Method]
     named: bool = False
+    strict: bool = False
     approximated: Counter[int] = field(default_factory=Counter)
     exact: Counter[tuple[int, str]] = field(default_factory=Counter)
     _numbers: dict[nn.Module, int] = field(default_factory=dict, repr=False)
+    _said: set[str] = field(default_factory=set, repr=False)
     _seen: tuple | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -110,7 +130,7 @@ class DropIn:
         return f"DropIn({methods or 'no layer'}; {calls})"
 
     @classmethod
-    def of(cls, model: nn.Module, method: Method, layers: Layers) -> DropIn:
+    def of(cls, model: nn.Module, method: Method, layers: Layers, strict: bool = False) -> DropIn:
         """Checked on creation; see ``attention_on``."""
         model = inner_model(model)
         if isinstance(layers, Mapping):
@@ -131,7 +151,7 @@ class DropIn:
                 f"layers contains {', '.join(map(str, without))}, which have no attention; {type(model).__name__} has "
                 f"it in layers {', '.join(map(str, sorted(with_attention)))}"
             )
-        return cls(model, methods, layers is not None, _numbers=numbers)
+        return cls(model, methods, layers is not None, strict, _numbers=numbers)
 
     def attend(
         self,
@@ -150,28 +170,45 @@ class DropIn:
             return former(module, query, key, value, attention_mask, **kwargs)
         if torch.compiler.is_compiling():
             call = module, query, key, value, attention_mask
-            return attend_traced(
-                method, layer, self.named, partial(self.attend, former), former, *call, **kwargs
-            )
+            settings = method, layer, self.named, self.strict
+            return attend_traced(*settings, partial(self.attend, former), former, *call, **kwargs)
         attention_mask = after_graph(attention_mask)
+        call = module, query, key, value, attention_mask
+        structure, place = None, where(layer, module)
         try:
             structure = self._structure(module, query, key, attention_mask, kwargs)
-        except CustomMask:
-            if not isinstance(method, Exact):
-                raise
-            check_honoured(method, where(layer, module), module, kwargs)
+        except CustomMask as mask:
+            refusal = None if isinstance(method, Exact) else Refusal(mask.what, str(mask))
+        else:
+            reason = stays_exact(method, self.named, query, key, structure)
+            if reason:
+                self.exact[layer, reason] += 1
+                return former(*call, **kwargs)
+            refusal = None
+        refusal = refusal or unhonoured(method, place, module, structure, kwargs)
+        if refusal:
+            self._leave(layer, refusal)
+            return by_itself(former, *call, **kwargs)
+        if structure is None:
             self.approximated[layer] += 1
-            return attend_exactly(module, query, key, value, attention_mask, **kwargs)
-        reason = stays_exact(method, where(layer, module), self.named, query, key, structure)
-        if reason:
-            self.exact[layer, reason] += 1
-            return former(module, query, key, value, attention_mask, **kwargs)
-        check_honoured(method, where(layer, module), module, kwargs)
+            return attend_exactly(*call, **kwargs)
         check_packed(structure, kwargs.get("cu_seq_lens_q"))
         check_apart(attention_mask, structure, kwargs.get("position_ids"), query.shape[2])
         self.approximated[layer] += 1
         out = apply(method, query, key, value, structure, kwargs.get("scaling"), kwargs.get("s_aux"))
         return out.transpose(1, 2).contiguous(), None
+
+    def _leave(self, layer: int | None, refusal: Refusal) -> None:
+        """Note what its method cannot honour; a warning the first time."""
+        if self.strict:
+            raise ValueError(refusal.message)
+        self.exact[layer, refusal.reason] += 1
+        if refusal.reason not in self._said:
+            self._said.add(refusal.reason)
+            warnings.warn(
+                f"{refusal.message}. Such calls stay exact, by the model's own attention; strict=True refuses them",
+                stacklevel=2,
+            )
 
     def _structure(
         self, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: Mapping

@@ -1,7 +1,7 @@
 """Attention methods by name: ``model.set_attn_implementation("muse")``, configured by ``model.config.muse``.
 
 The names are entered when this module is imported, which ``ml.load_model``, ``ml.capture`` and ``method.on`` do. The
-configuration is a dictionary of the method's parameters, and ``layers`` for some layers only:
+configuration is a dictionary of the method's parameters, ``layers`` for some layers only, and ``strict``:
 
     model.config.muse = {"clusters": 64, "near": 4, "layers": [3, 4, 5]}
     model.set_attn_implementation("muse")
@@ -44,7 +44,9 @@ NAMES: dict[str, type[Method]] = {
 
 
 @suggesting
-def configure_attention(model: nn.Module, method: Method, layers: int | Iterable[int] | None = None) -> str:
+def configure_attention(
+    model: nn.Module, method: Method, layers: int | Iterable[int] | None = None, strict: bool = False
+) -> str:
     """Let a model use a method from now on: write its configuration and set its implementation.
 
     Parameters
@@ -52,6 +54,7 @@ def configure_attention(model: nn.Module, method: Method, layers: int | Iterable
     model : a decoder or an encoder of transformers 5.
     method : one of the library's methods.
     layers : None for all, or some; the others stay exact.
+    strict : refuse what the method cannot honour, which otherwise is exact by sdpa or eager and said once.
 
     Returns
     -------
@@ -72,13 +75,15 @@ def configure_attention(model: nn.Module, method: Method, layers: int | Iterable
     settings = dataclasses.asdict(method)
     if layers is not None:
         settings["layers"] = check_layers(model, layers)
+    if strict:
+        settings["strict"] = True
     setattr(model.config.get_text_config(), name, settings)
     set_implementation(model, name)
     return name
 
 
-def configured_method(config: object, name: str) -> tuple[Method, frozenset[int] | None]:
-    """The method that a configuration describes under a name, and its layers, None for all.
+def configured_method(config: object, name: str) -> tuple[Method, frozenset[int] | None, bool]:
+    """The method that a configuration describes under a name; its layers, None for all; whether it is strict.
 
     Raises
     ------
@@ -95,29 +100,31 @@ def configured_method(config: object, name: str) -> tuple[Method, frozenset[int]
 
 
 @functools.lru_cache(maxsize=64)
-def _parsed(name: str, text: str) -> tuple[Method, frozenset[int] | None]:
+def _parsed(name: str, text: str) -> tuple[Method, frozenset[int] | None, bool]:
     return _built(name, json.loads(text))
 
 
-def _built(name: str, settings: dict) -> tuple[Method, frozenset[int] | None]:
+def _built(name: str, settings: dict) -> tuple[Method, frozenset[int] | None, bool]:
     kind = NAMES[name]
-    layers = settings.pop("layers", None)
+    layers, strict = settings.pop("layers", None), settings.pop("strict", False)
     known = list(kind.__dataclass_fields__)
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ValueError(
             f"model.config.{name} has {', '.join(unknown)}, which {kind.__name__} does not take; allowed are "
-            f"{', '.join([*known, 'layers'])}"
+            f"{', '.join([*known, 'layers', 'strict'])}"
         )
     try:
         method = kind(**settings)
     except (ValueError, TypeError) as error:
         raise type(error)(f"model.config.{name}: {error}") from None
+    if not isinstance(strict, bool):
+        raise TypeError(f"model.config.{name} has strict {strict!r}; True or False is needed")
     if layers is None:
-        return method, None
+        return method, None, strict
     if not isinstance(layers, list) or not all(type(layer) is int for layer in layers):
         raise TypeError(f"model.config.{name} has layers {layers!r}; a list of integers is needed")
-    return method, frozenset(layers)
+    return method, frozenset(layers), strict
 
 
 def _named_attention(
@@ -130,7 +137,7 @@ def _named_attention(
     **kwargs: object,
 ) -> Output:
     """One layer by the method that its configuration describes; exact by sdpa, or eager where sdpa cannot."""
-    method, layers = configured_method(module.config, name)
+    method, layers, strict = configured_method(module.config, name)
     layer = getattr(module, "layer_idx", None)
     if layers is not None and layer is None:
         raise ValueError(
@@ -143,11 +150,17 @@ def _named_attention(
         if not chosen:
             return attend_exactly(*call, **kwargs)
         eagerly = functools.partial(_named_attention, name)
-        return attend_traced(method, layer, layers is not None, eagerly, attend_exactly, *call, **kwargs)
-    drop_in = DropIn(
-        None, {layer: method} if chosen else {}, named=layers is not None, _numbers={module: layer}
-    )
+        settings = method, layer, layers is not None, strict
+        return attend_traced(*settings, eagerly, attend_exactly, *call, **kwargs)
+    methods = {layer: method} if chosen else {}
+    drop_in = DropIn(None, methods, layers is not None, strict, _numbers={module: layer}, _said=_said(name))
     return drop_in.attend(attend_exactly, module, query, key, value, attention_mask, **kwargs)
+
+
+@functools.cache
+def _said(name: str) -> set[str]:
+    """What was already said of calls that stay exact under a name."""
+    return set()
 
 
 for _name in NAMES:

@@ -9,13 +9,14 @@ from multipole_lab.attention.calls.opaque import written
 from multipole_lab.interface.functions import Hook, Output, outside
 from multipole_lab.interface.masked import apply, apply_unseen
 from multipole_lab.interface.masks import LazyMask, MaskRequest, structure_of
-from multipole_lab.interface.refusing import check_honoured, check_positions, stays_exact, where
+from multipole_lab.interface.refusing import by_itself, check_positions, stays_exact, unhonoured, where
 
 
 def attend_traced(
     method: Method,
     layer: int | None,
     named: bool,
+    strict: bool,
     eagerly: Hook,
     former: Hook,
     module: nn.Module,
@@ -30,7 +31,7 @@ def attend_traced(
     Parameters
     ----------
     method : of this layer.
-    layer, named : its number, and whether the user named it.
+    layer, named, strict : its number, whether the user named it, and wants refusals.
     eagerly : computes the same outside any graph, which then ends before it: for packed texts that are announced by
         ``cu_seq_lens_q``, for masks from outside the graph, and for methods that no operator can name.
     former : what the model computed before.
@@ -50,13 +51,17 @@ def attend_traced(
         structure = structure_of(None, query.shape[2], key.shape[2], lambda: causal)
     else:
         structure = None if request is None else request.known()
-    if stays_exact(method, where(layer, module), named, query, key, structure):
+    if stays_exact(method, named, query, key, structure):
         return former(module, query, key, value, attention_mask, **kwargs)
-    check_honoured(method, where(layer, module), module, kwargs)
+    refusal = unhonoured(method, where(layer, module), module, structure, kwargs)
+    if refusal is not None:
+        if strict:
+            raise ValueError(refusal.message)
+        return by_itself(former, module, query, key, value, attention_mask, **kwargs)
     scale, sinks = kwargs.get("scaling"), kwargs.get("s_aux")
     if structure is None:
         whole = attention_mask if request is None else request.in_full()
-        out = apply_unseen(method, query, key, value, whole, scale, sinks)
+        out = apply_unseen(method, query, key, value, whole, scale, sinks, strict)
     else:
         check_positions(structure, kwargs.get("position_ids"), query.shape[2])
         out = apply(method, query, key, value, structure, scale, sinks)

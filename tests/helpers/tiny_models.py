@@ -4,6 +4,8 @@ import torch
 from transformers import (
     BertConfig,
     BertModel,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPTNeoXConfig,
@@ -21,6 +23,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    T5Config,
+    T5EncoderModel,
 )
 
 import multipole_lab as ml
@@ -71,6 +75,24 @@ def tiny(name: str, **changes: object) -> PreTrainedModel:
             if weight.ndim == 2:
                 weight.mul_(6)
     return model
+
+
+def gemma2() -> PreTrainedModel:
+    """A model with soft-capped logits, which no method honours."""
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "vocab_size": 64,
+        "head_dim": 8,
+    }
+    return Gemma2ForCausalLM(Gemma2Config(**sizes, num_attention_heads=4, num_key_value_heads=2)).eval()
+
+
+def t5() -> PreTrainedModel:
+    """An encoder with position biases."""
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 64}
+    return T5EncoderModel(T5Config(**sizes)).eval()
 
 
 def ids_of(batch: int = 2, length: int = 60, seed: int = 0) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """What a model is asked for beside attention: weights, packed texts, masks of its own, dropout; with every method."""
 
 import contextlib
+import warnings
 
 import pytest
 import torch
@@ -32,20 +33,28 @@ def test_these_are_all_methods():
 @pytest.mark.parametrize("by", ["argument", "configuration"])
 @pytest.mark.parametrize("name", TINY)
 @every_method
-def test_attention_weights_are_refused_and_never_missing(method, name, by):
+def test_attention_weights_are_eager_ones_or_refused_and_never_missing(method, name, by):
     model, ids = tiny(name), ids_of(1, 20)
     with ml.Exact().on(model) as drop_in:
-        read(model, ids)
+        expected = read(model, ids)
     layer = min(drop_in.approximated)  # the others have a sliding window
     model.set_attn_implementation("eager")
     asked = {"output_attentions": True} if by == "argument" else {}
     model.config.output_attentions = by == "configuration"
     before = model(ids, **asked).attentions
-    with method.on(model, layers=[layer]), pytest.raises(ValueError, match="output_attentions is set, but"):
+    with (
+        method.on(model, layers=[layer], strict=True),
+        pytest.raises(ValueError, match="output_attentions is"),
+    ):
         model(ids, **asked)
+    with method.on(model, layers=[layer]) as drop_in, pytest.warns(match="Such calls stay exact") as said:
+        got = [model(ids, **asked) for _ in range(2)]
+    assert len(said) == 1
+    assert drop_in.exact == {(layer, "attention weights are wanted"): 2}
+    close(got[0][0], expected)
+    assert all(torch.equal(a, b) for one in got for a, b in zip(one.attentions, before, strict=True))
     with method.on(model):
         close(model(ids, output_attentions=False)[0].isfinite().float().mean(), torch.tensor(1.0))
-    assert all(torch.equal(a, b) for a, b in zip(model(ids, **asked).attentions, before, strict=True))
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -146,21 +155,27 @@ def custom_masks(dtype):
 
 @pytest.mark.parametrize("which", ["holes", "heads", "bias", "two texts"])
 @every_method
-def test_only_exact_attention_honours_any_mask(method, which):
+def test_any_mask_is_honoured_by_exact_attention_or_refused(method, which):
     model, ids = tiny("llama"), ids_of(2, 40)
     mask = custom_masks(model.dtype)[which].expand(2, -1, -1, -1)
     expected = read(model, ids, attention_mask=mask)
-    for inside in (method.on(model), contextlib.nullcontext()):
-        with inside as drop_in:
-            if isinstance(method, ml.Exact):
-                close(read(model, ids, attention_mask=mask), expected)
-                assert drop_in is None or set(drop_in.approximated) == {0, 1, 2}
-            else:
-                with pytest.raises(
-                    ValueError, match=r"only exact attention can honour it; use ml\.Exact\(\)"
-                ):
-                    read(model, ids, attention_mask=mask)
+    own = isinstance(method, ml.Exact)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with method.on(model) as drop_in:
+            close(read(model, ids, attention_mask=mask), expected)
+    assert len(said) == (not own)
+    assert len(drop_in.approximated if own else drop_in.exact) == 3
+    refused = pytest.raises(ValueError, match=r"only exact attention can honour it; use ml\.Exact\(\)")
+    with method.on(model, strict=True), contextlib.nullcontext() if own else refused:
+        close(read(model, ids, attention_mask=mask), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said by an earlier test, or now
         configure_attention(model, method)  # and by its name
+        close(read(model, ids, attention_mask=mask), expected)
+    configure_attention(model, method, strict=True)
+    with contextlib.nullcontext() if own else refused:
+        read(model, ids, attention_mask=mask)
 
 
 @every_method
@@ -223,15 +238,17 @@ def tiny_gpt2(**changes):
 
 @pytest.mark.parametrize("name", ["gpt2", *TINY])
 @every_method
-def test_dropout_is_refused_by_the_models_own_name_for_it(method, name):
+def test_dropout_stays_exact_or_is_refused_by_the_models_own_name_for_it(method, name):
     config = tiny_gpt2().config if name == "gpt2" else tiny(name).config
     (parameter,) = (key for key in vars(config) if "drop" in key and "att" in key)
     model = (tiny_gpt2(attn_pdrop=0.25) if name == "gpt2" else tiny(name, **{parameter: 0.25})).train()
-    with (
-        method.on(model),
-        pytest.raises(ValueError, match=rf"dropout 0\.25.*load the model with {parameter}=0\.0"),
-    ):
+    words = rf"dropout 0\.25.*load the model with {parameter}=0\.0"
+    with method.on(model, strict=True), pytest.raises(ValueError, match=words):
         model(ids_of(1, 20))
+    with method.on(model) as drop_in, pytest.warns(UserWarning, match=words):
+        model(ids_of(1, 20))
+    assert all("dropout 0.25" in reason or "window" in reason for _, reason in drop_in.exact)
+    assert not drop_in.approximated
 
 
 def hybrid(kinds):

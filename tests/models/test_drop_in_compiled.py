@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from tiny_models import SMALL, close, ids_of, tiny
+from tiny_models import SMALL, close, gemma2, ids_of, t5, tiny
 
-import multipole_lab as ml
 from multipole_lab.interface.functions import hooked
 from multipole_lab.interface.masks import structure_of
 from multipole_lab.models.drop_in_names import configure_attention
@@ -96,19 +95,39 @@ def test_a_configured_method_is_one_graph_too():
     close(whole(model)(ids), model(ids)[0])
 
 
+def holes():
+    mask = torch.ones(60, 60).tril() > 0
+    mask[:, 20:30] = False
+    return (mask | (torch.eye(60) > 0)).expand(2, 1, 60, 60)
+
+
+def bias():
+    return torch.randn(2, 4, 60, 60, generator=torch.Generator().manual_seed(0)).double()
+
+
+@pytest.mark.parametrize("make", [holes, bias])
 @torch.no_grad()
-def test_what_only_exact_attention_honours_is_refused_when_the_graph_runs():
+def test_a_mask_that_only_exact_attention_honours_is_seen_when_the_graph_runs(make):
     model, ids = small()
-    holes = torch.ones(60, 60).tril() > 0
-    holes[:, 20:30] = False
-    holes |= torch.eye(60) > 0
-    given = {"attention_mask": holes.expand(2, 1, 60, 60)}
-    with SMALL.on(model), pytest.raises(ValueError, match="only exact attention can honour it"):
-        whole(model, **given)(ids)
-    torch.compiler.reset()
+    given = {"attention_mask": make()}
     expected = model(ids, **given)[0]
-    with ml.Exact().on(model):
+    with SMALL.on(model):
         close(whole(model, **given)(ids), expected)
+    torch.compiler.reset()
+    with SMALL.on(model, strict=True), pytest.raises(ValueError, match="only exact attention can honour it"):
+        whole(model, **given)(ids)
+
+
+@pytest.mark.parametrize("make", [gemma2, t5])
+@torch.no_grad()
+def test_what_no_method_honours_is_in_the_graph_by_the_models_own_attention(make):
+    model, ids = make(), ids_of()
+    expected = model(ids)[0]
+    with SMALL.on(model):
+        close(whole(model)(ids), expected)
+    torch.compiler.reset()
+    with SMALL.on(model, strict=True), pytest.raises(Exception, match="which MuSe cannot do"):
+        whole(model)(ids)
 
 
 @torch.no_grad()

@@ -65,7 +65,7 @@ def test_every_method_has_a_name_and_survives_saving(method, tmp_path):
     model.save_pretrained(tmp_path)
     assert name in json.loads((tmp_path / "config.json").read_text())
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=name).eval()
-    assert configured_method(loaded.config, name) == (method, None)
+    assert configured_method(loaded.config, name) == (method, None, False)
     assert torch.equal(read(loaded), expected)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     torch.testing.assert_close(read(plain), read(llama()))
@@ -76,7 +76,7 @@ def test_without_a_configuration_a_method_has_its_defaults():
     exact = read(model)
     model.set_attn_implementation("muse")
     assert torch.equal(read(model), exact)  # 60 tokens are less than the leaf
-    assert configured_method(model.config, "muse") == (ml.MuSe(), None)
+    assert configured_method(model.config, "muse") == (ml.MuSe(), None, False)
 
 
 def test_on_stacks_on_a_name():
@@ -124,6 +124,7 @@ def test_an_encoder_by_name():
             "model.config.muse has cluster, which MuSe does not take; allowed are clusters",
         ),
         ({"layers": "all"}, TypeError, "layers 'all'; a list of integers"),
+        ({"strict": "yes"}, TypeError, "strict 'yes'; True or False"),
         (64, TypeError, "model.config.muse is 64; a dictionary such as {'clusters': 64}"),
     ],
 )
