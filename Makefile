@@ -46,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@pwd -P > $(STAMP)
 
 lab: install ## open JupyterLab on the tour, on 127.0.0.1 only
-	.venv/bin/python -m jupyterlab --config=notebooks/jupyter_lab_config.py --ServerApp.port="$(PORT)" \
+	.venv/bin/python -m jupyterlab --config=notebooks/settings/jupyter_lab_config.py --ServerApp.port="$(PORT)" \
 		--ServerApp.root_dir="$$(pwd -P)"
 
 # The hub is switched off: a test that needs the network would pass here and fail at a reader's desk. Python's -P
@@ -81,10 +81,10 @@ strip: install ## format the code and take the outputs out of the notebooks
 	@touch $@
 
 docs: .venv/docs ## the executed notebooks and the reference as pages in build/site/html, links checked
-	.venv/bin/python docs/pages.py make notebooks build/site/source
+	.venv/bin/python docs/site/pages.py make notebooks build/site/source
 	.venv/bin/python -m sphinx --builder html --fail-on-warning --keep-going --quiet \
 		build/site/source build/site/html
-	.venv/bin/python docs/pages.py check build/site/html
+	.venv/bin/python docs/site/pages.py check build/site/html
 	@echo "Open build/site/html/index.html"
 
 # Only this computer, and only who has the address with its token. Voila's page asks a CDN for icons: it may not.

@@ -19,6 +19,7 @@ from multipole_lab import __version__, extras
 from multipole_lab.suggesting import nearest
 
 COMMANDS = {  # name: (module, what --help says of it)
+    "lab": ("multipole_lab.jupyter.lab_command", "copy the notebooks to a folder and open JupyterLab there"),
     "doctor": ("multipole_lab.doctor", "check this machine, and print the command that fixes each problem"),
     "capture": (
         "multipole_lab.models.samples.capture_command",

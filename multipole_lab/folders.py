@@ -48,7 +48,12 @@ def make_cache_folder(part: str) -> Path:
 
 def data_folder() -> Path:
     """The lab's data: installed as ``multipole_lab.data``, or the repository's folder beside the package."""
+    return shipped_folder("data")
+
+
+def shipped_folder(name: str) -> Path:
+    """A folder that the lab comes with, "data", "docs" or "notebooks": inside the package, or beside it."""
     try:
-        return Path(str(importlib.resources.files("multipole_lab.data")))
+        return Path(str(importlib.resources.files(f"multipole_lab.{name}")))
     except ModuleNotFoundError:
-        return Path(__file__).resolve().parents[1] / "data"
+        return Path(__file__).resolve().parents[1] / name

@@ -97,7 +97,7 @@ def jupyter_lab(folder: Path, base: str = "/", **environment: str):
     places = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
               "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")  # fmt: skip
     env = {**os.environ, **{name: str(folder / name.lower()) for name in places}, **environment}
-    command = [sys.executable, "-m", "jupyterlab", f"--config={folder / 'notebooks/jupyter_lab_config.py'}",
+    command = [sys.executable, "-m", "jupyterlab", f"--config={folder / 'notebooks/settings/jupyter_lab_config.py'}",
                "--no-browser", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
                f"--ServerApp.root_dir={folder}", f"--ServerApp.base_url={base}", f"--IdentityProvider.token={token}",
                "--LabApp.expose_app_in_browser=True"]  # fmt: skip

@@ -116,6 +116,8 @@ def main(folder: str) -> None:
             "release": typed("course", "release", "A1", "--to", to),
             "solutions": typed("course", "solutions", "A1", "--to", to),
             "grade": typed("course", "grade", to, "--out", to),
+            "copies": typed("lab", "--copy-only", "--notebooks", f"{to}/lab"),
+            "lab": typed("lab", "--notebooks", f"{to}/lab"),
             "doctor": typed("doctor"),
             "names": {name: outcome(action) for name, action in names()},
             "modules": {name: outcome(action) for name, action in modules()},

@@ -137,7 +137,7 @@ def test_doctor_needs_no_home():
 def test_make_lab_runs_cells_without_a_home_and_behind_a_prefix(tmp_path):
     """The server of `make lab`, asked for its page, and for a kernel that computes."""
     base = "/user/j%C3%B6rg%20x/"  # as a JupyterHub encodes a name
-    shutil.copy(ROOT / "notebooks/jupyter_lab_config.py", tmp_path)
+    shutil.copy(ROOT / "notebooks/settings/jupyter_lab_config.py", tmp_path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -48,7 +48,7 @@ def test_typing_error_gets_a_suggestion(capsys):
 def test_unlike_any_command_lists_all(capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["xyzzy"])
-    assert "Commands: doctor" in capsys.readouterr().err
+    assert "Commands: lab, doctor" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

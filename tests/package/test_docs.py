@@ -12,7 +12,7 @@ import pytest
 import multipole_lab as ml
 
 ROOT = Path(__file__).resolve().parents[2]
-spec = spec_from_file_location("pages", ROOT / "docs/pages.py")
+spec = spec_from_file_location("pages", ROOT / "docs/site/pages.py")
 pages = module_from_spec(spec)
 spec.loader.exec_module(pages)
 

@@ -124,7 +124,9 @@ def test_every_package_is_listed():
     listed = tomllib.loads(read("pyproject.toml"))["tool"]["setuptools"]["packages"]
     inside = {path.parent.relative_to(ROOT) for path in (ROOT / "multipole_lab").rglob("*.py")}
     beside = {
-        path.parent.relative_to(ROOT) for name in ("kernels", "data") for path in (ROOT / name).rglob("*.py")
+        path.parent.relative_to(ROOT)
+        for name in ("data", "docs", "kernels", "notebooks")
+        for path in (ROOT / name).rglob("__init__.py")
     }
     packages = inside | {"multipole_lab" / folder for folder in beside}
     assert {".".join(folder.parts) for folder in packages} == set(listed)

@@ -27,8 +27,9 @@ def wheel(tmp_path_factory) -> Path:
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("multipole_lab", "kernels", "data"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("multipole_lab", "kernels", "data", "docs", "notebooks"):
+        passing = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        shutil.copytree(ROOT / name, source / name, ignore=passing)
     command = [
         sys.executable,
         "-m",
@@ -57,11 +58,19 @@ def test_wheel_holds_the_data(wheel):
     assert {f"multipole_lab/{file.as_posix()}" for file in files} <= names
 
 
-def test_wheel_holds_the_template_of_an_assignment_and_no_master(wheel):
+def test_wheel_holds_the_lessons_the_template_of_an_assignment_and_no_master(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert [name for name in names if name.endswith(".ipynb")] == [
-        "multipole_lab/course/own/template/A0.ipynb"
-    ]
+    lessons = {f"multipole_lab/notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert len(lessons) > 10
+    template = "multipole_lab/course/own/template/A0.ipynb"
+    assert {name for name in names if name.endswith(".ipynb")} == lessons | {template}
+
+
+def test_wheel_is_no_larger_than_a_reader_waits_for(wheel):
+    files = zipfile.ZipFile(wheel).infolist()
+    data = [file for file in files if file.filename.startswith("multipole_lab/data/")]
+    assert sum(file.compress_size for file in data) < 25e6
+    assert wheel.stat().st_size < 26e6
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +146,15 @@ def test_every_name_and_module_is_there_or_says_what_installs_it(said):
 def test_all_but_panels_works(said):
     assert {name for name in said["names"] if said["names"][name] != "fine"} == {"ml.panels"}
     assert said["attention"] is True
+
+
+def test_the_lab_is_copied_and_says_what_opens_it(said):
+    status, text = said["copies"]
+    assert status == 0, text
+    assert "files copied" in text
+    status, text = said["lab"]
+    assert status == 1
+    assert "pip install 'multipole_lab[lab]'" in text
 
 
 @pytest.mark.parametrize("step", ["release", "solutions"])

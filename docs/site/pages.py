@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 HERE = Path(__file__).resolve().parent
+PAGES = HERE.parent
 PLOTLY = "application/vnd.plotly.v1+json"
 # Panels become figures to hover over, and plotly's own figures come as data: both find plotly.js in the page.
 SETTINGS = {"MULTIPOLE_LAB_PICTURES": "page", "PLOTLY_RENDERER": "plotly_mimetype", "HF_HUB_OFFLINE": "1"}
@@ -23,9 +24,10 @@ FETCHED = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"
 
 
 def make(notebooks: Path, folder: Path, seconds: int = 300) -> None:
-    """Copy these pages into ``folder``, and every notebook in executed form beside them."""
+    """Copy the pages and their configuration into ``folder``, and every notebook in executed form beside them."""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(HERE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PAGES, folder, ignore=shutil.ignore_patterns("__pycache__", "*.py", "site"))
+    shutil.copy(HERE / "conf.py", folder)
     shutil.copytree(notebooks / "images", folder / "notebooks/images")
     for path in sorted(notebooks.glob("*.ipynb")):
         print(f"executing {path.name}", flush=True)
