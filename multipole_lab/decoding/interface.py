@@ -25,6 +25,8 @@ def cached_attention(
 ) -> tuple[Tensor, None]:
     """The decode step where keys are clustered, torch's attention (soft-capped if need be) elsewhere.
 
+    Models with learned sinks (gpt-oss) or position biases stay exact throughout.
+
     query [B, Hq, n, D], key [B, Hk, N, D], value [B, Hk, N, Dv]; the output is [B, n, Hq, Dv].
 
     Raises
@@ -40,6 +42,8 @@ def cached_attention(
         keep = None if attention_mask is None else (attention_mask[:, 0] == _shown(attention_mask)).any(1)
         check_positions(Structure(True, key.shape[2], keep), kwargs.get("position_ids"), query.shape[2])
     softcap, scaling = kwargs.get("softcap"), kwargs.get("scaling")
+    if any(kwargs.get(name) is not None for name in ("s_aux", "sinks", "position_bias")):
+        return _apart(module, query, key, value, attention_mask, **kwargs)
     if isinstance(key, Handle) and not kwargs.get("dropout"):
         out = key.layer.attend(query, attention_mask, scaling, softcap)
         if out is not None:
@@ -48,6 +52,20 @@ def cached_attention(
     if softcap is None:
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
     return soft_capped(query, key, value, attention_mask, scaling, softcap).transpose(1, 2).contiguous(), None
+
+
+def _apart(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: object
+) -> tuple[Tensor, None]:
+    """Attention over all keys, by the model's own: a step over clusters knows no learned sinks or position biases."""
+    from multipole_lab.interface.functions import attend_exactly
+
+    n, N = query.shape[2], key.shape[2]
+    if isinstance(key, Handle):
+        key.layer.dense_steps += n == 1
+    if mask is None and n > 1 and getattr(module, "is_causal", True):
+        mask = torch.ones(n, N, dtype=torch.bool, device=query.device).tril(N - n)[None, None]
+    return attend_exactly(module, query, dense(key), dense(value), mask, **kwargs)[0], None
 
 
 def _shown(mask: Tensor) -> bool | float:
