@@ -13,6 +13,7 @@ from .front import front
 from .lines import lines
 from .looks.lens import lens
 from .looks.matrix import matrix
+from .looks.writing import writing
 from .parallel import parallel
 from .roofline import roofline
 from .speed import speed
@@ -36,6 +37,7 @@ __all__ = [
     "speed",
     "sweep",
     "tuner",
+    "writing",
 ]
 
 __getattr__ = known_names(__name__, __all__)

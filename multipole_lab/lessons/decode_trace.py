@@ -72,17 +72,8 @@ def decode_trace(
     store.append(k[:, :, : N - steps], v[:, :, : N - steps])
     records = []
     for t in range(N - steps, N):
-        store.append(k[:, :, t : t + 1], v[:, :, t : t + 1])
-        store.watch(q[:, :, t : t + 1])
-        if store.due():
-            store.join()
-        seen, budget = Seen(), settings.tokens(store.length)
-        fine = store.levels[0].keys.length if store.levels else 0
-        out, _ = decode_step(
-            q[:, :, t : t + 1], store.state(), scale=scale, budget=min(budget, store.clustered),
-            lookups=settings.looked_at(fine, budget), replacement=settings.replacement, top_p=settings.top_p,
-            seen=seen,
-        )  # fmt: skip
+        query, *new = (x[:, :, t : t + 1] for x in (q, k, v))
+        out, seen = take_step(store, query, *new, scale)
         step = traced(0, store, seen, G)
         weights = (scale * q[0, :, t] @ k[0, 0, : t + 1].T).softmax(-1)  # [G, t + 1]
         exact = weights @ v[0, 0, : t + 1]
@@ -104,3 +95,25 @@ def decode_trace(
             )
         )
     return records
+
+
+def take_step(
+    store: Hierarchy,
+    q: Float[Tensor, "1 Hq 1 D"],
+    k: Float[Tensor, "1 Hk 1 D"],
+    v: Float[Tensor, "1 Hk 1 Dv"],
+    scale: float,
+) -> tuple[Float[Tensor, "1 Hq 1 Dv"], Seen]:
+    """One decoding step over the keys in ``store``, to which the new one is added: its output and what was read."""
+    s = store.settings
+    store.append(k, v)
+    store.watch(q)
+    if store.due():
+        store.join()
+    seen, budget = Seen(), s.tokens(store.length)
+    fine = store.levels[0].keys.length if store.levels else 0
+    out, _ = decode_step(
+        q, store.state(), scale=scale, budget=min(budget, store.clustered), lookups=s.looked_at(fine, budget),
+        replacement=s.replacement, top_p=s.top_p, seen=seen,
+    )  # fmt: skip
+    return out, seen

@@ -16,6 +16,7 @@ from .matrix import matrix
 from .roofline import roofline
 from .speed import speed
 from .tuner import tuner
+from .writing import writing
 
 __all__ = [
     "blocks",
@@ -31,6 +32,7 @@ __all__ = [
     "roofline",
     "speed",
     "tuner",
+    "writing",
 ]
 
 __getattr__ = known_names(__name__, __all__)

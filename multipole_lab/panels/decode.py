@@ -49,19 +49,8 @@ class DecodePanel(SampledPanel):
             "sinks": controls.integer("sinks", "How many first tokens are always exact", 0, 16, 10),
             "recent": controls.powers("recent", "How many of the last tokens are always exact", 1, 512, 128),
             "step": controls.integer("step", "The step that the title describes", 1, self.steps, 1),
-            "levels": controls.choice(
-                "levels",
-                {"one": "Every centroid is looked at", "two": "Clusters of clusters say which are looked at"},
-                "two",
-            ),
-            "others": controls.choice(
-                "others",
-                {
-                    "centroids": "Clusters that are not opened count through their means",
-                    "dropped": "Clusters that are not opened are left out",
-                },
-                "centroids",
-            ),
+            "levels": controls.levels(),
+            "others": controls.others(),
         }
 
     def compute(self, step, **choices) -> Iterator[Picture]:

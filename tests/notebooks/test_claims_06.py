@@ -175,6 +175,23 @@ def test_26_a_step_is_many_small_operations_where_exact_attention_is_few(book):
     assert step.count > 50
 
 
+def test_29_what_the_last_replayed_word_reads_and_which_takes_longest(book):
+    keys, head, layer, exact, centroids = book.says(
+        r"Of the ([\d,]+) keys before the last word, key head (\d) of layer (\d+) reads (\d+) exactly, "
+        r"beside (\d+) centroids"
+    )
+    panel = ml.panels.writing(ml.load_sample("smollm2"))
+    table, state = panel.table(), panel.state()
+    assert (state["head"], state["layer"]) == (head, layer)
+    assert (table["keys"][-1], table["read_exactly"][-1], table["centroids_looked_at"][-1]) == (
+        keys,
+        exact,
+        centroids,
+    )
+    book.says(r"The (first) word takes longest")
+    assert table["ms"][0] > 3 * sorted(table["ms"])[len(table["ms"]) // 2]
+
+
 def test_exercise_1_a_sink_that_shares_a_cluster_is_not_seen(book):
     rows = book.solution(1)[0].rows(r"head (\d), (\d) sinks: error (\S+), (\d+%) read")
     errors = {(head, sinks): error for head, sinks, error, _ in rows}

@@ -55,6 +55,7 @@ CONTROLS = {
     "matrix": ["layer", "head", "context", "clusters", "near", "cluster", "dipole", "causal", "leaf"],
     "roofline": ["tokens", "clusters", "near", "head size"],
     "tuner": ["max error"],
+    "writing": ["layer", "key head", "budget", "one", "dropped", "word", "context"],
     "front": ["time limit", "causal"],
     "speed": ["up to", "clusters", "dipole"],
 }

@@ -73,8 +73,9 @@ MOVES = {
                "near": 4, "order": "dipole", "leaf": 64},
     "roofline": {"device": "T4", "tokens": 1024, "clusters": 16, "near": 4, "head": 128},
     "speed": {"layer": 1, "clusters": 16, "iterations": 0, "near": 1},
+    "writing": {"layer": 3, "head": 1, "context": 256, "budget": 64, "levels": "one", "others": "dropped", "word": 7},
 }  # fmt: skip
-QUICK = [name for name in MOVES if name not in ("cost", "front", "speed")]  # those measure
+QUICK = [name for name in MOVES if name not in ("cost", "front", "speed", "writing")]  # those measure
 
 
 def test_every_panel_of_a_sample_is_moved():

@@ -21,6 +21,7 @@ MOVES = {
     "front": [{"budget": 200}],
     "speed": [{"clusters": 16}],
     "tuner": [{"max_error": 0.1}],
+    "writing": [{"budget": 16}, {"word": 3}],
 }
 
 

@@ -101,6 +101,24 @@ def leaf(most: int, value: int) -> widgets.SelectionSlider:
     return powers("leaf", "Causal blocks of at most this many tokens are exact", 32, max(32, most), value)
 
 
+def levels() -> widgets.ToggleButtons:
+    """Choose the levels of a clustered cache."""
+    words = {
+        "one": "Every centroid is looked at",
+        "two": "Clusters of clusters say which are looked at",
+    }
+    return choice("levels", words, "two")
+
+
+def others() -> widgets.ToggleButtons:
+    """Choose what becomes of clusters that a decoding step does not open."""
+    words = {
+        "centroids": "Clusters that are not opened count through their means",
+        "dropped": "Clusters that are not opened are left out",
+    }
+    return choice("others", words, "centroids")
+
+
 def seed() -> widgets.IntSlider:
     """Choose the seed of k-means."""
     return integer("seed", "Another start for k-means; the same seed gives the same clusters", 0, 20, 0)

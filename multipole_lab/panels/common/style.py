@@ -52,6 +52,20 @@ STYLE = """<style>
 .ml-story-foot { display: flex; flex-wrap: wrap; gap: 2px 12px; padding: 2px 8px; font-size: 12px;
   position: sticky; bottom: 0; background: var(--jp-layout-color1); }
 .ml-story-foot span { padding: 0 4px; border-radius: 3px; --a: 0.7; }
+/* The prompt of a text that is being written, small enough to be seen at a glance, and what is written. */
+.ml-manuscript { color: var(--jp-ui-font-color1); margin: 4px 0; }
+.ml-prompt { height: 190px; overflow-y: auto; border: 1px solid rgba(128, 128, 128, 0.4); padding: 2px 8px;
+  font-size: 11.5px; line-height: 1.4; white-space: pre-wrap; overflow-wrap: anywhere; position: relative; }
+.ml-prompt:focus-visible { outline: 2px solid #E69F00; outline-offset: -2px; }
+.ml-manuscript span { border-radius: 3px; }
+.ml-manuscript .w2 { background: rgba(86, 180, 233, 0.35); }
+.ml-manuscript .w3 { background: rgba(230, 159, 0, 0.6); }
+.ml-sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 4px 20px;
+  padding: 2px 8px; }
+.ml-sides p { margin: 2px 0; min-height: 44px; white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.55; }
+.ml-sides p span { cursor: pointer; }
+.ml-sides .ml-parted { text-decoration: underline 3px #D55E00; font-weight: bold; }
+.ml-sides .own { outline: 2px solid var(--jp-ui-font-color1); }
 /* The race. */
 .ml-race { display: grid; grid-template-columns: max-content 1fr max-content; gap: 3px 10px; align-items: center;
   margin: 6px 2px; line-height: 1.3; color: var(--jp-ui-font-color1); max-width: 700px; }
