@@ -15,6 +15,7 @@ from pathlib import Path
 
 from multipole_lab import files
 from multipole_lab.evaluation.texts import READING, TOPICS, read_text, token_ids
+from multipole_lab.interface.cache_name import with_cache
 
 SUMMARY = "decoding through MultipoleCache against dense decoding"
 
@@ -99,7 +100,7 @@ def prefill(model: object, prompt):
     from transformers import DynamicCache
 
     cache = DynamicCache()
-    model(prompt[:, :-1], past_key_values=cache, logits_to_keep=1)
+    model(prompt[:, :-1], **with_cache(model, cache), logits_to_keep=1)
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
@@ -118,7 +119,8 @@ def forced(model: object, ids, prompt: int, start: list, cache: object = None):
     cache = started(DynamicCache() if cache is None else cache, start)
     outs = []
     for t in range(prompt - 1, ids.shape[1] - 1):
-        outs.append(model(ids[:, t : t + 1], past_key_values=cache).logits[0, -1].float().log_softmax(-1))
+        logits = model(ids[:, t : t + 1], **with_cache(model, cache)).logits[0, -1]
+        outs.append(logits.float().log_softmax(-1))
     return torch.stack(outs).cpu()
 
 
@@ -128,7 +130,11 @@ def generated(model: object, prompt, tokens: int, start: list, cache: object = N
 
     cache = started(DynamicCache() if cache is None else cache, start)
     out = model.generate(
-        prompt, past_key_values=cache, max_new_tokens=tokens, do_sample=False, attention_mask=prompt * 0 + 1
+        prompt,
+        **with_cache(model, cache),
+        max_new_tokens=tokens,
+        do_sample=False,
+        attention_mask=prompt * 0 + 1,
     )
     return out[0, prompt.shape[1] :].tolist()
 

@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from multipole_lab.decoding.cache import MultipoleCache
 from multipole_lab.evaluation import DENSE
+from multipole_lab.interface.cache_name import with_cache
 from multipole_lab.method_text import as_text, parse_method
 
 # Logits computed at a time: at 8,192 tokens and 49,152 words all of them would be 1.6 GB.
@@ -135,7 +136,7 @@ class Reader:
         return torch.cat([self._read(part, cache) for part in (ids.split(1) if self.decodes else (ids,))])
 
     def _read(self, ids: Int[Tensor, " n"], cache=None) -> Float[Tensor, "n W"]:
-        arguments = {"use_cache": False} if cache is None else {"past_key_values": cache}
+        arguments = {"use_cache": False} if cache is None else with_cache(self.model.base_model, cache)
         return self.model.base_model(input_ids=ids[None], **arguments).last_hidden_state[0]
 
 

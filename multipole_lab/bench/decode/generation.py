@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import Cache, CompileConfig, LogitsProcessor, PreTrainedModel
 from transformers.utils import logging
 
+from multipole_lab.interface.cache_name import with_cache
+
 
 @dataclass(frozen=True)
 class Side:
@@ -121,7 +123,7 @@ def generated(
         clock.start(ids.device)
         out = model.generate(
             ids,
-            past_key_values=cache,
+            **with_cache(model, cache),
             max_new_tokens=new,
             do_sample=False,
             logits_processor=[clock],
