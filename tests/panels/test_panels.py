@@ -1,6 +1,5 @@
 """Panels by their traits, as a slider would set them: what is drawn, exported, and said of a bad choice."""
 
-import asyncio
 import importlib
 import json
 import re
@@ -88,7 +87,7 @@ def test_every_control_is_described_and_shown(name, sample):
     for control in panel.controls.values():
         assert control.description
         assert control.tooltip
-        assert getattr(control, "continuous_update", False) is False
+        assert getattr(control, "continuous_update", False) is False  # before anything has been measured
     assert panel.message == ""
     assert panel.figure().data, "an empty picture"
 
@@ -315,40 +314,3 @@ def test_a_head_reads_its_key_head(sample):
     assert torch.equal(k[0, 0], sample[1].k[0, 1, :100])
     with pytest.raises(ValueError, match="heads 0 to 3, got 4"):
         one_head(sample[1], 4, 100)
-
-
-def test_inside_an_event_loop_only_the_last_of_many_moves_is_computed(sample):
-    async def hurry():
-        panel = panels.clusters(sample)
-        computed = []
-        compute = panel.compute
-        panel.compute = lambda **state: computed.append(state["clusters"]) or compute(**state)
-        for clusters in (2, 4, 8, 16, 32):
-            panel.controls["clusters"].value = clusters
-        await asyncio.sleep(0.5)
-        return computed, panel._shown.layout.title.text
-
-    computed, title = asyncio.run(hurry())
-    assert computed == [32]
-    assert "become 32" in title
-
-
-def test_inside_an_event_loop_long_work_is_dropped_when_a_control_moves(sample):
-    async def interrupt():
-        panel = panels.error(sample)
-        panel.figure()
-        done = []
-        attend = panel._attend
-        panel._approx = lambda **choices: done.append(choices["clusters"]) or attend(**choices)
-        panel.controls["clusters"].value = 8
-        await asyncio.sleep(0.05)
-        panel.controls["clusters"].value = 16
-        panel.figure()
-        await asyncio.sleep(0.2)
-        return done, panel.state()["clusters"], panel.table()
-
-    done, clusters, table = asyncio.run(interrupt())
-    assert clusters == 16
-    assert done[-1] == 16
-    assert 8 not in done[done.index(16) :]
-    assert not np.isnan(table["relative_squared_error"]).any()

@@ -192,6 +192,7 @@ class Panel(widgets.VBox):
         """Compute the new state, unless several controls move at once."""
         if not self._held:
             self._status.value = '<span class="ml-busy" role="status">working …</span>'
+            self.add_class("ml-working")
             self._work.move()
 
     def _flush(self) -> None:
@@ -202,12 +203,19 @@ class Panel(widgets.VBox):
         """Bring the page to the present picture, with the time it took or how far it is."""
         sync_figure(self._shown, self._dressed(), self._again)
         self._again = False
-        seconds, done = time.perf_counter() - self._work.started, self._work.picture.done
+        self.remove_class("ml-working")
+        done = self._work.picture.done
         if done >= 1:
-            # The first picture also waits for libraries and the sample: no measure of a redraw.
+            seconds = self._work.ended()
             words = f"drawn in {seconds * 1000:,.0f} ms" if self._work.moves else "ready"
             self._status.value = f'<span role="status">{words}</span>'
+            for control in self.controls.values():
+                if control.has_trait(
+                    "continuous_update"
+                ):  # a slider that is dragged then redraws at every step
+                    control.continuous_update = self._work.quick
         else:
+            seconds = time.perf_counter() - self._work.started
             bar = f'<progress max="1" value="{done:.2f}"></progress>' if seconds > 3 * done else ""
             fresh = "ml-busy" if seconds < 0.3 else ""
             self._status.value = f'<span class="{fresh}" role="status">{done:.0%} {bar}</span>'
@@ -225,4 +233,5 @@ class Panel(widgets.VBox):
             words,
             "The picture below is the last one that worked. Move a control, or press Reset.",
         )
+        self.remove_class("ml-working")
         self._status.value = ""

@@ -20,6 +20,9 @@ STYLE = """<style>
   [class$="title"], [class$="tick"] text) { fill: var(--jp-ui-font-color1) !important; }
 /* A busy mark that fast work never shows: it stays invisible for its first 0.3 s. */
 .ml-panel .ml-busy { animation: ml-appear 0s linear 0.3s both; color: var(--jp-ui-font-color1); }
+.ml-working > .js-plotly-plot, .ml-working > * > .js-plotly-plot { animation: ml-fade 0.2s linear 0.3s both;
+  cursor: progress; }
+@keyframes ml-fade { to { opacity: 0.45; } }
 @keyframes ml-appear { from { opacity: 0; } to { opacity: 1; } }
 .ml-panel .ml-error { border-left: 4px solid #D55E00; padding: 6px 10px; line-height: 1.4;
   color: var(--jp-ui-font-color1); background: rgba(213, 94, 0, 0.12); white-space: normal; }

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import plotly.graph_objects as go
 
-# A move waits this long for the next one: a slider held down then computes once, not at each step.
+# A move waits this long for the next one: a slider held down then computes once, not at each step. Where a picture is
+# quick, it does not wait for the end of the moves: it is drawn while the slider is dragged.
 _SETTLE_SECONDS = 0.03
+_QUICK_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Work:
     picture : the last one.
     moves : how often a control has moved.
     started : when the present work began, by ``time.perf_counter``.
+    quick : whether the last picture after a move was on its way in less than a tenth of a second.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Work:
     ) -> None:
         self._pictures, self._show, self._fail = pictures, show, fail
         self.picture, self.moves, self.started = Picture(go.Figure()), 0, time.perf_counter()
+        self.quick = False
         self._job: Iterator[Picture | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -54,6 +58,13 @@ class Work:
     def done(self) -> bool:
         """Whether nothing is under way or waits."""
         return self._job is None and self._timer is None
+
+    def ended(self) -> float:
+        """Note that the picture of the present state is on its way; return the seconds that it took."""
+        seconds = time.perf_counter() - self.started
+        # The first picture also waits for libraries and the sample: no measure of a redraw.
+        self.quick = self.moves > 0 and seconds < _QUICK_SECONDS
+        return seconds
 
     def begin(self) -> bool:
         """Start computing the present state; True when there is a first picture, which is not shown yet."""
@@ -73,6 +84,8 @@ class Work:
         self._job = None
         loop = _loop()
         if self._timer is not None:
+            if self.quick:
+                return
             self._timer.cancel()
         if loop is None:
             self._restart()
