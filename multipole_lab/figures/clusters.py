@@ -38,7 +38,7 @@ def clusters(
     """Draw keys on their principal axes, coloured by cluster, above a bar chart of the cluster sizes.
 
     How to read it: one dot is one key (one token as this head sees it). Dots of one colour that lie together
-    are one cluster; far-apart clusters may share a colour. Attention will treat each cluster as one body.
+    are one cluster; of more than 16 clusters far-apart ones share a colour. Attention will treat each as one body.
     White diamonds are the centroids of the query clusters; the cross is the origin. A bar is a cluster,
     as tall as it has keys; the dashed line is the cap that no cluster may pass. A cluster has one number everywhere:
     1 is the largest.
@@ -131,7 +131,7 @@ def _draw_keys(fig, points, labels, tokens, counts, colours, spotlight) -> None:
 
 def _shade(colours, clusters, spotlight) -> dict:
     """Colour marks by palette index; all but the spotlit cluster get the faint last colour."""
-    palette = (*theme.QUALITATIVE, theme.GRID)
+    palette = (*theme.MANY, theme.GRID)
     faint = len(palette) - 1
     index = colours % faint
     if spotlight is not None:

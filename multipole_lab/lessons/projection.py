@@ -51,8 +51,8 @@ def principal_axes(vectors: Float[np.ndarray, "N D"], dims: int = 3) -> Projecti
     return Projection(points, pca.explained_variance_ratio_, pca.mean_, pca.components_)
 
 
-def neighbour_colours(centres: Float[np.ndarray, "C dims"], colours: int = 7) -> Int[np.ndarray, " C"]:
-    """Colour clusters as a map colours countries: few colours, and no neighbours alike.
+def neighbour_colours(centres: Float[np.ndarray, "C dims"], colours: int = 16) -> Int[np.ndarray, " C"]:
+    """Colour clusters as a map colours countries: each its own while colours last, and then no neighbours alike.
 
     Greedy: each cluster takes the colour whose nearest user so far is farthest away. O(C^2) distances.
 

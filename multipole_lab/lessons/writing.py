@@ -146,7 +146,7 @@ class Author:
         before = self._clustered
         if before is None:
             before = [(one.keys, one.values) for one in self._dense.layers]
-        self._settings, self._clustered = settings, MultipoleCache(**asdict(settings))
+        self._settings, self._clustered = settings, MultipoleCache(**asdict(settings) | {"dense_until": 0})
         for number, (k, v) in enumerate(before):
             self._clustered.update(k, v, number)
 

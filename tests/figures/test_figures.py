@@ -44,7 +44,7 @@ def test_spotlight_leaves_one_cluster_in_colour_and_names_its_tokens():
     fig = figures.clusters(**cluster_arguments(), spotlight=2)
     shade = np.asarray(fig.data[0].marker.color)
     assert set(shade[np.arange(60) % 6 == 2]) == {2}
-    assert set(shade[np.arange(60) % 6 != 2]) == {len(theme.QUALITATIVE)}
+    assert set(shade[np.arange(60) % 6 != 2]) == {len(theme.MANY)}
     assert "Cluster 3: 10 keys, 1 different token" in fig.layout.title.text
 
 
@@ -57,7 +57,7 @@ def test_a_cluster_has_one_number_wherever_it_is_named_and_one_key_is_a_key():
     assert [keys.customdata[i][1] for i in (0, 1, 9)] == [3, 1, 2]
     assert keys.customdata[0][2] == "1 key"
     assert (list(bars.y), list(bars.customdata)) == ([7, 2, 1], ["7 keys", "2 keys", "1 key"])
-    assert set(np.flatnonzero(np.asarray(bars.marker.color) < len(theme.QUALITATIVE))) == {2}
+    assert set(np.flatnonzero(np.asarray(bars.marker.color) < len(theme.MANY))) == {2}
 
 
 def test_clusters_refuses_other_than_two_or_three_axes():
@@ -174,7 +174,7 @@ def test_numbers_are_written_as_in_a_sentence(value, words):
     assert theme.number(value) == words
 
 
-@pytest.mark.parametrize("colour", [theme.TEXT, *theme.QUALITATIVE])
+@pytest.mark.parametrize("colour", [theme.TEXT, *theme.MANY])
 def test_every_colour_stands_out_on_both_themes(colour):
     def luminance(hexadecimal):
         channels = [int(hexadecimal[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -201,4 +201,23 @@ def test_neighbours_get_different_colours():
     line = np.stack([np.arange(40.0), np.zeros(40)], axis=1)
     colours = neighbour_colours(line)
     assert (np.diff(colours) != 0).all()
-    assert set(colours) == set(range(7))
+    assert set(colours) == set(range(16))
+    assert sorted(neighbour_colours(line[:16])) == list(range(16))  # 16 clusters are told apart
+
+
+def test_many_colours_differ_for_readers_who_do_not_see_red_or_green_too():
+    rgb = np.array([[int(one[i : i + 2], 16) / 255 for i in (1, 3, 5)] for one in theme.MANY])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    # Machado and others 2009, deuteranopia and protanopia; then Ottosson's Oklab, where 0.02 is just to be seen.
+    deutan = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+    protan = [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ]
+    lms = [[0.41222, 0.53633, 0.05145], [0.2119, 0.6807, 0.1074], [0.0883, 0.28172, 0.62998]]
+    lab = [[0.21045, 0.79362, -0.00407], [1.978, -2.42859, 0.45059], [0.0259, 0.78277, -0.80868]]
+    for seen, least in ((np.eye(3), 0.13), (deutan, 0.06), (protan, 0.06)):
+        points = np.cbrt(np.clip(linear @ np.transpose(seen), 0, 1) @ np.transpose(lms)) @ np.transpose(lab)
+        apart = np.linalg.norm(points[:, None] - points[None], axis=-1) + np.eye(len(points))
+        assert apart.min() > least

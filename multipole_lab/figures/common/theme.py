@@ -22,6 +22,12 @@ CLEAR = "rgba(0, 0, 0, 0)"
 # Okabe and Ito's set, less black and yellow: each of these is visible on white and on black.
 ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#2A7FC0", "#D55E00", "#CC79A7"
 QUALITATIVE = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, "#999999")
+# Enough for 16 clusters: those less the grey, and ten that are as far as possible from them and from each other, for
+# readers who do not see red or green as well.
+MANY = (
+    *QUALITATIVE[:-1], "#882266", "#0000FF", "#555500", "#6611BB", "#AA66FF", "#22CC77", "#886688", "#005588",
+    "#DD33CC", "#CC0044",
+)  # fmt: skip
 SEQUENTIAL = "Cividis"
 
 # The same thing has the same colour in every figure.
