@@ -35,6 +35,10 @@ COMMANDS = {  # name: (module, what --help says of it)
         "multipole_lab.evaluation.eval_command",
         "evaluate a whole model: perplexity, needles, reasoning, LongBench v2, decoding",
     ),
+    "models": (
+        "multipole_lab.evaluation.families.command",
+        "try transformers' model families: drop-in, capture, cache",
+    ),
     "train": (
         "multipole_lab.training.train_command",
         "pretrain a small GPT with exact attention and with MuSe, side by side",

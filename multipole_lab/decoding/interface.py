@@ -44,7 +44,10 @@ def cached_attention(
     softcap, scaling = kwargs.get("softcap"), kwargs.get("scaling")
     if any(kwargs.get(name) is not None for name in ("s_aux", "sinks", "position_bias")):
         return _apart(module, query, key, value, attention_mask, **kwargs)
-    if isinstance(key, Handle) and not kwargs.get("dropout"):
+    own = isinstance(key, Handle) and isinstance(value, Handle)  # DiffLlama mixes the values of two heads
+    if isinstance(key, Handle) and not own:
+        key.layer.dense_steps += query.shape[2] == 1
+    if own and not kwargs.get("dropout"):
         out = key.layer.attend(query, attention_mask, scaling, softcap)
         if out is not None:
             return out.transpose(1, 2).contiguous(), None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from multipole_lab.interface.layers import (
     attention_layers as attention_layers,
-    calls_attention,
     check_layers as check_layers,
     inner_model as inner_model,
     layer_numbers as layer_numbers,
@@ -160,21 +159,25 @@ def _restore(name: str) -> None:
             part.set_attn_implementation(before)
 
 
-def attend_as(
-    name: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object
-) -> Output:
-    """Attention by the implementation of that name, with the mask it wants.
+def check_replaceable(module: nn.Module, kwargs: Mapping[str, object]) -> None:
+    """Refuse a model that chooses keys for each query.
 
     Raises
     ------
-    ValueError : no such implementation; a model that chooses keys for each query (DeepSeek V3.2), and puts the choice
-        into the mask under transformers' own implementations only.
+    ValueError : DeepSeek V3.2 and its like put their choice into the mask under transformers' own implementations only.
     """
     if kwargs.get("indices") is not None or kwargs.get("block_indices") is not None:
         raise ValueError(
             f"{type(module).__name__} chooses keys for each query, which it tells transformers' own implementations "
             "only: its attention cannot be replaced or recorded"
         )
+
+
+def attend_as(
+    name: str, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: object, **kwargs: object
+) -> Output:
+    """Attention by the implementation of that name, with the mask it wants."""
+    check_replaceable(module, kwargs)
     function = ALL_ATTENTION_FUNCTIONS.get(name)
     if function is None:  # each model's file has its own "eager", which is in no table
         function = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
@@ -198,6 +201,14 @@ def _ended(module: nn.Module, *_: object, **__: object) -> Output:
     )
 
 
+def not_through_interface(model: PreTrainedModel) -> ValueError:
+    """The error for a model whose attention cannot be chosen."""
+    return ValueError(
+        f"{type(model).__name__} does not go through transformers' attention interface: it has no attention layers, "
+        "or keeps their function to itself"
+    )
+
+
 def set_implementation(model: PreTrainedModel, name: str) -> None:
     """Tell a model to use the attention function of that name.
 
@@ -205,11 +216,8 @@ def set_implementation(model: PreTrainedModel, name: str) -> None:
     ------
     ValueError : a model without attention, or whose attention does not go through transformers' interface.
     """
-    if not any(calls_attention(type(module)) for module in model.modules()):
-        raise ValueError(
-            f"{type(model).__name__} does not go through transformers' attention interface: it has no attention "
-            "layers, or keeps their function to itself"
-        )
+    if not attention_layers(model):
+        raise not_through_interface(model)
     model.set_attn_implementation(name)
     if model.config._attn_implementation != name:
         raise ValueError(f"{type(model).__name__} does not go through transformers' attention interface")

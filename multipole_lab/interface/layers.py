@@ -53,9 +53,14 @@ def layer_numbers(model: PreTrainedModel) -> dict[nn.Module, int]:
     """The layer that each module of the text model belongs to: its ``layer_idx``, or the first number in its name."""
     text = model.config.get_text_config()
     numbers: dict[nn.Module, int] = {}
-    for part in parts_of(model):
-        if part.config is text or (part is model and len(parts_of(model)) == 1):
+    parts = parts_of(model)
+    for part in parts:
+        if part.config is text or (part is model and len(parts) == 1):
+            inside = (one for one in parts_of(part)[1:] if one.config is not part.config)
+            others = {module for one in inside for module in one.modules()}  # a picture's model, as in GIT
             for name, module in part.named_modules():
+                if module in others:
+                    continue
                 number = getattr(module, "layer_idx", None)
                 if not isinstance(number, int):
                     number = next((int(word) for word in name.split(".") if word.isdigit()), None)

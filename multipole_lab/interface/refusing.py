@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from multipole_lab.attention import Method, MuSe
-from multipole_lab.interface.functions import attend_as
+from multipole_lab.interface.functions import attend_as, check_replaceable
 from multipole_lab.interface.masked import too_few_keys
 from multipole_lab.interface.masks import LazyMask, Structure
 
@@ -21,14 +21,12 @@ _APART = (
 
 
 # What some models hand to their attention and no expansion of softmax attention knows; eager functions have no others
-# (tests/models/test_models_check.py reads transformers' files).
+# (tests/evaluation/test_families.py reads transformers' files).
 _UNKNOWN = {
     "softcap": "caps its logits (softcap={})",
     "position_bias": "adds a position bias to its logits",
     "cache": "reads a paged cache",
     "sinks": "has sinks that depend on the query",
-    "indices": "chooses keys for each query",
-    "block_indices": "chooses keys for each query",
 }
 
 
@@ -66,7 +64,12 @@ def unhonoured(
     """What a model wants of its attention and no expansion of softmax attention gives, or None.
 
     A sliding window in ``structure`` is one that ``stays_exact`` let pass, in a layer that was named.
+
+    Raises
+    ------
+    ValueError : a model whose attention cannot be replaced at all; see ``check_replaceable``.
     """
+    check_replaceable(module, kwargs)
     name = type(method).__name__
     if structure is not None and structure.local:
         reason = _window(structure)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from multipole_lab.attention import Exact, Method
-from multipole_lab.interface.functions import Hook, Output, attend_exactly, hooked
+from multipole_lab.interface.functions import Hook, Output, attend_exactly, hooked, not_through_interface
 from multipole_lab.interface.layers import attention_layers, check_layers, inner_model, layer_numbers
 from multipole_lab.interface.masked import apply
 from multipole_lab.interface.masks import LazyMask, after_graph, structure_of
@@ -133,6 +133,8 @@ class DropIn:
     def of(cls, model: nn.Module, method: Method, layers: Layers, strict: bool = False) -> DropIn:
         """Checked on creation; see ``attention_on``."""
         model = inner_model(model)
+        if not attention_layers(model):
+            raise not_through_interface(model)
         if isinstance(layers, Mapping):
             for layer, own in layers.items():
                 _check_method(own, f"layers[{layer!r}]")
@@ -146,7 +148,7 @@ class DropIn:
         if missing := sorted(set(methods) - set(numbers.values())):
             raise ValueError(f"{type(model).__name__} has no modules that show which are layers {missing}")
         with_attention = attention_layers(model)
-        if with_attention and (without := sorted(set(methods) - with_attention)):
+        if without := sorted(set(methods) - with_attention):
             raise ValueError(
                 f"layers contains {', '.join(map(str, without))}, which have no attention; {type(model).__name__} has "
                 f"it in layers {', '.join(map(str, sorted(with_attention)))}"

@@ -27,12 +27,19 @@ from multipole_lab.models.samples.sample import Sample, safetensors_path, write_
 from multipole_lab.models.samples.tensor_file import TensorFile
 from multipole_lab.suggesting import suggesting
 
+_APART = {
+    "softcap": "capped logits",
+    "position_bias": "position biases",
+    "s_aux": "sinks",
+    "sinks": "sinks",
+}
+
 
 @suggesting
 def capture(
     model: PreTrainedModel,
-    tokenizer: Callable,
-    text: str,
+    tokenizer: Callable | None,
+    text: str | Mapping[str, Tensor],
     layers: Iterable[int] = (3, 15, 28),
     max_tokens: int = 8192,
     to: str | Path | None = None,
@@ -45,8 +52,9 @@ def capture(
     Parameters
     ----------
     model : a transformers model, on any device. It is left as it was, also after an error.
-    tokenizer : its tokenizer.
-    text : what to read. Special tokens are added where the tokenizer adds them by default.
+    tokenizer : its tokenizer; None for inputs that need none.
+    text : what to read. Special tokens are added where the tokenizer adds them by default. Or the inputs of a model
+        that reads something else, one row: ``{"pixel_values": image}``, ``{"input_features": sound}``.
     layers : which attention layers to keep, counted from 0.
     max_tokens : at most this many tokens of the text are read; also never more than the model has positions.
     to : a file to stream the tensors to as they come, with a JSON record beside it; without it they stay in
@@ -57,7 +65,8 @@ def capture(
     Returns
     -------
     Sample
-        Its provenance says whether the layers were ``causal``, and the ``sliding_window`` of those that have one.
+        Its provenance says whether the layers were ``causal``, the ``sliding_window`` of those that have one, and what
+        the model does to its logits ``apart`` from q.k: capped logits, position biases and sinks are not in a sample.
 
     Raises
     ------
@@ -68,7 +77,9 @@ def capture(
         go through the table, and tensors that do not fit ``dtype``.
     """
     layers = check_capture(model, text, layers, max_tokens, dtype)
-    ids = _token_ids(model, tokenizer, text, max_tokens)
+    is_text = isinstance(text, str)
+    ids = _token_ids(model, tokenizer, text, max_tokens) if is_text else None
+    inputs = {"input_ids": ids[None]} if is_text else dict(text)
 
     kept: dict[str, Tensor] = {}
     scales: dict[int, float] = {}
@@ -100,32 +111,42 @@ def capture(
 
     file = None
     if to is None:
-        _read(model, ids, keep)
+        _read(model, inputs, keep)
     else:
         to = safetensors_path(to)
         with TensorFile(to, tensors=3 * len(layers) + 1) as file:
-            file.add("token_ids", ids)
-            _read(model, ids, keep)
+            if is_text:
+                file.add("token_ids", ids)
+            _read(model, inputs, keep)
             _check_complete(model, layers, scales)
+            if not is_text:
+                file.add("token_ids", torch.arange(seen[layers[0]]["keys"]))
     _check_complete(model, layers, scales)
+    ids = (
+        ids if is_text else torch.arange(seen[layers[0]]["keys"])
+    )  # patches and frames have no names but numbers
 
     rope = dict(getattr(model.config.get_text_config(), "rope_parameters", None) or {})
     provenance = {
         "model": describe_model(model),
-        "text_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "max_tokens": max_tokens,
+        **(
+            {"text_sha256": hashlib.sha256(text.encode()).hexdigest(), "max_tokens": max_tokens}
+            if is_text
+            else {"inputs": {name: list(x.shape) for name, x in inputs.items()}}
+        ),
         "dtype": str(model.dtype).removeprefix("torch."),
         "stored_dtype": str(dtype).removeprefix("torch."),
         "after_rope": bool(rope),
         "causal": all(layer["causal"] for layer in seen.values()),
         "sliding_window": {str(i): seen[i]["window"] for i in layers if seen[i]["window"] is not None},
+        "apart": sorted({name for layer in seen.values() for name in layer["apart"]}),
         **versions(),
         **(note or {}),
     }
     sample = Sample(
         layers=layers,
         token_ids=ids,
-        tokens=_token_texts(tokenizer, ids.tolist()),
+        tokens=_token_texts(tokenizer, ids.tolist()) if is_text else [str(i) for i in ids.tolist()],
         scale=scales[layers[0]],
         rope=rope,
         provenance=provenance,
@@ -137,10 +158,10 @@ def capture(
     return sample
 
 
-def _read(model: PreTrainedModel, ids: Tensor, keep: Hook) -> None:
+def _read(model: PreTrainedModel, inputs: Mapping[str, Tensor], keep: Hook) -> None:
     """One forward pass without logits (at 8,192 tokens they would be 1.6 GB) and without a cache."""
     inner = model.base_model
-    arguments = {"input_ids": ids[None].to(model.device)}
+    arguments = {name: x.to(model.device) for name, x in inputs.items()}
     if "use_cache" in inspect.signature(inner.forward).parameters:
         arguments["use_cache"] = False
     training = model.training
@@ -154,11 +175,16 @@ def _read(model: PreTrainedModel, ids: Tensor, keep: Hook) -> None:
 
 
 def _what_is_seen(module: nn.Module, query: Tensor, key: Tensor, mask: object, kwargs: Mapping) -> dict:
-    """Whether a layer is causal, and its sliding window or chunk in tokens, None without one."""
+    """Whether a layer is causal, its sliding window or chunk in tokens (None without one), what it does ``apart``."""
     given = kwargs.get("is_causal")
     causal = bool(getattr(module, "is_causal", True) if given is None else given)
     structure = structure_of(mask, query.shape[2], key.shape[2], lambda: causal)
-    return {"causal": structure.causal, "window": structure.local or kwargs.get("sliding_window")}
+    return {
+        "causal": structure.causal,
+        "window": structure.local or kwargs.get("sliding_window"),
+        "keys": key.shape[2],
+        "apart": [words for name, words in _APART.items() if kwargs.get(name) is not None],
+    }
 
 
 def _check_complete(model: PreTrainedModel, layers: list[int], scales: Mapping[int, float]) -> None:
