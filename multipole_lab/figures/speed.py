@@ -21,13 +21,14 @@ def speed(
     name: str = "approximate",
     detail: str = "",
     measuring: bool = False,
+    spread: Float[np.ndarray, "2 2 L"] | None = None,
 ) -> go.Figure:
     """Draw the time of exact and approximate attention against context length, and the error beside them.
 
     How to read it: both axes are logarithmic, so exact attention, whose work grows with the square of the
     length, climbs steeply, and the approximation, whose work grows almost in proportion, climbs gently. Where
     the lines cross is the length from which approximating pays. The dotted line is the error, read on the
-    right. The numbers are this machine's, measured just now.
+    right. The numbers are this machine's, measured just now: a median of turns, and a bar over the middle half of them.
 
     Parameters
     ----------
@@ -37,14 +38,14 @@ def speed(
     machine : what was measured and in which precision, in words.
     name : the approximation, in words. detail : what was timed, in words.
     measuring : more lengths are to come; then the title claims nothing yet.
+    spread : [2, 2, L]. Between which milliseconds the middle half of the turns was, exact and approximate: low, high.
     """
     finding, reading = _words(lengths, exact_ms, approx_ms, rse, machine, name, measuring)
     reading = f"{reading} {detail}".strip()
     top = theme.heading_height(finding, reading) + 34
     fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 490, "uirevision": "speed"})
-    for times, words, colour, symbol in (
-        (exact_ms, "exact", theme.EXACT, "circle"),
-        (approx_ms, name, theme.TILTED, "square"),
+    for i, (times, words, colour, symbol) in enumerate(
+        ((exact_ms, "exact", theme.EXACT, "circle"), (approx_ms, name, theme.TILTED, "square"))
     ):
         fig.add_trace(
             go.Scatter(
@@ -55,6 +56,7 @@ def speed(
                 marker={"symbol": symbol, "size": 9},
                 hovertemplate=f"{words}<br>%{{x:,}} tokens: %{{y:.3g}} ms<extra></extra>",
                 name=f"{words}, time",
+                error_y=None if spread is None else _bars(times, *spread[i], colour),
             )
         )
     fig.add_trace(
@@ -72,6 +74,11 @@ def speed(
     _place(fig, lengths, rse)
     fig.update_layout(title=theme.title(finding, reading), margin={"t": top})
     return fig
+
+
+def _bars(times, low, high, colour) -> dict:
+    """Error bars from the low to the high times."""
+    return {"array": high - times, "arrayminus": times - low, "color": colour, "thickness": 1.5, "width": 4}
 
 
 def _words(lengths, exact_ms, approx_ms, rse, machine, name, measuring) -> tuple[str, str]:

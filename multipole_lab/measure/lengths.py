@@ -15,16 +15,27 @@ from multipole_lab.measure.precision import default_dtype
 from multipole_lab.measure.references import fastest_reference, reference
 from multipole_lab.measure.timing import interleaved
 
+_AGREE = 0.25  # turns agree when their middle half spreads over no more than this share of the median
+
 
 @dataclass(frozen=True)
 class Pace:
-    """One length measured: tokens, median milliseconds of both sides, relative squared error, the exact kernel."""
+    """One length measured.
+
+    Attributes
+    ----------
+    length : tokens. exact_ms, approx_ms : median milliseconds. rse : relative squared error.
+    baseline : the exact kernel.
+    exact_range, approx_range : between which milliseconds half of the turns were; None where there is no such.
+    """
 
     length: int
     exact_ms: float
     approx_ms: float
     rse: float
     baseline: str
+    exact_range: tuple[float, float] | None = None
+    approx_range: tuple[float, float] | None = None
 
 
 @torch.inference_mode()
@@ -46,7 +57,8 @@ def time_lengths(
     lengths : the context lengths; each takes that many tokens, from the first.
     method : called as ``method(q, k, v, scale=...)``; its time includes the clustering.
     scale : the factor on the logits.
-    seconds : about how long to measure one length, in at least two turns and at most nine.
+    seconds : about how long to measure one length, in at least two turns and at most nine; up to three times as long,
+        and 27 turns, where they do not agree.
     device : "cpu" or "cuda"; by default the GPU where there is one.
     """
     device = chosen_device(device)
@@ -65,11 +77,24 @@ def time_lengths(
             for side, ms in interleaved(sides, repeats=1, warmup=0, device=device).items():
                 times[side].append(ms)
         exact_ms, approx_ms = (statistics.median(side) for side in times.values())
-        yield Pace(length, exact_ms, approx_ms, rse, baseline)
+        yield Pace(length, exact_ms, approx_ms, rse, baseline, *map(_middle, times.values()))
 
 
 def _turns(times: dict[str, list[float]], seconds: float) -> int:
-    """How many turns fit: two to nine, by the fastest so far, for a slow one may have waited for something else."""
+    """How many turns fit: two to nine, by the fastest so far, for a slow one may have waited for something else.
+
+    Where the middle half of a side's turns spreads over a quarter of its median, three times as many.
+    """
     if not all(times.values()):
         return 2
-    return min(max(int(1e3 * seconds / sum(min(side) for side in times.values())), 2), 9)
+    turns = min(max(int(1e3 * seconds / sum(min(side) for side in times.values())), 2), 9)
+    agree = all(
+        _middle(side)[1] - _middle(side)[0] <= _AGREE * statistics.median(side) for side in times.values()
+    )
+    return turns if agree else 3 * turns
+
+
+def _middle(times: list[float]) -> tuple[float, float]:
+    """Between which times the middle half lies."""
+    low, _, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else 3 * times
+    return low, high

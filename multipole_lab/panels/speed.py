@@ -18,6 +18,7 @@ from .common.timed import TimedPanel
 from .page.race import race
 
 _COLUMNS = ("length", "exact_ms", "approx_ms", "rse")
+_RANGES = tuple(f"{side}_ms_{end}" for side in ("exact", "approx") for end in ("low", "high"))
 
 
 class SpeedPanel(TimedPanel):
@@ -48,7 +49,7 @@ class SpeedPanel(TimedPanel):
         shortest = min(max(256, choices["clusters"]), context)
         attend = MuSe(**choices)
         lengths = [n for n in (2**i for i in range(31)) if shortest <= n < context] + [context]
-        table: dict[str, list] = {name: [] for name in _COLUMNS}
+        table: dict[str, list] = {name: [] for name in (*_COLUMNS, *_RANGES)}
         yield self._draw(table, 0.0, "")
         # Work grows with the square of the length, and so does the share of it that is done.
         total = sum(n * n for n in lengths)
@@ -59,6 +60,9 @@ class SpeedPanel(TimedPanel):
                 continue
             for name in _COLUMNS:
                 table[name].append(getattr(pace, name))
+            ends = *(pace.exact_range or 2 * [pace.exact_ms]), *(pace.approx_range or 2 * [pace.approx_ms])
+            for name, ms in zip(_RANGES, ends, strict=True):
+                table[name].append(ms)
             done = sum(n * n for n in table["length"]) / total
             yield self._draw(table, done if pace.length < context else 1.0, pace.baseline)
 
@@ -73,6 +77,7 @@ class SpeedPanel(TimedPanel):
             name="MuSe",
             detail=f"All {heads} heads, k-means included{baseline_words}. {self.busy}".strip(),
             measuring=done < 1,
+            spread=np.array([table[name] for name in _RANGES]).reshape(2, 2, -1),
         )
         ended = done == 1 and len(columns[0]) > 0
         self._race.value = (

@@ -146,6 +146,15 @@ def test_speed_says_where_the_lines_cross_for_good(approx, claim):
     assert (claim in text) if claim else ("cross" not in text)
 
 
+def test_speed_draws_the_middle_half_of_the_turns():
+    exact, approx = np.array([5.0, 20.0]), np.array([4.0, 8.0])
+    spread = np.array([[exact - 1, exact + 2], [approx, approx + 3]])
+    fig = figures.speed(np.array([256, 512]), exact, approx, exact, "a test machine", spread=spread)
+    for trace, below, above in zip(fig.data[:2], (1, 0), (2, 3), strict=True):
+        assert list(trace.error_y.arrayminus) == [below, below]
+        assert list(trace.error_y.array) == [above, above]
+
+
 def test_speed_draws_before_anything_is_measured():
     nothing = np.array([])
     fig = figures.speed(nothing, nothing, nothing, nothing, machine="a test machine")

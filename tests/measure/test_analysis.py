@@ -1,5 +1,6 @@
 """Errors by hand-made numbers, and turns that interleave."""
 
+import itertools
 import math
 
 import pytest
@@ -54,6 +55,22 @@ def test_one_turn_that_had_to_wait_does_not_become_the_time_of_its_length(monkey
     layer = LayerSample(*torch.randn(3, 1, 1, 8, 4))
     paces = [pace for pace in lengths.time_lengths(layer, [8], Exact(), seconds=0.1) if pace]
     assert [(pace.exact_ms, pace.approx_ms) for pace in paces] == [(4.0, 4.0)]
+
+
+def test_turns_are_measured_again_until_they_agree_and_their_spread_is_told(monkeypatch):
+    def paced(*ms):
+        clock = itertools.cycle(ms)
+        monkeypatch.setattr(lengths, "interleaved", lambda sides, **_: dict.fromkeys(sides, next(clock)))
+        steps = list(
+            lengths.time_lengths(LayerSample(*torch.randn(3, 1, 1, 8, 4)), [8], Exact(), seconds=0.1)
+        )
+        return steps[-1], len(steps) - 1  # a None for every turn
+
+    pace, turns = paced(10.0)
+    assert (turns, pace.exact_range) == (5, (10.0, 10.0))
+    pace, turns = paced(10.0, 20.0)
+    assert turns == 15
+    assert (pace.exact_range, pace.approx_range) == ((10.0, 20.0), (10.0, 20.0))
 
 
 def test_the_worst_token_is_where_the_error_is():
