@@ -18,6 +18,7 @@ from multipole_lab.suggesting import suggesting
 from .common import controls
 from .common.base import Picture
 from .common.timed import TimedPanel
+from .common.words import button
 
 _LONGEST = 1 << 20
 
@@ -81,8 +82,7 @@ class CostPanel(TimedPanel):
 
     def _buttons(self) -> list[widgets.Widget]:
         """Add a button that measures once more."""
-        again = widgets.Button(description="Measure again", tooltip="Measure the prices once more")
-        again.on_click(self._measure_again)
+        again = button("Measure again", "Measure the prices once more", self._measure_again)
         return [again, *super()._buttons()]
 
     def _measure_again(self, _button) -> None:

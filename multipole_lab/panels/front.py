@@ -14,6 +14,7 @@ from multipole_lab.suggesting import suggesting
 from .common import controls
 from .common.base import Picture
 from .common.timed import TimedPanel
+from .common.words import button
 
 
 class FrontPanel(TimedPanel):
@@ -80,8 +81,7 @@ class FrontPanel(TimedPanel):
 
     def _buttons(self) -> list[widgets.Button]:
         """Add a button that measures once more."""
-        again = widgets.Button(description="Measure again", tooltip="Time the same settings once more")
-        again.on_click(self._again)
+        again = button("Measure again", "Time the same settings once more", self._again)
         return [again, *super()._buttons()]
 
     def _again(self, _button) -> None:

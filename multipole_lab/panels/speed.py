@@ -15,6 +15,7 @@ from multipole_lab.suggesting import suggesting
 from .common import controls
 from .common.base import Picture
 from .common.timed import TimedPanel
+from .common.words import button
 from .page.race import race
 
 _COLUMNS = ("length", "exact_ms", "approx_ms", "rse")
@@ -93,10 +94,8 @@ class SpeedPanel(TimedPanel):
 
     def _buttons(self) -> list[widgets.Button]:
         """Add buttons that measure once more and that let the bars run again."""
-        again = widgets.Button(description="Measure again", tooltip="Time the same settings once more")
-        again.on_click(self._moved)
-        race_again = widgets.Button(description="Race", tooltip="Let both bars run again")
-        race_again.on_click(self._run_again)
+        again = button("Measure again", "Time the same settings once more", self._moved)
+        race_again = button("Race", "Let both bars run again", self._run_again)
         return [again, race_again, *super()._buttons()]
 
     def _run_again(self, _button) -> None:

@@ -1,5 +1,8 @@
 """Panels keep what they show in a real JupyterLab: all marks after Run All, a second view, a reader's zoom."""
 
+import re
+from pathlib import Path
+
 import browsing
 import nbformat
 import pytest
@@ -128,3 +131,59 @@ def test_a_slider_of_the_desk_stays_in_sight_and_moves_every_panel(lab):
     lab.page.locator(".ml-panel[aria-label='error panel'] .ml-buttons").scroll_into_view_if_needed()
     box = desk.get_by_role("slider", name="clusters", exact=True).bounding_box()
     assert 0 <= box["y"] < 1200
+
+
+@pytest.mark.parametrize(("kind", "begins"), [("PNG", b"\x89PNG"), ("SVG", b"<svg")])
+def test_the_picture_is_saved_by_a_button(kind, begins, lab):
+    panel = lab.panel("clusters")
+    lab.settled(panel)
+    with lab.page.expect_download() as download:
+        panel.locator(".ml-buttons button", has_text=kind).click()
+    assert download.value.suggested_filename == f"clusters.{kind.lower()}"
+    assert Path(download.value.path()).read_bytes().startswith(begins)
+
+
+def test_a_search_in_the_lens_goes_from_place_to_place(lab):
+    lab.panel("lab")
+    story = lab.page.locator(".ml-panel[aria-label='lens panel'] .ml-story")
+    story.get_by_role("searchbox").fill("the ")
+    count = story.locator(".ml-find span")
+    assert "found" in count.text_content()
+    assert story.locator(".found").count() > 10
+    for key in ("Enter", "Enter", "Shift+Enter"):
+        before = lab.drawn("lens")
+        story.get_by_role("searchbox").press(key)
+        lab.until_redrawn("lens", before)
+        assert " of " in count.text_content()
+        assert story.locator(".found.own").first.text_content().strip().lower() == "the"
+    story.get_by_role("searchbox").fill("no such word")
+    assert count.text_content() == "0 found"
+
+
+def test_a_slider_that_is_dragged_redraws_before_it_is_let_go(lab):
+    panel = lab.panel("clusters")
+    for _ in range(3):  # until a move was quick enough
+        before = lab.drawn("clusters")
+        lab.press(panel, "clusters")
+        lab.until_redrawn("clusters", before)
+    if int(re.search(r"drawn in ([\d,]+) ms", panel.locator("[role=status]").last.text_content())[1]) >= 100:
+        pytest.skip("this computer is too busy for a redraw in 100 ms")
+    handle = panel.get_by_role("slider", name="clusters", exact=True)
+    box, before = handle.bounding_box(), lab.drawn("clusters")
+    lab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    lab.page.mouse.down()
+    lab.page.mouse.move(box["x"] - 60, box["y"] + box["height"] / 2, steps=4)
+    lab.until_redrawn("clusters", before)
+    lab.page.mouse.up()
+
+
+def test_a_restarted_kernel_is_said_once_in_every_panel(lab):
+    panel = lab.panel("clusters")
+    banner = "panel => getComputedStyle(panel, '::before').content"
+    assert panel.evaluate(banner) == "none"
+    lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    again = f"panel => ({banner})(panel).includes('run this cell again')"
+    lab.page.wait_for_function(again, arg=panel.element_handle())
+    inner = """panel => [...panel.querySelectorAll('.jupyter-widgets-disconnected')].filter(
+        part => getComputedStyle(part, '::before').content !== 'none').length"""
+    assert panel.evaluate(inner) == 0

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,6 +132,17 @@ def test_reset_restores_the_first_state_and_picture(name, sample):
     panel.reset()
     assert panel.state() == state
     assert panel.figure().to_json() == picture
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_line_that_a_panel_copies_makes_it_again(name, sample):
+    panel = make(name, sample)
+    call = f"{name}({'sample' if takes_sample(name) else ''})"
+    assert panel.code == f"ml.panels.{call}"
+    panel.set(**MOVES[name])
+    again = eval(panel.code, {"ml": SimpleNamespace(panels=panels), "sample": sample})
+    assert again.state() == panel.state()
+    assert again.message == ""
 
 
 def test_too_many_clusters_is_explained_and_the_panel_stays_usable(sample):

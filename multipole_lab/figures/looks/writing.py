@@ -56,7 +56,7 @@ def writing(
     place, said = np.arange(1, len(words) + 1), [theme.visible_token(one) for one in words]
     for values, name, colour in (
         (always, "always read", theme.SKY),
-        (opened, "in opened clusters", theme.ORANGE),
+        (opened, "opened", theme.ORANGE),
         (centroids, "centroids", theme.PURPLE),
     ):
         fig.add_trace(
@@ -67,9 +67,9 @@ def writing(
             )
         )  # fmt: skip
     for values, name, colour, dash, axis in (
-        (length, "keys there are: a dense cache reads all", theme.TEXT, "solid", ""),
-        (dense_ms, "dense cache, ms", theme.BLUE, "solid", "2"),
-        (ms, "clustered cache, ms", theme.VERMILION, "dot", "2"),
+        (length, "all keys", theme.TEXT, "solid", ""),
+        (dense_ms, "dense, ms", theme.BLUE, "solid", "2"),
+        (ms, "clustered, ms", theme.VERMILION, "dot", "2"),
     ):
         fig.add_trace(
             go.Scatter(

@@ -14,13 +14,13 @@ import traitlets
 
 from multipole_lab.figures.common.theme import CONFIG, enlarge
 
-from .export import exported
+from .export import buttons_to_take_away, exported
 from .leaving import leave_picture
 from .porter import Porter
 from .shown import Shown
 from .style import STYLE
 from .sync import sync_figure
-from .words import alert, allowed_values, readout
+from .words import alert, allowed_values, button, readout
 from .work import Picture, Work
 
 
@@ -126,6 +126,22 @@ class Panel(widgets.VBox):
             return f"{name}: {value!r} is not possible; {allowed_values(control)}."
         return ""
 
+    def at(self, **state) -> Panel:
+        """Move several controls as ``set`` does, and return the panel: a cell that ends so shows it."""
+        self.set(**state)
+        return self
+
+    @property
+    def code(self) -> str:
+        """The line that makes this panel again, in its present state, where the sample is called ``sample``."""
+        moved = [f"{name}={value!r}" for name, value in self.state().items() if value != self._defaults[name]]
+        return f"ml.panels.{self._call}" + (f".at({', '.join(moved)})" if moved else "")
+
+    @property
+    def _call(self) -> str:
+        """The call that makes the panel."""
+        return f"{self.name}()"
+
     def reset(self, _button=None) -> None:
         """Put every control, axis and camera back to where it was when the panel was made."""
         self._again = True
@@ -168,16 +184,8 @@ class Panel(widgets.VBox):
 
     def _buttons(self) -> list[widgets.Widget]:
         """Make the row below the figure."""
-        reset = widgets.Button(description="Reset", tooltip="Put every control back to its first value")
-        reset.on_click(self.reset)
-        buttons = [reset]
-        for kind, words in (("csv", "the numbers"), ("json", "settings and numbers"), ("html", "the figure")):
-            button = widgets.Button(
-                description=kind.upper(), icon="download", tooltip=f"Save {words} as a file"
-            )
-            button.on_click(lambda _, kind=kind: self._porter.save(*self.export(kind)))
-            buttons.append(button)
-        return [*buttons, self._large]
+        reset = button("Reset", "Put every control back to its first value", self.reset)
+        return [reset, *buttons_to_take_away(self), self._large]
 
     def _dressed(self) -> go.Figure:
         """The present figure in the size of type that is chosen."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
+import ipywidgets as widgets
+
 from multipole_lab.figures.common.theme import CONFIG
+
+from .words import button
 
 if TYPE_CHECKING:
     from .base import Panel
@@ -24,6 +29,29 @@ def exported(panel: Panel, kind: str) -> tuple[str, str, str]:
         page = panel.figure().to_html(include_plotlyjs=True, config=CONFIG)
         return f"{panel.name}.html", "text/html", page
     raise ValueError(f"kind: must be 'csv', 'json' or 'html', got {kind!r}")
+
+
+def buttons_to_take_away(panel: Panel) -> list[widgets.Button]:
+    """The line of code, the numbers, the figure and its picture, each by a button."""
+    porter = panel._porter
+    made = [
+        button("Code", "Copy the line that makes this panel again", lambda _: porter.copy(panel.code), "copy")
+    ]
+    for kind, words in (("csv", "the numbers"), ("json", "settings and numbers"), ("html", "the figure")):
+        save = partial(_save, panel, kind)
+        made.append(button(kind.upper(), f"Save {words} as a file", save, "download"))
+    for kind in ("png", "svg"):
+        draw = partial(_draw, panel, kind)
+        made.append(button(kind.upper(), "Save the picture as a file", draw, "download"))
+    return made
+
+
+def _save(panel: Panel, kind: str, _button: object) -> None:
+    panel._porter.save(*panel.export(kind))
+
+
+def _draw(panel: Panel, kind: str, _button: object) -> None:
+    panel._porter.draw(panel.name, kind)
 
 
 def _csv(table: dict[str, list]) -> str:

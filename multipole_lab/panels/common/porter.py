@@ -19,8 +19,15 @@ function render({ model, el }) {
     };
     navigator.clipboard ? navigator.clipboard.writeText(text).catch(old_way) : old_way();
   };
+  const draw = (name, format) => {  // plotly's own button does it, in the format that it is told
+    const plot = own(el.closest(".ml-panel"));
+    if (!plot) return;
+    plot._context.toImageButtonOptions = { format, filename: name, scale: 2 };
+    plot.querySelector(".modebar-btn[data-title^='Download plot']")?.click();
+  };
   model.on("msg:custom", ({ kind, name, mime, text }) => {
     if (kind === "copy") return copy(text);
+    if (kind === "draw") return draw(name, mime);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: mime }));
     link.download = name;
@@ -29,10 +36,10 @@ function render({ model, el }) {
     link.remove();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   });
-  const own = (panel) => {  // the figure of a panel, and not that of a panel inside it
+  function own(panel) {  // the figure of a panel, and not that of a panel inside it
     const plot = panel?.querySelector(".js-plotly-plot");
     return plot?.closest(".ml-panel") === panel ? plot : null;
-  };
+  }
   // A slider of selections tells a screen reader its index; readers want the value and the slider's name.
   const name_parts = () => {
     const panel = el.closest(".ml-panel");
@@ -115,3 +122,7 @@ class Porter(anywidget.AnyWidget):
     def copy(self, text: str) -> None:
         """Put ``text`` on the browser's clipboard."""
         self.send({"kind": "copy", "text": text})
+
+    def draw(self, name: str, kind: str) -> None:
+        """Have the browser download the panel's picture, as it is seen, as ``name.kind``; "png" or "svg"."""
+        self.send({"kind": "draw", "name": name, "mime": kind})

@@ -82,6 +82,10 @@ class SampledPanel(Panel):
             self.use(self._first)
         super().reset()
 
+    @property
+    def _call(self) -> str:
+        return f"{self.name}(sample)"
+
     def _sought(self, change) -> None:
         """Open what was typed; the name of the present sample opens nothing."""
         if not self._held and change["new"] and (change["new"] != _name(self.sample) or self._notice):

@@ -18,6 +18,11 @@ STYLE = """<style>
 /* Text of a figure follows the theme. */
 .ml-panel .js-plotly-plot :is(.gtitle, .legendtext, .annotation-text, .bartext, .colorbar text,
   [class$="title"], [class$="tick"] text) { fill: var(--jp-ui-font-color1) !important; }
+/* The kernel is another one, or gone: one banner in the place of a broken chain at every part. */
+.ml-panel.jupyter-widgets-disconnected::before { content: "The kernel has started again: run this cell again.";
+  display: block; font: inherit; border-left: 4px solid #D55E00; padding: 6px 10px; margin-bottom: 4px; opacity: 1;
+  color: var(--jp-ui-font-color1); background: rgba(213, 94, 0, 0.12); }
+.ml-panel .jupyter-widgets-disconnected::before { content: none; }
 /* A busy mark that fast work never shows: it stays invisible for its first 0.3 s. */
 .ml-panel .ml-busy { animation: ml-appear 0s linear 0.3s both; color: var(--jp-ui-font-color1); }
 .ml-working > .js-plotly-plot, .ml-working > * > .js-plotly-plot { animation: ml-fade 0.2s linear 0.3s both;
@@ -41,6 +46,10 @@ STYLE = """<style>
   margin: 4px 0; color: var(--jp-ui-font-color1); line-height: 1.55; font-size: 13px; }
 .ml-story:focus-visible { outline: 2px solid #E69F00; outline-offset: -2px; }
 .ml-story-head { position: sticky; top: 0; z-index: 1; background: var(--jp-layout-color1); padding: 2px 8px; }
+.ml-find { grid-column: 1 / -1; display: flex; gap: 6px; align-items: center; font-size: 12px; }
+.ml-find input { width: 150px; font: inherit; color: inherit; background: transparent;
+  border: 1px solid rgba(128, 128, 128, 0.6); padding: 1px 4px; }
+.ml-story .found { outline: 1px dashed #D55E00; }
 .ml-story-body { padding: 0 8px; }
 .ml-story-head, .ml-story-body { display: grid; grid-template-columns: 1fr 1fr; gap: 0 20px; }
 .ml-story-body > div { white-space: pre-wrap; overflow-wrap: anywhere; }

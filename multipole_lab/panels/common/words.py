@@ -1,10 +1,18 @@
-"""What a panel says in words: messages, what a control allows, and its value."""
+"""What a panel says in words: messages, buttons, what a control allows, and its value."""
 
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 
 import ipywidgets as widgets
+
+
+def button(words: str, tooltip: str, call: Callable[[object], object], icon: str = "") -> widgets.Button:
+    """A button that calls when it is pressed."""
+    made = widgets.Button(description=words, tooltip=tooltip, icon=icon)
+    made.on_click(call)
+    return made
 
 
 def alert(what: str, why: str, then: str) -> str:

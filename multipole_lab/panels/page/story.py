@@ -17,7 +17,7 @@ function render({ model, el }) {
   el.tabIndex = 0;
   el.setAttribute("role", "group");
   el.dataset.lmSuppressShortcuts = "true";
-  let columns = [], old = [], own = -1;
+  let columns = [], old = [], own = -1, sought = "";
   const write = () => {
     el.replaceChildren();
     const head = document.createElement("div");
@@ -25,6 +25,7 @@ function render({ model, el }) {
     for (const title of model.get("titles")) {
       head.append(Object.assign(document.createElement("b"), { textContent: title }));
     }
+    head.append(finder());
     const body = document.createElement("div");
     body.className = "ml-story-body";
     columns = model.get("titles").map(() => {
@@ -49,6 +50,39 @@ function render({ model, el }) {
     old = []; own = -1;
     shade();
   };
+  const finder = () => {  // a search in the text, across tokens; Enter goes to the next place and looks from there
+    const line = Object.assign(document.createElement("label"), { className: "ml-find", textContent: "find " });
+    const input = Object.assign(document.createElement("input"), { type: "search", value: sought });
+    const count = document.createElement("span");
+    count.setAttribute("role", "status");
+    line.append(input, count);
+    input.addEventListener("input", () => { sought = input.value; mark(); });
+    input.addEventListener("keydown", (event) => {
+      event.stopPropagation();
+      if (event.key !== "Enter") return;
+      const places = found(sought), from = model.get("query");
+      choose(event.shiftKey ? places.findLast((i) => i < from) ?? places.at(-1)
+        : places.find((i) => i > from) ?? places[0]);
+    });
+    return line;
+  };
+  const mark = () => {
+    const places = found(sought), at = places.indexOf(model.get("query")), count = el.querySelector(".ml-find span");
+    el.querySelectorAll(".found").forEach((word) => word.classList.remove("found"));
+    for (const i of places) columns.forEach((words) => words[i]?.classList.add("found"));
+    count.textContent = !sought ? "" : at < 0 ? `${places.length} found` : `${at + 1} of ${places.length}`;
+  };
+  const found = (text) => {  // the tokens at which a text begins, capitals or not
+    if (!text.trim()) return [];
+    const words = model.get("words"), whole = words.join("").toLowerCase(), places = [];
+    let i = 0, end = words[0]?.length ?? 0;
+    for (let at = whole.indexOf(text.toLowerCase()); at >= 0; at = whole.indexOf(text.toLowerCase(), at + 1)) {
+      const first = at + (text.length - text.trimStart().length);
+      while (first >= end) end += words[++i].length;
+      if (places.at(-1) !== i) places.push(i);
+    }
+    return places;
+  };
   const shade = () => {
     const looks = model.get("looks").map(bytes);  // of every column: two bytes a word, the class and the strength
     looks.forEach((look, c) => {
@@ -66,6 +100,7 @@ function render({ model, el }) {
       words[at]?.classList.add("own");
     }
     own = at;
+    mark();
     const word = columns[0]?.[at];
     if (!word) return;
     el.setAttribute("aria-label", `the text; at ${word.textContent.trim()}, word ${at}; arrow keys choose another`);
