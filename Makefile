@@ -95,13 +95,18 @@ app: .venv/docs ## the tour as an app without code, on 127.0.0.1 only
 		--Voila.tornado_settings="{'headers': {'Content-Security-Policy': \"$(OWN)\"}}"
 
 # One resolution for all Pythons (needs the network). The nvidia-* and cuda-* packages are torch's own business.
-constraints: install ## resolve the newest versions into constraints.txt
+constraints: install ## resolve the newest versions into constraints.txt, and their hashes beside it
 	$(PIP) install --quiet uv
 	sed '/^[^#]/,$$d' constraints.txt > constraints.new
 	.venv/bin/python -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
 		--fork-strategy fewest --no-build --no-annotate --no-header --quiet --constraint <(echo "$(TORCH)") \
 		| grep -vE '^(nvidia-|cuda-)' | sed 's/ *;.*//' >> constraints.new
 	mv constraints.new constraints.txt
+	sed '/^[^#]/,$$d' constraints-hashed.txt > constraints-hashed.new
+	.venv/bin/python -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+		--fork-strategy fewest --no-build --no-annotate --no-header --quiet --generate-hashes \
+		--constraint constraints.txt --default-index https://pypi.org/simple >> constraints-hashed.new
+	mv constraints-hashed.new constraints-hashed.txt
 
 clean: ## remove .venv and everything made
 	rm -rf .venv build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache test-output

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LINES, FILES = 250, 16
 # What installing, testing and using leave behind, where no git knows what is ignored.
 MADE = {"build", "dist", "runs", "test-output"}
-KEPT = {".ci", ".github"}
+KEPT = {".ci", ".devcontainer", ".github"}
 # The names that stand for a contributor's own in CONTRIBUTING.
 EXAMPLE = re.compile(r"strided|inertia|NAME|[aA]6\.|11_subject")
 
