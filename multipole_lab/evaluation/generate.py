@@ -143,7 +143,7 @@ def compare(model: object, ids, prompt: int, settings: dict, dense, start: list,
     """One row: loss, agreement and divergence from dense decoding."""
     from multipole_lab.decoding import MultipoleCache
 
-    ours = forced(model, ids, prompt, start, MultipoleCache(**settings))
+    ours = forced(model, ids, prompt, start, MultipoleCache(dense_until=0, **settings))
     true = ids[0, prompt:].unsqueeze(-1).cpu()
     row = {
         **settings,
@@ -155,7 +155,9 @@ def compare(model: object, ids, prompt: int, settings: dict, dense, start: list,
     }
     row["loss_above_percent"] = 100 * (row["loss"] / row["dense_loss"] - 1)
     if free is not None:
-        got = generated(model, ids[:, :prompt], row["tokens"] - 1, start, MultipoleCache(**settings))
+        got = generated(
+            model, ids[:, :prompt], row["tokens"] - 1, start, MultipoleCache(dense_until=0, **settings)
+        )
         differing = [i for i, (a, b) in enumerate(zip(got, free, strict=False)) if a != b]
         row["first_difference"] = differing[0] if differing else None
     return row

@@ -106,11 +106,13 @@ class Reader:
         if self.method is None:
             yield None
         elif self.decodes:
-            fresh = MultipoleCache(config=self.model.config, **asdict(self.method.settings))
+            settings = asdict(self.method.settings)
+            settings["dense_until"] = settings["dense_until"] or 0  # what clusters cost is the question
+            fresh = MultipoleCache(config=self.model.config, **settings)
             with fresh.on(self.model):
                 yield fresh
         else:
-            with self.method.on(self.model) as drop_in:
+            with self.method.on(self.model, strict=True) as drop_in:
                 yield None
             self.calls.update({"approximated": drop_in.approximated.total()} if drop_in.approximated else {})
             for (_, reason), count in drop_in.exact.items():
