@@ -16,6 +16,7 @@ from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
 from multipole_lab.decoding.step.trace import Trace
 from multipole_lab.decoding.store.rope import rotation_of
+from multipole_lab.decoding.windows import windows_of
 from multipole_lab.interface.handle import show_flex_attention_true_tensors
 from multipole_lab.printing import changed, count
 from multipole_lab.suggesting import suggesting
@@ -66,6 +67,9 @@ class MultipoleCache(Cache):
         true rotation.
     rope_offset : see ``rope``.
     seed : of the clusterings; the same seed gives the same text.
+    dense_until : keys of a text below which nothing is clustered and every step is dense and exact; None for where
+        clusters begin to pay (``store/short.py``): on a CPU where the keys and values of a layer take 20 MB, on a
+        GPU at once.
     backend : "auto", "torch" or "triton": what computes the output of every step.
     config : the model's configuration: gives layers with a sliding window a cache of that size, and RoPE for
         "windowed". Without it such layers store all keys and stay exact.
@@ -105,6 +109,7 @@ class MultipoleCache(Cache):
         rope: Literal["rotated", "windowed"] = Settings.rope,
         rope_offset: int = Settings.rope_offset,
         seed: int = Settings.seed,
+        dense_until: int | None = Settings.dense_until,
         backend: Literal["auto", "torch", "triton"] = Settings.backend,
         config: PreTrainedConfig | None = None,
     ) -> None:
@@ -112,7 +117,7 @@ class MultipoleCache(Cache):
             fraction=fraction, budget=budget, levels=levels, sinks=sinks, recent=recent, top_p=top_p, branch=branch,
             lookups=lookups, interval=interval, block=block, iterations=iterations, spread=spread, watch=watch,
             balance=balance, cap=cap, replacement=replacement, rope=rope, rope_offset=rope_offset, seed=seed,
-            backend=backend,
+            dense_until=dense_until, backend=backend,
         )  # fmt: skip
         rotation = None
         if self.settings.rope == "windowed":
@@ -122,7 +127,7 @@ class MultipoleCache(Cache):
         show_flex_attention_true_tensors()
         self._shared = Shared()
         make = partial(ClusteredLayer, self.settings, rotation, self._shared)
-        windows = _windows(config)
+        windows = windows_of(config)
         if any(windows):
             layers = [DynamicSlidingWindowLayer(sliding_window=w) if w else make() for w in windows]
             super().__init__(layers=layers)
@@ -134,6 +139,11 @@ class MultipoleCache(Cache):
         held = self.get_seq_length()
         filled = f" holding {count(held, 'token')} in {count(len(self.layers), 'layer')}" if held else ""
         return changed(self.settings).replace("Settings", type(self).__name__, 1) + filled
+
+    @property
+    def attends_densely(self) -> bool:
+        """Whether nothing is in a cluster, so that every step is dense and exact: the text is too short to gain."""
+        return not any(isinstance(one, ClusteredLayer) and one.hierarchy.blocks for one in self.layers)
 
     @property
     def nbytes(self) -> dict[str, int]:
@@ -226,19 +236,3 @@ class MultipoleCache(Cache):
         from multipole_lab.decoding.saving import load
 
         return load(cls, path, config, device)
-
-
-def _windows(config: PreTrainedConfig | None) -> list[int | None]:
-    """The sliding window of every layer, None for full attention."""
-    if config is None:
-        return []
-    config = config.get_text_config(decoder=True)
-    window = getattr(config, "sliding_window", None)
-    count = config.num_hidden_layers
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        return [window] * count
-    refused = sorted(set(kinds) - {"full_attention", "sliding_attention"})
-    if refused:
-        raise ValueError(f"MultipoleCache does not know layers of type {', '.join(refused)}")
-    return [window if kind == "sliding_attention" else None for kind in kinds]

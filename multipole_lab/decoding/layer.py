@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -13,13 +12,13 @@ from transformers.cache_utils import CacheLayerMixin
 from multipole_lab.decoding.record import Record
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
-from multipole_lab.decoding.step.backend import step_function
-from multipole_lab.decoding.step.balance import Portion, step_and_error
-from multipole_lab.decoding.step.fixed import SPARE, FixedStep, tail_places
-from multipole_lab.decoding.step.reference import decode_step
-from multipole_lab.decoding.step.trace import Seen, traced
+from multipole_lab.decoding.step.balance import Portion
+from multipole_lab.decoding.step.fixed import FixedStep
+from multipole_lab.decoding.step.running import run_step
+from multipole_lab.decoding.step.trace import traced
 from multipole_lab.decoding.store.hierarchy import Hierarchy
 from multipole_lab.decoding.store.rope import Rotation
+from multipole_lab.decoding.store.short import attend_densely
 from multipole_lab.decoding.store.storage import kept
 from multipole_lab.interface.handle import Handle
 
@@ -51,7 +50,7 @@ class ClusteredLayer(CacheLayerMixin):
         self.shared = Shared(layers=[self]) if shared is None else shared
         self.portion = Portion()
         self.fixed: FixedStep | None = None
-        self.dense_steps = 0
+        self.dense_steps = self.short_steps = 0
 
     @property
     def is_initialized(self) -> bool:
@@ -123,24 +122,29 @@ class ClusteredLayer(CacheLayerMixin):
         scale, softcap : of the logits.
         """
         h, s, shared = self.hierarchy, self.settings, self.shared
-        if not self._honours(mask):
-            self.dense_steps += 1
-            return None
         shared.record.began(self)
         B, D = query.shape[0], query.shape[-1]
         q, probe = query.reshape(B, -1, 1, D), None
+        scale = D**-0.5 if scale is None else scale
         if h.rotation is not None:
             # As if every centroid stood rope_offset tokens before the query.
             place = torch.full((1,), s.rope_offset - (h.length - 1), device=q.device)
             probe = h.rotation.rotate(q, place)
         h.watch(q if probe is None else probe)  # what is asked of the centroids
-        if shared.may_join(h):
-            with shared.record.joining(q.device, first=not h.blocks):
+        prompt = not h.blocks and not self.short_steps
+        joins = shared.may_join(h, prompt)
+        if not h.blocks and not joins:
+            return self._attend_short(q, mask, scale, softcap, query.shape)
+        if not self._honours(mask):
+            self.dense_steps += 1
+            return None
+        if joins:
+            with shared.record.joining(q.device, first=prompt):
                 h.join()
-        shares = s.shares and len(shared.layers) > 1 and softcap is None and bool(h.blocks)
+        shares = s.shares and len(shared.layers) > 1 and softcap is None
         number = shared.number(self)
         weighs, seen = shares and self.portion.due(number), shared.seen(number)
-        out, error = self._step(q, probe, D**-0.5 if scale is None else scale, softcap, shares, weighs, seen)
+        out, error = run_step(self, q, probe, scale, softcap, shares, weighs, seen)
         if weighs:
             self.portion.note(error)
             shared.share_budget(self.portion)
@@ -148,40 +152,15 @@ class ClusteredLayer(CacheLayerMixin):
             shared.trace.steps.append(traced(number, h, seen, q.shape[1] // h.keys.buffer.shape[1]))
         return out.view(*query.shape[:-1], -1)
 
-    def _step(
-        self,
-        q: Tensor,
-        probe: Tensor | None,
-        scale: float,
-        softcap: float | None,
-        shares: bool,
-        weighs: bool,
-        seen: Seen | None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """The output of one token, by what runs for these tensors, and its expected error if it is weighed."""
-        h, s, work = self.hierarchy, self.settings, self.shared.work(q.device)
-        budget, rooms = min(s.tokens(h.length), h.clustered), None
-        most, divided = budget, self.portion.budgets(budget, h.clustered) if shares else None
-        if divided:
-            most, rooms = divided
-        options = {"scale": scale, "softcap": softcap}
-        if self.fixed is None or not self.fixed.fits(h, q, most, **options):
-            more = {"replacement": s.replacement, "top_p": None if s.top_p == 1 else s.top_p}
-            clusters = h.levels[0].keys.length if h.blocks else 0
-            step = step_function(s.backend, q, h.values.buffer)
-            if step is decode_step or not h.blocks:
-                return step_and_error(
-                    step, q, h.state(), weighs, seen, budget=most, rooms=rooms, lookups=s.looked_at(clusters, most),
-                    lookup_q=probe, work=work, **options, **more,
-                )  # fmt: skip
-            tail = tail_places(h.length, h.clustered, s.recent + s.interval + len(self.shared.layers))
-            room = min(s.tokens(h.clustered + tail), h.clustered)  # until the next join
-            if divided:
-                room = min(math.ceil(SPARE * self.portion.most * room), h.clustered)
-            self.fixed = FixedStep(
-                step, h, q, probe, room, tail, lookups=s.looked_at(clusters, room), **options, **more
-            )  # fmt: skip
-        return self.fixed(h, q, probe, budget if rooms is None else rooms, work, weighs, seen)
+    def _attend_short(
+        self, q: Tensor, mask: Tensor | None, scale: float, softcap: float | None, shape: torch.Size
+    ) -> Tensor | None:
+        """The step of a text without clusters, in the query's shape; None where the model's own attention is needed."""
+        self.short_steps, number = self.short_steps + 1, self.shared.number(self)
+        if (seen := self.shared.seen(number)) is not None:
+            self.shared.trace.steps.append(traced(number, self.hierarchy, seen, 1))
+        out = None if softcap is not None else attend_densely(self.hierarchy, q, mask, scale)
+        return None if out is None else out.view(*shape[:-1], -1)
 
     def _honours(self, mask: Tensor | None) -> bool:
         """Whether the decode step gives what this mask wants; what it hides is noted."""
@@ -208,7 +187,7 @@ class ClusteredLayer(CacheLayerMixin):
         """Forget everything."""
         self.hierarchy.clear()
         self.portion, self.fixed, self.shared.record = Portion(), None, Record()
-        self.dense_steps = 0
+        self.dense_steps = self.short_steps = 0
 
     @kept
     def crop(self, tokens: int) -> None:

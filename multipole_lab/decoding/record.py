@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from multipole_lab.decoding.store.short import dense_until
 from multipole_lab.printing import count
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ def _held(layers: Sequence[Any], clustered: Sequence[ClusteredLayer]) -> list[st
     if len(clustered) < len(layers):
         text += f", of which {len(clustered)} cluster them"
     if not h.blocks:
-        return [f"{text}; none is in a cluster yet, so every step is exact."]
+        least = dense_until(h)
+        why = f", as long as there are fewer than {least:,} keys" if h.length < least else ""
+        return [f"{text}; none is in a cluster yet, so every step is dense and exact{why}."]
     levels = ", these in ".join(count(level.keys.length, "cluster") for level in h.levels)
     exact = h.length - h.clustered + h.sinks
     return [f"{text}; {h.clustered - h.sinks:,} lie in {levels}; {exact:,} are always exact."]

@@ -43,6 +43,7 @@ class Settings:
     rope: Literal["rotated", "windowed"] = "rotated"
     rope_offset: int = 2048
     seed: int = 0
+    dense_until: int | None = None
     backend: Literal["auto", "torch", "triton"] = "auto"
 
     __repr__ = changed
@@ -70,6 +71,8 @@ class Settings:
             "rope_offset": 0, "watch": 0, "seed": 0,
         }.items():  # fmt: skip
             check_count(name, getattr(self, name), least)
+        if self.dense_until is not None:
+            check_count("dense_until", self.dense_until, 0)
         check_cap(self.cap)
         if not isinstance(self.balance, bool):
             raise TypeError(f"balance is {self.balance!r}; True or False is needed")

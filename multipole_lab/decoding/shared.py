@@ -66,15 +66,19 @@ class Shared:
                     one.take(most)
             self.largest = allot(portions)
 
-    def may_join(self, h: Hierarchy) -> bool:
+    def may_join(self, h: Hierarchy, prompt: bool) -> bool:
         """Whether a layer's new keys may join clusters in this step.
 
-        The first time, and where much waits, they may at once. Otherwise only as many layers a step as are needed for
+        Those of a prompt, and where much waits, may at once. Otherwise only as many layers a step as are needed for
         each to have its turn within one interval: so no step is much longer than the others.
+
+        Parameters
+        ----------
+        h : the storage of the layer. prompt : whether the layer takes its first step behind a prompt.
         """
         if not h.due():
             return False
-        if not h.blocks or h.waiting() >= 2 * h.settings.interval:
+        if prompt or (h.blocks and h.waiting() >= 2 * h.settings.interval):
             return True
         joined = self.joined[1] if self.joined[0] == h.length else 0
         if joined >= math.ceil(len(self.layers) / h.settings.interval):

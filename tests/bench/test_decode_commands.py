@@ -85,7 +85,7 @@ def test_eval_generate_finds_no_difference_where_all_is_exact():
 
 
 def test_the_cache_of_a_prefill_is_clustered_at_the_first_step():
-    cache = MultipoleCache(budget=16)
+    cache = MultipoleCache(budget=16, dense_until=0)
     generate.started(cache, [(torch.randn(1, 2, 600, 16), torch.randn(1, 2, 600, 16))])
     assert not cache.layers[0].hierarchy.blocks
     cache.layers[0].attend(torch.randn(1, 4, 1, 16), None, None)

@@ -15,9 +15,9 @@ from transformers import DynamicCache, Lfm2Config, Lfm2ForCausalLM, LlamaConfig,
 from transformers.integrations.sdpa_attention import repeat_kv
 
 import multipole_lab as ml
-from multipole_lab.decoding import layer as layer_module
 from multipole_lab.decoding.layer import ClusteredLayer
 from multipole_lab.decoding.settings import Settings
+from multipole_lab.decoding.step import running
 from multipole_lab.decoding.step.reference import decode_step
 from multipole_lab.decoding.store import joining
 from multipole_lab.decoding.store.blocks import cluster_block
@@ -284,7 +284,7 @@ def test_the_output_of_every_step_is_the_backends(monkeypatch, traced):
     monkeypatch.setattr(
         joining, "clusterer", lambda h: (cluster_block, False)
     )  # the interpreter takes long for it
-    monkeypatch.setattr(layer_module, "step_function", lambda backend, q, v: asked.append(backend) or kernel)
+    monkeypatch.setattr(running, "step_function", lambda backend, q, v: asked.append(backend) or kernel)
     cache = ml.MultipoleCache(**EXACT | {"budget": 16, "backend": "triton"})
     for layer in range(2):
         cache.update(torch.randn(1, 2, 60, 16), torch.randn(1, 2, 60, 16), layer)

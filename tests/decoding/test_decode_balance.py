@@ -118,7 +118,7 @@ def test_a_budget_of_the_whole_text_is_not_shared():
     assert (most, rooms.tolist()) == (75, [25, 75])
 
 
-SETTINGS = {"budget": 0.1, "sinks": 4, "recent": 32, "interval": 64, "fraction": 1 / 16}
+SETTINGS = {"budget": 0.1, "dense_until": 0, "sinks": 4, "recent": 32, "interval": 64, "fraction": 1 / 16}
 
 
 def decode(steps, batch=1, balance=True, budget=0.1):

@@ -127,12 +127,12 @@ def test_a_real_model_with_all_keys_exact_is_dense_and_with_few_stays_close():
     ids = tokenizer(text, truncation=True, max_length=300, return_tensors="pt")["input_ids"]
     asked = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 6, "do_sample": False}
     dense = model.generate(ids, **asked)
-    whole = MultipoleCache(budget=1.0, recent=32, interval=64, lookups=1.0)
+    whole = MultipoleCache(budget=1.0, recent=32, interval=64, lookups=1.0, dense_until=0)
     assert torch.equal(model.generate(ids, **asked, past_key_values=whole), dense)
     assert min(blocks(whole)) > 0
     with torch.no_grad():
         logs = []
-        for cache in (DynamicCache(), MultipoleCache(budget=64, recent=32, interval=64)):
+        for cache in (DynamicCache(), MultipoleCache(budget=64, recent=32, interval=64, dense_until=0)):
             model(ids[:, :-4], past_key_values=cache, logits_to_keep=1)
             steps = [model(ids[:, t : t + 1], past_key_values=cache).logits[0, -1] for t in range(296, 300)]
             logs.append(torch.stack(steps).log_softmax(-1))
@@ -241,7 +241,7 @@ def test_loading_something_else_names_the_file(tmp_path):
 def fed(tokens, **settings):
     """A one-layer cache fed token by token after a prompt; bytes of a dense cache and of this one along the way."""
     torch.manual_seed(0)
-    layer = ClusteredLayer(Settings(iterations=1, **settings))
+    layer = ClusteredLayer(Settings(iterations=1, dense_until=0, **settings))
     cache = MultipoleCache()
     cache.layers.append(layer)
     layer.update(*(torch.randn(1, 2, 500, 64) for _ in range(2)))

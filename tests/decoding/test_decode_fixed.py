@@ -16,7 +16,7 @@ from multipole_lab.threads import one_thread
 
 SMALL = {
     "block": 16, "interval": 4, "recent": 4, "sinks": 2, "fraction": 1 / 4, "iterations": 1, "branch": 2,
-    "budget": 0.3,
+    "budget": 0.3, "dense_until": 0,
 }  # fmt: skip
 MODULES = lookup, select, attend, merge
 

@@ -15,7 +15,7 @@ from multipole_lab.threads import one_thread
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = {
     "block": 32, "interval": 8, "recent": 8, "sinks": 4, "fraction": 1 / 8, "iterations": 1, "branch": 2,
-    "budget": 0.2, "backend": "triton",
+    "budget": 0.2, "backend": "triton", "dense_until": 0,
 }  # fmt: skip
 
 

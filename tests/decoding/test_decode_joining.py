@@ -14,7 +14,8 @@ from multipole_lab.threads import one_thread
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = {
-    "block": 32, "interval": 8, "recent": 8, "sinks": 4, "fraction": 1 / 8, "iterations": 2, "branch": 2
+    "block": 32, "interval": 8, "recent": 8, "sinks": 4, "fraction": 1 / 8, "iterations": 2, "branch": 2,
+    "dense_until": 0,
 }  # fmt: skip
 ROTATION = Rotation(10000.0 ** -(torch.arange(0, 16, 2).double() / 16))
 

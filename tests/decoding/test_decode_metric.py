@@ -53,7 +53,7 @@ def error(watch):
     asked = torch.cat([torch.ones(D // 2), torch.zeros(D // 2)])
     k, v = torch.randn(1, 2, N, D) * (2 - asked), torch.randn(1, 2, N, 8)
     v[..., 0] += 3 * k[..., 0]
-    layer = ClusteredLayer(Settings(watch=watch, budget=64, levels=1, recent=32, sinks=4))
+    layer = ClusteredLayer(Settings(watch=watch, budget=64, levels=1, recent=32, sinks=4, dense_until=0))
     layer.update(k[:, :, :-1], v[:, :, :-1])
     layer.update(k[:, :, -1:], v[:, :, -1:])
     wrong = total = 0.0
@@ -74,7 +74,7 @@ def test_clusters_in_the_metric_of_the_queries_halve_the_error():
 
 def test_queries_are_watched_before_joins_only_and_not_without_watch():
     for watch, expected in ((0, 0), (4, 8)):
-        h = Hierarchy(Settings(watch=watch, interval=32, recent=8, sinks=4))
+        h = Hierarchy(Settings(watch=watch, interval=32, recent=8, sinks=4, dense_until=0))
         for _ in range(12 + 2 * 32):
             h.append(torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8))
             h.watch(torch.randn(1, 2, 1, 8))
@@ -96,7 +96,7 @@ def test_centroids_stay_means_of_keys_whatever_the_metric():
 
 
 def test_the_metric_follows_beams_and_is_forgotten_by_reset():
-    cache = MultipoleCache(budget=8, recent=8, interval=16)
+    cache = MultipoleCache(budget=8, recent=8, interval=16, dense_until=0)
     cache.update(torch.randn(3, 2, 100, 16), torch.randn(3, 2, 100, 16), 0)
     layer = cache.layers[0]
     layer.attend(torch.randn(3, 4, 1, 16), None, None)

@@ -12,7 +12,15 @@ import multipole_lab as ml
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.threads import one_thread
 
-SMALL = {"recent": 8, "sinks": 4, "interval": 8, "block": 32, "fraction": 1 / 8, "budget": 12}
+SMALL = {
+    "recent": 8,
+    "dense_until": 0,
+    "sinks": 4,
+    "interval": 8,
+    "block": 32,
+    "fraction": 1 / 8,
+    "budget": 12,
+}
 
 
 def read(cache, n):
@@ -76,8 +84,11 @@ def test_it_says_that_nothing_is_held_or_nothing_clustered_or_that_steps_were_de
     cache = ml.MultipoleCache(**SMALL)
     assert cache.report() == "The cache holds nothing yet."
     read(cache, 15)
-    assert "none is in a cluster yet, so every step is exact" in cache.report()
-    bias = torch.full((1, 1, 1, 16), -0.5)
+    assert "none is in a cluster yet, so every step is dense and exact" in cache.report()
+    assert cache.attends_densely
+    read(cache, 30)
+    assert not cache.attends_densely
+    bias = torch.full((1, 1, 1, 46), -0.5)
     cache.update(torch.randn(1, 2, 1, 16), torch.randn(1, 2, 1, 16), 0)
     assert cache.layers[0].attend(torch.randn(1, 4, 1, 16), bias, None) is None
     assert "1 step of a layer had a mask that hides more than padding" in cache.report()

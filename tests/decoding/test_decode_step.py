@@ -14,7 +14,7 @@ from multipole_lab.testing import assert_close, oracle
 from multipole_lab.threads import one_thread
 
 B, HK, G, D, DV = 2, 2, 3, 16, 24
-SMALL = {"block": 256, "interval": 32, "recent": 32, "sinks": 4}
+SMALL = {"block": 256, "interval": 32, "recent": 32, "sinks": 4, "dense_until": 0}
 
 
 @pytest.fixture(autouse=True)

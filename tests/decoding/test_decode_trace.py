@@ -11,7 +11,15 @@ from multipole_lab.decoding.step.trace import Seen, traced
 from multipole_lab.decoding.store.hierarchy import Hierarchy
 from multipole_lab.threads import one_thread
 
-SMALL = {"fraction": 1 / 8, "recent": 8, "sinks": 4, "interval": 8, "block": 32, "budget": 12}
+SMALL = {
+    "fraction": 1 / 8,
+    "dense_until": 0,
+    "recent": 8,
+    "sinks": 4,
+    "interval": 8,
+    "block": 32,
+    "budget": 12,
+}
 
 
 @pytest.fixture(autouse=True)

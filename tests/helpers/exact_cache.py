@@ -9,4 +9,5 @@ EXACT = {
     "interval": 8,
     "block": 32,
     "lookups": 1.0,
+    "dense_until": 0,
 }

@@ -125,7 +125,15 @@ def test_levels_may_be_empty(levels, poisoned):
 def test_a_real_cache(levels, poisoned):
     """Clusters from the cache's own clustering, over several blocks, with a tail that grew since."""
     settings = Settings(
-        fraction=1 / 8, budget=40, levels=levels, branch=4, sinks=3, recent=20, interval=16, block=128
+        fraction=1 / 8,
+        budget=40,
+        levels=levels,
+        branch=4,
+        sinks=3,
+        recent=20,
+        interval=16,
+        block=128,
+        dense_until=0,
     )
     hierarchy = Hierarchy(settings)
     g = torch.Generator().manual_seed(3)

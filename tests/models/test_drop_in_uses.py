@@ -73,7 +73,7 @@ def test_single_queries_are_exact_under_muse_and_counted():
 
 def test_a_clustered_cache_decodes_after_a_prompt_by_muse():
     model, ids = tiny("llama"), ids_of(1, 100)
-    cache = ml.MultipoleCache(budget=16, sinks=2, recent=8, interval=8)
+    cache = ml.MultipoleCache(budget=16, sinks=2, recent=8, interval=8, dense_until=0)
     with cache.on(model), SMALL.on(model) as drop_in:
         read(model, ids, past_key_values=cache)
         read(model, ids[:, :1], past_key_values=cache)

@@ -24,7 +24,7 @@ for method in (ml.MuSe(clusters=4, leaf=16), ml.Centroid(clusters=4, leaf=16), m
     method(q, k, v, causal=True)
 sizes = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=20)
 model = LlamaForCausalLM(LlamaConfig(**sizes)).eval()
-cache = ml.MultipoleCache(block=16, interval=4, recent=4, sinks=2)
+cache = ml.MultipoleCache(block=16, interval=4, recent=4, sinks=2, dense_until=0)
 model.generate(torch.zeros(1, 40, dtype=torch.long), past_key_values=cache, max_new_tokens=4, do_sample=False)
 print(cache.report())
 step_times(q, k, v, Settings(block=16, interval=4, recent=4, sinks=2), repeats=1)

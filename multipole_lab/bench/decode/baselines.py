@@ -6,6 +6,8 @@ Every side is fed and asked alike: ``append(k, v)``, then ``step(q, scale)`` for
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -149,10 +151,10 @@ class Pages(Dense):
 
 
 class Clustered:
-    """One layer of ``MultipoleCache``."""
+    """One layer of ``MultipoleCache``, which clusters however short the text is."""
 
     def __init__(self, settings: Settings, rotation: Rotation | None = None) -> None:
-        self.layer = ClusteredLayer(settings, rotation)
+        self.layer = ClusteredLayer(replace(settings, dense_until=0), rotation)
 
     def append(self, k: Tensor, v: Tensor) -> None:
         """Store new keys and values."""

@@ -42,7 +42,7 @@ def grow(
     N = k.shape[2]
     if not PARTS <= tokens < N - 1:
         raise ValueError(f"tokens is {tokens}; {PARTS} to {N - 2} is allowed for {N} keys")
-    cache, dense = MultipoleCache(budget=budget), [Dense() for _ in range(layers)]
+    cache, dense = MultipoleCache(budget=budget, dense_until=0), [Dense() for _ in range(layers)]
     row = layers * (k[:, :, :1].numel() + v[:, :, :1].numel()) * k.element_size()
 
     def ours(i: int, t: int) -> None:

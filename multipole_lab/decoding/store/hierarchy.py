@@ -12,6 +12,7 @@ from multipole_lab.decoding.store.joining import join_blocks
 from multipole_lab.decoding.store.levels import Block, LevelStore, numbers_like, sinks_first
 from multipole_lab.decoding.store.metric import QueryMetric
 from multipole_lab.decoding.store.rope import Rotation
+from multipole_lab.decoding.store.short import dense_until
 from multipole_lab.decoding.store.state import Level, State
 from multipole_lab.decoding.store.storage import Growing
 
@@ -82,13 +83,16 @@ class Hierarchy:
         return self.length - max(self.clustered, sinks) - self.settings.recent
 
     def due(self) -> bool:
-        """Whether enough keys have left the recent window to join."""
-        return self.waiting() >= self.settings.interval
+        """Whether enough keys have left the recent window to join, of a text that is not too short for clusters."""
+        return self.waiting() >= self.settings.interval and (
+            bool(self.blocks) or self.length >= dense_until(self)
+        )
 
     def watch(self, q: Float[Tensor, "B Hq 1 D"]) -> None:
         """Take note of a query, in the frame of the centroids, if it is one of the last before a join."""
         s = self.settings
-        if s.watch and self.waiting() > s.interval - s.watch:
+        early = not self.blocks and self.length + s.watch < dense_until(self)
+        if s.watch and not early and self.waiting() > s.interval - s.watch:
             self.metric.watch(q, self.keys.buffer.shape[1])
 
     def join(self) -> None:
