@@ -5,6 +5,7 @@ import torch
 from claims import Notebook
 
 import multipole_lab as ml
+from multipole_lab.lessons.block_errors import block_errors
 from multipole_lab.measure import operations, share_of_exact
 from multipole_lab.measure.heads import first_tokens
 
@@ -163,6 +164,29 @@ def test_24_what_sinks_take_off(book):
     (percent,) = book.says(r"they are cheap \((\w+) more percent of the work\)")
     none, four = (share_of_exact(ml.MuSe(clusters=32, leaf=256, sinks=n), 2048, causal=True) for n in (0, 4))
     assert percent == pytest.approx(100 * (four / none - 1), abs=0.3)
+
+
+def test_02_how_many_leaves_and_squares_there_are(book):
+    tokens, leaf, leaves, *squares = book.says(
+        r"([\d,]+) tokens and leaves of (\d+) have (\d) leaves, and \$(\d) \+ (\d) \+ (\d)\$"
+    )
+    assert leaves == tokens / leaf
+    q, k, v = (x[:, :1] for x in first_tokens(ml.load_sample("smollm2")[15], int(tokens)))
+    levels = block_errors(q, k, v, ml.MuSe(clusters=8, leaf=int(leaf)), 0.125)
+    assert sorted(len(level.error) for level in levels) == sorted(squares)
+
+
+def test_28_a_short_text_is_slower_with_fewer_products_and_length_is_good_for_muse(book):
+    rows = book.cell("27").rows(r"([\d,]+) tokens: .* ([\d.]+) times as fast")
+    (first, slow), *_, (_, last) = rows
+    tokens, share = book.says(
+        r"At (\d+) tokens MuSe has (\d+%) of the products and takes \*longer\*: there is one square"
+    )
+    assert (first, slow < 1) == (tokens, True)
+    assert share_of_exact(ml.MuSe(clusters=32, leaf=256), int(tokens), causal=True) == pytest.approx(
+        share, abs=0.005
+    )
+    assert last > 1.3 * slow
 
 
 def test_solution_1_the_mass_of_the_first_square_is_the_sink(book):

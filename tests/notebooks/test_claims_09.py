@@ -115,6 +115,17 @@ def test_16_all_records_are_runs(book):
     assert parse_method(record("training-tiny")["preset"]["method"]).partition == "runs"
 
 
+def test_16_a_step_reads_as_many_tokens_at_either_length(book):
+    step, length, steps = book.says(
+        r"A step reads ([\d,]+) tokens, as four texts of ([\d,]+) or as one; (\d+) steps are ten million"
+    )
+    for name, texts in (("16k-central", 4), ("16k-six", 4), ("64k-six", 1), ("64k-six-seed1", 1)):
+        preset = record(f"training-h100-{name}")["preset"]
+        assert preset["batch"] == texts
+        assert preset["context"] * texts == step == 4 * length
+    assert steps * step == pytest.approx(1e7, rel=0.05)
+
+
 def test_17_one_layer_of_seven_saves_less_than_in_the_paper(book):
     share = book.says(
         r"attention is (\d+%) of a step at 16,384 tokens, and one layer of seven is less than a (tenth)"
