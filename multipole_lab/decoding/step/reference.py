@@ -7,10 +7,10 @@ one selection. For the queries q_g of one row (s the scale; the same parts as fu
    bracket is the second order of the log mass at the origin for keys that spread alike in all directions: an
    average of exponentials is above the exponential of the average. It is left out where there are no
    ``State.spreads``, and under a softcap.
-2. ``open_clusters``: clusters ranked by ``share_j = sum_g exp(a_gj - norm_g)`` per member (what a place buys), taken in
-   that order while their members fit. On the coarse level ``lookups`` fine clusters fit (they are looked at), on
-   the fine one ``budget`` keys (they are summed exactly). ``norm_g`` is the log-sum-exp over the top level, sinks
-   and tail.
+2. ``open_clusters``: clusters ranked by ``share_j = sum_g exp(a_gj - norm_g)`` per member (what a place buys, and
+   the paper's score, its equation 1; ``ml.Centroid`` ranks by the whole mass), taken in that order while their members
+   fit. On the coarse level ``lookups`` fine clusters fit (they are looked at), on the fine one ``budget`` keys (they
+   are summed exactly). ``norm_g`` is the log-sum-exp over the top level, sinks and tail.
 3. One softmax over the masses of every cluster that was not opened (``replacement``; each stands for its keys
    with its mean value), the sinks, the tail and the members of opened clusters.
 
