@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -68,7 +68,9 @@ def decode_trace(
     if not 1 <= steps < N:
         raise ValueError(f"steps: 1 to {N - 1:,} is allowed for {N:,} tokens, got {steps:,}")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    store = Hierarchy(settings)
+    store = Hierarchy(
+        replace(settings, dense_until=0)
+    )  # clusters are the lesson, whether or not they pay yet
     store.append(k[:, :, : N - steps], v[:, :, : N - steps])
     records = []
     for t in range(N - steps, N):

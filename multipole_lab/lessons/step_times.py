@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -35,7 +37,7 @@ def step_times(
     Median milliseconds of ``"exact"`` and ``"clustered"``.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    store, last, work = Hierarchy(settings), q[:, :, -1:], Shared().work(q.device)
+    store, last, work = Hierarchy(replace(settings, dense_until=0)), q[:, :, -1:], Shared().work(q.device)
     store.append(k, v)
     store.watch(last)
     store.join()

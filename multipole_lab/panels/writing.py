@@ -20,6 +20,7 @@ from multipole_lab.threads import one_thread
 from .common import controls
 from .common.base import Picture
 from .common.timed import TimedPanel
+from .common.words import button
 from .page.manuscript import Manuscript
 
 if TYPE_CHECKING:
@@ -71,7 +72,10 @@ class WritingPanel(TimedPanel):
     def compute(self, layer, head, context, budget, levels, others, word) -> Iterator[Picture | None]:
         """Write on with these settings, or anew where all is written or the prompt is another one."""
         settings = Settings(
-            budget=budget, levels=1 if levels == "one" else 2, replacement=others == "centroids"
+            budget=budget,
+            levels=1 if levels == "one" else 2,
+            replacement=others == "centroids",
+            dense_until=0,  # clusters are what is shown, whether or not they pay yet
         )
         pen, wanted = self._pen, (layer, settings)
         if pen is None or context != self._kept[0] or (self._full and wanted != self._kept[1]):
@@ -106,6 +110,10 @@ class WritingPanel(TimedPanel):
         """Put every control back, and write anew."""
         self.forget()
         super().reset()
+
+    @property
+    def _call(self) -> str:
+        return super()._call if self._model is None else "writing(sample, model, tokenizer)"
 
     @property
     def _full(self) -> bool:
@@ -188,8 +196,7 @@ class WritingPanel(TimedPanel):
 
     def _buttons(self) -> list[widgets.Widget]:
         """Add a button that writes the same once more."""
-        again = widgets.Button(description="Write again", tooltip="Begin again after the prompt")
-        again.on_click(self._write_again)
+        again = button("Write again", "Begin again after the prompt", self._write_again)
         return [again, *super()._buttons()]
 
     def _write_again(self, _button) -> None:

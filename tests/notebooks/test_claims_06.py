@@ -35,7 +35,7 @@ def clustered(layer, head, **settings):
     """The cache before the last 8 of 4,096 tokens, and what each holds in the text: (state, q, keys, members)."""
     whole = ml.load_sample("smollm2")[layer]
     q, k, v = whole.q[:, 3 * head : 3 * head + 3], whole.k[:, head : head + 1], whole.v[:, head : head + 1]
-    store = Hierarchy(Settings(levels=1, **settings))
+    store = Hierarchy(Settings(levels=1, dense_until=0, **settings))
     store.append(k[:, :, :-8], v[:, :, :-8])
     store.watch(q[:, :, -9:-8])
     store.join()

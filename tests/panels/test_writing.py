@@ -14,7 +14,7 @@ from multipole_lab.decoding.settings import Settings
 from multipole_lab.lessons.decode_trace import decode_trace
 from multipole_lab.lessons.writing import Author, Replay, Word, parting
 
-SMALL = {"sinks": 2, "recent": 8, "interval": 8, "block": 64, "fraction": 1 / 4}
+SMALL = {"sinks": 2, "recent": 8, "interval": 8, "block": 64, "fraction": 1 / 4, "dense_until": 0}
 ALL = Settings(budget=1.0, **SMALL)
 
 
@@ -78,7 +78,7 @@ def test_a_prompt_needs_two_tokens():
 
 def test_a_replay_reads_what_decoding_the_sample_reads():
     sample = ml.load_sample("smollm2").crop(300)
-    settings = Settings(budget=32, recent=16, interval=16)
+    settings = Settings(budget=32, recent=16, interval=16, dense_until=0)
     replay = Replay(sample, 300, 6)
     replay.use(15, settings)
     words = [replay.next() for _ in range(6)]
