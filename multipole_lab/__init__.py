@@ -41,6 +41,7 @@ _WHERE = {
     "capture": "models",
     "compare": "measure",
     "kmeans": "clustering",
+    "load_choice": "search",
     "load_model": "models",
     "load_sample": "models",
     "merge": "attention",
@@ -107,7 +108,7 @@ if TYPE_CHECKING:  # the same for type checkers and editors, which do not run th
         load_model as load_model,
         load_sample as load_sample,
     )
-    from multipole_lab.search import sweep as sweep, tune as tune
+    from multipole_lab.search import load_choice as load_choice, sweep as sweep, tune as tune
 
 __all__ = [*_WHERE, *_SUBPACKAGES]
 

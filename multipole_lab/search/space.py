@@ -59,7 +59,7 @@ def that_fit(methods: Sequence[Method], length: int, causal: bool) -> list[Metho
 
 
 def suggest_methods(length: int, causal: bool = False) -> list[Method]:
-    """What ``tune`` searches at a length where it is given no methods: about a hundred settings of every method.
+    """What ``tune`` searches at a length where it is given no methods: one to two hundred settings of every method.
 
     ``Centroid`` with a budget is left out: it gathers keys for every query, which no machine measured here does in
     less time than exact attention takes.
@@ -81,7 +81,7 @@ def suggest_methods(length: int, causal: bool = False) -> list[Method]:
 
 
 def _of_size(clusters: int, near: Sequence[int], balanced: Sequence[int], **settings: int) -> list[Method]:
-    """Settings with that many clusters: k-means and runs, some balanced, some with a dipole.
+    """Settings with that many clusters: k-means and runs, some without a cap, some balanced, some with a dipole.
 
     Where there are many, runs also with an eighth as many of queries: summaries are what costs then.
     """
@@ -90,6 +90,7 @@ def _of_size(clusters: int, near: Sequence[int], balanced: Sequence[int], **sett
     return [
         Centroid(**{**muse, "sinks": 4}),
         *(MuSe(near=n, **muse) for n in near),
+        *(MuSe(near=n, cap=None, **muse) for n in near[::2]),
         *(MuSe(near=n, order="dipole", **muse) for n in (0, 4)),
         *(MuSe(near=n, partition="balanced", **muse) for n in balanced),
         *(MuSe(near=n, partition="runs", **muse) for n in near),

@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
             )  # fmt: skip
         print(f"{found}\n\nMeasured on {found.measured}")
         if args.json:
-            print(f"\n{found.save(args.json)}")
+            path = found.save(args.json)
+            print(f"\n{path}\nwith ml.load_choice({str(path)!r}).on(model): ...")
     except (ValueError, TypeError, OSError) as error:
         print(f"multipole-lab tune: {error}", file=sys.stderr)
         return 1

@@ -68,7 +68,7 @@ def tune(
     length : tokens, from the first; the sample's by default. Beyond them tokens are drawn again
         (``TuningResult.source``).
     layers : which layers; all of the sample by default. A method for one layer alone may be faster.
-    methods : what to choose from; by default about a hundred settings of every method that suit the length.
+    methods : what to choose from; by default one to two hundred settings that suit the length.
     held_out : another sample of the same layers, another text say, to report on as well.
     device : "cpu" or "cuda"; by default the GPU where there is one.
     repeats : turns that a time is the median of.

@@ -6,8 +6,14 @@ lm-eval 0.4 looks for no plugins: its list of models is filled by imports, and t
 from __future__ import annotations
 
 import argparse
+import sys
 
 from multipole_lab import extras
+
+MISSING = (
+    "multipole-lab eval lm-eval: lm-eval is not installed, nor needed by anything else here: "
+    "pip install 'lm-eval>=0.4.9' 'accelerate>=1.0'"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Hand over to lm-eval."""
-    extras.require("multipole-lab eval lm-eval", "lm-eval", "lm_eval")
+    if not extras.is_there("lm_eval"):
+        print(MISSING, file=sys.stderr)
+        return 1
     from unittest.mock import patch
 
     from lm_eval.__main__ import cli_evaluate
