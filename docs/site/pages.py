@@ -28,6 +28,8 @@ def make(notebooks: Path, folder: Path, seconds: int = 300) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(PAGES, folder, ignore=shutil.ignore_patterns("__pycache__", "*.py", "site"))
     shutil.copy(HERE / "conf.py", folder)
+    for page in (folder / "guides").glob("*.md"):
+        page.write_text(for_site(page.read_text(encoding="utf-8")), encoding="utf-8")
     shutil.copytree(notebooks / "images", folder / "notebooks/images")
     for path in sorted(notebooks.glob("*.ipynb")):
         print(f"executing {path.name}", flush=True)
@@ -54,8 +56,8 @@ def execute(source: Path, target: Path, seconds: int = 300) -> None:
 
 
 def for_site(text: str) -> str:
-    """Lead from a notebook to a page of ``docs/``, which in the site is one folder above the notebooks."""
-    return text.replace("](../docs/", "](../")
+    """Lead from a notebook to a page of ``docs/``, and from a guide to a notebook: the site has both in its root."""
+    return text.replace("](../docs/", "](../").replace("](../../notebooks/", "](../notebooks/")
 
 
 def for_page(output):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from multipole_lab import files, folders
 
-SHIPPED = {"notebooks": ("*.ipynb", "images/*.svg"), "docs": ("*.md",)}
+SHIPPED = {"notebooks": ("*.ipynb", "images/*.svg"), "docs": ("*.md", "guides/*.md")}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What can be counted of the house: sizes of modules and folders, the README's map, citations of the design."""
+"""What can be counted of the house: sizes of modules and folders, the map, citations of the design."""
 
 import os
 import re
@@ -66,16 +66,16 @@ def tree() -> set[str]:
 
 
 def mapped(readme: str) -> set[str]:
-    """The folders that the README's map names: a row's own in its first cell, those inside it as `name/`."""
+    """The folders that the map names: a row's own in its first cell, those inside it as `name/`."""
     rows = re.findall(r"^\| `([\w./-]+)/` \|(.+)\|$", readme, re.MULTILINE)
     inside = {f"{folder}/{name}" for folder, words in rows for name in re.findall(r"`([\w./-]+)/`", words)}
     return {folder for folder, _ in rows} | inside
 
 
-def test_the_readmes_map_is_the_tree():
-    named, there = mapped((ROOT / "README.md").read_text(encoding="utf-8")), tree()
-    assert not there - named, f"not on the README's map: {sorted(there - named)}"
-    assert not named - there, f"on the README's map and not there: {sorted(named - there)}"
+def test_the_map_is_the_tree():
+    named, there = mapped((ROOT / "docs/folders.md").read_text(encoding="utf-8")), tree()
+    assert not there - named, f"not on the map: {sorted(there - named)}"
+    assert not named - there, f"on the map and not there: {sorted(named - there)}"
 
 
 def test_a_map_names_a_rows_folder_and_those_inside_it():

@@ -7,7 +7,13 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("data/**/*.md")]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("data/**/*.md"),
+]
 NOTEBOOKS = [path for path in ROOT.glob("notebooks/**/*") if path.suffix in {".ipynb", ".md"}]
 TEXTS = sorted(path for path in PAGES + NOTEBOOKS if ".ipynb_checkpoints" not in path.parts)
 CODE = sorted(

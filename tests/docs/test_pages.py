@@ -1,0 +1,49 @@
+"""The guides answer: every public name has an example that runs, every line of the doctor its remedy."""
+
+import doctest
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import multipole_lab as ml
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")])
+EXAMPLES = ROOT / "docs/guides/examples.md"
+
+
+@pytest.mark.slow
+def test_every_example_prints_what_stands_below_it():
+    failed, tried = doctest.testfile(str(EXAMPLES), module_relative=False)
+    assert tried > 30
+    assert failed == 0
+
+
+def test_every_public_name_has_an_example():
+    lines = re.findall(r"^(?:>>>|\.\.\.) (.*)$", EXAMPLES.read_text(encoding="utf-8"), re.MULTILINE)
+    names = [name for name in ml.__all__ if not inspect.ismodule(getattr(ml, name))]
+    assert len(names) > 15
+    assert not [name for name in names if not re.search(rf"\bml\.{name}\b", "\n".join(lines))]
+
+
+def test_every_line_of_the_doctor_is_explained():
+    page = (ROOT / "docs/guides/failures.md").read_text(encoding="utf-8")
+    explained = {
+        name
+        for row in re.findall(r"^\| ([^|]+) \|", page.split("## What the doctor")[1], re.M)
+        for name in re.split(r", (?!instructors)", row)
+    }
+    sources = "".join(path.read_text() for path in (ROOT / "multipole_lab/diagnosis").glob("*.py"))
+    explained |= {"make docs, make app"}
+    named = set(re.findall(r'(?:Finding|Feature)\(\s*"([^"]+)"', sources))
+    assert len(named) > 12
+    assert named <= explained
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_a_file(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(((?!https?:|#)[^)#\s]+)", text):
+        assert (page.parent / link).exists(), link
