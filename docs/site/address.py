@@ -1,6 +1,7 @@
 """Write the repository's public address where readers start: `address.py OWNER/NAME [ROOT]`. Again for another one.
 
-Notebooks get links to Colab, Kaggle and Binder in their first cell, and the project its links. No network is needed.
+Notebooks get links to Colab, Kaggle and Binder and a cell that installs what is missing only there, and the project its
+links. It waits for the address, and for the name on PyPI to be ours: a reader's first cell must install no stranger's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,17 @@ import sys
 from pathlib import Path
 
 MARK = "<!-- open elsewhere -->"
+IDENTITY = "elsewhere-99"
+# JupyterLab stays out: whoever needs this cell has a page of his own. Plain Python, so that tests can run it.
+INSTALL = """\
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("multipole_lab") is None:  # on Colab and Kaggle; elsewhere this cell does nothing
+    subprocess.run([sys.executable, *"-m pip install -q multipole_lab anywidget ipywidgets>=8.1".split()], check=True)
+if "google.colab" in sys.modules:
+    sys.modules["google.colab"].output.enable_custom_widget_manager()"""
 
 
 def links(repository: str, notebook: str) -> str:
@@ -26,8 +38,11 @@ def links(repository: str, notebook: str) -> str:
 
 
 def head(notebook: dict, line: str) -> None:
-    """Put the line below the first cell's title; the one that was there before goes."""
-    cell = notebook["cells"][0]
+    """Put the line below the first cell's title and the cell that installs behind it; what was there before goes."""
+    cells = [cell for cell in notebook["cells"] if cell["id"] != IDENTITY]
+    install = {"cell_type": "code", "execution_count": None, "id": IDENTITY, "metadata": {}, "outputs": []}
+    notebook["cells"] = [cells[0], install | {"source": INSTALL.splitlines(keepends=True)}, *cells[1:]]
+    cell = cells[0]
     lines = [one for one in "".join(cell["source"]).split("\n") if MARK not in one]
     if lines[1:3] == ["", ""]:  # what the line that went leaves
         del lines[1]

@@ -1,8 +1,13 @@
 """The public address, written where readers start: once, again, and for another owner."""
 
+import importlib.util
 import json
+import re
 import shutil
+import subprocess
+import sys
 import tomllib
+import types
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -52,7 +57,28 @@ def test_an_address_is_written_once_and_replaced_by_another(copy, capsys):
                 "mybinder.org",
             ):
                 assert place in head
-            assert cells[1:] == old[1:], "only the head changes"
+            assert cells[1]["id"] == address.IDENTITY
+            assert cells[2:] == old[1:], "only the head changes"
+
+
+def test_the_first_cell_installs_nothing_where_the_lab_is_and_only_what_panels_need_elsewhere(monkeypatch):
+    ran = []
+    monkeypatch.setattr(subprocess, "run", lambda words, check: ran.append(words))
+    exec(address.INSTALL, {})
+    assert ran == []
+    colab = types.SimpleNamespace(
+        output=types.SimpleNamespace(enable_custom_widget_manager=lambda: ran.append("on"))
+    )
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    exec(address.INSTALL, {})
+    assert ran[0][:4] == [sys.executable, "-m", "pip", "install"]
+    assert ran[1] == "on"
+    lab = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["lab"]
+    assert {re.split("[>=]", word)[0] for word in ran[0][5:]} <= {"multipole_lab"} | {
+        re.split("[>=]", word)[0] for word in lab
+    }
+    assert len(address.INSTALL.splitlines()) <= 8
 
 
 @pytest.mark.parametrize("words", [[], ["name"], ["a/b/c"], ["a b/c"]])
