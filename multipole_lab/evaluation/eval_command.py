@@ -27,6 +27,10 @@ EVALUATIONS = {  # name: (module, what --help says of it)
         "multipole_lab.evaluation.longbench",
         "LongBench v2: multiple-choice questions on long documents",
     ),
+    "ruler": (
+        "multipole_lab.evaluation.ruler.command",
+        "RULER's thirteen tasks: needles of several keys, variables, common words, documents",
+    ),
     "lm-eval": (
         "multipole_lab.evaluation.harness.command",
         "the tasks of lm-eval, whose command this is, with the model 'multipole'",

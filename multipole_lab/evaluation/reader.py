@@ -95,6 +95,21 @@ class Reader:
                 scores.append(score)
         return scores
 
+    @torch.no_grad()
+    def write(self, ids: list[int], tokens: int) -> list[int]:
+        """The likeliest continuation, at most that many tokens, by the model's own ``generate``.
+
+        A method attends over the prompt and leaves single tokens to exact attention where it says so; a
+        ``MultipoleCache`` reads the prompt exactly and writes from clusters.
+        """
+        prompt = torch.tensor([ids], device=self.model.device)
+        with self._attending() as cache:
+            given = {} if cache is None else with_cache(self.model, cache)
+            given |= {"max_new_tokens": tokens, "do_sample": False, "attention_mask": torch.ones_like(prompt)}
+            if self.model.generation_config.pad_token_id is None:
+                given["pad_token_id"] = 0  # of one row, which has none
+            return self.model.generate(prompt, **given)[0, len(ids) :].tolist()
+
     def taken_calls(self) -> dict[str, int]:
         """Calls of attention since the last question: "approximated", and reasons why others stayed exact."""
         calls, self.calls = self.calls, Counter()

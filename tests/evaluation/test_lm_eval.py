@@ -5,8 +5,7 @@ import os
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_models import save_byte_llama
 
 from multipole_lab.cli import main
 
@@ -28,21 +27,7 @@ real = pytest.mark.slow  # lm-eval prepares its tasks each time
 def folder(tmp_path_factory):
     """A tiny random model with a byte tokenizer, and three tasks over rows of different lengths."""
     folder = tmp_path_factory.mktemp("lm_eval")
-    words = {c: i + 3 for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab={"<pad>": 0, "<s>": 1, "</s>": 2, **words}, merges=[]))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(False), decoders.ByteLevel()
-    named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named).save_pretrained(folder / "model")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 259}
-    model = LlamaForCausalLM(
-        LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, pad_token_id=0)
-    )
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim == 2:
-                weight.mul_(6)
-    model.save_pretrained(folder / "model")
+    save_byte_llama(folder / "model")
     rows = [
         {"context": TEXT[i : i + n], "choices": [" one", " lamp afar"]}
         for i, n in ((0, 40), (7, 150), (3, 231))

@@ -1,6 +1,9 @@
 """One tiny random model of every architecture that the tests of dropping in use."""
 
+from pathlib import Path
+
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertModel,
@@ -19,6 +22,7 @@ from transformers import (
     ModernBertConfig,
     ModernBertModel,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -93,6 +97,18 @@ def t5() -> PreTrainedModel:
     """An encoder with position biases."""
     sizes = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 64}
     return T5EncoderModel(T5Config(**sizes)).eval()
+
+
+def save_byte_llama(folder: Path) -> str:
+    """Write a tiny random model and a tokenizer of one token a byte; returns the folder."""
+    words = {c: i + 3 for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab={"<pad>": 0, "<s>": 1, "</s>": 2, **words}, merges=[]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(False), decoders.ByteLevel()
+    named = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named).save_pretrained(folder)
+    changes = {"vocab_size": 259, "num_hidden_layers": 2, "max_position_embeddings": 1024, "pad_token_id": 0}
+    tiny("llama", **changes).float().save_pretrained(folder)
+    return str(folder)
 
 
 def ids_of(batch: int = 2, length: int = 60, seed: int = 0) -> torch.Tensor:
