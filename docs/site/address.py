@@ -16,11 +16,11 @@ IDENTITY = "elsewhere-99"
 # JupyterLab stays out: whoever needs this cell has a page of his own. Plain Python, so that tests can run it.
 INSTALL = """\
 import importlib.util
-import subprocess
+import os
 import sys
 
 if importlib.util.find_spec("multipole_lab") is None:  # on Colab and Kaggle; elsewhere this cell does nothing
-    subprocess.run([sys.executable, *"-m pip install -q multipole_lab anywidget ipywidgets>=8.1".split()], check=True)
+    os.system(f"{sys.executable} -m pip install -q multipole_lab 'anywidget>=0.9.13' 'ipywidgets>=8.1'")
 if "google.colab" in sys.modules:
     sys.modules["google.colab"].output.enable_custom_widget_manager()"""
 
