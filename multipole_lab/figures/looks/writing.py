@@ -80,7 +80,7 @@ def writing(
             )
         )  # fmt: skip
     _place(fig, place, said, length, ms, dense_ms, word)
-    top = theme.heading_height(finding, reading) + 92  # four rows of the legend in a narrow window
+    top = theme.heading_height(finding, reading) + 72  # three rows of the legend in a narrow window
     fig.update_layout(title=theme.title(finding, reading), margin={"t": top})
     return fig
 
