@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
 
+from multipole_lab.decoding.in_graph import Slot, show_sdpa_slots, ticket
 from multipole_lab.decoding.layer import ClusteredLayer
-from multipole_lab.decoding.record import told
+from multipole_lab.decoding.record import bytes_of, told
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
 from multipole_lab.decoding.step.trace import Trace
@@ -34,10 +36,12 @@ class MultipoleCache(Cache):
     soft-capped logits (Gemma 2) included. Otherwise the model gets exact dense attention and a warning.
 
     Several tokens at once (a prompt, a further message) are attended exactly; each single new token through
-    ``decode_step``. Batches, left padding, beam search, ``crop``, ``reset`` and copies work as for ``DynamicCache``.
+    ``decode_step``. ``torch.compile(model)`` and the compiled steps of ``generate``, which it takes by itself on a GPU
+    (``disable_compile=True`` does without), work with ``sdpa`` and inside ``cache.on(model)``: a layer's step is one
+    node of the graph. Batches, left padding, beam search, ``crop``, ``reset`` and copies work as for ``DynamicCache``.
     For inference only, also inside ``torch.inference_mode``. A row is one text: transformers does not keep packed
-    texts (``position_ids`` that begin again) apart where there is a cache, and inside ``cache.on(model)`` they are
-    refused.
+    texts (``position_ids`` that begin again) apart where there is a cache; an eager model inside ``cache.on(model)``
+    refuses them.
 
     Parameters
     ----------
@@ -125,6 +129,8 @@ class MultipoleCache(Cache):
                 raise ValueError("rope='windowed' needs config=model.config, to undo the model's rotation")
             rotation = rotation_of(config)
         show_flex_attention_true_tensors()
+        show_sdpa_slots()
+        self._ticket = ticket(self)
         self._shared = Shared()
         make = partial(ClusteredLayer, self.settings, rotation, self._shared)
         windows = windows_of(config)
@@ -134,6 +140,23 @@ class MultipoleCache(Cache):
         else:
             super().__init__(layer_class_to_replicate=make)
         self._shared.layers = self.layers
+
+    @property
+    def is_compileable(self) -> bool:
+        """Yes: a layer's step is one node of a graph of ``torch.compile``, in which attention is ``sdpa`` or ours."""
+        return True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor] | tuple[Slot, Slot]:
+        """See ``Cache``; in a graph of ``torch.compile`` they are stored when the graph runs (``in_graph.py``)."""
+        if torch.compiler.is_compiling():
+            return (Slot(self._ticket, layer_idx, key_states, value_states),) * 2
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._ticket = ticket(self)  # a copy is another cache
 
     def __repr__(self) -> str:
         held = self.get_seq_length()
@@ -151,18 +174,7 @@ class MultipoleCache(Cache):
 
         Spare space of the buffers is included; scratch are the buffers of a step, which all layers share.
         """
-        parts = {"keys": 0, "values": 0, "centroids": 0, "index": 0, "scratch": self._shared.nbytes}
-        for layer in self.layers:
-            if isinstance(layer, ClusteredLayer):
-                for name, buffer in layer.hierarchy.buffers().items():
-                    part = {"position": "index"}.get(name, name)
-                    parts["centroids" if name.startswith("level") else part] += buffer.nbytes
-                if layer.hierarchy.valid is not None:
-                    parts["index"] += layer.hierarchy.valid.nbytes
-            elif layer.is_initialized:
-                parts["keys"] += layer.keys.nbytes
-                parts["values"] += layer.values.nbytes
-        return parts | {"total": sum(parts.values())}
+        return bytes_of(self.layers, self._shared.nbytes)
 
     def report(self) -> str:
         """In plain words: what is held, where the prompt's time went, what the last steps cost and read; to print.

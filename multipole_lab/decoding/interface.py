@@ -8,6 +8,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from multipole_lab.decoding.in_graph import Slot, attention
 from multipole_lab.interface.handle import Handle, dense
 
 NAME = "multipole_lab_cache"
@@ -38,6 +39,8 @@ def cached_attention(
     from multipole_lab.interface.refusing import check_no_weights, check_positions
 
     check_no_weights(module, kwargs, "MultipoleCache.on")
+    if isinstance(key, Slot):
+        return attention(query, key, attention_mask, kwargs.get("scaling"), kwargs.get("softcap")), None
     if query.shape[2] > 1:
         keep = None if attention_mask is None else (attention_mask[:, 0] == _shown(attention_mask)).any(1)
         check_positions(Structure(True, key.shape[2], keep), kwargs.get("position_ids"), query.shape[2])

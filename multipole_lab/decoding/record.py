@@ -153,3 +153,21 @@ def _runner(layer: ClusteredLayer) -> str:
         return "torch"
     graph = ", as a CUDA graph that is recorded again when keys have joined" if layer.fixed.graphs else ""
     return f"the Triton kernels{graph}"
+
+
+def bytes_of(layers: Sequence[Any], scratch: int) -> dict[str, int]:
+    """What ``MultipoleCache.nbytes`` says, given the bytes that all layers share."""
+    from multipole_lab.decoding.layer import ClusteredLayer
+
+    parts = {"keys": 0, "values": 0, "centroids": 0, "index": 0, "scratch": scratch}
+    for layer in layers:
+        if isinstance(layer, ClusteredLayer):
+            for name, buffer in layer.hierarchy.buffers().items():
+                part = {"position": "index"}.get(name, name)
+                parts["centroids" if name.startswith("level") else part] += buffer.nbytes
+            if layer.hierarchy.valid is not None:
+                parts["index"] += layer.hierarchy.valid.nbytes
+        elif layer.is_initialized:
+            parts["keys"] += layer.keys.nbytes
+            parts["values"] += layer.values.nbytes
+    return parts | {"total": sum(parts.values())}

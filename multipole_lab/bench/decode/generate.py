@@ -29,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--new", type=int, default=256, metavar="N", help="tokens generated, 2 at least; default: 256")
     add("--budget", type=float, nargs="+", default=[0.05], help="keys (128) or shares (0.05); default: 0.05")
     add("--levels", type=int, nargs="+", default=[2], choices=[1, 2], help="default: 2")
+    add(
+        "--dense-until",
+        type=int,
+        metavar="N",
+        help="keys below which ours is dense; default: where clusters pay",
+    )
     add("--turns", type=int, default=3, help="runs a side, in turns, of which the median counts; default: 3")
     add(
         "--model", help="smollm2, a hub id or a folder; default: a Llama with random weights, of these sizes:"
@@ -145,9 +151,10 @@ def _sides(model: PreTrainedModel, args: argparse.Namespace) -> list[Side]:
             name = f"MultipoleCache({budget:g}, {levels} level{'s' * (levels > 1)})"
 
             def make(B: int, n: int, budget: int | float = budget, levels: int = levels) -> MultipoleCache:
-                return MultipoleCache(budget=budget, levels=levels)
+                return MultipoleCache(budget=budget, levels=levels, dense_until=args.dense_until)
 
             sides.append(Side(name, make, ours=True))
+            sides.append(Side(f"{name}, compiled", make, compiled=True, ours=True))
     return [side for side in sides if not (side.compiled and args.eager)]
 
 
