@@ -79,7 +79,7 @@ class Replay:
         self._layer, self._settings, self._store = None, None, None
 
     def use(self, layer: int, settings: Settings) -> None:
-        """Go on in this layer and with these settings: all keys so far are clustered anew where they differ."""
+        """Go on in this layer and with these settings: all keys so far are clustered again where they differ."""
         if (layer, settings) == (self._layer, self._settings):
             return
         self._layer, self._settings, self._store = layer, settings, Hierarchy(settings)
@@ -139,7 +139,7 @@ class Author:
         self._forward(ids[:, :-1], self._dense)
 
     def use(self, layer: int, settings: Settings) -> None:
-        """Go on with these settings, and show this layer: other settings cluster all keys so far anew."""
+        """Go on with these settings, and show this layer: other settings cluster all keys so far again."""
         self._layer = layer
         if settings == self._settings:
             return

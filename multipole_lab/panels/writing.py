@@ -70,7 +70,7 @@ class WritingPanel(TimedPanel):
         }
 
     def compute(self, layer, head, context, budget, levels, others, word) -> Iterator[Picture | None]:
-        """Write on with these settings, or anew where all is written or the prompt is another one."""
+        """Write on with these settings, or from the start where all is written or the prompt is another one."""
         settings = Settings(
             budget=budget,
             levels=1 if levels == "one" else 2,
@@ -107,7 +107,7 @@ class WritingPanel(TimedPanel):
         self._pen = None
 
     def reset(self, _button=None) -> None:
-        """Put every control back, and write anew."""
+        """Put every control back, and write from the prompt on."""
         self.forget()
         super().reset()
 
