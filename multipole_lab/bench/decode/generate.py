@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--text", default="python-topics", help="with --model: a file, reading or (default) python-topics")
     add("--compiler", default="inductor", help="torch.compile's backend; default: inductor")
     add("--eager", action="store_true", help="leave compiled sides out")
-    add("--cudnn", action="store_true", help="with cuDNN's attention, which plans anew for every length")
+    add("--cudnn", action="store_true", help="with cuDNN's attention, which plans again for every length")
     add("--threads", type=int, help="threads of torch; default: its own choice")
     add("--device", default="cpu", help="default: cpu")
     add("--dtype", choices=["bfloat16", "float16", "float32"], help="default: the device's usual one")
