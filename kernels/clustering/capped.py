@@ -59,6 +59,58 @@ def ask_kernel(
 
 
 @triton.jit
+def play_rounds(
+    p_x, p_high, p_low, p_norm, p_label, p_room, p_waiting, p_key, p_asked, n_waiting, i_first, stride_xn, C,
+    D: tl.constexpr, BD: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
+    BN: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """All rounds of those who wait in one head, from round i_first on; in round 0 they have asked already, with their
+    keys in the list."""
+    o_m, o_bin = tl.arange(0, BM), tl.arange(0, BINS)
+    i_round = tl.zeros([], dtype=tl.int32) + i_first
+    while (n_waiting > 0) & (i_round <= C):
+        if i_round > 0:
+            for i in range(0, n_waiting, BM):
+                ask(
+                    p_x, p_high, p_low, p_norm, p_room, p_waiting, p_key, p_asked, i, n_waiting,
+                    stride_xn, C, D, BD, BM, BC, PRECISION,
+                )  # fmt: skip
+            tl.debug_barrier()
+        for i in range(0, n_waiting, BM):  # a cluster takes who has fewer before him than it has room
+            m_m = i + o_m < n_waiting
+            b_label = tl.load(p_asked + i + o_m, mask=m_m, other=0)
+            b_key = tl.load(p_key + i + o_m, mask=m_m, other=0)
+            b_rank = tl.zeros([BM], dtype=tl.int32)
+            for k in range(0, n_waiting, BK):
+                o_k = k + tl.arange(0, BK)
+                b_other = tl.load(p_asked + o_k, mask=o_k < n_waiting, other=-1)
+                b_near = tl.load(p_key + o_k, mask=o_k < n_waiting, other=0)
+                m_before = (b_near[None, :] < b_key[:, None]) & (
+                    b_other[None, :] == b_label[:, None]
+                )  # [BM, BK]
+                b_rank += tl.sum(m_before.to(tl.int32), axis=1)
+            m_taken = m_m & (b_rank < tl.load(p_room + b_label, mask=m_m, other=0))
+            tl.store(p_label + b_key.to(tl.int32), b_label.to(tl.int64), mask=m_taken)
+            tl.store(p_waiting + i + o_m, tl.full([BM], -1, tl.int32), mask=m_taken)
+        tl.debug_barrier()
+        b_room = tl.load(p_room + o_bin, mask=o_bin < C, other=0)
+        n_left = tl.zeros([], dtype=tl.int32)
+        for i in range(0, n_waiting, BN):  # the list only shrinks, and is written in place
+            o_n = i + tl.arange(0, BN)
+            b_n = tl.load(p_waiting + o_n, mask=o_n < n_waiting, other=-1)
+            b_label = tl.load(p_asked + o_n, mask=o_n < n_waiting, other=0)
+            b_room -= tl.histogram(b_label, BINS, mask=(b_n < 0) & (o_n < n_waiting))
+            b_wait = (b_n >= 0).to(tl.int32)
+            tl.debug_barrier()
+            tl.store(p_waiting + n_left + tl.cumsum(b_wait, axis=0) - b_wait, b_n, mask=b_wait > 0)
+            n_left += tl.sum(b_wait)
+        tl.store(p_room + o_bin, b_room, mask=o_bin < C)
+        tl.debug_barrier()
+        n_waiting = n_left
+        i_round += 1
+
+
+@triton.jit
 def overflow_kernel(
     x, centroids, labels, room, keys, asked, waiting, counts, x_strides, sizes,
     D: tl.constexpr, BD: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr,
@@ -67,50 +119,12 @@ def overflow_kernel(
     H, N, C = sizes
     high, low, norm = centroids
     i_row = tl.program_id(0).to(tl.int64)
-    o_m, o_bin, o_c = tl.arange(0, BM), tl.arange(0, BINS), i_row * C
-    p_x, p_room, p_label = of_head(x, x_strides, i_row // H, i_row % H), room + o_c, labels + i_row * N
-    p_waiting, p_key, p_asked = waiting + i_row * N, keys + i_row * N, asked + i_row * N
-    n_waiting = tl.load(counts + i_row)
-    i_round = 0
-    while (n_waiting > 0) & (i_round < C):
-        for i in range(0, n_waiting, BM):
-            ask(
-                p_x, high + o_c * D, low + o_c * D, norm + o_c, p_room, p_waiting, p_key, p_asked, i, n_waiting,
-                x_strides[2], C, D, BD, BM, BC, PRECISION,
-            )  # fmt: skip
-        tl.debug_barrier()
-        b_taken = tl.zeros([BINS], dtype=tl.int32)
-        for i in range(0, n_waiting, BM):  # a cluster takes who has fewer before him than it has room
-            m_m = i + o_m < n_waiting
-            b_label = tl.load(p_asked + i + o_m, mask=m_m, other=0)
-            b_key = tl.load(p_key + i + o_m, mask=m_m, other=0)
-            b_rank = tl.zeros([BM], dtype=tl.int32)
-            for k in range(0, n_waiting, BC):
-                o_k = k + tl.arange(0, BC)
-                b_other = tl.load(p_asked + o_k, mask=o_k < n_waiting, other=-1)
-                b_near = tl.load(p_key + o_k, mask=o_k < n_waiting, other=0)
-                m_before = (b_near[None, :] < b_key[:, None]) & (
-                    b_other[None, :] == b_label[:, None]
-                )  # [BM, BC]
-                b_rank += tl.sum(m_before.to(tl.int32), axis=1)
-            m_taken = m_m & (b_rank < tl.load(p_room + b_label, mask=m_m, other=0))
-            tl.store(p_label + b_key.to(tl.int32), b_label.to(tl.int64), mask=m_taken)
-            tl.store(p_waiting + i + o_m, tl.full([BM], -1, tl.int32), mask=m_taken)
-            b_taken += tl.histogram(b_label, BINS, mask=m_taken)
-        tl.debug_barrier()
-        b_room = tl.load(p_room + o_bin, mask=o_bin < C, other=0)
-        tl.debug_barrier()
-        tl.store(p_room + o_bin, b_room - b_taken, mask=o_bin < C)
-        n_left = tl.zeros([], dtype=tl.int32)
-        for i in range(0, n_waiting, BM):  # the list only shrinks, and is written in place
-            b_n = tl.load(p_waiting + i + o_m, mask=i + o_m < n_waiting, other=-1)
-            b_wait = (b_n >= 0).to(tl.int32)
-            tl.debug_barrier()
-            tl.store(p_waiting + n_left + tl.cumsum(b_wait, axis=0) - b_wait, b_n, mask=b_wait > 0)
-            n_left += tl.sum(b_wait)
-        tl.debug_barrier()
-        n_waiting = n_left
-        i_round += 1
+    o_c, o_n = i_row * C, i_row * N
+    p_x = of_head(x, x_strides, i_row // H, i_row % H)
+    play_rounds(
+        p_x, high + o_c * D, low + o_c * D, norm + o_c, labels + o_n, room + o_c, waiting + o_n, keys + o_n, asked + o_n,
+        tl.load(counts + i_row), 1, x_strides[2], C, D, BD, BINS, BM, BC, BC, BM, PRECISION,
+    )  # fmt: skip
 
 
 def rounds_of(vectors: int) -> int:

@@ -27,6 +27,31 @@ LARGEST = {2: 8192, 4: 2048}
 
 
 @triton.jit
+def split(b_c, m_c, DTYPE: tl.constexpr):
+    """Centroids b_c [BINS, BD] as the sum of two of the dtype, and |c|^2, which makes the absent ones far."""
+    b_high = b_c.to(DTYPE)
+    return b_high, (b_c - b_high.to(tl.float32)).to(DTYPE), tl.where(m_c, tl.sum(b_c * b_c, axis=1), FARTHEST)
+
+
+@triton.jit
+def nearest_of_all(b_x, b_high, b_low, b_norm, BINS: tl.constexpr, PRECISION: tl.constexpr):
+    """For vectors b_x [BM, BD] and all centroids, as `split` gives them: the nearest, ties to the lower, |x - c|^2."""
+    b_dot = tl.dot(b_x, tl.trans(b_high), input_precision=PRECISION)
+    if b_x.dtype != tl.float32:
+        b_dot = tl.dot(b_x, tl.trans(b_low), b_dot)
+    b_distance = b_norm[None, :] - 2.0 * b_dot  # [BM, BINS]
+    b_wide = b_x.to(tl.float32)
+    b_square = tl.sum(b_wide * b_wide, axis=1)
+    if b_x.dtype == tl.float32:
+        b_distance = tl.where(tl.abs(b_distance) < FARTHEST, b_distance, FARTHEST)
+    else:
+        b_distance += (b_square + ABOVE * b_square)[:, None]
+        b_square = -ABOVE * b_square
+    b_best, b_label = row_min(b_distance, tl.arange(0, BINS), BINS, b_x.dtype != tl.float32)
+    return b_label, b_best + b_square
+
+
+@triton.jit
 def lloyd_kernel(
     x, centroids, valid, labels, distances, sums, members, chunk_counts, x_strides, sizes, D: tl.constexpr,
     BD: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
@@ -41,27 +66,14 @@ def lloyd_kernel(
     m_c = o_bin < C
     # [BINS, BD] all centroids stay with the program; in half precision as a sum of two, as in `assign`
     b_c = load_rows(centroids, i_row * C + o_bin, m_c, D, D, BD)
-    b_norm = tl.where(m_c, tl.sum(b_c * b_c, axis=1), FARTHEST)
-    b_high = b_c.to(x.dtype.element_ty)
-    b_low = (b_c - b_high.to(tl.float32)).to(x.dtype.element_ty)
+    b_high, b_low, b_norm = split(b_c, m_c, x.dtype.element_ty)
     b_sum = tl.zeros([BINS, BD], dtype=tl.float32)
     b_members = tl.zeros([BINS], dtype=tl.int32)
     for i_tile in range(i_part * SPAN, tl.minimum((i_part + 1) * SPAN, CHUNKS)):
         o_n = i_tile * BM + o_m
         m_n = o_n < N
         b_x = finite(load_rows(p_x, o_n.to(tl.int64), m_n, x_strides[2], D, BD))
-        b_dot = tl.dot(b_x, tl.trans(b_high), input_precision=PRECISION)
-        if b_x.dtype != tl.float32:
-            b_dot = tl.dot(b_x, tl.trans(b_low), b_dot)
-        b_distance = b_norm[None, :] - 2.0 * b_dot  # [BM, BINS]
-        b_wide = b_x.to(tl.float32)
-        b_square = tl.sum(b_wide * b_wide, axis=1)
-        if b_x.dtype == tl.float32:
-            b_distance = tl.where(tl.abs(b_distance) < FARTHEST, b_distance, FARTHEST)
-        else:
-            b_distance += (b_square + ABOVE * b_square)[:, None]
-            b_square = -ABOVE * b_square
-        b_best, b_label = row_min(b_distance, o_bin, BINS, b_x.dtype != tl.float32)
+        b_label, b_best = nearest_of_all(b_x, b_high, b_low, b_norm, BINS, PRECISION)
         b_label = tl.minimum(b_label, C - 1)  # where all distances overflow
         m_valid = m_n
         if MASKED:
@@ -69,7 +81,7 @@ def lloyd_kernel(
         b_label = tl.where(m_valid, b_label, -1)
         tl.store(labels + i_row * N + o_n, b_label.to(tl.int64), mask=m_n)
         if FAR:
-            b_best = tl.where(m_valid, b_best + b_square, float("-inf"))
+            b_best = tl.where(m_valid, b_best, float("-inf"))
             tl.store(distances + i_row * N + o_n, b_best, mask=m_n)
         b_count = tl.histogram(tl.maximum(b_label, 0), BINS, mask=m_valid)
         if SUM:

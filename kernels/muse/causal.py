@@ -36,7 +36,7 @@ def level_blocks(q: Tensor, k: Tensor, size: int) -> tuple[Tensor, Tensor]:
     q [B, Hq, N, D] and k [B, Hk, N, D] as [pairs, B Hq, size, D] and [pairs, B Hk, size, D]; views where batch and
     heads have one stride.
     """
-    return tuple(_sides(size, "rl", q.flatten(0, 1), k.flatten(0, 1)))
+    return tuple(sides(size, "rl", q.flatten(0, 1), k.flatten(0, 1)))
 
 
 def causal_leaves(q: Tensor, k: Tensor, v: Tensor, block: int, scale: float) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ def causal_leaves(q: Tensor, k: Tensor, v: Tensor, block: int, scale: float) -> 
     clustering. out [B Hq, N, Dv], lse [B Hq, N, 1] fp32, without a derivative; shapes otherwise as there."""
     check_tensors("causal_leaves", q=q, k=k, v=v)
     check_attention("causal_leaves", q, k, v)
-    q, k, v = (x.detach() for x in _heads(*one_head_size(q, k, v)))
+    q, k, v = (x.detach() for x in flat_heads(*one_head_size(q, k, v)))
     out = torch.empty(*q.shape[:2], v.shape[-1], dtype=q.dtype, device=q.device)
     lse = torch.empty(*q.shape[:2], 1, dtype=torch.float32, device=q.device)
     to, to_lse, *inputs = (_blocks(x, block) for x in (out, lse, q, k, v))
@@ -104,12 +104,12 @@ def muse_causal(
     check_given("muse_causal", torch.float32, q, leaves=(lse, (B * Hq, N, 1)))
     clusters = [(c, *sorts) for c, (_, *sorts) in zip(centroids, clusters, strict=True)]
     out, lse = _Causal.apply(
-        *_heads(q, k, v), (out, lse), clusters, block, scale, near, fp32_precision(q), run
+        *flat_heads(q, k, v), (out, lse), clusters, block, scale, near, fp32_precision(q), run
     )
     return out.view(B, Hq, N, -1)[..., :size], lse.view(B, Hq, N)
 
 
-def _heads(*tensors: Tensor) -> list[Tensor]:
+def flat_heads(*tensors: Tensor) -> list[Tensor]:
     """[B H, N, D]: batch entries become heads. Groups stay together, and every block is then a view."""
     return [row_strided(x.reshape(-1, *x.shape[2:])) for x in tensors]
 
@@ -139,7 +139,7 @@ class _Causal(KernelFunction):
     @staticmethod
     def forward(ctx, q, k, v, leaves, clusters, block, scale, near, precision, run):
         out, lse = leaves
-        levels = [_sides(block << level, "rllrr", q, k, v, out, lse) for level in range(len(clusters))]
+        levels = [sides(block << level, "rllrr", q, k, v, out, lse) for level in range(len(clusters))]
 
         def level_summaries(ks: Tensor, vs: Tensor, centroids: Tensor, *sorts: Tensor) -> tuple:
             mass, *means = summarise(centroids, ks, vs, *sorts[2:], scale, precision=precision)
@@ -168,12 +168,12 @@ class _Causal(KernelFunction):
         dlse = () if dlse is None else (dlse,)
         settings = ctx.block, ctx.scale, ctx.near, ctx.precision
         name = "muse_causal backward", len(dlse), *settings
-        grads = ctx.run(name, partial(_gradients, settings, len(dlse)), *ctx.saved_tensors, dout, *dlse)
+        grads = ctx.run(name, partial(causal_gradients, settings, len(dlse)), *ctx.saved_tensors, dout, *dlse)
         return *grads, *(None,) * 7
 
 
-def _gradients(settings: tuple, with_lse: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """dq, dk and dv of the saved tensors of `_Causal`, the gradient of out, and that of lse if there is one."""
+def causal_gradients(settings: tuple, with_lse: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """dq, dk and dv of q, k, v, out, lse and the clusters of every level, the gradient of out, and that of lse if there is one."""
     block, scale, near, precision = settings
     q, k, v, out, lse, *kept = tensors[: -1 - with_lse]
     dout, dlse = row_strided(tensors[-1 - with_lse]), tensors[-1] if with_lse else None
@@ -188,7 +188,7 @@ def _gradients(settings: tuple, with_lse: int, *tensors: Tensor) -> tuple[Tensor
 
     def level_parts(level: int) -> tuple[Tensor, ...]:
         of_level = kept[5 * level : 5 * level + 5]
-        qs, ks, vs, do, at_lse, at_delta = _sides(block << level, "rllrrr", q, k, v, dout, lse, delta)
+        qs, ks, vs, do, at_lse, at_delta = sides(block << level, "rllrrr", q, k, v, dout, lse, delta)
         mass, *means = summarise(of_level[0], ks, vs, *of_level[3:], scale, precision=precision)
         grads = muse_backward(
             qs, ks, vs, *of_level, mass, *select_near(mass, near), *means, None, at_lse[..., 0].contiguous(), do,
@@ -201,7 +201,7 @@ def _gradients(settings: tuple, with_lse: int, *tensors: Tensor) -> tuple[Tensor
         part.transpose(0, 1).float().reshape(x.shape) for part, x in zip(parts[0], (q, k, v), strict=True)
     ]
     for level, added in enumerate(parts[1:]):
-        for grad, part in zip(_sides(block << level, "rll", *grads), added, strict=True):
+        for grad, part in zip(sides(block << level, "rll", *grads), added, strict=True):
             grad += part
     return tuple(grad.to(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True))
 
@@ -211,9 +211,9 @@ def _blocks(x: Tensor, size: int) -> Tensor:
     return x.unflatten(1, (-1, size)).transpose(0, 1)
 
 
-def _sides(size: int, sides: str, *tensors: Tensor) -> list[Tensor]:
+def sides(size: int, which: str, *tensors: Tensor) -> list[Tensor]:
     """Of every pair of blocks of each [H, N, D], the left or right one ("l", "r"): views [pairs, H, size, D]."""
     return [
         x.unflatten(1, (-1, 2, size))[:, :, "lr".index(side)].transpose(0, 1)
-        for side, x in zip(sides, tensors, strict=True)
+        for side, x in zip(which, tensors, strict=True)
     ]

@@ -16,6 +16,9 @@ from ..common.rows import load_rows, of_head, store_rows
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
 
+# The members of a cluster, on average, up to which a tile of fewer of them is faster.
+SMALL = 128
+
 
 @triton.jit
 def muse_summarise_kernel(
@@ -65,6 +68,7 @@ def summarise(
     scale: float,
     tile: Tile | None = None,
     precision: str | None = None,
+    into: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Summarise every key cluster j around every query centroid p_i.
 
@@ -77,6 +81,8 @@ def summarise(
     k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv]; any strides.
     order : [B, Hk, Nk], offsets : [B, Hk, Ck + 1] of the key clusters.
     precision : of fp32 products, "ieee" or "tf32x3"; None takes what is accurate and fast there.
+
+    into : what is returned, contiguous, to be written to; None makes it.
 
     Returns
     -------
@@ -91,11 +97,16 @@ def summarise(
     Dv, Hq, Cq, Ck = v.shape[-1], centroids.shape[1], centroids.shape[2], offsets.shape[-1] - 1
     k, v, centroids = row_strided(k), row_strided(v), centroids.contiguous()
     BD, BDV, rows = power_of_two(D), power_of_two(Dv), Hq // Hk * Cq
-    tile = choose("summarise", target_of(k), max(BD, BDV), k.element_size(), tile)
+    tile = (
+        _fitting(choose("summarise", target_of(k), max(BD, BDV), k.element_size()), rows, Nk, Ck)
+        if tile is None
+        else tile
+    )
     tiles = cdiv(rows, tile.rows)
-    mass = torch.empty(B, Hq, Cq, Ck, dtype=torch.float32, device=k.device)
-    mean_k = torch.empty(B, Hq, Cq, Ck, D, dtype=k.dtype, device=k.device)
-    mean_v = torch.empty(B, Hq, Cq, Ck, Dv, dtype=k.dtype, device=k.device)
+    if into is None:
+        mass = torch.empty(B, Hq, Cq, Ck, dtype=torch.float32, device=k.device)
+        into = mass, *(torch.empty(*mass.shape, n, dtype=k.dtype, device=k.device) for n in (D, Dv))
+    mass, mean_k, mean_v = into
     launch(
         muse_summarise_kernel, (B * Hk * Ck * tiles,),
         k, v, centroids, (order.contiguous(), offsets.contiguous()), mass, mean_k, mean_v, scale,
@@ -103,3 +114,11 @@ def summarise(
         BM=tile.cols, PRECISION=precision or fp32_precision(k), tile=tile,
     )  # fmt: skip
     return mass, mean_k, mean_v
+
+
+def _fitting(tile: Tile, rows: int, keys: int, clusters: int) -> Tile:
+    """A tile for few members: no larger than they and the centroids are, so that more programs find room."""
+    if keys > SMALL * clusters:
+        return tile
+    fewer = min(tile.rows, power_of_two(rows))
+    return Tile(fewer, min(tile.cols, 32), max(1, tile.warps * fewer // tile.rows), min(tile.stages, 2))

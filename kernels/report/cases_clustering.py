@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from ..clustering import short
 from ..clustering.assign import assign
 from ..clustering.capped import capped_rounds
 from ..clustering.centroids import cluster_means, restart_empty
 from ..clustering.lloyd import fits, lloyd
+from ..clustering.merge import merge_levels
 from ..clustering.seeds import seeds_at
 from ..clustering.sort import LONGEST, sort_by_label
 from ..common.sizes import spans
@@ -70,6 +72,38 @@ def lloyd_cost(p: Problem) -> tuple[float, float]:
     parts = spans(p.keys, p.batch * p.kv_heads)[1] * p.batch * p.kv_heads
     moved = vectors * (p.head * p.width + 12) + 8 * parts * p.clusters * p.head
     return moved, (4 if p.width == 4 else 6) * vectors * p.clusters * p.head
+
+
+def short_kmeans_example(p: Problem) -> None:
+    x = p.empty(p.batch * p.keys // 1024, p.kv_heads, 1024, p.head)
+    if short.fits(x, p.clusters):
+        seeds = p.empty(*x.shape[:2], p.clusters, p.head, dtype=torch.float32)
+        for cap in (None, 1.5):
+            short.short_kmeans(x, seeds, cap=cap)
+
+
+def short_kmeans_cost(p: Problem) -> tuple[float, float]:
+    """One iteration and a cap."""
+    vectors = p.batch * p.kv_heads * p.keys
+    moved = vectors * (4 * p.head * p.width + 40)
+    return moved, 2 * (4 if p.width == 4 else 6) * vectors * p.clusters * p.head
+
+
+def merge_levels_example(p: Problem) -> None:
+    blocks, n = p.keys // 1024, 1024
+    labels = p.empty(blocks, p.kv_heads, n, dtype=torch.int64)
+    counts, offsets = (
+        p.empty(blocks, p.kv_heads, m, dtype=torch.int64) for m in (p.clusters, p.clusters + 1)
+    )
+    means = p.empty(blocks, p.kv_heads, p.clusters, p.head, dtype=torch.float32)
+    merge_levels(labels, means, counts, labels, offsets)
+
+
+def merge_levels_cost(p: Problem) -> tuple[float, float]:
+    blocks = p.keys // 1024
+    levels = blocks.bit_length() - 1
+    moved = p.kv_heads * (12 * levels * p.keys + 8 * blocks * p.clusters * p.head)
+    return moved, 2 * p.kv_heads * blocks * p.clusters**2 * p.head
 
 
 def sort_example(p: Problem) -> None:

@@ -10,6 +10,7 @@ from ..muse.causal import muse_causal
 from ..muse.dipole import dipole
 from ..muse.evaluate import evaluate
 from ..muse.forward import muse
+from ..muse.merged import Tree, muse_merged
 from ..muse.select import select_near
 from ..muse.summarise import summarise
 from .cases_exact import leaf_cost
@@ -43,6 +44,22 @@ def muse_causal_cost(p: Problem) -> tuple[float, float]:
         half = replace(p, batch=p.batch * blocks, queries=1024 << level, keys=1024 << level)
         parts.append(muse_cost(half))
     return sum(moved for moved, _ in parts), sum(operations for _, operations in parts)
+
+
+def muse_merged_example(p: Problem) -> None:
+    """Four leaves, and a quarter as many clusters of queries."""
+    (Hq, Hk), n, Cq = (p.batch * p.query_heads, p.batch * p.kv_heads), p.queries // 4, p.clusters // 4
+
+    def empty(*shape: int) -> torch.Tensor:
+        return p.empty(*shape, dtype=torch.int64)
+
+    centroids = p.empty(4, Hq, Cq, p.head, dtype=torch.float32)
+    of_keys = empty(2, 2 * Hk * n), empty(3, Hk, p.clusters + 1)
+    tree = Tree(centroids, empty(4, Hq, n), empty(4, Hq, Cq + 1), *of_keys)
+    q = p.empty(p.batch, p.query_heads, p.queries, p.head).requires_grad_()
+    k, v = (p.empty(p.batch, p.kv_heads, p.queries, p.head).requires_grad_() for _ in "kv")
+    out, lse = muse_merged(q, k, v, tree, 0.125, p.near)
+    torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
 
 
 def dipole_example(p: Problem) -> None:

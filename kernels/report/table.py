@@ -40,6 +40,8 @@ ENTRIES = (
     Entry("decode_select", decode.decode_select_example, decode.decode_select_cost),
     Entry("sort_by_label", clustering.sort_example, clustering.sort_cost),
     Entry("lloyd", clustering.lloyd_example, clustering.lloyd_cost),
+    Entry("short_kmeans", clustering.short_kmeans_example, clustering.short_kmeans_cost),
+    Entry("merge_levels", clustering.merge_levels_example, clustering.merge_levels_cost),
     Entry("leaf", exact.leaf_example, exact.leaf_cost),
     Entry("centroid_field", exact.centroid_field_example, exact.centroid_field_cost),
     Entry("dipole", muse.dipole_example, muse.dipole_cost),
@@ -49,6 +51,7 @@ ENTRIES = (
     Entry("muse", muse.muse_example, muse.muse_cost),
     Entry("muse_dipole", partial(muse.muse_example, order="dipole"), partial(muse.muse_cost, order="dipole")),
     Entry("muse_causal", muse.muse_causal_example, muse.muse_causal_cost),
+    Entry("muse_merged", muse.muse_merged_example, muse.muse_causal_cost),
     Entry("runs_full", runs.runs_full_example, runs.runs_full_cost),
     Entry("runs_causal", runs.runs_causal_example, runs.runs_causal_cost),
 )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from multipole_lab.attention.clusters.slots import Labels
 from multipole_lab.attention.exact import exact_causal, exact_partial
 from multipole_lab.attention.partials import Partial, merge
 
 Full = Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Partial]
+# Of all queries, keys, their mask, the size of the leaves and the number of levels: the labels at every level.
+FindLabels = Callable[[Tensor, Tensor, Tensor | None, int, int], Sequence[tuple[Labels, Labels]]]
 
 
 def causal_attention(
@@ -25,17 +28,19 @@ def causal_attention(
     leaf: int,
     past: Full | None = None,
     backend: str = "auto",
+    labels: FindLabels | None = None,
 ) -> Partial:
     """Causal attention of the last Nq of Nk positions, from an approximation ``full`` of full attention.
 
     The keys before the first query are one full block, by ``past`` if that is given, and exact where there are no
     more than ``leaf``. The square that is left is cut into 2^L blocks of one size, at most ``leaf``: exact on the
     diagonal, and at every level above it one call of ``full`` for all pairs of neighbours, the right one's queries
-    over the left one's keys. MuSe (2509.10406), section 4.
+    over the left one's keys. ``full`` gets the labels of both as a last argument, where ``labels`` finds them for all
+    levels at once. MuSe (2509.10406), section 4.
     """
     before = k.shape[2] - q.shape[2]
     seen, own = (None, None) if mask is None else (mask[:, :before], mask[:, before:])
-    square = _square(full, q, k[:, :, before:], v[:, :, before:], scale, own, leaf, backend)
+    square = _square(full, q, k[:, :, before:], v[:, :, before:], scale, own, leaf, backend, labels)
     if before == 0:
         return square
     k, v = k[:, :, :before], v[:, :, :before]
@@ -82,7 +87,15 @@ def block_sizes(positions: int, leaf: int) -> tuple[int, int]:
 
 
 def _square(
-    full: Full, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, leaf: int, backend: str
+    full: Callable[..., Partial],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    leaf: int,
+    backend: str,
+    labels: FindLabels | None,
 ) -> Partial:
     """The recursion for Nq = Nk, from the leaves up."""
     N = q.shape[2]
@@ -101,14 +114,21 @@ def _square(
         backend=backend,
     )
     out, lse = _unblock(out, B, H), _unblock(lse.unsqueeze(-1), B, H)
+    found = labels(q, k, mask, block, levels) if labels and levels else None
     for level in range(levels):
         size = block << level
         left, right = (partial(_blocks, heads=H, size=size, side=side) for side in (0, 1))
-        upper = full(right(q), left(k), left(v), scale, _mask_blocks(mask, H, size, 0))
+        given = () if found is None else (tuple(map(_of_side, found[level], (right, left))),)
+        upper = full(right(q), left(k), left(v), scale, _mask_blocks(mask, H, size, 0), *given)
         out, lse = _merge_right(
             out, lse, _unblock(upper[0], B, H), _unblock(upper[1].unsqueeze(-1), B, H), size
         )
     return out[:, :, :N], lse[:, :, :N, 0]
+
+
+def _of_side(labels: Labels, side: Callable[[Tensor], Tensor]) -> Labels:
+    """The labels of those blocks that ``side`` takes."""
+    return labels._replace(of=side(labels.of.unsqueeze(-1)).squeeze(-1))
 
 
 def _merge_right(

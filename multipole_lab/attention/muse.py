@@ -16,7 +16,9 @@ from multipole_lab.attention.calls.backend import check_backend, use_triton
 from multipole_lab.attention.causal import causal_attention
 from multipole_lab.attention.clustered import attend_clustered, behind_sinks
 from multipole_lab.attention.clusters.assignments import Assignments
+from multipole_lab.attention.clusters.levels import level_labels
 from multipole_lab.attention.clusters.partition import Partition
+from multipole_lab.attention.clusters.slots import Labels, Slots
 from multipole_lab.attention.exact import exact_causal
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.muse_formula import Expansion, muse_recomputed
@@ -25,6 +27,9 @@ from multipole_lab.clustering.checks import check_count
 from multipole_lab.suggesting import check_choice
 
 ORDERS = ("monopole", "dipole")
+LEVELS = ("merged", "separate")
+# Clusters of the queries of a leaf, as a part of those of its keys: every block above has those of all its leaves.
+FEWER = 4
 # Of a method, q, k, v, the scale and a mask [B, Nk] or None.
 Implementation = Callable[["MuSe", Tensor, Tensor, Tensor, float, Tensor | None], Partial]
 
@@ -89,6 +94,7 @@ class MuSe(Method):
     seed: int = 0
     backend: Literal["auto", "torch", "triton"] = "auto"
     query_clusters: int | None = None
+    levels: Literal["merged", "separate"] = "merged"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "partition", renamed.value("partition", self.partition))
@@ -97,6 +103,7 @@ class MuSe(Method):
         if self.query_clusters is not None:
             check_count("query_clusters", self.query_clusters, 1)
         check_choice("order", self.order, ORDERS)
+        check_choice("levels", self.levels, LEVELS)
         if self.dipole_rank is not None:
             check_count("dipole_rank", self.dipole_rank, 1)
         check_count("leaf", self.leaf, 1)
@@ -110,6 +117,16 @@ class MuSe(Method):
     @property
     def _query_partition(self) -> Partition:
         return replace(self._partition, clusters=self.query_clusters or self.clusters)
+
+    @property
+    def _merged(self) -> bool:
+        """Whether causal blocks take their clusters from the leaves."""
+        return self.levels == "merged" and self.partition == "kmeans" and self.clusters != "auto"
+
+    @property
+    def _leaf_query_partition(self) -> Partition:
+        """Of the queries of every leaf, where the clusters of causal blocks come from the leaves."""
+        return replace(self._partition, clusters=self.query_clusters or max(1, self.clusters // FEWER))
 
     def _rank(self, head_size: int) -> int:
         """Directions that the dipole is kept along; 0 for none."""
@@ -162,10 +179,19 @@ def _exact(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Te
     return exact_causal(q, k, v, scale, mask, method.backend)
 
 
-def _formula(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+def _formula(
+    method: MuSe,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    labels: tuple[Labels, Labels] | None = None,
+) -> Partial:
+    of_queries, of_keys = labels or (method._query_partition.found(q), method._partition.found(k, mask))
     every_key = torch.ones_like(k[..., 0], dtype=torch.bool)
     kept = every_key if mask is None else mask[:, None].expand(k.shape[:3])
-    clusters = Assignments(method._query_partition.slots(q), method._partition.slots(k, mask), kept)
+    clusters = Assignments(Slots.laid_out(of_queries), Slots.laid_out(of_keys), kept)
     return muse_recomputed(q, k, v, clusters, Expansion(scale, method.near, method._rank(q.shape[-1])))
 
 
@@ -173,4 +199,10 @@ def _block_by_block(
     method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
 ) -> Partial:
     full = partial(_attend, method, False)
-    return causal_attention(full, q, k, v, scale, mask, method.leaf, backend=method.backend)
+    if not method._merged:
+        return causal_attention(full, q, k, v, scale, mask, method.leaf, backend=method.backend)
+    of_level = partial(kernels.full if use_triton(method.backend, q, v) else _formula, method)
+    labels = partial(level_labels, method._leaf_query_partition, method._partition)
+    return causal_attention(
+        of_level, q, k, v, scale, mask, method.leaf, past=full, backend=method.backend, labels=labels
+    )

@@ -77,12 +77,19 @@ def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
 @_in_graphs
 def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
     """All causal blocks in one pass, without padding and with a monopole."""
+    from multipole_lab.kernels.clustering.merge import MOST as MOST_MERGED
     from multipole_lab.kernels.muse.causal import muse_causal
+    from multipole_lab.kernels.muse.merged import Tree, muse_merged
 
     heads, N = q.shape[:2], q.shape[2]
     block, levels = block_sizes(N, method.leaf)
     # Batch entries become heads here, once for all that follows.
     q, k, v = (x.flatten(0, 1)[None] for x in _filled_up(q, k, v, block << levels))
+    if method._merged and method._partition.number(block) <= MOST_MERGED:
+        parts = partial(_merged_parts, method, block, scale)
+        out, lse, *tree = replayed(("merged parts", method, block, scale), parts, q, k, v)
+        out, lse = muse_merged(q, k, v, Tree(*tree), scale, method.near, (out, lse), _run(q))
+        return out[0, :, :N].unflatten(0, heads), lse[0, :, :N].unflatten(0, heads)
     parts = partial(_causal_parts, method, block, levels, scale)
     if method.partition == "balanced":
         leaves, *found = parts(q, k, v)
@@ -116,6 +123,30 @@ def _causal_parts(
         ]
     )
     return tuple(x for part in found for x in part)
+
+
+def _merged_parts(
+    method: MuSe, block: int, scale: float, q: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, ...]:
+    """The same where all clusters come from the leaves: their result, then the fields of a `Tree`."""
+    from multipole_lab.kernels.clustering.merge import merge_levels
+    from multipole_lab.kernels.common.graphs import in_branches
+    from multipole_lab.kernels.muse.causal import causal_leaves
+
+    of_queries, of_keys = (x.detach()[0].unflatten(1, (-1, block)).transpose(0, 1) for x in (q, k))
+
+    def of_levels() -> tuple[Tensor, Tensor]:
+        found = method._partition.on_device(of_keys)
+        return merge_levels(found.labels, found.centroids, found.counts, found.order, found.offsets)
+
+    leaves, points, keys = in_branches(
+        [
+            partial(causal_leaves, q, k, v, block, scale),
+            partial(method._leaf_query_partition.on_device, of_queries),
+            of_levels,
+        ]
+    )
+    return *leaves, points.centroids, points.order, points.offsets, *keys
 
 
 def _level_clusters(method: MuSe, q: Tensor, k: Tensor, size: int) -> tuple[Tensor, ...]:

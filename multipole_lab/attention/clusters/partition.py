@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from multipole_lab.attention.calls.transforms import has_values
-from multipole_lab.attention.clusters.slots import Slots
+from multipole_lab.attention.clusters.slots import Labels, Slots
 from multipole_lab.clustering.balanced import balanced_labels
 from multipole_lab.clustering.capped import capacity
 from multipole_lab.clustering.checks import check_cap, check_count, check_seed
 from multipole_lab.clustering.clusters import Clusters
-from multipole_lab.clustering.kmeans import count_members, kmeans_labels
+from multipole_lab.clustering.kmeans import kmeans_labels
 from multipole_lab.clustering.runs import run_labels
 from multipole_lab.clustering.seeding import seed_centroids, start_places
 from multipole_lab.suggesting import check_choice
@@ -99,16 +98,15 @@ class Partition:
         order, offsets, counts = sort_by_label(labels, self.number(N))
         return labels, cluster_means(x, order, offsets) if means else None, counts, order, offsets
 
-    def slots(self, x: Tensor, mask: Tensor | None = None) -> Slots:
-        """The partition of x [B, H, N, D] laid out in slots: as many as the largest cluster has, without a cap.
+    def found(self, x: Tensor, mask: Tensor | None = None) -> Labels:
+        """The partition of x [B, H, N, D], with what is known about it without a look at the labels."""
+        N = x.shape[2]
+        unbounded = self.kind == "kmeans" and self.cap is None
+        return Labels(self.labels(x, mask), self.number(N), None if unbounded else self.size(N))
 
-        Where no value may be looked at (meta and fake tensors, ``torch.func.vmap``), as many as vectors then.
-        """
-        N, labels = x.shape[2], self.labels(x, mask)
-        size = self.size(N)
-        if self.kind == "kmeans" and self.cap is None and has_values(labels):
-            size = max(1, int(count_members(labels.flatten(0, 1), self.number(N)).max()))
-        return Slots.of(labels, self.number(N), size)
+    def slots(self, x: Tensor, mask: Tensor | None = None) -> Slots:
+        """The partition of x [B, H, N, D] laid out in slots."""
+        return Slots.laid_out(self.found(x, mask))
 
     def number(self, vectors: int) -> int:
         """How many clusters that many vectors really get: equal blocks may need fewer than asked for."""

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multipole_lab.attention.calls.transforms import transformed
+from multipole_lab.attention.calls.transforms import has_values, transformed
 from multipole_lab.clustering.clusters import counting_sort
+from multipole_lab.clustering.kmeans import count_members
+
+
+class Labels(NamedTuple):
+    """A partition as it is found, before it is laid out in slots.
+
+    Attributes
+    ----------
+    of : [B, H, N] int64. The cluster of every vector; -1 for padding.
+    clusters : C.
+    largest : the members that a cluster has at most; None where only the labels say it.
+    """
+
+    of: Int[Tensor, "B H N"]
+    clusters: int
+    largest: int | None
 
 
 @dataclass(frozen=True)
@@ -26,6 +43,18 @@ class Slots:
     index: Int[Tensor, "B H C M"]
     filled: Bool[Tensor, "B H C M"]
     slot: Int[Tensor, "B H N"]
+
+    @classmethod
+    def laid_out(cls, labels: Labels) -> Slots:
+        """As many slots a cluster as the largest one has.
+
+        Where no value may be looked at (meta and fake tensors, ``torch.func.vmap``), at most as many as vectors.
+        """
+        own, clusters, size = labels
+        if size is None and has_values(own):
+            size = max(1, int(count_members(own.flatten(0, 1), clusters).max()))
+        N = own.shape[-1]
+        return cls.of(own, clusters, N if size is None else min(size, N))
 
     @classmethod
     def of(cls, labels: Int[Tensor, "B H N"], clusters: int, size: int) -> Slots:
