@@ -55,9 +55,8 @@ class Centroid(Method):
 
     References
     ----------
-    Multipole Attention, arXiv 2506.13059, section 3. Its score of a cluster (equation 1) is the mass per member, by
-    which ``MultipoleCache`` opens clusters; here they come in the order of their whole mass, as the near ones of
-    ``MuSe`` do. Under the cap of 1.5 sizes differ little, and both orders err alike.
+    Multipole Attention, arXiv 2506.13059, section 3. Its clusters, and ``MultipoleCache``'s, come in the order of mass
+    per member (equation 1), here in that of mass, as MuSe's near ones. Under a cap of 1.5 both orders err alike.
     """
 
     clusters: int | Literal["auto"] = 64

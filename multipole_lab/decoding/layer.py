@@ -39,7 +39,7 @@ class ClusteredLayer(CacheLayerMixin):
 
     is_croppable = True
     is_sliding = False
-    is_compileable = False
+    is_compileable = True
 
     def __init__(
         self, settings: Settings, rotation: Rotation | None = None, shared: Shared | None = None

@@ -121,9 +121,9 @@ def test_samples_layers_and_clusters_print_one_line(sample):
 
 
 def test_a_cache_prints_its_settings_and_what_it_holds(model):
-    cache = ml.MultipoleCache(budget=16, recent=8, interval=8)
+    cache = ml.MultipoleCache(budget=16, recent=8, interval=8, dense_until=0)
     assert repr(ml.MultipoleCache()) == "MultipoleCache()"
-    assert repr(cache) == "MultipoleCache(budget=16, recent=8, interval=8)"
+    assert repr(cache) == "MultipoleCache(budget=16, recent=8, interval=8, dense_until=0)"
     assert eval(repr(cache), vars(ml.decoding)).settings == cache.settings
     ids = torch.randint(0, 50, (1, 40), generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), cache.trace() as trace:
@@ -131,7 +131,7 @@ def test_a_cache_prints_its_settings_and_what_it_holds(model):
     held, layers = cache.get_seq_length(), model.config.num_hidden_layers
     assert (
         repr(cache)
-        == f"MultipoleCache(budget=16, recent=8, interval=8) holding {held} tokens in {layers} layers"
+        == f"MultipoleCache(budget=16, recent=8, interval=8, dense_until=0) holding {held} tokens in {layers} layers"
     )
     for one in (
         trace,
