@@ -130,7 +130,7 @@ def test_a_model_writes_and_what_it_writes_is_in_the_table_with_its_machine(samp
             panels.writing(sample, **kwargs)
 
 
-def test_a_move_while_it_writes_counts_from_the_next_word_on_and_afterwards_begins_anew(sample):
+def test_a_move_while_it_writes_counts_from_the_next_word_on_and_afterwards_begins_again(sample):
     async def move():
         panel = panels.writing(sample)
         while panel._pen is None or len(panel._pen.words) < 3:
