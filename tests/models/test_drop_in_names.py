@@ -5,7 +5,15 @@ import re
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from tiny_models import gemma2, t5
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 import multipole_lab as ml
 from multipole_lab.attention.method import Method
@@ -147,3 +155,23 @@ def test_what_cannot_be_configured_is_refused():
         configure_attention(llama(), ml.MuSe(), layers=[3])
     with pytest.raises(TypeError, match="a transformers PreTrainedModel"):
         configure_attention(torch.nn.Linear(2, 2), ml.MuSe())
+
+
+@pytest.mark.parametrize("make", [llama, gemma2, t5], ids=lambda make: make.__name__)
+def test_an_implementation_is_set_back_and_forth(make):
+    """What transformers' own tests ask of it; a name that is unknown changes nothing."""
+    model = make()
+    first = model.config._attn_implementation
+    exact = read(model)
+    for name in (*NAMES, first, "multipole_exact", "eager", "muse", first):
+        model.set_attn_implementation(name)
+        parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+        assert {part.config._attn_implementation for part in parts} == {name}
+        with pytest.raises(ValueError, match='Specified `attn_implementation="foo"` is not supported'):
+            model.set_attn_implementation("foo")
+        assert model.config._attn_implementation == name
+        if name in (first, "eager", "multipole_exact"):
+            torch.testing.assert_close(read(model), exact, rtol=1e-4, atol=1e-4)
+        with ml.Exact().on(model):
+            torch.testing.assert_close(read(model), exact, rtol=1e-4, atol=1e-4)
+        assert {part.config._attn_implementation for part in parts} == {name}
