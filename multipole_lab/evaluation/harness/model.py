@@ -13,13 +13,18 @@ from dataclasses import asdict
 from unittest.mock import patch
 
 import torch
-from lm_eval.api.registry import register_model
-from lm_eval.models import huggingface
 from torch import Tensor
 
 from multipole_lab.decoding.cache import MultipoleCache
+from multipole_lab.extras import MissingPackage
 from multipole_lab.interface.cache_name import with_cache
 from multipole_lab.method_text import as_text, parse_method
+
+try:
+    from lm_eval.api.registry import register_model
+    from lm_eval.models import huggingface
+except ModuleNotFoundError as error:
+    raise MissingPackage(f"this model needs {error.name}: pip install lm-eval", name=error.name) from error
 
 
 @register_model("multipole")
