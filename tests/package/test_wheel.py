@@ -119,6 +119,9 @@ COMMANDS = tuple(
 )
 
 
+COMMANDS += ("pip install lm-eval",)  # no extra brings EleutherAI's harness
+
+
 def in_our_words(text: str) -> bool:
     """Whether an outcome is fine, or names a package and the command that installs it."""
     return text == "fine" or (text.startswith("MissingPackage: ") and text.endswith(COMMANDS))
