@@ -122,8 +122,8 @@ def overflow_kernel(
     o_c, o_n = i_row * C, i_row * N
     p_x = of_head(x, x_strides, i_row // H, i_row % H)
     play_rounds(
-        p_x, high + o_c * D, low + o_c * D, norm + o_c, labels + o_n, room + o_c, waiting + o_n, keys + o_n, asked + o_n,
-        tl.load(counts + i_row), 1, x_strides[2], C, D, BD, BINS, BM, BC, BC, BM, PRECISION,
+        p_x, high + o_c * D, low + o_c * D, norm + o_c, labels + o_n, room + o_c, waiting + o_n, keys + o_n,
+        asked + o_n, tl.load(counts + i_row), 1, x_strides[2], C, D, BD, BINS, BM, BC, BC, BM, PRECISION,
     )  # fmt: skip
 
 

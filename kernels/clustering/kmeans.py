@@ -60,8 +60,8 @@ def kmeans(
     -------
     labels, centroids, counts, order, offsets: the fields of `Clusters` in their order.
 
-    Launches: 1 where `short.fits` and there is no padding; otherwise 3 an iteration and 4 at the end where `lloyd.fits`,
-    7 and 6 where not; 6 more under a cap.
+    Launches: 1 where `short.fits` and there is no padding; otherwise 3 an iteration and 4 at the end where
+    `lloyd.fits`, 7 and 6 where not; 6 more under a cap.
     Bytes and operations: the sums of `assign`, `sort_by_label`, `cluster_means` and `capped_rounds`.
     """
     check_tensors("kmeans", x=x)

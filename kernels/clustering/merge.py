@@ -1,7 +1,8 @@
 """Clusters of larger and larger blocks from those of the leaves, and every level's members in sorted order.
 
-A cluster of a block is one cluster of its left half and one of its right half, by a capped assignment of the clusters of the
-right half's first leaf to those of the left one's, with room for one each: so all pairs are found at once. Nothing of a level is proportional to its vectors but the order itself.
+A cluster of a block is one cluster of its left half and one of its right half, by a capped assignment of the clusters
+of the right half's first leaf to those of the left one's, with room for one each: so all pairs are found at once.
+Nothing of a level is proportional to its vectors but the order itself.
 """
 
 from __future__ import annotations
@@ -128,9 +129,9 @@ def merge_levels(
 
     Returns
     -------
-    order [levels, blocks / 2 * H * n] and offsets [blocks - 1, H, C + 1], int64, the levels one after the other: level i
-    has pairs = blocks / 2^(i + 1), and so [pairs, H, n 2^i] and [pairs, H, C + 1]. Places in `order` behind the last
-    offset of a head, those of padding, hold anything.
+    order [levels, blocks / 2 * H * n] and offsets [blocks - 1, H, C + 1], int64, the levels one after the other:
+    level i has pairs = blocks / 2^(i + 1), and so [pairs, H, n 2^i] and [pairs, H, C + 1]. Places in `order` behind the
+    last offset of a head, those of padding, hold anything.
 
     Launches: 3. Bytes: 24 levels blocks H n / 2 and less than 8 blocks H C D.
     """
@@ -157,8 +158,8 @@ def merge_levels(
     up_offsets = torch.empty(blocks - 1, H, C + 1, dtype=torch.int64, device=device)
     numbers, before = torch.empty(2, levels, blocks, H, C, dtype=torch.int32, device=device)
     launch(
-        places_kernel, ((blocks - 1) * H,), partners, counts, up_offsets, numbers, before, (H, C, blocks, levels), BC=BC,
-        tile=tile,
+        places_kernel, ((blocks - 1) * H,), partners, counts, up_offsets, numbers, before, (H, C, blocks, levels),
+        BC=BC, tile=tile,
     )  # fmt: skip
     up_order = torch.empty(levels, blocks // 2 * H * n, dtype=torch.int64, device=device)
     BN = power_of_two(min(n, tile.cols))

@@ -119,8 +119,8 @@ def short_kernel(
     tl.store(order + i_row * N + o_all, (b_sorted & (BN - 1)).to(tl.int64), mask=m_all)
 
 
-def fits(x: Tensor, clusters: int, iterations: int = 1) -> bool:
-    """Whether the rows of x [B, H, N, D] are short enough for one program each, and their centroids for its registers."""
+def fits(x: Tensor, clusters: int) -> bool:
+    """Whether rows of x [B, H, N, D] are short enough for one program each, and their centroids for its registers."""
     return x.shape[2] <= LONGEST and lloyd.fits(x, clusters)
 
 

@@ -173,7 +173,8 @@ class _Causal(KernelFunction):
 
 
 def causal_gradients(settings: tuple, with_lse: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """dq, dk and dv of q, k, v, out, lse and the clusters of every level, the gradient of out, and that of lse if there is one."""
+    """dq, dk and dv of q, k, v, out, lse, the clusters of every level, the gradient of out, and that of lse if there
+    is one."""
     block, scale, near, precision = settings
     q, k, v, out, lse, *kept = tensors[: -1 - with_lse]
     dout, dlse = row_strided(tensors[-1 - with_lse]), tensors[-1] if with_lse else None

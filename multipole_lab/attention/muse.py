@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -16,7 +16,7 @@ from multipole_lab.attention.calls.backend import check_backend, use_triton
 from multipole_lab.attention.causal import causal_attention
 from multipole_lab.attention.clustered import attend_clustered, behind_sinks
 from multipole_lab.attention.clusters.assignments import Assignments
-from multipole_lab.attention.clusters.levels import level_labels
+from multipole_lab.attention.clusters.levels import level_labels, separate_labels
 from multipole_lab.attention.clusters.partition import Partition
 from multipole_lab.attention.clusters.slots import Labels, Slots
 from multipole_lab.attention.exact import exact_causal
@@ -70,8 +70,12 @@ class MuSe(Method):
     partition : "kmeans", "balanced" (equal sizes by principal axes), "runs" (of consecutive positions).
     seed : of the clustering.
     backend : "auto", "torch" or "triton".
-    query_clusters : clusters of the queries where they are to be other than those of the keys; at most as many as
-        queries are made. A tenth of C costs little accuracy in causal attention and saves most of the summaries.
+    query_clusters : clusters of the queries, at most as many as queries are made. None for as many as of the keys, and
+        for a quarter of that in every leaf where ``levels`` are merged.
+    levels : where the clusters of causal blocks come from, for k-means with a number of clusters. "merged": from the
+        leaves. Queries keep the clusters of their leaf at every level; those of the keys merge, one of the left half of
+        a block with one of its right half, so that every block has C. "separate": found in every block of every level,
+        as in the paper, which takes longer and is closer to exact attention.
 
     Raises
     ------
@@ -127,6 +131,14 @@ class MuSe(Method):
     def _leaf_query_partition(self) -> Partition:
         """Of the queries of every leaf, where the clusters of causal blocks come from the leaves."""
         return replace(self._partition, clusters=self.query_clusters or max(1, self.clusters // FEWER))
+
+    def _level_labels(
+        self, q: Tensor, k: Tensor, mask: Tensor | None, block: int, levels: int
+    ) -> Sequence[tuple[Labels, Labels]]:
+        """The clusters of all queries and keys at every level of causal blocks."""
+        if self._merged:
+            return level_labels(self._leaf_query_partition, self._partition, q, k, mask, block, levels)
+        return separate_labels(self._query_partition, self._partition, q, k, mask, block, levels)
 
     def _rank(self, head_size: int) -> int:
         """Directions that the dipole is kept along; 0 for none."""
@@ -201,8 +213,8 @@ def _block_by_block(
     full = partial(_attend, method, False)
     if not method._merged:
         return causal_attention(full, q, k, v, scale, mask, method.leaf, backend=method.backend)
-    of_level = partial(kernels.full if use_triton(method.backend, q, v) else _formula, method)
-    labels = partial(level_labels, method._leaf_query_partition, method._partition)
+    of_level = partial(kernels.of_labels if use_triton(method.backend, q, v) else _formula, method)
+    labels = method._level_labels
     return causal_attention(
         of_level, q, k, v, scale, mask, method.leaf, past=full, backend=method.backend, labels=labels
     )

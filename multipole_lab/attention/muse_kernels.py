@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from multipole_lab.attention.calls.replay import replayed
 from multipole_lab.attention.causal import block_sizes
-from multipole_lab.attention.clusters.slots import Slots, to_slots
+from multipole_lab.attention.clusters.slots import Labels, Slots, to_slots
 from multipole_lab.attention.expansion import principal_directions
 from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.clusters import statistics_dtype
@@ -53,13 +53,49 @@ def _graded(*tensors: Tensor) -> bool:
 @_in_graphs
 def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
     """Every query over every key that is no padding."""
-    from multipole_lab.kernels.muse.forward import muse
-
-    of_queries = method._query_partition
+    of_queries, of_keys = method._query_partition, method._partition
     if mask is None and method.partition != "balanced":
         found = replayed(("clusters", method), partial(_both_clusters, method), q, k)
     else:
         found = _both_clusters(method, q, k, mask)
+    return _of_clusters(
+        method, q, k, v, scale, found, of_queries.size(q.shape[2]), of_keys.number(k.shape[2])
+    )
+
+
+def of_labels(
+    method: MuSe,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    mask: Tensor | None,
+    labels: tuple[Labels, Labels],
+) -> Partial:
+    """The same where the clusters are found already; -1 in the labels of the keys stands for the mask."""
+    from multipole_lab.kernels.clustering.centroids import cluster_means
+    from multipole_lab.kernels.clustering.sort import sort_by_label
+
+    of_queries, of_keys = labels
+    order, offsets, _ = sort_by_label(of_queries.of, of_queries.clusters)
+    centroids = cluster_means(q.detach(), order, offsets)
+    found = of_queries.of, centroids, order, offsets, *sort_by_label(of_keys.of, of_keys.clusters)[:2]
+    return _of_clusters(method, q, k, v, scale, found, of_queries.largest or q.shape[2], of_keys.clusters)
+
+
+def _of_clusters(
+    method: MuSe,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    found: tuple[Tensor, ...],
+    largest: int,
+    number: int,
+) -> Partial:
+    """Attention of clusters as ``_both_clusters`` gives them: ``largest`` members of the queries', ``number`` of keys."""
+    from multipole_lab.kernels.muse.forward import muse
+
     labels, *clusters = found
     basis = None
     rank = method._rank(q.shape[-1])
@@ -69,8 +105,8 @@ def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
                 f"cap is None with dipole_rank {rank}: the principal directions are found in slots, which need a "
                 "cap; give one, or dipole_rank=None for all directions"
             )
-        basis = _directions(q, labels, clusters[0], of_queries.size(q.shape[2]), rank)
-    near = min(method.near, method._partition.number(k.shape[2]))
+        basis = _directions(q, labels, clusters[0], largest, rank)
+    near = min(method.near, number)
     return muse(q, k, v, *clusters, scale, near, method.order, basis, padded=False, run=_run(q))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch.nn.functional import pad
 
 from multipole_lab.attention import Exact, MuSe
 from multipole_lab.attention.causal import block_sizes
+from multipole_lab.attention.clusters.assignments import Assignments
+from multipole_lab.attention.clusters.slots import Labels, Slots
+from multipole_lab.attention.muse_formula import Expansion, muse_formula
 from multipole_lab.printing import one_line
 
 
@@ -57,14 +60,18 @@ def block_errors(
     lse = pad(lse, (0, extra))
     energy = out.double().square().sum()
     levels = []
-    for _ in range(count):
+    s = q.shape[-1] ** -0.5 if scale is None else scale
+    expansion = Expansion(s, method.near, method._rank(q.shape[-1]))
+    for found in method._level_labels(q, k, None, size, count) if count else ():
         right = [_side(x, size, 1) for x in (q, out, lse.unsqueeze(-1))]
         left = [_side(x, size, 0) for x in (k, v)]
+        every = torch.ones(left[0].shape[:3], dtype=torch.bool)
         o, l = right[1:]
-        clusters = method.clusters if method.clusters == "auto" else min(method.clusters, size)
-        fitting = replace(method, clusters=clusters, near=min(method.near, size))
+        clusters = Assignments(
+            *(_laid_out(x, size, side) for x, side in zip(found, (1, 0), strict=True)), every
+        )
         o_b, l_b = exact(right[0], *left, scale=scale, return_lse=True)
-        o_a, l_a = fitting(right[0], *left, scale=scale, return_lse=True)
+        o_a, l_a = muse_formula(right[0], *left, clusters, expansion)
         w, w_a = (x.unsqueeze(-1).sub(l).exp() for x in (l_b, l_a))
         wrong = (o - w * o_b + w_a * o_a) / (1 - w + w_a).clamp(min=1e-30) - o
         real = _side(torch.arange(N + extra).view(1, 1, -1, 1) < N, size, 1)  # fill counts for nothing
@@ -74,6 +81,11 @@ def block_errors(
         levels.append(BlockLevel(size, error.numpy(), mass.numpy(), added.numpy()))
         size *= 2
     return levels
+
+
+def _laid_out(labels: Labels, size: int, side: int) -> Slots:
+    """The clusters of the blocks of one side."""
+    return Slots.laid_out(labels._replace(of=_side(labels.of.unsqueeze(-1), size, side).squeeze(-1)))
 
 
 def _side(x: Tensor, size: int, side: int) -> Tensor:

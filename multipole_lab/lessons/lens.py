@@ -87,14 +87,22 @@ class Lens:
         self._leaf, count = block_sizes(q.shape[2], method.leaf) if causal else (q.shape[2], 0)
         extra = (self._leaf << count) - q.shape[2]  # fills up the last block, as the method does
         q, k = (pad(x, (0, 0, 0, extra)) for x in (self.q, self.k))
-        sides = [(q, k)] if not causal else []
-        for level in range(count):
-            shape = -1, 2, 1, self._leaf << level, q.shape[-1]
-            sides.append((q.view(shape)[:, 1], k.view(shape)[:, 0]))
-        self._levels = [
-            _Level(asking, asked, method._query_partition.slots(asking), method._partition.slots(asked))
-            for asking, asked in sides
-        ]
+        if not causal:
+            found = method._query_partition.slots(q), method._partition.slots(k)
+            self._levels = [_Level(q, k, *found)]
+            return
+        labels = method._level_labels(q, k, None, self._leaf, count)
+        self._levels = []
+        for level, (of_queries, of_keys) in enumerate(labels):
+            sides = ((q, of_queries, 1), (k, of_keys, 0))
+            blocks = [_of_side(x, self._leaf << level, side) for x, _, side in sides]
+            slots = [
+                Slots.laid_out(
+                    found._replace(of=_of_side(found.of[..., None], self._leaf << level, side)[..., 0])
+                )
+                for _, found, side in sides
+            ]
+            self._levels.append(_Level(*blocks, *slots))
 
     @torch.inference_mode()
     def at(self, query: int) -> Look:
@@ -161,6 +169,11 @@ class Lens:
             nearest = nearest_clusters(summarise(p, ks, ks[..., :1], clusters.filled, self.scale)[0], near)
             numbers = torch.where(torch.isin(numbers, nearest), ONE_BY_ONE, numbers)
         return out[0, 0, row], lse[0, 0, row], numbers
+
+
+def _of_side(x: Tensor, size: int, side: int) -> Tensor:
+    """The left (0) or right (1) block of every pair: [1, 1, N, D] as [pairs, 1, size, D]."""
+    return x.view(-1, 2, 1, size, x.shape[-1])[:, side]
 
 
 def typical_tokens(

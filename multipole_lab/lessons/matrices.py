@@ -16,6 +16,7 @@ from torch.nn.functional import one_hot, pad
 from multipole_lab.attention import Method, MuSe
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.attention.clusters.assignments import Assignments
+from multipole_lab.attention.clusters.slots import Labels, Slots
 from multipole_lab.attention.expansion import nearest_clusters, summarise
 from multipole_lab.clustering.clusters import Clusters
 
@@ -113,7 +114,8 @@ def exact_pairs(
     N = q.shape[2]
     rows, columns = cells.tensors()
     if not causal:
-        exact = _near_pairs(method, q, k, rows[None], columns[None], scale)
+        found = method._query_partition.found(q), method._partition.found(k)
+        exact = _near_pairs(method, q, k, rows[None], columns[None], scale, found)
         return exact.numpy(), rows.sum(0).outer(columns.sum(0)).numpy()
     size, levels = block_sizes(N, method.leaf)
     so_far = columns.cumsum(0)
@@ -123,10 +125,14 @@ def exact_pairs(
     extra = (size << levels) - N  # fills up the last block, as the method does, and counts for nothing
     q, k = (pad(x, (0, 0, 0, extra)) for x in (q, k))
     rows, columns = (pad(x, (0, 0, 0, extra)) for x in (rows, columns))
-    for _ in range(levels):
+    for found in method._level_labels(q, k, None, size, levels) if levels else ():
         right, left = (x.view(-1, 2, 1, size, x.shape[-1])[:, side] for x, side in ((q, 1), (k, 0)))
+        found = tuple(
+            labels._replace(of=labels.of.view(-1, 2, 1, size)[:, side])
+            for labels, side in zip(found, (1, 0), strict=True)
+        )
         tops, lefts = (x.view(-1, 2, size, cells.count)[:, side] for x, side in ((rows, 1), (columns, 0)))
-        exact += _near_pairs(method, right, left, tops, lefts, scale)
+        exact += _near_pairs(method, right, left, tops, lefts, scale, found)
         size *= 2
     return exact.numpy(), seen.numpy()
 
@@ -138,12 +144,13 @@ def _near_pairs(
     rows: Float[Tensor, "B n cells"],
     columns: Float[Tensor, "B n cells"],
     scale: float,
+    labels: tuple[Labels, Labels],
 ) -> Float[Tensor, "cells cells"]:
     """How many pairs of every cell the method sums exactly, because they lie in near clusters."""
     if method.near == 0:
         return rows.new_zeros(rows.shape[-1], rows.shape[-1])
     kept = torch.ones(k.shape[:3], dtype=torch.bool)
-    clusters = Assignments(method._query_partition.slots(q), method._partition.slots(k), kept)
+    clusters = Assignments(*map(Slots.laid_out, labels), kept)
     _, p = clusters.queries_and_points(q)
     ks, vs = clusters.keys_and_values(k, k)
     a, _, _ = summarise(p, ks, vs, clusters.filled, scale)

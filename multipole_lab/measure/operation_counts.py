@@ -124,19 +124,32 @@ def _clustering(partition: Partition, vectors: int, D: int) -> float:
 
 
 def _muse(method: MuSe, queries: int, keys: int, causal: bool, size: _Heads) -> float:
-    of_queries, partition = method._query_partition, method._partition
+    partition = method._partition
 
     def full(n: int, m: int) -> float:
-        Cq, Ck = of_queries.number(n), partition.number(m)
+        of_queries, Ck = method._query_partition, partition.number(m)
         clusterings = _clustering(of_queries, n, size.D) + size.share * _clustering(partition, m, size.D)
+        return clusterings + given(n, m, of_queries.number(n), Ck, partition.size(m))
+
+    def given(n: int, m: int, Cq: int, Ck: int, largest: int) -> float:
         summaries = Cq * m * (2 * size.D + size.Dv)
         far = size.pairs(n * Ck)
-        near = size.pairs(n * min(method.near * partition.size(m), m))
+        near = size.pairs(n * min(method.near * largest, m))
         rank = method._rank(size.D)
         dipole = (Cq * m * (size.D + rank * (size.D + size.Dv)) + size.pairs(n * rank)) if rank else 0
-        return clusterings + summaries + far + near + dipole
+        return summaries + far + near + dipole
 
-    return _with_sinks(method, queries, keys, causal, size, full, full)
+    def merged(block: int, levels: int) -> float:
+        """All levels, with the clusters of the leaves and the distances by which they merge."""
+        of_queries, Ck = method._leaf_query_partition, partition.number(block)
+        leaves = _clustering(of_queries, block, size.D) + size.share * _clustering(partition, block, size.D)
+        total = leaves * 2**levels + size.share * (2**levels - 1) * Ck**2 * size.D
+        for i in range(levels):
+            Cq, largest = of_queries.number(block) << i, partition.size(block) << i
+            total += 2 ** (levels - 1 - i) * given(block << i, block << i, Cq, Ck, largest)
+        return total
+
+    return _with_sinks(method, queries, keys, causal, size, full, full, merged if method._merged else None)
 
 
 def _centroid(method: Centroid, queries: int, keys: int, causal: bool, size: _Heads) -> float:
@@ -162,6 +175,7 @@ def _with_sinks(
     size: _Heads,
     full: Callable[[int, int], float],
     past: Callable[[int, int], float],
+    levels_of: Callable[[int, int], float] | None = None,
 ) -> float:
     """Sinks exactly, the rest by blocks or at once: as ``attention.causal`` does it."""
     sinks = min(method.sinks, keys)
@@ -174,7 +188,10 @@ def _with_sinks(
         return total + full(queries, keys)
     block, levels = block_sizes(queries, method.leaf)
     total += 2**levels * size.pairs(_seen(block, block, True))
-    total += sum(2 ** (levels - 1 - i) * full(block << i, block << i) for i in range(levels))
+    if levels_of is not None:
+        total += levels_of(block, levels) if levels else 0
+    else:
+        total += sum(2 ** (levels - 1 - i) * full(block << i, block << i) for i in range(levels))
     before = keys - queries
     if before:
         total += size.pairs(queries * before) if before <= method.leaf else past(queries, before)

@@ -122,7 +122,7 @@ def counts(method: MuSe, length: int, causal: bool = False) -> dict[str, float]:
     rank = method._rank(64)
     found = dict.fromkeys(TERMS, 0.0) | {"call": 1.0, "tokens": float(length)}
     for tokens, size in blocks:
-        clusters = method._partition.number(size)
+        clusters = method._partition.number(block if causal and method._merged else size)
         found["far"] += tokens * clusters
         found["near"] += tokens * min(method.near / clusters, 1.0) * size
         found["dipole"] += tokens * clusters * rank

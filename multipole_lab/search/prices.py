@@ -172,16 +172,23 @@ def _summaries(method: Method, problem: Problem) -> tuple[float, float]:
     if problem.causal and not levels:
         return 0.0, 0.0  # one leaf
     extra = again = 0.0
-    for pairs, n in sizes:
+    merged = isinstance(method, MuSe) and method._merged and problem.causal
+    for i, (pairs, n) in enumerate(sizes):
         partition = method._partition
-        C = partition.number(n)
+        C = partition.number(block if merged else n)
         reads = (method.iterations + 1) * n * D * b if partition.kind == "kmeans" else 0.0
         if isinstance(method, MuSe):
-            Cq = method._query_partition.number(n)
+            Cq = (
+                method._leaf_query_partition.number(block) << i
+                if merged
+                else method._query_partition.number(n)
+            )
             near = Cq * min(method.near * partition.size(n), n) * 2 * D * b
             extra += pairs * 4 * Cq * C * (2 * D + 1)
-            again += pairs * (2 * reads + near)
+            again += pairs * ((0 if merged else 2 * reads) + near)
         else:
             extra += pairs * 4 * C * (2 * D + 1)
             again += pairs * reads
+    if merged:  # once, in the leaves
+        again += 2 * (method.iterations + 1) * problem.tokens * D * b
     return extra, again

@@ -8,8 +8,10 @@ from functools import partial
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, TopK, Window
+from multipole_lab.attention.causal import block_sizes
 from multipole_lab.attention.expansion import principal_directions
 from multipole_lab.suggesting import suggesting
 from multipole_lab.testing import oracle
@@ -59,7 +61,13 @@ def expected(
 
 def muse_of(method: MuSe, q: Tensor, k: Tensor, v: Tensor, *, s: float, dtype: torch.dtype) -> Partial:
     """MuSe of all queries over all keys, clustered in the given dtype."""
-    q_labels, k_labels = method._query_partition.labels(q.to(dtype)), method._partition.labels(k.to(dtype))
+    labels = method._query_partition.labels(q.to(dtype)), method._partition.labels(k.to(dtype))
+    return _muse_of_labels(method, q, k, v, *labels, s)
+
+
+def _muse_of_labels(
+    method: MuSe, q: Tensor, k: Tensor, v: Tensor, q_labels: Tensor, k_labels: Tensor, s: float
+) -> Partial:
     basis = directions(q, q_labels, method._rank(q.shape[-1]))
     return oracle.over_heads(
         oracle.muse, q, k, v, q_labels, k_labels, basis, near=method.near, s=s, order=method.order
@@ -120,18 +128,52 @@ def _blocks(method: MuSe | Centroid, full: Full, q: Tensor, k: Tensor, v: Tensor
 
     Recent keys lie before the first query; in the square of the queries the exact leaf takes their part.
     """
-    G = q.shape[1] // k.shape[1]
+    (G, N, D), past = (q.shape[1] // k.shape[1], *q.shape[2:]), k.shape[2] - q.shape[2]
     square = full
     if isinstance(method, Centroid):
         square = partial(full.func, method.__class__(**{**vars(method), "recent": 0}), **full.keywords)
-    past = k.shape[2] - q.shape[2]
+    if isinstance(method, MuSe) and method._merged and N > method.leaf:
+        square, q, k, v = _with_places(method, q, k, v, s, full.keywords["dtype"])
 
     def of_blocks(rq: Tensor, lk: Tensor, lv: Tensor) -> Partial:
-        return (full if lk.shape[2] == past and rq.shape[2] == q.shape[2] else square)(
-            rq, lk[:, ::G], lv[:, ::G]
-        )
+        if lk.shape[2] == past and rq.shape[2] == q.shape[2]:
+            out, lse = full(rq[:, :, :N, :D], lk[:, ::G, :, :D], lv[:, ::G])
+            filled = rq.shape[2] - N  # leaves are full in the square alone
+            return pad(out, (0, 0, 0, filled)), pad(lse, (0, filled), value=-torch.inf)
+        return square(rq, lk[:, ::G], lv[:, ::G])
 
-    return oracle.causal(of_blocks, q, *(x.repeat_interleave(G, 1) for x in (k, v)), s=s, leaf=method.leaf)
+    heads = q, *(x.repeat_interleave(G, 1) for x in (k, v))
+    out, lse = oracle.causal(of_blocks, *heads, s=s, leaf=method.leaf)
+    return out[:, :, :N], lse[:, :, :N]
+
+
+def _with_places(
+    method: MuSe, q: Tensor, k: Tensor, v: Tensor, s: float, dtype: torch.dtype
+) -> tuple[Full, Tensor, Tensor, Tensor]:
+    """MuSe of blocks whose clusters come from the leaves, and queries, keys and values that fill all leaves.
+
+    The recursion names no places, so queries and keys bring their own: in a column each that is zero in the other, and
+    so in no product.
+    """
+    N, past = q.shape[2], k.shape[2] - q.shape[2]
+    block, levels = block_sizes(N, method.leaf)
+    q, k, v = (pad(x, (0, 0, 0, (block << levels) - N)) for x in (q, k, v))
+    given = q.to(dtype), k[:, :, past:].to(dtype), None, block, levels
+    labels = method._level_labels(*given)
+
+    def of_blocks(rq: Tensor, lk: Tensor, lv: Tensor) -> Partial:
+        size = rq.shape[2]
+        level = (size // block).bit_length() - 1
+        of_queries, of_keys = (
+            found.of[:, :, int(first) : int(first) + size]
+            for found, first in zip(labels[level], (rq[0, 0, 0, -2], lk[0, 0, 0, -1]), strict=True)
+        )
+        return _muse_of_labels(method, rq[..., :-2], lk[..., :-2], lv, of_queries, of_keys, s)
+
+    places = torch.arange(q.shape[2], dtype=q.dtype, device=q.device).view(1, 1, -1, 1)
+    q = torch.cat([q, places.expand(*q.shape[:2], -1, 1), torch.zeros_like(q[..., :1])], -1)
+    of_keys = pad(places, (0, 0, past, 0)).expand(*k.shape[:2], -1, 1)
+    return of_blocks, q, torch.cat([k, torch.zeros_like(k[..., :1]), of_keys], -1), v
 
 
 def _exact(q: Tensor, k: Tensor, v: Tensor, s: float, seen: Tensor | None = None) -> Partial:

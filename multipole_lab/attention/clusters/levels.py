@@ -43,6 +43,26 @@ def level_labels(
     ]
 
 
+def separate_labels(
+    of_queries: Partition,
+    of_keys: Partition,
+    q: Float[Tensor, "B Hq N D"],
+    k: Float[Tensor, "B Hk N D"],
+    mask: Bool[Tensor, "B N"] | None,
+    block: int,
+    levels: int,
+) -> Sequence[tuple[Labels, Labels]]:
+    """The same where every block of every level is clustered for itself."""
+
+    def found(partition: Partition, x: Tensor, mask: Tensor | None, size: int) -> Labels:
+        unbounded = partition.kind == "kmeans" and partition.cap is None
+        largest = None if unbounded else partition.size(size)
+        return Labels(leaf_labels(partition, x, mask, size), partition.number(size), largest)
+
+    sizes = (block << level for level in range(levels))
+    return [(found(of_queries, q, None, size), found(of_keys, k, mask, size)) for size in sizes]
+
+
 def leaf_labels(
     partition: Partition, x: Float[Tensor, "B H N D"], mask: Bool[Tensor, "B N"] | None, block: int
 ) -> Int[Tensor, "B H N"]:
