@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from ..common.checks import check_tensors
-from . import short
 from .assign import assign, check_centroids
 from .capped import capped_rounds
 from .centroids import cluster_means, restart_empty
@@ -60,14 +59,11 @@ def kmeans(
     -------
     labels, centroids, counts, order, offsets: the fields of `Clusters` in their order.
 
-    Launches: 1 where `short.fits` and there is no padding; otherwise 3 an iteration and 4 at the end where
-    `lloyd.fits`, 7 and 6 where not; 6 more under a cap.
+    Launches: 3 an iteration and 4 at the end where `lloyd.fits`; otherwise 7 and 6; 6 more under a cap.
     Bytes and operations: the sums of `assign`, `sort_by_label`, `cluster_means` and `capped_rounds`.
     """
     check_tensors("kmeans", x=x)
     check_centroids("kmeans", x, centroids)
-    if valid is None and short.fits(x, centroids.shape[2]):
-        return short.short_kmeans(x, centroids, iterations, cap)
     for _ in range(iterations):
         centroids = lloyd_iteration(x, centroids, valid)
     if cap is None and fits(x, centroids.shape[2]):

@@ -117,8 +117,9 @@ def summarise(
 
 
 def _fitting(tile: Tile, rows: int, keys: int, clusters: int) -> Tile:
-    """A tile for few members: no larger than they and the centroids are, so that more programs find room."""
-    if keys > SMALL * clusters:
+    """A tile for few members: no larger than they and the centroids are, so that more programs find room. Tiles of 64
+    keys and fewer are small enough."""
+    if keys > SMALL * clusters or tile.cols <= 64:
         return tile
     fewer = min(tile.rows, power_of_two(rows))
     return Tile(fewer, min(tile.cols, 32), max(1, tile.warps * fewer // tile.rows), min(tile.stages, 2))

@@ -27,7 +27,7 @@ from multipole_lab.clustering.checks import check_count
 from multipole_lab.suggesting import check_choice
 
 ORDERS = ("monopole", "dipole")
-LEVELS = ("merged", "separate")
+LEVELS = ("separate", "merged")
 # Clusters of the queries of a leaf, as a part of those of its keys: every block above has those of all its leaves.
 FEWER = 4
 # Of a method, q, k, v, the scale and a mask [B, Nk] or None.
@@ -72,10 +72,10 @@ class MuSe(Method):
     backend : "auto", "torch" or "triton".
     query_clusters : clusters of the queries, at most as many as queries are made. None for as many as of the keys, and
         for a quarter of that in every leaf where ``levels`` are merged.
-    levels : where the clusters of causal blocks come from, for k-means with a number of clusters. "merged": from the
-        leaves. Queries keep the clusters of their leaf at every level; those of the keys merge, one of the left half of
-        a block with one of its right half, so that every block has C. "separate": found in every block of every level,
-        as in the paper, which takes longer and is closer to exact attention.
+    levels : where the clusters of causal blocks come from. "separate": found in every block of every level, as in the
+        paper. "merged" (k-means with a number of clusters): from the leaves. Queries keep the clusters of their leaf at
+        every level; those of the keys merge, one of the left half of a block with one of its right half, so that every
+        block has C. That is faster, mostly with a larger error.
 
     Raises
     ------
@@ -98,7 +98,7 @@ class MuSe(Method):
     seed: int = 0
     backend: Literal["auto", "torch", "triton"] = "auto"
     query_clusters: int | None = None
-    levels: Literal["merged", "separate"] = "merged"
+    levels: Literal["separate", "merged"] = "separate"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "partition", renamed.value("partition", self.partition))

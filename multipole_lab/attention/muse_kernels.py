@@ -93,7 +93,7 @@ def _of_clusters(
     largest: int,
     number: int,
 ) -> Partial:
-    """Attention of clusters as ``_both_clusters`` gives them: ``largest`` members of the queries', ``number`` of keys."""
+    """Attention of what ``_both_clusters`` found: the largest cluster of queries, the number of those of keys."""
     from multipole_lab.kernels.muse.forward import muse
 
     labels, *clusters = found
@@ -172,13 +172,13 @@ def _merged_parts(
     of_queries, of_keys = (x.detach()[0].unflatten(1, (-1, block)).transpose(0, 1) for x in (q, k))
 
     def of_levels() -> tuple[Tensor, Tensor]:
-        found = method._partition.on_device(of_keys)
+        found = method._partition.of_leaves_on_device(of_keys)
         return merge_levels(found.labels, found.centroids, found.counts, found.order, found.offsets)
 
     leaves, points, keys = in_branches(
         [
             partial(causal_leaves, q, k, v, block, scale),
-            partial(method._leaf_query_partition.on_device, of_queries),
+            partial(method._leaf_query_partition.of_leaves_on_device, of_queries),
             of_levels,
         ]
     )

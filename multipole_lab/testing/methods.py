@@ -132,7 +132,7 @@ def _blocks(method: MuSe | Centroid, full: Full, q: Tensor, k: Tensor, v: Tensor
     square = full
     if isinstance(method, Centroid):
         square = partial(full.func, method.__class__(**{**vars(method), "recent": 0}), **full.keywords)
-    if isinstance(method, MuSe) and method._merged and N > method.leaf:
+    if isinstance(method, MuSe) and method._merged and method.leaf < N:
         square, q, k, v = _with_places(method, q, k, v, s, full.keywords["dtype"])
 
     def of_blocks(rq: Tensor, lk: Tensor, lv: Tensor) -> Partial:

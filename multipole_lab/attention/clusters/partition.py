@@ -75,6 +75,17 @@ class Partition:
         """The partition by the Triton kernels: no value of x reaches the host."""
         return Clusters(*self._by_kernels(x, mask, True))
 
+    def of_leaves_on_device(self, x: Tensor) -> Clusters:
+        """The same where there are many short rows, x [B, H, n, D]: a program for each, where it can hold them."""
+        from multipole_lab.kernels.clustering import short
+        from multipole_lab.kernels.clustering.seeds import seeds_at
+
+        x, n = x.detach(), x.shape[2]
+        if self.kind != "kmeans" or not short.fits(x, self.count(n)):
+            return self.on_device(x)
+        seeds = seeds_at(x, start_places(n, self.count(n), "random", self.seed, x.device))
+        return Clusters(*short.short_kmeans(x, seeds, self.iterations, self.cap))
+
     def sort_on_device(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The order and the offsets of `on_device`, for those who need no centroids."""
         return self._by_kernels(x, mask, False)[3:]
