@@ -16,7 +16,7 @@ from ..common.rows import load_rows, of_head, store_rows
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
 
-# The members of a cluster, on average, up to which a tile of fewer of them is faster.
+# The members of a cluster, on average, below which a tile of fewer of them is faster.
 SMALL = 128
 
 
@@ -119,7 +119,7 @@ def summarise(
 def _fitting(tile: Tile, rows: int, keys: int, clusters: int) -> Tile:
     """A tile for few members: no larger than they and the centroids are, so that more programs find room. Tiles of 64
     keys and fewer are small enough."""
-    if keys > SMALL * clusters or tile.cols <= 64:
+    if keys >= SMALL * clusters or tile.cols <= 64:
         return tile
     fewer = min(tile.rows, power_of_two(rows))
     return Tile(fewer, min(tile.cols, 32), max(1, tile.warps * fewer // tile.rows), min(tile.stages, 2))
