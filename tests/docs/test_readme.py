@@ -20,7 +20,7 @@ SLOW = {"TopK(keys=64)", "MuSe(order='dipole')", "Centroid(clusters=64)"}  # sec
 def test_the_readmes_lines_print_what_stands_below_them():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     code, printed = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL).groups()
-    assert len(code.strip().splitlines()) == 5
+    assert len([line for line in code.splitlines() if line]) == 5
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         exec(code, {})
