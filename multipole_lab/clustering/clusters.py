@@ -70,7 +70,7 @@ def counting_sort(
 ) -> tuple[Int[Tensor, "*batch N"], Int[Tensor, "*batch C1"]]:
     """Positions by ascending label, padding last, and where each label's slice starts and ends."""
     bins = torch.where(labels < 0, clusters, labels).to(torch.int32)
-    ascending, order = bins.sort(dim=-1, stable=True)
+    ascending, order = (x.contiguous() for x in bins.sort(dim=-1, stable=True))
     edges = torch.arange(clusters + 1, dtype=torch.int32, device=labels.device)
     offsets = torch.searchsorted(ascending, edges.expand(*labels.shape[:-1], clusters + 1).contiguous())
     return order, offsets
