@@ -43,7 +43,8 @@ def test_launchers_run_on_tensors_without_data(entry, target, monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, forbidden)
     with launch.recording(target) as launches:
         entry.example(Problem())
-    assert launches or (entry.name == "lloyd" and target.shared_kb < 99)  # where `assign` does its work
+    # Where shared memory is small, `assign` does their work.
+    assert launches or (entry.name in ("lloyd", "short_kmeans") and target.shared_kb < 99)
     for one in launches:
         assert all(isinstance(size, int) for size in one.grid)
 
