@@ -11,8 +11,10 @@ import multipole_lab as ml
 from multipole_lab import kernels
 from multipole_lab.clustering.clusters import Clusters
 from multipole_lab.kernels.centroid.replace import member_means
+from multipole_lab.kernels.clustering.merge import merge_levels
 from multipole_lab.kernels.common.derivatives import KernelFunction, Refused
 from multipole_lab.kernels.exact.leaf import leaf
+from multipole_lab.kernels.muse import merged
 from multipole_lab.kernels.muse.causal import level_blocks, muse_causal
 from multipole_lab.kernels.muse.forward import muse
 from multipole_lab.kernels.runs.muse import runs_muse
@@ -62,10 +64,19 @@ def means(q, k, v):
     return out, out.new_zeros(())
 
 
+def tree():
+    """Of two leaves of eight positions."""
+    a, b = (clusters(x[0].unflatten(1, (2, 8)).transpose(0, 1)) for x in (Q, K))
+    keys = merge_levels(b.labels, b.centroids, b.counts, b.order, b.offsets)
+    return merged.Tree(a.centroids, a.order, a.offsets, *keys)
+
+
+TREE = tree()
 CALLS = {
     "leaf": lambda q, k, v: leaf(q, k, v, 0.25),
     "muse": full,
     "muse_causal": lambda q, k, v: muse_causal(q, k, v, [level(q, k)], 8, 0.25),
+    "muse_merged": lambda q, k, v: merged.muse_merged(q, k, v, TREE, 0.25),
     "runs_muse": lambda q, k, v: runs_muse(q, k, v, Tree.full(16, 16, 2, 2), 0.25),
     "member_means": means,
 }
