@@ -26,6 +26,7 @@ FIELDS = {
     "iterations": st.integers(0, 2),
     "partition": st.sampled_from(["kmeans", "balanced", "runs"]),
     "order": st.sampled_from(["monopole", "dipole"]),
+    "levels": st.sampled_from(["separate", "merged"]),
     "dipole_rank": st.sampled_from([None, 1, 2]),
     "near": st.integers(0, 2),
     "budget": st.integers(0, 20),

@@ -20,6 +20,7 @@ METHODS = {
     "MuSe balanced": ml.MuSe(clusters=3, partition="balanced", leaf=8),
     "MuSe runs": ml.MuSe(clusters=3, partition="runs", leaf=8),
     "MuSe few query clusters": ml.MuSe(clusters=4, query_clusters=2, leaf=8),
+    "MuSe merged": ml.MuSe(clusters=4, leaf=8, levels="merged"),
 }
 
 
