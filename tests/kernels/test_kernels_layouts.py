@@ -89,12 +89,12 @@ def functions():
 
 # Called by other launchers only, with tensors that those have made: they may refuse a layout.
 INNER = {
-    "decode_step", "halves", "leaf_backward", "leaf_into", "muse_backward", "offsets_of_chunks", "scatter",
+    "causal_gradients", "decode_step", "evaluate_levels", "halves", "leaf_backward", "leaf_into", "muse_backward", "offsets_of_chunks", "scatter",
     "runs_attend", "runs_key_grad", "runs_means", "runs_query_grad", "runs_summaries",
     "runs_summary_grad",
 }  # fmt: skip
 WRITING = {"restart_empty"}  # what they read: not where several numbers are one
-GRADED = {"centroid_field", "leaf", "member_means", "muse", "muse_causal", "runs_muse"}
+GRADED = {"centroid_field", "leaf", "member_means", "muse", "muse_causal", "muse_merged", "runs_muse"}
 EXPECTED = {}  # what every launcher gives for contiguous tensors
 FUNCTIONS = functions()
 STARTING = sorted(name for name, f in FUNCTIONS.items() if "launch" in f.__code__.co_names)
@@ -117,6 +117,7 @@ def small():
         case.call(*case.inputs)
     x = [x.clone().requires_grad_() for x in (q, k, v)]
     ml.MuSe(clusters=2, leaf=8, backend="triton")(*x, causal=True).sum().backward()
+    ml.MuSe(clusters=2, leaf=4, levels="merged", near=1, backend="triton")(*x, causal=True).sum().backward()
     ml.Centroid(clusters=2, backend="triton")(*x).sum().backward()
     k, v = (torch.randn(B, Hk, 60, D, generator=g).to(DEVICE) for _ in "kv")
     for levels in (1, 2):
