@@ -89,7 +89,8 @@ def functions():
 
 # Called by other launchers only, with tensors that those have made: they may refuse a layout.
 INNER = {
-    "causal_gradients", "decode_step", "evaluate_levels", "halves", "leaf_backward", "leaf_into", "muse_backward", "offsets_of_chunks", "scatter",
+    "causal_gradients", "decode_step", "evaluate_levels", "halves", "leaf_backward", "leaf_into", "muse_backward",
+    "offsets_of_chunks", "scatter",
     "runs_attend", "runs_key_grad", "runs_means", "runs_query_grad", "runs_summaries",
     "runs_summary_grad",
 }  # fmt: skip
