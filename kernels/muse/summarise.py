@@ -107,7 +107,9 @@ def summarise(
         mass = torch.empty(B, Hq, Cq, Ck, dtype=torch.float32, device=k.device)
         into = mass, *(torch.empty(*mass.shape, n, dtype=k.dtype, device=k.device) for n in (D, Dv))
     if not all(x.is_contiguous() for x in into):
-        raise ValueError(f"summarise: into has strides {[x.stride() for x in into]}; contiguous tensors are needed")
+        raise ValueError(
+            f"summarise: into has strides {[x.stride() for x in into]}; contiguous tensors are needed"
+        )
     mass, mean_k, mean_v = into
     launch(
         muse_summarise_kernel, (B * Hk * Ck * tiles,),
