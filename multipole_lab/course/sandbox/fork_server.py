@@ -48,13 +48,18 @@ def main(control_fd: int, slot: int) -> None:
             _end(child)
 
 
+# Folders of the repository that travel in the wheel and hold nothing to import; in a checkout solutions lie among them.
+_FOR_READERS = {"multipole_lab.docs", "multipole_lab.notebooks"}
+
+
 def _packages() -> list[str]:
     """Where packages are imported from, also outside the folders of Python: .pth files, editable installs."""
     editable = [
         path
         for name, module in sys.modules.items()
         if name.startswith("__editable__")
-        for path in getattr(module, "MAPPING", {}).values()
+        for package, path in getattr(module, "MAPPING", {}).items()
+        if package not in _FOR_READERS
     ]
     return [path for path in (*sys.path, *editable) if os.path.exists(path)]
 
