@@ -13,7 +13,7 @@ from torch import Tensor
 from multipole_lab import renamed
 from multipole_lab.attention import muse_kernels as kernels
 from multipole_lab.attention.calls.backend import check_backend, use_triton
-from multipole_lab.attention.causal import causal_attention
+from multipole_lab.attention.causal import block_sizes, causal_attention
 from multipole_lab.attention.clustered import attend_clustered, behind_sinks
 from multipole_lab.attention.clusters.assignments import Assignments
 from multipole_lab.attention.clusters.levels import level_labels, separate_labels
@@ -168,6 +168,7 @@ def implementation(
     one_leaf = causal and k.shape[2] <= method.leaf
     one_pass = mask is None and method.order == "monopole" and q.shape[2] == k.shape[2]
     in_runs = triton and mask is None and not one_leaf and kernels.in_runs(method, q, k, v, causal)
+    in_place = triton and causal and one_pass and not one_leaf and _merges_in_place(method, q.shape[2])
     table = (
         # attention, backend and what else must hold     computed by
         (one_leaf,                                       _exact),
@@ -175,10 +176,17 @@ def implementation(
         (not causal and triton and in_runs,              kernels.full_runs),
         (not causal and triton,                          kernels.full),
         (causal and triton and one_pass and in_runs,     kernels.causal_runs),
-        (causal and triton and one_pass,                 kernels.causal),
+        (causal and triton and one_pass and in_place,    kernels.causal),
         (causal,                                         _block_by_block),
     )  # fmt: skip
     return next(computed_by for holds, computed_by in table if holds)
+
+
+def _merges_in_place(method: MuSe, positions: int) -> bool:
+    """Whether the kernels have place for the clusters that merge, where any do; otherwise torch merges them."""
+    from multipole_lab.kernels.clustering.merge import MOST
+
+    return not method._merged or method._partition.number(block_sizes(positions, method.leaf)[0]) <= MOST
 
 
 def _attend(

@@ -113,7 +113,6 @@ def _of_clusters(
 @_in_graphs
 def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
     """All causal blocks in one pass, without padding and with a monopole."""
-    from multipole_lab.kernels.clustering.merge import MOST as MOST_MERGED
     from multipole_lab.kernels.muse.causal import muse_causal
     from multipole_lab.kernels.muse.merged import Tree, muse_merged
 
@@ -121,7 +120,7 @@ def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: No
     block, levels = block_sizes(N, method.leaf)
     # Batch entries become heads here, once for all that follows.
     q, k, v = (x.flatten(0, 1)[None] for x in _filled_up(q, k, v, block << levels))
-    if method._merged and method._partition.number(block) <= MOST_MERGED:
+    if method._merged:
         parts = partial(_merged_parts, method, block, scale)
         out, lse, *tree = replayed(("merged parts", method, block, scale), parts, q, k, v)
         out, lse = muse_merged(q, k, v, Tree(*tree), scale, method.near, (out, lse), _run(q))

@@ -92,3 +92,10 @@ def test_results_and_gradients_are_those_of_torch(heads, N, settings, poisoned):
     ):
         error = (got - want).norm() / want.norm()
         assert error < 1e-5, f"{name}: {error:.1e}"
+
+
+def test_more_clusters_than_the_kernels_hold_are_merged_by_torch():
+    tensors = [vectors(1, 1, 2 * 131, 16, seed=i) for i in range(3)]
+    settings = {"clusters": 130, "leaf": 131, "query_clusters": 2, "cap": None}
+    (got, *_), (want, *_) = (results(backend, tensors, **settings) for backend in ("triton", "torch"))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
