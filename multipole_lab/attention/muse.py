@@ -168,7 +168,7 @@ def implementation(
     one_leaf = causal and k.shape[2] <= method.leaf
     one_pass = mask is None and method.order == "monopole" and q.shape[2] == k.shape[2]
     in_runs = triton and mask is None and not one_leaf and kernels.in_runs(method, q, k, v, causal)
-    in_place = triton and causal and one_pass and not one_leaf and _merges_in_place(method, q.shape[2])
+    in_place = causal and triton and one_pass and _merges_in_place(method, q.shape[2])
     table = (
         # attention, backend and what else must hold     computed by
         (one_leaf,                                       _exact),
@@ -176,7 +176,7 @@ def implementation(
         (not causal and triton and in_runs,              kernels.full_runs),
         (not causal and triton,                          kernels.full),
         (causal and triton and one_pass and in_runs,     kernels.causal_runs),
-        (causal and triton and one_pass and in_place,    kernels.causal),
+        (in_place,                                       kernels.causal),
         (causal,                                         _block_by_block),
     )  # fmt: skip
     return next(computed_by for holds, computed_by in table if holds)
@@ -222,7 +222,6 @@ def _block_by_block(
     if not method._merged:
         return causal_attention(full, q, k, v, scale, mask, method.leaf, backend=method.backend)
     of_level = partial(kernels.of_labels if use_triton(method.backend, q, v) else _formula, method)
-    labels = method._level_labels
     return causal_attention(
-        of_level, q, k, v, scale, mask, method.leaf, past=full, backend=method.backend, labels=labels
+        of_level, q, k, v, scale, mask, method.leaf, full, method.backend, labels=method._level_labels
     )

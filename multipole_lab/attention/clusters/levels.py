@@ -34,10 +34,11 @@ def level_labels(
     q_labels, k_labels = leaf_labels(of_queries, q, None, block), leaf_labels(of_keys, k, mask, block)
     merged = _merged(k.detach(), k_labels, C, block)
     leaf = torch.arange(q.shape[2], device=q.device) // block
+    largest = of_keys.largest(block)
     return [
         (
-            Labels(q_labels + leaf % (1 << level) * Cq, Cq << level, of_queries.size(block)),
-            Labels(merged[level], C, None if of_keys.cap is None else of_keys.size(block) << level),
+            Labels(q_labels + leaf % (1 << level) * Cq, Cq << level, of_queries.largest(block)),
+            Labels(merged[level], C, None if largest is None else largest << level),
         )
         for level in range(levels)
     ]
@@ -55,9 +56,8 @@ def separate_labels(
     """The same where every block of every level is clustered for itself."""
 
     def found(partition: Partition, x: Tensor, mask: Tensor | None, size: int) -> Labels:
-        unbounded = partition.kind == "kmeans" and partition.cap is None
-        largest = None if unbounded else partition.size(size)
-        return Labels(leaf_labels(partition, x, mask, size), partition.number(size), largest)
+        labels = leaf_labels(partition, x, mask, size)
+        return Labels(labels, partition.number(size), partition.largest(size))
 
     sizes = (block << level for level in range(levels))
     return [(found(of_queries, q, None, size), found(of_keys, k, mask, size)) for size in sizes]

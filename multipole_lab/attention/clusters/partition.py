@@ -111,9 +111,7 @@ class Partition:
 
     def found(self, x: Tensor, mask: Tensor | None = None) -> Labels:
         """The partition of x [B, H, N, D], with what is known about it without a look at the labels."""
-        N = x.shape[2]
-        unbounded = self.kind == "kmeans" and self.cap is None
-        return Labels(self.labels(x, mask), self.number(N), None if unbounded else self.size(N))
+        return Labels(self.labels(x, mask), self.number(x.shape[2]), self.largest(x.shape[2]))
 
     def slots(self, x: Tensor, mask: Tensor | None = None) -> Slots:
         """The partition of x [B, H, N, D] laid out in slots."""
@@ -122,6 +120,10 @@ class Partition:
     def number(self, vectors: int) -> int:
         """How many clusters that many vectors really get: equal blocks may need fewer than asked for."""
         return self.count(vectors) if self.kind == "kmeans" else -(-vectors // self.size(vectors))
+
+    def largest(self, vectors: int) -> int | None:
+        """``size`` where something bounds it; None where only the labels say it, without a cap."""
+        return None if self.kind == "kmeans" and self.cap is None else self.size(vectors)
 
     def size(self, vectors: int) -> int:
         """The largest number of members a cluster of that many vectors can have, known without looking at them."""
