@@ -17,6 +17,7 @@ from multipole_lab.decoding.cache import MultipoleCache
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.step.trace import TracedStep, traced
 from multipole_lab.decoding.store.hierarchy import Hierarchy
+from multipole_lab.interface.cache_name import with_cache
 from multipole_lab.lessons.decode_trace import take_step
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class Author:
     @torch.inference_mode()
     def _forward(self, ids: Tensor, cache: object) -> Tensor:
         """Read tokens [1, n]; the likeliest next one, [1, 1]."""
-        return self.model(ids, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
+        return self.model(ids, **with_cache(self.model, cache), use_cache=True).logits[:, -1:].argmax(-1)
 
 
 def parting(words: list[Word]) -> int | None:

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from multipole_lab.attention import Exact, MuSe, Window
 from multipole_lab.decoding import MultipoleCache
 from multipole_lab.evaluation.families.tiny import LENGTH, Part
+from multipole_lab.interface.cache_name import with_cache
 from multipole_lab.interface.functions import Hook, Output, attention_layers, hooked, layer_numbers
 from multipole_lab.models import capture
 
@@ -108,7 +109,7 @@ def cached(part: Part) -> Answer:
         steps = ids.split([LENGTH - 8] + [1] * 8, 1)
         with torch.no_grad():
             return torch.cat(
-                [part.model(step, past_key_values=cache, use_cache=True)[0] for step in steps], 1
+                [part.model(step, **with_cache(part.model, cache), use_cache=True)[0] for step in steps], 1
             )
 
     try:
