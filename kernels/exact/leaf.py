@@ -1,4 +1,4 @@
-"""Exact attention, causal or full, with its log-sum-exp: the leaves of the causal recursion."""
+"""Exact attention, causal, full or in a band, with its log-sum-exp: the leaves of the causal recursion, and windows."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..common.online import softmax_lse, softmax_mean, softmax_start, softmax_st
 from ..common.rows import load_rows, of_head, store_rows
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
-from ..common.visible import mask_kind, visible
+from ..common.visible import NO_BAND, Band, keys_of, mask_kind, visible
 from .leaf_backward import leaf_backward
 
 
 @triton.jit
 def leaf_kernel(
     q, k, v, valid, bias, out, lse, scale,
-    q_strides, k_strides, v_strides, out_strides, lse_strides, sizes, D: tl.constexpr, DV: tl.constexpr,
-    BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
+    q_strides, k_strides, v_strides, out_strides, lse_strides, sizes, band, D: tl.constexpr, DV: tl.constexpr,
+    BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr, BIASED: tl.constexpr, BANDED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BM queries of one head; the last tiles, which have the most keys, start first
     HQ, G, NQ, NK, TILES = sizes
@@ -36,18 +36,18 @@ def leaf_kernel(
     m_m, b_m = o_m < NQ, o_m.to(tl.int64)
     b_q = load_rows(of_head(q, q_strides, i_b, i_h), b_m, m_m, q_strides[2], D, BD)
     b_out, b_max, b_sum = softmax_start(BM, BDV)
-    i_last = NK
-    if CAUSAL:
-        i_last = tl.minimum(NK, i_m + BM + NK - NQ)
+    i_last, i_sinks, i_gap = keys_of(i_m, band, NQ, NK, BM, BN, CAUSAL, BANDED)
     for i in range(0, i_last, BN):
         b_n = (i + o_n).to(tl.int64)
+        if BANDED:
+            b_n += tl.where(i < i_sinks, 0, i_gap)
         m_n = b_n < NK
         b_k = load_rows(p_k, b_n, m_n, k_strides[2], D, BD)
         b_v = load_rows(p_v, b_n, m_n, v_strides[2], DV, BDV)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale  # [BM, BN]
         if BIASED:
             b_s += tl.load(bias + i_b * NK + b_n, mask=m_n, other=0.0)[None, :]
-        m_s = visible(valid, i_b, o_m[:, None], b_n[None, :], NQ, NK, CAUSAL, MASKED)
+        m_s = visible(valid, i_b, o_m[:, None], b_n[None, :], band, NQ, NK, CAUSAL, MASKED, BANDED)
         b_s = tl.where(m_s, b_s, float("-inf"))
         b_out, b_max, b_sum = softmax_step(b_out, b_max, b_sum, b_s, b_v, PRECISION)
     p_out, p_lse = of_head(out, out_strides, i_b, i_h), of_head(lse, lse_strides, i_b, i_h)
@@ -63,26 +63,29 @@ def leaf(
     causal: bool = True,
     valid: Tensor | None = None,
     bias: Tensor | None = None,
+    band: Band | None = None,
     tile: Tile | None = None,
     precision: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Exact attention in one online softmax; differentiable in q, k and v.
 
     out_m = sum_n softmax_n(s q_m.k_n + b_n) v_n and lse_m = log sum_n exp(s q_m.k_n + b_n), over all n, or,
-    causal, over n <= m + Nk - Nq: the queries are the last Nq positions.
+    causal, over n <= m + Nk - Nq: the queries are the last Nq positions. In a band, over those of these n that are
+    sinks or stand between m + Nk - Nq - behind and m + Nk - Nq + ahead; tiles of keys outside are not read.
 
     Parameters
     ----------
     q : [B, Hq, Nq, D], k : [B, Hk, Nk, D], v : [B, Hk, Nk, Dv]; any strides.
     valid : [B, Nk], or [B, Nq, Nk] for every query its own; bool, False for keys to leave out.
     bias : b [B, Nk] fp32, a constant of the backward; -inf leaves a key out. None for zero.
+    band : the window, None for all keys.
 
     Returns
     -------
     out [B, Hq, Nq, Dv] in the dtype of q, lse [B, Hq, Nq] fp32; a query that sees no key has out 0, lse -inf.
 
     Bytes: q and out once, K and V once for every tile of queries (L2). Operations: 2 B Hq Nq Nk (D + Dv),
-    half when causal; the backward 2.5 times as many.
+    half when causal; the backward 2.5 times as many. In a band with its keys and the sinks instead of Nk.
 
     Raises
     ------
@@ -98,12 +101,13 @@ def leaf(
         raise ValueError("leaf: bias requires a gradient, of which the backward knows nothing; detach it")
     q, k, v = row_strided(q), row_strided(k), row_strided(v)
     valid, bias = (None if x is None else x.contiguous() for x in (valid, bias))
-    return _Leaf.apply(q, k, v, scale, causal, valid, bias, tile, precision or fp32_precision(q))
+    return _Leaf.apply(q, k, v, scale, causal, valid, bias, band, tile, precision or fp32_precision(q))
 
 
 def leaf_into(
     out: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool = True,
-    valid: Tensor | None = None, bias: Tensor | None = None, tile: Tile | None = None, precision: str | None = None,
+    valid: Tensor | None = None, bias: Tensor | None = None, band: Band | None = None, tile: Tile | None = None,
+    precision: str | None = None,
 ) -> None:  # fmt: skip
     """The forward of `leaf`, written to out and lse of any strides with the last dimension contiguous."""
     B, Hq, Nq, D = q.shape
@@ -115,8 +119,8 @@ def leaf_into(
         leaf_kernel, (B * Hq * tiles,),
         q, k, v, q if valid is None else valid, q if bias is None else bias, out, lse, scale,
         q.stride()[:3], k.stride()[:3], v.stride()[:3], out.stride()[:3], lse.stride()[:2],
-        (Hq, Hq // Hk, Nq, Nk, tiles), D, Dv, BD=BD, BDV=BDV, BM=tile.rows, BN=tile.cols,
-        CAUSAL=causal, MASKED=mask_kind(valid), BIASED=bias is not None,
+        (Hq, Hq // Hk, Nq, Nk, tiles), band or NO_BAND, D, Dv, BD=BD, BDV=BDV, BM=tile.rows, BN=tile.cols,
+        CAUSAL=causal, MASKED=mask_kind(valid), BIASED=bias is not None, BANDED=band is not None,
         PRECISION=precision or fp32_precision(q), tile=tile,
     )  # fmt: skip
 
@@ -125,22 +129,22 @@ class _Leaf(KernelFunction):
     operation = "leaf"
 
     @staticmethod
-    def forward(ctx, q, k, v, scale, causal, valid, bias, tile, precision):
+    def forward(ctx, q, k, v, scale, causal, valid, bias, band, tile, precision):
         out = torch.empty(*q.shape[:3], v.shape[-1], dtype=q.dtype, device=q.device)
         lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-        leaf_into(out, lse, q, k, v, scale, causal, valid, bias, tile, precision)
+        leaf_into(out, lse, q, k, v, scale, causal, valid, bias, band, tile, precision)
         ctx.save_for_backward(q, k, v, valid, bias, out, lse)
-        ctx.scale, ctx.causal, ctx.precision = scale, causal, precision
+        ctx.scale, ctx.causal, ctx.band, ctx.precision = scale, causal, band, precision
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx, dout, dlse):
         if dout is None and dlse is None:
-            return (None,) * 9
+            return (None,) * 10
         q, k, v, valid, bias, out, lse = ctx.saved_tensors
         dout = torch.zeros_like(out) if dout is None else dout
         grads = leaf_backward(
-            q, k, v, valid, bias, out, lse, dout, dlse, ctx.scale, ctx.causal, ctx.precision
+            q, k, v, valid, bias, out, lse, dout, dlse, ctx.scale, ctx.causal, ctx.band, ctx.precision
         )
-        return *grads, *(None,) * 6
+        return *grads, *(None,) * 7

@@ -14,15 +14,15 @@ from ..common.online import load_lse
 from ..common.rows import load_rows, of_head, store_rows
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import choose
-from ..common.visible import mask_kind, visible
+from ..common.visible import NO_BAND, Band, keys_of, mask_kind, queries_of, visible
 
 
 @triton.jit
 def leaf_query_grad_kernel(
     q, k, v, valid, bias, out, lse, dout, dlse, delta, dq, scale,
-    q_strides, k_strides, v_strides, dout_strides, sizes, D: tl.constexpr, DV: tl.constexpr,
-    BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr, BIASED: tl.constexpr, DLSE: tl.constexpr, PRECISION: tl.constexpr,
+    q_strides, k_strides, v_strides, dout_strides, sizes, band, D: tl.constexpr, DV: tl.constexpr,
+    BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr, BIASED: tl.constexpr, BANDED: tl.constexpr, DLSE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BM queries of one head
     HQ, G, NQ, NK, TILES = sizes
@@ -40,15 +40,15 @@ def leaf_query_grad_kernel(
     tl.store(delta + i_head * NQ + o_m, b_delta, mask=m_m)
     b_lse = load_lse(lse, i_head * NQ + o_m, m_m)
     b_dq = tl.zeros([BM, BD], dtype=tl.float32)
-    i_last = NK
-    if CAUSAL:
-        i_last = tl.minimum(NK, i_m + BM + NK - NQ)
+    i_last, i_sinks, i_gap = keys_of(i_m, band, NQ, NK, BM, BN, CAUSAL, BANDED)
     for i in range(0, i_last, BN):
         b_n = (i + o_n).to(tl.int64)
+        if BANDED:
+            b_n += tl.where(i < i_sinks, 0, i_gap)
         m_n = b_n < NK
         b_k = load_rows(p_k, b_n, m_n, k_strides[2], D, BD)
         b_v = load_rows(p_v, b_n, m_n, v_strides[2], DV, BDV)
-        m_s = visible(valid, i_b, o_m[:, None], b_n[None, :], NQ, NK, CAUSAL, MASKED)
+        m_s = visible(valid, i_b, o_m[:, None], b_n[None, :], band, NQ, NK, CAUSAL, MASKED, BANDED)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * scale
         if BIASED:
             b_s += tl.load(bias + i_b * NK + b_n, mask=m_n, other=0.0)[None, :]
@@ -61,9 +61,9 @@ def leaf_query_grad_kernel(
 @triton.jit
 def leaf_key_grad_kernel(
     q, k, v, valid, bias, lse, dout, delta, dk, dv, scale,
-    q_strides, k_strides, v_strides, dout_strides, sizes, D: tl.constexpr, DV: tl.constexpr,
-    BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr,
+    q_strides, k_strides, v_strides, dout_strides, sizes, band, D: tl.constexpr, DV: tl.constexpr,
+    BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr, BIASED: tl.constexpr, BANDED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BM keys of one key head, over the queries of all heads of its group
     HK, G, NQ, NK, TILES = sizes
@@ -80,21 +80,19 @@ def leaf_key_grad_kernel(
         b_bias = tl.load(bias + i_b * NK + o_m, mask=m_m, other=0.0)
     b_dk = tl.zeros([BM, BD], dtype=tl.float32)
     b_dv = tl.zeros([BM, BDV], dtype=tl.float32)
-    i_first = 0
-    if CAUSAL:  # the first query that sees the first of these keys
-        i_first = tl.maximum(0, i_m - (NK - NQ)) // BN * BN
+    i_first, i_last = queries_of(i_m, band, NQ, NK, BM, BN, CAUSAL, BANDED)
     for i_g in range(0, G):
         i_hq = i_head * G + i_g  # row of the query head over the whole batch
         p_q = of_head(q, q_strides, i_b, i_h * G + i_g)
         p_dout = of_head(dout, dout_strides, i_b, i_h * G + i_g)
-        for i in range(i_first, NQ, BN):
+        for i in range(i_first, i_last, BN):
             b_n = (i + o_n).to(tl.int64)
             m_n = b_n < NQ
             b_q = load_rows(p_q, b_n, m_n, q_strides[2], D, BD)
             b_do = load_rows(p_dout, b_n, m_n, dout_strides[2], DV, BDV)
             b_lse = load_lse(lse, i_hq * NQ + b_n, m_n)
             b_delta = tl.load(delta + i_hq * NQ + b_n, mask=m_n, other=0.0)
-            m_s = visible(valid, i_b, b_n[None, :], o_m[:, None], NQ, NK, CAUSAL, MASKED)
+            m_s = visible(valid, i_b, b_n[None, :], o_m[:, None], band, NQ, NK, CAUSAL, MASKED, BANDED)
             b_s = tl.dot(b_k, tl.trans(b_q), input_precision=PRECISION) * scale  # [BM, BN]
             if BIASED:
                 b_s += b_bias[:, None]
@@ -108,7 +106,7 @@ def leaf_key_grad_kernel(
 
 def leaf_backward(
     q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None, bias: Tensor | None, out: Tensor, lse: Tensor,
-    dout: Tensor, dlse: Tensor | None, scale: float, causal: bool, precision: str,
+    dout: Tensor, dlse: Tensor | None, scale: float, causal: bool, band: Band | None, precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v, shapes as in `leaf`.
 
@@ -116,7 +114,8 @@ def leaf_backward(
     dk = s sum_m ds q_m,  dv = sum_m P do_m.
 
     Bytes: every tensor once, and K, V (then q, dout) once for every tile of the other side (L2).
-    Operations: B Hq Nq Nk (8 D + 6 Dv), half when causal.
+    Operations: B Hq Nq Nk (8 D + 6 Dv), half when causal; in a band with its keys instead of Nk. A tile of keys that
+    holds sinks goes through all queries.
     """
     B, Hq, Nq, D = q.shape
     Hk, Nk, Dv = k.shape[1], k.shape[2], v.shape[-1]
@@ -129,23 +128,23 @@ def leaf_backward(
     strides = [x.stride()[:3] for x in (q, k, v, dout)]
     constants = {
         "BD": BD, "BDV": BDV, "CAUSAL": causal, "MASKED": mask_kind(valid), "BIASED": bias is not None,
-        "PRECISION": precision,
+        "BANDED": band is not None, "PRECISION": precision,
     }  # fmt: skip
     head, width, target = max(BD, BDV), q.element_size(), target_of(q)
-    valid, bias = q if valid is None else valid, q if bias is None else bias
+    valid, bias, band = q if valid is None else valid, q if bias is None else bias, band or NO_BAND
     tile = choose("leaf_query_grad", target, head, width)
     tiles = cdiv(Nq, tile.rows)
     launch(
         leaf_query_grad_kernel, (B * Hq * tiles,),
         q, k, v, valid, bias, out, lse, dout, delta if dlse is None else dlse.contiguous(), delta, dq, scale,
-        *strides, (Hq, Hq // Hk, Nq, Nk, tiles), D, Dv,
+        *strides, (Hq, Hq // Hk, Nq, Nk, tiles), band, D, Dv,
         BM=tile.rows, BN=tile.cols, DLSE=dlse is not None, **constants, tile=tile,
     )  # fmt: skip
     tile = choose("leaf_key_grad", target, head, width)
     tiles = cdiv(Nk, tile.rows)
     launch(
         leaf_key_grad_kernel, (B * Hk * tiles,),
-        q, k, v, valid, bias, lse, dout, delta, dk, dv, scale, *strides, (Hk, Hq // Hk, Nq, Nk, tiles), D, Dv,
+        q, k, v, valid, bias, lse, dout, delta, dk, dv, scale, *strides, (Hk, Hq // Hk, Nq, Nk, tiles), band, D, Dv,
         BM=tile.rows, BN=tile.cols, **constants, tile=tile,
     )  # fmt: skip
     return dq, dk, dv

@@ -28,6 +28,7 @@ def muse_key_grad_kernel(
     scale, q_strides, k_strides, v_strides, dout_strides, sizes, D: tl.constexpr, DV: tl.constexpr,
     R: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
     BC: tl.constexpr, NEAR: tl.constexpr, DIPOLE: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
+    FAR: tl.constexpr = True,
 ):  # fmt: skip
     """dk and dv of one tile of the members of one key cluster j.
 
@@ -50,21 +51,22 @@ def muse_key_grad_kernel(
         b_v = load_rows(of_head(v, v_strides, i_b, i_h), b_n, m_m, v_strides[2], DV, BDV)  # [BM, BDV]
         b_dk = tl.zeros([BM, BD], dtype=tl.float32)
         b_dv = tl.zeros([BM, BDV], dtype=tl.float32)
-        for i in range(0, ROWS, BC):
-            m_c, o_row = i + o_c < ROWS, i_head * ROWS + i + o_c
-            o_j = o_row * CK + i_j
-            b_p = load_rows(centroids, o_row, m_c, D, D, BD)
-            b_dmk = load_rows(d_mean_k, o_j, m_c, D, D, BD).to(b_k.dtype)
-            b_dmv = load_rows(d_mean_v, o_j, m_c, DV, DV, BDV).to(b_k.dtype)
-            b_a = tl.load(mass + o_j, mask=m_c, other=float("inf"))
-            b_tilt = tl.load(tilt + o_j, mask=m_c, other=0.0) - tl.load(d_mass + o_j, mask=m_c, other=0.0)
-            b_s = tl.dot(b_k, tl.trans(b_p), input_precision=PRECISION) * scale - b_a[None, :]  # [BM, BC]
-            b_w = tl.exp(b_s)
-            b_ds = tl.dot(b_k, tl.trans(b_dmk), input_precision=PRECISION) - b_tilt[None, :]
-            b_ds = b_w * tl.dot(b_v, tl.trans(b_dmv), b_ds, input_precision=PRECISION) * scale
-            b_dk = tl.dot(b_ds.to(b_k.dtype), b_p, b_dk, input_precision=PRECISION)
-            b_dk = tl.dot(b_w.to(b_k.dtype), b_dmk, b_dk, input_precision=PRECISION)
-            b_dv = tl.dot(b_w.to(b_k.dtype), b_dmv, b_dv, input_precision=PRECISION)
+        if FAR:
+            for i in range(0, ROWS, BC):
+                m_c, o_row = i + o_c < ROWS, i_head * ROWS + i + o_c
+                o_j = o_row * CK + i_j
+                b_p = load_rows(centroids, o_row, m_c, D, D, BD)
+                b_dmk = load_rows(d_mean_k, o_j, m_c, D, D, BD).to(b_k.dtype)
+                b_dmv = load_rows(d_mean_v, o_j, m_c, DV, DV, BDV).to(b_k.dtype)
+                b_a = tl.load(mass + o_j, mask=m_c, other=float("inf"))
+                b_tilt = tl.load(tilt + o_j, mask=m_c, other=0.0) - tl.load(d_mass + o_j, mask=m_c, other=0.0)
+                b_s = tl.dot(b_k, tl.trans(b_p), input_precision=PRECISION) * scale - b_a[None, :]  # [BM, BC]
+                b_w = tl.exp(b_s)
+                b_ds = tl.dot(b_k, tl.trans(b_dmk), input_precision=PRECISION) - b_tilt[None, :]
+                b_ds = b_w * tl.dot(b_v, tl.trans(b_dmv), b_ds, input_precision=PRECISION) * scale
+                b_dk = tl.dot(b_ds.to(b_k.dtype), b_p, b_dk, input_precision=PRECISION)
+                b_dk = tl.dot(b_w.to(b_k.dtype), b_dmk, b_dk, input_precision=PRECISION)
+                b_dv = tl.dot(b_w.to(b_k.dtype), b_dmv, b_dv, input_precision=PRECISION)
         if NEAR:
             for i_c in range(0, ROWS):
                 m_near = tl.load(far + (i_head * ROWS + i_c) * CK + i_j) == float("-inf")

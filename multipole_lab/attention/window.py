@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from multipole_lab.attention.calls.backend import use_triton
 from multipole_lab.attention.calls.padding import without_gaps
 from multipole_lab.attention.exact import exact_partial
 from multipole_lab.attention.method import Method
@@ -54,6 +55,11 @@ class Window(Method):
         ahead = 0 if causal else self.size - self.size // 2 - 1
         behind = self.size - 1 - ahead
         shift, sinks = Nk - Nq, min(self.sinks, Nk)
+        if use_triton("auto", q, v):
+            from multipole_lab.kernels.common.visible import Band
+            from multipole_lab.kernels.exact.leaf import leaf
+
+            return leaf(q, k, v, scale, causal, mask, band=Band(behind, ahead, sinks))
         outs, lses = [], []
         for first in range(0, Nq, BLOCK):
             last = min(first + BLOCK, Nq)
