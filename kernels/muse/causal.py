@@ -185,7 +185,7 @@ def causal_gradients(settings: tuple, with_lse: int, *tensors: Tensor) -> tuple[
 
     def leaf_parts() -> tuple[Tensor, ...]:
         seen = to.contiguous(), to_lse[..., 0].contiguous()
-        return leaf_backward(*inputs, None, None, *seen, do, dlse, scale, True, precision)
+        return leaf_backward(*inputs, None, None, *seen, do, dlse, scale, True, None, precision)
 
     def level_parts(level: int) -> tuple[Tensor, ...]:
         of_level = kept[5 * level : 5 * level + 5]

@@ -57,7 +57,7 @@ def check(case, band, dtype):
     shapes = ((B, Hq, Nq, D), (B, Hk, Nk, D), (B, Hk, Nk, Dv))
     q, k, v = (torch.randn(s, generator=g).to(dtype).to(DEVICE) for s in shapes)
     valid = (torch.rand(B, Nk, generator=g) > 0.2).to(DEVICE) if masked else None
-    kept = None if valid is None else valid[:, None]
+    kept = None if valid is None else valid[:, None].cpu()
     seen = oracle.visible(Nq, Nk, causal, kept)
     if band is not None:
         at, key = torch.arange(Nq)[:, None] + Nk - Nq, torch.arange(Nk)
