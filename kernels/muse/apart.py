@@ -27,13 +27,13 @@ def summary_gradients(
     q: Tensor, centroids: Tensor, q_sorted: Sorted, far: Tensor, mean_k: Tensor, mean_v: Tensor, lse: Tensor,
     dout: Tensor, delta: Tensor, scale: float, precision: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """At the queries: the gradients of the far masses and of the tilted means, [B, Hq, Cq, Ck, .] in fp32.
+    """At the queries: the gradients of the far masses, [B, Hq, Cq, Ck] in fp32, and of the tilted means, in that of q.
 
     Shapes as in `evaluate`; lse and delta [B, Hq, Nq] over all keys of a query, dout [B, Hq, Nq, Dv].
     """
     (B, Hq, Nq, D), Dv, (Cq, Ck) = q.shape, mean_v.shape[-1], far.shape[2:]
     q, dout, sizes, pick = row_strided(q), row_strided(dout), *_tiles(q, Dv)
-    made = [torch.empty(*far.shape, *more, dtype=torch.float32, device=q.device) for more in ((), (D,), (Dv,))]
+    made = torch.empty_like(far), *(q.new_empty(*far.shape, width) for width in (D, Dv))
     tile = pick("summary_grad")
     tiles = cdiv(Ck, tile.rows)
     launch(
@@ -42,7 +42,7 @@ def summary_gradients(
         q.stride()[:3], dout.stride()[:3], (Hq, Nq, Cq, Ck, tiles), D, Dv,
         **sizes, BC=tile.rows, BM=tile.cols, PRECISION=precision, tile=tile,
     )  # fmt: skip
-    return tuple(made)
+    return made
 
 
 def key_gradients(
@@ -52,10 +52,10 @@ def key_gradients(
     """At the keys: what the gradients of `summarise`'s results give for the centroids, k and v.
 
     That of the centroids, [B, Hq, Cq, D] in fp32, leaves out what the displacements of the queries cancel, as
-    `query_gradients` does: with both, dq is whole. d_summaries in fp32, in the order of mass, mean_k and mean_v.
+    `query_gradients` does: with both, dq is whole. d_summaries as `summary_gradients` returns them.
     """
     (B, Hk, Nk, D), Dv, (Hq, Cq, Ck) = k.shape, v.shape[-1], summaries[0].shape[1:]
-    (mass, mean_k, mean_v), (d_mass, d_mean_k, d_mean_v) = summaries, d_summaries
+    (mass, mean_k, mean_v), (d_mass, d_mean_k, d_mean_v) = summaries, (x.contiguous() for x in d_summaries)
     k, v, centroids, rows = row_strided(k), row_strided(v), centroids.contiguous(), Hq // Hk * Cq
     sizes, pick = _tiles(k, Dv)
     tilt, d_centroids = torch.empty_like(mass), mass.new_empty(B, Hq, Cq, D)
@@ -79,7 +79,17 @@ def key_gradients(
     no_queries = k, k_sorted, (mass, k, mass)
     d_all = tilt, d_mass, d_mean_k, d_mean_v
     dk, dv = _key_grad(
-        k, v, centroids, k_sorted, *no_queries, (mass, mass, mean_k, mean_v), d_all, (0, Cq), False, scale, precision
+        k,
+        v,
+        centroids,
+        k_sorted,
+        *no_queries,
+        (mass, mass, mean_k, mean_v),
+        d_all,
+        (0, Cq),
+        False,
+        scale,
+        precision,
     )
     return partial.sum(0), dk, dv
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 
@@ -75,30 +76,103 @@ class Channel:
     ) -> dict[int, Tensor]:
         """Send ``parts[t]`` to every rank t named, and receive a tensor of ``shapes[s]`` from every rank s named.
 
-        All ranks of the group must call it together, also those that send and receive nothing. The own rank may be
-        among both: that part is handed over as it is. ``like`` gives the device and dtype of all parts.
+        As ``start``, of one tensor for each rank, and waited for.
+        """
+        parts, shapes = ({r: [x] for r, x in each.items()} for each in (parts, shapes))
+        heard = self.start(kind, parts, shapes, [like]).wait()
+        return {s: tensors[0] for s, tensors in heard.items()}
+
+    def start(
+        self,
+        kind: str,
+        parts: Mapping[int, Sequence[Tensor]],
+        shapes: Mapping[int, Sequence[Sequence[int]]],
+        likes: Sequence[Tensor],
+    ) -> Message:
+        """Begin to send the tensors ``parts[t]`` to every rank t named, and to receive as many, of ``shapes[s]``, from
+        every rank s named; ``wait`` of what is returned gives them.
+
+        All ranks of the group must call it together, also those that send and receive nothing, in one order for all
+        messages. The own rank may be among both: its part is handed over as it is. ``likes`` gives the device and the
+        dtypes, in which every tensor travels: all as bytes, so that one collective carries several dtypes.
 
         Raises
         ------
         RuntimeError : another rank has ended, or did not answer within the group's time limit.
         """
-        away = [None if t == self.rank else parts.get(t) for t in range(self.ranks)]
-        sizes_in = [0 if s == self.rank or s not in shapes else prod(shapes[s]) for s in range(self.ranks)]
-        sizes_out = [0 if part is None else part.numel() for part in away]
-        flat = [part.reshape(-1).to(like) for part in away if part is not None]
-        outgoing = torch.cat(flat) if flat else like.new_empty(0)
-        incoming = like.new_empty(sum(sizes_in))
+        ranks = range(self.ranks)
+        width = [x.element_size() for x in likes]
+        away = [[] if t == self.rank else parts.get(t, []) for t in ranks]
+        flat = [
+            [x.to(like).reshape(-1).view(torch.uint8) for x, like in zip(part, likes, strict=bool(part))]
+            for part in away
+        ]
+        sizes_out = [sum(x.numel() for x in part) for part in flat]
+        sizes_in = [
+            0 if s == self.rank or s not in shapes else sum(map(_bytes, shapes[s], width)) for s in ranks
+        ]
+        device = likes[0].device
+        empty = torch.empty(0, dtype=torch.uint8, device=device)
+        outgoing = torch.cat([empty, *(x for part in flat for x in part)])
+        incoming = torch.empty(sum(sizes_in), dtype=torch.uint8, device=device)
+        message = Message(self, kind, parts, shapes, likes, sizes_in, outgoing, incoming)
+        with message.named():
+            message.work = dist.all_to_all_single(
+                incoming, outgoing, sizes_in, sizes_out, group=self.group, async_op=True
+            )
+        if self.traffic is not None:
+            self.traffic.sent[kind] += outgoing.numel()
+            self.traffic.received[kind] += incoming.numel()
+        return message
+
+
+@dataclass
+class Message:
+    """What is on its way; sent and received are kept until ``wait``."""
+
+    channel: Channel
+    kind: str
+    parts: Mapping[int, Sequence[Tensor]]
+    shapes: Mapping[int, Sequence[Sequence[int]]]
+    likes: Sequence[Tensor]
+    sizes_in: list[int]
+    outgoing: Tensor
+    incoming: Tensor
+    work: dist.Work | None = None
+
+    def wait(self) -> dict[int, list[Tensor]]:
+        """The tensors that came, by the rank that sent them, in the order of the ranks."""
+        with self.named():
+            self.work.wait()
+        received, own = self.incoming.split(self.sizes_in), self.channel.rank
+        return {
+            s: list(self.parts[own]) if s == own else _tensors(received[s], shapes, self.likes)
+            for s, shapes in sorted(self.shapes.items())
+        }
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """What torch says of a message that failed, with its name."""
         try:
-            dist.all_to_all_single(incoming, outgoing, sizes_in, sizes_out, group=self.group)
+            yield
         except RuntimeError as error:
             raise RuntimeError(
-                f"rank {self.rank} of {self.ranks}: the exchange of {kind} failed, for another rank has ended or "
-                f"did not answer within the group's time limit ({error})"
+                f"rank {self.channel.rank} of {self.channel.ranks}: the exchange of {self.kind} failed, for another "
+                f"rank has ended or did not answer within the group's time limit ({error})"
             ) from error
-        if self.traffic is not None:
-            self.traffic.sent[kind] += outgoing.numel() * outgoing.element_size()
-            self.traffic.received[kind] += incoming.numel() * incoming.element_size()
-        received = dict(enumerate(incoming.split(sizes_in)))
-        return {
-            s: parts[s] if s == self.rank else received[s].view(*shape) for s, shape in sorted(shapes.items())
-        }
+
+
+def _bytes(shape: Sequence[int], width: int) -> int:
+    return width * prod(shape)
+
+
+def _tensors(flat: Tensor, shapes: Sequence[Sequence[int]], likes: Sequence[Tensor]) -> list[Tensor]:
+    """Bytes as the tensors that they were."""
+    parts = flat.split(
+        [_bytes(shape, like.element_size()) for shape, like in zip(shapes, likes, strict=True)]
+    )
+    return [
+        # A view needs its first byte where the dtype's numbers may begin.
+        (part.clone() if part.storage_offset() % like.element_size() else part).view(like.dtype).view(*shape)
+        for part, shape, like in zip(parts, shapes, likes, strict=True)
+    ]

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import pad
 
-from multipole_lab.attention.clusters.assignments import Assignments
-from multipole_lab.attention.clusters.partition import Partition
-from multipole_lab.attention.clusters.slots import Slots
+from multipole_lab.attention.calls.backend import use_triton
+from multipole_lab.attention.exact import exact_partial
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.muse import MuSe
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.parallel.agreement import agree
 from multipole_lab.parallel.channel import Channel, Traffic
-from multipole_lab.parallel.exchange import Exchange
+from multipole_lab.parallel.exchange import Begin, Exchange, Finish
+from multipole_lab.parallel.stages_kernels import KernelStages
+from multipole_lab.parallel.stages_torch import TorchStages
 from multipole_lab.parallel.talk import Talk
 
 
@@ -37,16 +37,22 @@ class ContextParallel(Method):
     a rank attends to itself by causal MuSe and to all earlier parts by the above; both merge by their log-sum-exp.
     ``parallel_reference`` computes the same in one process.
 
-    With near = 0 a rank sends to others, in bytes of w each (4; 8 for float64), whatever the length of the sequence:
+    All travels in the dtype of the tensors, w bytes a number, and masses in w' bytes, those of float32 at least. With
+    near = 0 a rank sends to others, whatever the length of the sequence:
 
-        forward   w B Hq C (P - 1) (D + C (1 + D + Dv))    and as much again in the backward
+        forward   B Hq C (P - 1) (w D + C (w' + w (D + Dv)))    and as much again in the backward
 
     in full attention; in causal attention rank r asks its r predecessors and answers its P - 1 - r successors:
-    ``w B Hq C (r D + (P - 1 - r) C (1 + D + Dv))`` forward, and what comes back there, ``w B Hq C ((P - 1 - r) D +
-    r C (1 + D + Dv))``, backward. Ninety-six bytes to each other rank, by which they agree on shapes, come on top.
+    ``B Hq C (r w D + (P - 1 - r) C (w' + w (D + Dv)))`` forward, and what comes back there, ``B Hq C ((P - 1 - r) w D
+    + r C (w' + w (D + Dv)))``, backward. With ``query_clusters`` the first C is theirs. Ninety-six bytes to each
+    other rank, by which they agree on shapes, come on top.
 
     A dipole of rank D' adds its directions, ``Hq C D D'`` numbers, on the way out and the moments along them,
-    ``Hq C D' Dv``, on the way back.
+    ``Hq C D' Dv``, on the way back, in float32 at least.
+
+    On a GPU the Triton kernels compute what lies between the messages, for a monopole and where they run at all
+    (``MuSe.backend``); otherwise torch. The centroids travel while the keys are clustered, the summaries while the part
+    attends to itself, and so do their gradients. Memory is linear in the sequence, with any ``cap``.
 
     The ranks must call it together, and call backward together, each on a result of its own.
 
@@ -60,8 +66,7 @@ class ContextParallel(Method):
     Raises
     ------
     TypeError : ``method`` is no ``MuSe``, on creation; dtypes that differ between ranks, on a call.
-    ValueError : a method with ``query_clusters``, on creation; on a call, on all ranks alike:
-        ranks that differ in batch size, heads, head sizes, scale, method,
+    ValueError : on a call, on all ranks alike: ranks that differ in batch size, heads, head sizes, scale, method,
         ``causal`` or in whether gradients are wanted; more clusters than a rank has keys, or as many sinks.
     RuntimeError : there is no process group; or another rank has ended or has not answered within the time limit
         that the group was made with.
@@ -81,57 +86,65 @@ class ContextParallel(Method):
                 f"method is {self.method!r}; a MuSe is needed, for summaries are what is exchanged. "
                 "ring_attention is exact attention over the same parts"
             )
-        if self.method.query_clusters is not None:
-            raise ValueError(
-                f"method has query_clusters {self.method.query_clusters}; only None is allowed across processes"
-            )
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        return self._exchanged(q, k, v, scale, mask, causal=False)
+        return self._attend(q, k, v, scale, mask, causal=False)
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        past = self._exchanged(q, k, v, scale, mask, causal=True)
-        # The first rank holds the sinks among its own keys.
-        sinks = self.method.sinks if Channel(self.group).rank == 0 else 0
-        return merge([replace(self.method, sinks=sinks)._causal(q, k, v, scale, mask), past])
+        return self._attend(q, k, v, scale, mask, causal=True)
 
-    def _exchanged(
+    def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, causal: bool
     ) -> Partial:
+        size = v.shape[-1]
+        if self._by_kernels(q, v):
+            from multipole_lab.kernels.muse.forward import one_head_size
+
+            q, k, v = one_head_size(q, k, v)
+        exchange = self._exchange(q, k, v, scale, mask, causal)
+        token, sinks = Begin.apply(q, k, v, exchange)
+        partials = []
+        if causal:  # while the summaries are on their way
+            own = replace(self.method, sinks=exchange.own_sinks)
+            partials.append(own._causal(q, k, v, scale, mask))
+        partials.append(Finish.apply(q, k, v, token, exchange))
+        if sinks.numel():
+            keys, values, kept = sinks.split([q.shape[-1], v.shape[-1], 1], -1)
+            kept = kept[:, 0, :, 0] > 0.5
+            partials.append(exact_partial(q, keys, values, scale, mask=kept, backend=self.method.backend))
+        out, lse = merge(partials)
+        return out[..., :size], lse
+
+    def _by_kernels(self, q: Tensor, v: Tensor) -> bool:
+        """Whether the stages are those of the kernels, which have no dipole."""
+        return self.method.order == "monopole" and use_triton(self.method.backend, q, v)
+
+    def _exchange(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, causal: bool
+    ) -> Exchange:
         channel, method = Channel(self.group, self.traffic), self.method
-        parts = agree(channel, q, k, v, causal, scale, repr(method))
-        partition = method._partition
+        of_queries, of_keys = method._query_partition, method._partition
+        given = of_queries, of_keys, scale, method.near
+        rank = method._rank(q.shape[-1])
+        stages = KernelStages(*given) if self._by_kernels(q, v) else TorchStages(*given, rank)
+        parts = agree(channel, q, k, v, causal, scale, f"{method!r} by {stages.name}")
         if method.sinks >= parts.keys[0]:
             raise ValueError(
                 f"sinks is {method.sinks}; fewer than the {parts.keys[0]} keys of the first rank are needed"
             )
         clustered = [n - method.sinks * (rank == 0) for rank, n in enumerate(parts.keys)]
         if not causal:
-            partition.check_fits(min(clustered))
-        group = q.shape[1] // k.shape[1]
+            of_keys.check_fits(min(clustered))
         talk = Talk(
             channel,
             parts,
-            assign(partition, q, k, mask, method.sinks if channel.rank == 0 else 0),
-            points=tuple(group * partition.number(n) for n in parts.queries),
-            clusters=tuple(partition.number(n) for n in clustered),
-            scale=scale,
-            near=method.near,
-            rank=method._rank(q.shape[-1]),
+            (*q.shape[:2], k.shape[1], k.shape[3], v.shape[3]),
+            points=tuple(of_queries.number(n) for n in parts.queries),
+            clusters=tuple(of_keys.number(n) for n in clustered),
             sinks=method.sinks,
-            sinks_kept=None if mask is None else mask[:, : method.sinks],
             listeners=tuple(range(int(causal), channel.ranks)),
         )
-        return Exchange.apply(q, k, v, talk)
-
-
-def assign(partition: Partition, q: Tensor, k: Tensor, mask: Tensor | None, sinks: int) -> Assignments:
-    """This part's clusters; its first ``sinks`` keys belong to none."""
-    rest = k[:, :, sinks:].contiguous()
-    labels = partition.labels(rest, None if mask is None else mask[:, sinks:].contiguous())
-    labels = pad(labels, (sinks, 0), value=-1)
-    slots = Slots.of(labels, partition.number(rest.shape[2]), partition.size(rest.shape[2]))
-    return Assignments(partition.slots(q), slots, labels >= 0)
+        return Exchange(talk, stages, mask)
 
 
 def context_parallel(

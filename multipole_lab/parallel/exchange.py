@@ -1,150 +1,208 @@
-"""Context-parallel MuSe as one differentiable step: questions out, summaries back, near clusters fetched.
+"""Context-parallel MuSe as two differentiable steps, between which this rank attends to its own part.
 
-It is one node of the autograd graph, not one a message, because its backward sends as well: every rank must then send
-in the same order, also a rank whose own result did not depend on a message that its neighbour waits for.
+`Begin` sends the questions and answers those of others; `Finish` evaluates what was heard. In the backward `Finish`
+sends the gradients of what was heard, and `Begin` receives and returns them: each message travels while the local part
+is computed. The two are joined by a token, so that on every rank both run, in one order, also where a result did not
+depend on a message that a neighbour waits for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from multipole_lab.attention.exact import exact_partial
-from multipole_lab.attention.partials import Partial, merge
+from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.clusters import statistics_dtype
-from multipole_lab.parallel.stages import Near, evaluate, moments, summaries
-from multipole_lab.parallel.talk import Talk, ask_moments, broadcast_sinks, fetch, return_sinks
+from multipole_lab.parallel.channel import Message
+from multipole_lab.parallel.fetching import Fetched, returned
+from multipole_lab.parallel.moments import Moments
+from multipole_lab.parallel.stages_kernels import KernelStages
+from multipole_lab.parallel.stages_torch import TorchStages
+from multipole_lab.parallel.talk import Talk, broadcast_sinks, fetch, return_sinks
 
 
-class Exchange(torch.autograd.Function):
-    """``Exchange.apply(q, k, v, talk) -> (out, lse)``: this rank's queries over the keys of all its sources.
+class Exchange:
+    """What a call says, hears and keeps on this rank: q, k, v, and what was heard; all else is computed again.
 
-    Kept for the backward: q, k, v, and what was heard. Everything between is computed again.
+    Parameters
+    ----------
+    talk : who says what to whom.
+    stages : what is computed between the messages.
+    mask : [B, n] of this rank's keys, or None.
     """
 
-    @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, talk: Talk) -> Partial:
-        mine, sources = talk.assignments, talk.parts.sources
-        qs, p = mine.queries_and_points(q)
-        kv = torch.cat(mine.keys_and_values(k, v), -1)
-        points = talk.to_keys("centroids", dict.fromkeys(sources, p), p.shape[-1], like=p)
-        answers = {s: summaries(point, kv, mine.filled, talk.scale) for s, point in points.items()}
-        heard = talk.to_queries("summaries", answers, 1 + kv.shape[-1], like=p)
-        summary = torch.cat([heard[t] for t in sources], 2) if sources else None  # [R, I, J, 1 + F]
-        near, members, asked = fetch(talk, summary, kv) if talk.near else (None, {}, {})
-        sinks = broadcast_sinks(talk, k, v, like=p) if talk.sinks else None
-        basis, moment, bases, ctx.near_to = None, None, {}, {}
-        if talk.rank:
-            basis = mine.directions(qs - p.unsqueeze(2), talk.rank)
-            moment, bases, ctx.near_to = ask_moments(talk, points, basis, near, kv)
+    def __init__(self, talk: Talk, stages: TorchStages | KernelStages, mask: Tensor | None) -> None:
+        self.talk, self.stages, self.mask = talk, stages, mask
+        self.own_sinks = talk.sinks if talk.channel.rank == 0 else 0
+        self.near: Fetched | None = None
+        self.moments = Moments(talk, stages) if isinstance(stages, TorchStages) and stages.rank else None
+        self.messages: dict[str, Message] = {}
 
-        ctx.talk, ctx.near, ctx.asked, ctx.askers = talk, near, asked, list(points)
-        ctx.lengths = [part.shape[0] for part in members.values()]
-        members = torch.cat(list(members.values())) if members else None
-        ctx.save_for_backward(q, k, v, summary, members, sinks, moment, *points.values(), *bases.values())
-        out, lse = answer(talk, q, qs, p, summary, members, near, sinks, basis, moment, v.shape[-1])
-        return out.to(q.dtype), lse
+    def begin(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Send the centroids, cluster the keys meanwhile; send the summaries. The sinks, where there are any."""
+        talk, stages = self.talk, self.stages
+        sinks = q.new_empty(0)
+        if talk.sinks:
+            sinks = broadcast_sinks(talk, k, v, None if self.mask is None else self.mask[:, : talk.sinks])
+        self.points = stages.cluster_queries(q)
+        asked = {t: [self.points] for t in talk.parts.sources}
+        message = talk.to_keys("centroids", asked, [q.shape[3:]], [q])
+        keys, values = self._clustered(k, v)
+        stages.cluster_keys(keys, None if self.mask is None else self.mask[:, self.own_sinks :].contiguous())
+        self.asked = {s: tensors[0] for s, tensors in message.wait().items()}
+        # The own summaries last: those of others are on their way then.
+        answers = {
+            s: stages.summaries(point, keys, values)
+            for s, point in self.asked.items()
+            if s != talk.channel.rank
+        }
+        own = self.asked.get(talk.channel.rank)
+        if own is not None:
+            answers[talk.channel.rank] = []
+        self.message = talk.to_queries("summaries", answers, *self._summary_format(q, v))
+        self.own = None if own is None else stages.summaries(own, keys, values)
+        return sinks
+
+    def finish(self, q: Tensor, k: Tensor, v: Tensor) -> Partial:
+        """This rank's queries over the keys of all its sources; a rank that hears nothing sees no key."""
+        talk, stages = self.talk, self.stages
+        self.heard, before, rest = {}, None, talk.own_first(talk.parts.sources)
+        if self.own is not None:
+            self.heard[talk.channel.rank] = self.own
+            if not stages.near and self.moments is None:  # no choice among all clusters is waited for
+                before, rest = stages.evaluate(q, self.points, self.own, None), rest[1:]
+        self.heard |= {t: x for t, x in self.message.wait().items() if t != talk.channel.rank}
+        del self.message, self.own
+        if stages.near:
+            chosen = stages.nearest(self._joined(0)) if talk.parts.sources else None
+            self.near, self.sent = fetch(talk, chosen, stages.k_sorted, *self._clustered(k, v))
+        if self.moments is not None:
+            self.moments.ask(q, self.near, self.asked, *self._clustered(k, v))
+        if not talk.parts.sources:
+            blind = torch.full(q.shape[:-1], -torch.inf, dtype=statistics_dtype(q.dtype), device=q.device)
+            return q.new_zeros(*q.shape[:-1], v.shape[-1]), blind
+        if not rest:
+            return before
+        summary = self._summary(rest if before is not None else talk.parts.sources)
+        return stages.evaluate(q, self.points, summary, self.near, before)
+
+    def finish_backward(self, q: Tensor, k: Tensor, v: Tensor, result: Partial, upstream: Partial) -> None:
+        """Send the gradients of all that was heard to where it came from."""
+        talk, stages, sources = self.talk, self.stages, self.talk.parts.sources
+        d_members, gone, parts = None, {}, {}
+        if sources:
+            summary = self._summary(sources)
+            found = stages.evaluate_backward(q, self.points, summary, self.near, result, upstream)
+            d_summary, d_members = found
+            split = [talk.clusters[t] for t in sources]
+            parts = dict(zip(sources, zip(*(x.split(split, 3) for x in d_summary), strict=True), strict=True))
+        B, Hq, _, D, Dv = talk.shape
+        J = talk.clusters[talk.channel.rank]
+        tails, likes = self._summary_format(q, v)
+        self.message = talk.to_keys("summaries gradient", parts, [(J, *tail) for tail in tails], likes)
+        self.near_message = None
+        if stages.near:
+            if self.near is not None:
+                gone = {t: [x] for t, x in returned(self.near, d_members, sources).items()}
+            shapes = {s: [(len(rows), D + Dv)] for s, rows in self.sent.items()}
+            self.near_message = talk.channel.start("near keys gradient", gone, shapes, [q])
+        if self.moments is not None:
+            self.moments.send_gradient(q)
+
+    def begin_backward(
+        self, q: Tensor, k: Tensor, v: Tensor, dsinks: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """At the keys: the gradients of keys, values and centroids, which go home; there, those of the queries."""
+        talk, stages = self.talk, self.stages
+        keys, values = self._clustered(k, v)
+        wide = statistics_dtype(q.dtype)
+        sums = [torch.zeros(x.shape, dtype=wide, device=x.device) for x in (keys, values)]
+
+        def add(dk: Tensor, dv: Tensor) -> None:
+            for total, part in zip(sums, (dk, dv), strict=True):
+                total += part
+
+        d_summaries, d_points = self.message.wait(), {}
+        for s, point in self.asked.items():
+            d_points[s], *parts = stages.summaries_backward(point, keys, values, list(d_summaries[s]))
+            add(*parts)
+        if self.moments is not None:
+            for s, (more, *parts) in self.moments.at_the_keys(self.asked, keys, values).items():
+                d_points[s] = d_points[s] + more
+                add(*parts)
+        shapes = {t: [self.points.shape] for t in talk.parts.sources}
+        parts = {s: [x] for s, x in d_points.items()}
+        message = talk.channel.start("centroids gradient", parts, shapes, [q])
+        if self.near_message is not None:
+            for s, (part,) in self.near_message.wait().items():
+                for total, more in zip(sums, part.split([q.shape[3], v.shape[3]], -1), strict=True):
+                    total.view(-1, total.shape[-1]).index_add_(0, self.sent[s], more.to(wide))
+        returned_points = [x[0].to(wide) for x in message.wait().values()]
+        more = () if self.moments is None else (self.moments.come_home(q),)
+        dq = torch.zeros_like(q)
+        if returned_points:
+            dq = stages.queries_backward(sum(returned_points[1:], returned_points[0]), *more)
+        dk, dv = (
+            (torch.zeros(x.shape, dtype=wide, device=x.device) for x in (k, v)) if self.own_sinks else sums
+        )
+        if self.own_sinks:
+            for whole, part in zip((dk, dv), sums, strict=True):
+                whole[:, :, self.own_sinks :] = part
+        if talk.sinks:
+            return_sinks(talk, dsinks, dk, dv)
+        del self.message, self.near_message
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
+
+    def _clustered(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """This rank's keys behind the sinks, and their values."""
+        if not self.own_sinks:
+            return k, v
+        return k[:, :, self.own_sinks :].contiguous(), v[:, :, self.own_sinks :].contiguous()
+
+    def _summary_format(self, q: Tensor, v: Tensor) -> tuple[list[tuple[int, ...]], list[Tensor]]:
+        """What a summary consists of: a mass, in the dtype of statistics, and means, in that of the tensors."""
+        mass = q.new_empty(0, dtype=statistics_dtype(q.dtype))
+        return [(), q.shape[3:], v.shape[3:]], [mass, q, v]
+
+    def _joined(self, which: int, sources: list[int] | None = None) -> Tensor:
+        """Masses (0) or tilted means (1, 2) of all sources, or of those named, side by side."""
+        parts = [self.heard[t][which] for t in (self.talk.parts.sources if sources is None else sources)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 3)
+
+    def _summary(self, sources: list[int]) -> list[Tensor]:
+        return [self._joined(which, sources) for which in range(3)]
+
+
+class Begin(torch.autograd.Function):
+    """``Begin.apply(q, k, v, exchange) -> (token, sinks)``."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, exchange: Exchange) -> tuple[Tensor, Tensor]:
+        ctx.exchange = exchange
+        ctx.save_for_backward(q, k, v)
+        return q.new_zeros(1), exchange.begin(q, k, v)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dtoken: Tensor, dsinks: Tensor):
+        with torch.autocast(dsinks.device.type, enabled=False):
+            return *ctx.exchange.begin_backward(*ctx.saved_tensors, dsinks), None
+
+
+class Finish(torch.autograd.Function):
+    """``Finish.apply(q, k, v, token, exchange) -> (out, lse)``; all gradients are returned by `Begin`."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, token: Tensor, exchange: Exchange) -> Partial:
+        ctx.exchange = exchange
+        out, lse = exchange.finish(q, k, v)
+        ctx.save_for_backward(q, k, v, out, lse)
+        return out, lse
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dout: Tensor, dlse: Tensor):
-        talk, near = ctx.talk, ctx.near
-        mine, sources, channel = talk.assignments, talk.parts.sources, talk.channel
-        q, k, v, summary, members, sinks, moment, *asked = ctx.saved_tensors
-        points, bases = asked[: len(ctx.askers)], asked[len(ctx.askers) :]
-        like = q.new_empty(0, dtype=statistics_dtype(q.dtype))
-        with torch.enable_grad(), torch.autocast(q.device.type, enabled=False):
-            q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
-            qs, p = mine.queries_and_points(q)
-            kv = torch.cat(mine.keys_and_values(k, v), -1)
-
-            # At the queries: the gradients of all that was heard.
-            basis = mine.directions(qs - p.unsqueeze(2), talk.rank) if talk.rank else None
-            leaves = leaves_of(
-                q=q, qs=qs, p=p, summary=summary, members=members, sinks=sinks, basis=basis, moment=moment
-            )
-            dq, dqs, dp, dsummary, dmembers, dsinks, dbasis, dmoment = gradients(
-                answer(talk, near=near, width=v.shape[-1], **leaves), leaves, (dout, dlse)
-            )
-            # It goes back where it came from. At the keys: those of the centroids, keys and values.
-            dkv = torch.zeros_like(kv)
-            if talk.near:
-                parts = {} if near is None else dict(zip(sources, dmembers.split(ctx.lengths), strict=True))
-                shapes = {s: (int(mask.sum()), kv.shape[-1]) for s, mask in ctx.asked.items()}
-                for s, part in channel.swap("near keys gradient", parts, shapes, like).items():
-                    dkv[ctx.asked[s]] += part
-            split = [talk.clusters[t] for t in sources]
-            parts = dict(zip(sources, dsummary.split(split, 2), strict=True)) if sources else {}
-            tail = talk.clusters[channel.rank], 1 + kv.shape[-1]
-            dsummaries = talk.to_keys("summaries gradient", parts, *tail, like=like)
-            dpoints = {}
-            for s, point in zip(ctx.askers, points, strict=True):
-                leaves = leaves_of(p=point, kv=kv)
-                heard = summaries(leaves["p"], leaves["kv"], mine.filled, talk.scale)
-                dpoints[s], part = gradients((heard,), leaves, (dsummaries[s],))
-                dkv += part
-            dbases = {}
-            if talk.rank:
-                parts = {} if moment is None else dict(zip(sources, dmoment, strict=True))
-                tail = talk.rank, v.shape[-1]
-                dmoments = talk.to_keys("moments gradient", parts, *tail, like=like)
-                for s, point, there in zip(ctx.askers, points, bases, strict=True):
-                    leaves = leaves_of(p=point, basis=there, kv=kv)
-                    heard = moments(**leaves, filled=mine.filled, near=ctx.near_to[s], s=talk.scale)
-                    more, dbases[s], part = gradients((heard,), leaves, (dmoments[s],))
-                    dpoints[s] = dpoints[s] + more
-                    dkv += part
-            # And home again, to the queries.
-            returned = channel.swap("centroids gradient", dpoints, dict.fromkeys(sources, p.shape), like)
-            dp = sum(returned.values(), dp)
-            results, upstream = [qs, p], [dqs, dp]
-            if talk.rank:
-                shapes = dict.fromkeys(sources, basis.shape)
-                returned = channel.swap("directions gradient", dbases, shapes, like)
-                results, upstream = [*results, basis], [*upstream, sum(returned.values(), dbasis)]
-            dq = dq + gradients(results, {"q": q}, upstream)[0]
-            dk, dv = torch.autograd.grad(kv, (k, v), dkv)
-            if talk.sinks:
-                return_sinks(talk, dsinks, dk, dv, like)
-        return dq, dk, dv, None
-
-
-def answer(
-    talk: Talk, q: Tensor, qs: Tensor, p: Tensor, summary: Tensor | None, members: Tensor | None,
-    near: Near | None, sinks: Tensor | None, basis: Tensor | None, moment: Tensor | None, width: int,
-) -> Partial:  # fmt: skip
-    """What this rank's queries make of what they heard; a rank that heard nothing sees no key."""
-    if summary is None:
-        blind = torch.full(q.shape[:-1], -torch.inf, dtype=qs.dtype, device=q.device)
-        partials = [(qs.new_zeros(*q.shape[:-1], width), blind)]
-    else:
-        clusters = tuple(talk.clusters[t] for t in talk.parts.sources)
-        seen = evaluate(qs, p, summary, members, near, basis, moment, clusters, talk.scale)
-        partials = [talk.assignments.back(*seen)]
-    if sinks is not None:
-        keys, values, kept = sinks.split([q.shape[-1], width, 1], -1)
-        mask = kept[:, 0, :, 0] > 0.5
-        partials.append(exact_partial(q.to(keys.dtype), keys, values, talk.scale, mask=mask))
-    return merge(partials)
-
-
-def leaves_of(**tensors: Tensor | None) -> dict[str, Tensor | None]:
-    """Tensors cut off from the graph that made them; None stays None."""
-    return {name: None if x is None else x.detach().requires_grad_() for name, x in tensors.items()}
-
-
-def gradients(
-    results: Sequence[Tensor], leaves: dict[str, Tensor | None], upstream: Sequence[Tensor]
-) -> list[Tensor | None]:
-    """The gradients of the leaves in their order: zeros where a result does not depend on one, None for None."""
-    there = [x for x in leaves.values() if x is not None]
-    pairs = [(x, dx.to(x.dtype)) for x, dx in zip(results, upstream, strict=True) if x.requires_grad]
-    if pairs:
-        outputs, grads = zip(*pairs, strict=True)
-        found = torch.autograd.grad(outputs, there, grads, allow_unused=True, materialize_grads=True)
-    else:
-        found = [torch.zeros_like(x) for x in there]
-    found = iter(found)
-    return [None if x is None else next(found) for x in leaves.values()]
+        q, k, v, out, lse = ctx.saved_tensors
+        with torch.autocast(q.device.type, enabled=False):
+            ctx.exchange.finish_backward(q, k, v, (out, lse), (dout, dlse))
+        return None, None, None, q.new_zeros(1), None

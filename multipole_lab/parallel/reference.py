@@ -72,7 +72,7 @@ def parallel_reference(
 
     def far(q, k, v, scale, mask):
         """Queries of one part over the clusters of as many keys behind the sinks as are given."""
-        q_labels, qkv = partition.labels(q), [x.double() for x in (q, k, v)]
+        q_labels, qkv = method._query_partition.labels(q), [x.double() for x in (q, k, v)]
         basis = directions(q, q_labels, method._rank(q.shape[-1]))  # in the dtype of the ranks
         basis = None if basis is None else basis.double()
         given = *qkv, q_labels, labels[:, :, : k.shape[2]], basis
