@@ -22,6 +22,7 @@ def speed(
     detail: str = "",
     measuring: bool = False,
     spread: Float[np.ndarray, "2 2 L"] | None = None,
+    device_ms: Float[np.ndarray, "2 L"] | None = None,
 ) -> go.Figure:
     """Draw the time of exact and approximate attention against context length, and the error beside them.
 
@@ -34,13 +35,19 @@ def speed(
     ----------
     lengths : [L]. Context lengths in tokens, ascending.
     exact_ms, approx_ms : [L]. Median milliseconds for one call, clustering included.
-    rse : [L]. Relative squared error of the approximation.
+    rse : [L]. Relative squared error of the approximation; NaN where the text was too short and its tokens were drawn
+        again, which says nothing about errors.
     machine : what was measured and in which precision, in words.
     name : the approximation, in words. detail : what was timed, in words.
     measuring : more lengths are to come; then the title claims nothing yet.
     spread : [2, 2, L]. Between which milliseconds the middle half of the turns was, exact and approximate: low, high.
+    device_ms : [2, L]. What a GPU itself takes, exact and approximate, where its host has nothing to do: dashed. NaN
+        where that is not known.
     """
+    known = device_ms is not None and bool(np.isfinite(device_ms).any())
     finding, reading = _words(lengths, exact_ms, approx_ms, rse, machine, name, measuring)
+    if known and not measuring:
+        reading = f"{reading} {_alone(device_ms[:, -1])}".strip()
     reading = f"{reading} {detail}".strip()
     top = theme.heading_height(finding, reading) + 34
     fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 490, "uirevision": "speed"})
@@ -59,6 +66,9 @@ def speed(
                 error_y=None if spread is None else _bars(times, *spread[i], colour),
             )
         )
+    if known:
+        for times, words, colour in zip(device_ms, ("exact", name), (theme.EXACT, theme.TILTED), strict=True):
+            fig.add_trace(_dashed(lengths, times, words, colour))
     fig.add_trace(
         go.Scatter(
             x=lengths,
@@ -76,6 +86,27 @@ def speed(
     return fig
 
 
+def _dashed(lengths, times, words, colour) -> go.Scatter:
+    """Draw what the GPU alone takes."""
+    return go.Scatter(
+        x=lengths,
+        y=times,
+        mode="lines",
+        line={"color": colour, "width": 1.5, "dash": "dash"},
+        hovertemplate=f"{words}, the GPU alone<br>%{{x:,}} tokens: %{{y:.3g}} ms<extra></extra>",
+        name=f"{words}, GPU alone",
+    )
+
+
+def _alone(ms) -> str:
+    """State the speed-up of the GPU itself at the longest length."""
+    if not np.isfinite(ms).all():
+        return ""
+    ratio = float(ms[0] / ms[1])
+    pace = f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
+    return f"The GPU alone, in a CUDA graph: {pace}."
+
+
 def _bars(times, low, high, colour) -> dict:
     """Error bars from the low to the high times."""
     return {"array": high - times, "arrayminus": times - low, "color": colour, "thickness": 1.5, "width": 4}
@@ -87,13 +118,19 @@ def _words(lengths, exact_ms, approx_ms, rse, machine, name, measuring) -> tuple
         return "Measuring exact and approximate attention, turn by turn", f"On {machine}."
     ratio = float(exact_ms[-1] / approx_ms[-1])
     pace = f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
-    finding = (
-        f"At {lengths[-1]:,} tokens {name} is {pace} than exact, with error {theme.number(float(rse[-1]))}"
-    )
+    finding = f"At {lengths[-1]:,} tokens {name} is {pace} than exact"
+    real = np.flatnonzero(np.isfinite(rse))
+    drawn = len(real) < len(lengths)
+    if len(real):
+        finding += f", with error {theme.number(float(rse[real[-1]]))}"
+        finding += f" at {lengths[real[-1]]:,}" if drawn else ""
     place = _crossing(lengths, exact_ms, approx_ms)
     if place is not None:
         finding += f"; the lines cross near {place:,.0f} tokens"
-    return finding, f"Measured just now on {machine}."
+    reading = f"Measured just now on {machine}."
+    if drawn:
+        reading += " Beyond the sample's end its tokens are drawn again: no error is shown there."
+    return finding, reading
 
 
 def _crossing(lengths, exact_ms, approx_ms) -> float | None:
@@ -140,6 +177,7 @@ def _place(fig, lengths, rse) -> None:
 
 def _decades(values) -> list[float]:
     """Give the logarithmic range that holds the values with space to spare."""
+    values = np.asarray(values)[np.isfinite(values)]
     if len(values) == 0:
         return [-3.0, 0.0]
     low, high = (float(np.log10(max(v, 1e-16))) for v in (np.min(values), np.max(values)))

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from multipole_lab.attention import Exact, Method
+from multipole_lab.devices import chosen_device
 from multipole_lab.environment import Measured
 from multipole_lab.measure.errors import per_head_error
+from multipole_lab.measure.precision import default_dtype
 from multipole_lab.measure.references import reference
 from multipole_lab.measure.timing import interleaved
 from multipole_lab.measure.workload import chosen_layers
@@ -28,6 +30,7 @@ def compare(
     layers: Sequence[int] | None = None,
     tokens: int | None = None,
     repeats: int = 3,
+    device: str | None = None,
 ) -> Table:
     """Every method against exact attention on every captured layer.
 
@@ -39,6 +42,7 @@ def compare(
     layers : which layers; all of the sample by default.
     tokens : how many tokens to use, from the first; all by default.
     repeats : timed turns a side.
+    device : "cpu" or "cuda", in the precision of ``default_dtype`` there; by default the GPU where there is one.
 
     Returns
     -------
@@ -46,16 +50,18 @@ def compare(
     ``causal``, ``n``, ``rse`` (relative squared error, mean over heads), ``worst_head`` (its largest over heads),
     ``seconds``, ``exact_seconds`` (torch's scaled_dot_product_attention in the same turns), ``speedup`` and
     ``memory`` (bytes of the largest resident growth on CUDA; NaN on a CPU, where torch does not count them).
-    ``table.attrs["measured"]`` has device, precision, versions and command, as a ``Measured`` has them.
+    Errors are against exact attention in float32. ``table.attrs["measured"]`` has device, precision, versions and
+    command, as a ``Measured`` has them.
 
     Raises
     ------
-    ValueError : no methods, tokens out of range, or layers that were not captured.
+    ValueError : no methods, tokens out of range, layers that were not captured, or a device that is not there.
     TypeError : what is no sample or no method.
     """
     from multipole_lab.table import Table
 
-    layers = chosen_layers(sample, layers)
+    layers, device = chosen_layers(sample, layers), chosen_device(device)
+    dtype = default_dtype(device)
     methods = [methods] if isinstance(methods, Method) else list(methods)
     if not methods:
         raise ValueError("methods is empty; at least one is needed")
@@ -66,8 +72,9 @@ def compare(
         raise ValueError(f"tokens is {tokens}; between 1 and the sample's {len(sample)} is needed")
     rows = []
     for layer in layers:
-        q, k, v = (x[:, :, :tokens] for x in (sample[layer].q, sample[layer].k, sample[layer].v))
-        exact = Exact()(q, k, v, causal=causal, scale=sample.scale)
+        whole = sample[layer].q, sample[layer].k, sample[layer].v
+        q, k, v = (x[:, :, :tokens].to(device, dtype) for x in whole)
+        exact = Exact()(q.float(), k.float(), v.float(), causal=causal, scale=sample.scale)
         sides = {"exact": lambda q=q, k=k, v=v: reference(q, k, v, causal, sample.scale)}
         for i, method in enumerate(methods):
             sides[str(i)] = lambda m=method, q=q, k=k, v=v: m(q, k, v, causal=causal, scale=sample.scale)
@@ -91,7 +98,7 @@ def compare(
                 }
             )
     table = Table(rows)
-    table.attrs["measured"] = Measured.here(q.device, q.dtype, "ml.compare").facts()
+    table.attrs["measured"] = Measured.here(device, dtype, "ml.compare").facts()
     return table
 
 

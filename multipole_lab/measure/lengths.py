@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ import torch
 
 from multipole_lab.devices import chosen_device
 from multipole_lab.measure.errors import relative_squared_error
-from multipole_lab.measure.heads import first_tokens
-from multipole_lab.measure.precision import default_dtype
+from multipole_lab.measure.graphs import as_graph
+from multipole_lab.measure.load import Load
 from multipole_lab.measure.references import fastest_reference, reference
 from multipole_lab.measure.timing import interleaved
 
@@ -24,9 +25,12 @@ class Pace:
 
     Attributes
     ----------
-    length : tokens. exact_ms, approx_ms : median milliseconds. rse : relative squared error.
+    length : tokens. exact_ms, approx_ms : median milliseconds of a call as a user makes it.
+    rse : relative squared error; NaN where the tokens were drawn again.
     baseline : the exact kernel.
     exact_range, approx_range : between which milliseconds half of the turns were; None where there is no such.
+    exact_device_ms, approx_device_ms : median milliseconds of a GPU alone, its host out of the way, in a CUDA graph;
+        NaN on a CPU and for what no graph can hold.
     """
 
     length: int
@@ -36,6 +40,8 @@ class Pace:
     baseline: str
     exact_range: tuple[float, float] | None = None
     approx_range: tuple[float, float] | None = None
+    exact_device_ms: float = math.nan
+    approx_device_ms: float = math.nan
 
 
 @torch.inference_mode()
@@ -46,6 +52,7 @@ def time_lengths(
     scale: float | None = None,
     seconds: float = 0.8,
     device: str | None = None,
+    load: Load | None = None,
 ) -> Iterator[Pace | None]:
     """Yield one :class:`Pace` for each length, as soon as it is measured, in the device's ``default_dtype``.
 
@@ -54,30 +61,51 @@ def time_lengths(
     Parameters
     ----------
     layer : q [1, Hq, N, D], k [1, Hk, N, D], v [1, Hk, N, Dv].
-    lengths : the context lengths; each takes that many tokens, from the first.
-    method : called as ``method(q, k, v, scale=...)``; its time includes the clustering.
+    lengths : the context lengths; each takes that many tokens, from the first, or draws them again where the layer has
+        fewer.
+    method : called as ``method(q, k, v, causal=..., scale=...)``; its time includes the clustering.
     scale : the factor on the logits.
     seconds : about how long to measure one length, in at least two turns and at most nine; up to three times as long,
         and 27 turns, where they do not agree.
     device : "cpu" or "cuda"; by default the GPU where there is one.
+    load : heads, texts at once, causal or full; the layer's own heads, one text and full attention by default.
     """
-    device = chosen_device(device)
+    device, load = chosen_device(device), load or Load()
     for length in lengths:
-        q, k, v = (x.to(device, default_dtype(device)) for x in first_tokens(layer, length))
-        exact = reference(q.float(), k.float(), v.float(), False, scale)
-        baseline, attend_exactly = fastest_reference(q, k, v, False)
-        rse = float(relative_squared_error(method(q, k, v, scale=scale), exact))  # both sides are warm now
-        sides = {
-            "exact": attend_exactly,
-            "approx": lambda q=q, k=k, v=v: method(q, k, v, scale=scale),
-        }
+        q, k, v = load.of(layer, length, device)
+
+        def attend(q=q, k=k, v=v):
+            return method(q, k, v, causal=load.causal, scale=scale)
+
+        baseline, attend_exactly = fastest_reference(q, k, v, load.causal)
+        out, rse = attend(), math.nan  # both sides are warm now
+        if load.is_real(layer, length):
+            one = (x[:1].float() for x in (q, k, v))  # all texts are the same one
+            rse = float(relative_squared_error(out[:1], reference(*one, load.causal, scale)))
+        sides = {"exact": attend_exactly, "approx": attend}
         times: dict[str, list[float]] = {"exact": [], "approx": []}
         while len(times["exact"]) < _turns(times, seconds):
             yield None
             for side, ms in interleaved(sides, repeats=1, warmup=0, device=device).items():
                 times[side].append(ms)
         exact_ms, approx_ms = (statistics.median(side) for side in times.values())
-        yield Pace(length, exact_ms, approx_ms, rse, baseline, *map(_middle, times.values()))
+        yield Pace(
+            length, exact_ms, approx_ms, rse, baseline, *map(_middle, times.values()), *_alone(sides, device)
+        )
+
+
+def _alone(sides: dict[str, Callable[[], object]], device: str, turns: int = 5) -> tuple[float, float]:
+    """What the device itself takes for both sides, in turns; NaN for a side that no graph holds, and on a CPU."""
+    if torch.device(device).type != "cuda":
+        return math.nan, math.nan
+    graphs = {}
+    for side, call in sides.items():
+        try:
+            graphs[side] = as_graph(call)
+        except RuntimeError:
+            torch.cuda.synchronize()
+    times = interleaved(graphs, repeats=turns, device=device) if graphs else {}
+    return times.get("exact", math.nan), times.get("approx", math.nan)
 
 
 def _turns(times: dict[str, list[float]], seconds: float) -> int:

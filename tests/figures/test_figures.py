@@ -155,6 +155,27 @@ def test_speed_draws_the_middle_half_of_the_turns():
         assert list(trace.error_y.array) == [above, above]
 
 
+def test_speed_shows_no_error_where_tokens_were_drawn_again_and_says_so():
+    lengths, exact = np.array([256, 512, 1024]), np.array([5.0, 20.0, 80.0])
+    fig = figures.speed(
+        lengths, exact, exact / 2, np.array([0.1, 0.2, np.nan]), "a test machine", name="MuSe"
+    )
+    text = fig.layout.title.text.replace("<br>", " ")
+    assert "At 1,024 tokens MuSe is 2.0 times faster than exact, with error 0.20 at 512" in text
+    assert "drawn again: no error is shown there" in text
+    assert np.isnan(fig.data[2].y[2])
+
+
+def test_speed_draws_what_the_gpu_alone_takes():
+    lengths, exact = np.array([256, 512]), np.array([5.0, 20.0])
+    alone = np.array([[2.0, 12.0], [4.0, 3.0]])
+    fig = figures.speed(lengths, exact, exact, exact, "a test machine", name="MuSe", device_ms=alone)
+    assert [list(trace.y) for trace in fig.data if trace.line.dash == "dash"] == alone.tolist()
+    assert "The GPU alone, in a CUDA graph: 4.0 times faster." in fig.layout.title.text.replace("<br>", " ")
+    unknown = figures.speed(lengths, exact, exact, exact, "a test machine", device_ms=alone * np.nan)
+    assert not [trace for trace in unknown.data if trace.line.dash == "dash"]
+
+
 def test_speed_draws_before_anything_is_measured():
     nothing = np.array([])
     fig = figures.speed(nothing, nothing, nothing, nothing, machine="a test machine")

@@ -2,6 +2,7 @@
 
 import contextlib
 import traceback
+from types import SimpleNamespace
 from unittest import mock
 
 import torch
@@ -14,6 +15,8 @@ def pretend(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: NAME)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    properties = SimpleNamespace(total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device=None: properties)
 
 
 # ``numpy`` is not among them: of a device's tensor it raises, of the host's it waits for nothing.

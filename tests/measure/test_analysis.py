@@ -18,6 +18,7 @@ from multipole_lab.measure import (
     relative_squared_error,
     worst_token,
 )
+from multipole_lab.measure.load import Load
 from multipole_lab.models.samples.sample import LayerSample
 
 
@@ -55,6 +56,28 @@ def test_one_turn_that_had_to_wait_does_not_become_the_time_of_its_length(monkey
     layer = LayerSample(*torch.randn(3, 1, 1, 8, 4))
     paces = [pace for pace in lengths.time_lengths(layer, [8], Exact(), seconds=0.1) if pace]
     assert [(pace.exact_ms, pace.approx_ms) for pace in paces] == [(4.0, 4.0)]
+
+
+def test_a_load_has_heads_and_texts_of_its_own_and_draws_tokens_again_beyond_the_end():
+    layer = LayerSample(torch.randn(1, 4, 20, 8), *torch.randn(2, 1, 2, 20, 8))
+    q, k, v = Load(heads=6, batch=3).of(layer, 12, "cpu")
+    assert q.shape == k.shape == v.shape == (3, 6, 12, 8)
+    assert torch.equal(q[2, 5], layer.q[0, 1, :12])
+    assert torch.equal(k[1, 3], layer.k[0, 1, :12])
+    q, k, v = Load().of(layer, 50, "cpu")
+    assert (q.shape, k.shape) == ((1, 4, 50, 8), (1, 2, 50, 8))
+    asked = []
+
+    def method(q, k, v, causal, scale):
+        asked.append((q.shape[:3], causal))
+        return Exact()(q, k, v, causal=causal, scale=scale)
+
+    paces = lengths.time_lengths(layer, [16, 40], method, seconds=0.0, device="cpu", load=Load(5, 2, True))
+    near, far = filter(None, paces)
+    assert near.rse < 1e-9
+    assert math.isnan(far.rse)
+    assert math.isnan(far.exact_device_ms)
+    assert set(asked) == {((2, 5, 16), True), ((2, 5, 40), True)}
 
 
 def test_turns_are_measured_again_until_they_agree_and_their_spread_is_told(monkeypatch):

@@ -12,6 +12,7 @@ from every_panel import ONE_FIGURE, takes_sample
 
 from multipole_lab import panels
 from multipole_lab.measure.heads import one_head
+from multipole_lab.measure.lengths import Pace
 from multipole_lab.models.samples.sample import Sample
 from multipole_lab.panels.common.shown import parts_of
 from multipole_lab.panels.common.sync import changes
@@ -185,7 +186,9 @@ def test_another_sample_can_be_opened_by_its_path(name, sample, tmp_path):
     panel._source.value = str(path)
     assert panel.message == ""
     assert len(panel.sample) == 300
-    assert max(value for _, value in panel.controls["context"]._options_full) == 300
+    lengths = [value for _, value in panel.controls["context"]._options_full]
+    assert 300 in lengths
+    assert max(lengths) == 300 or name == "speed"  # which draws tokens again beyond the end
     panel.figure()
     panel.reset()
     assert panel.sample is sample
@@ -265,6 +268,20 @@ def test_the_speed_panel_measures_every_length_on_this_machine(sample):
     wanted = np.array([table["exact_ms"][-1], table["approx_ms"][-1]])
     np.testing.assert_allclose(bars, 3 * wanted / wanted.max(), atol=0.01)  # they fill as the times are
     assert "512 tokens, slowed down" in panel._race.value
+
+
+def test_the_speed_panel_keeps_what_it_has_where_memory_ends(sample, monkeypatch):
+    def paces(layer, lengths, *_, load, **__):
+        assert (load.heads, load.batch, load.causal) == (8, 4, True)
+        yield Pace(lengths[0], 2.0, 1.0, 0.1, "flash")
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(importlib.import_module("multipole_lab.panels.speed"), "time_lengths", paces)
+    panel = panels.speed(sample.crop(256))
+    panel.set(context=1024, heads=8, batch=4, sight="causal")
+    assert "At 256 tokens MuSe is 2.0 times faster" in titled(panel)
+    assert "Causal, 32 heads of 4 texts" in titled(panel)
+    assert "no memory for longer ones" in titled(panel)
 
 
 def test_a_busy_computer_is_named_beside_its_times(sample, monkeypatch):
