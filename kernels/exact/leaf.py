@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..common.checks import check_attention, check_given, check_tensors
-from ..common.derivatives import KernelFunction
+from ..common.derivatives import KernelFunction, Run, run_now
 from ..common.launch import fp32_precision, launch, target_of
 from ..common.layout import row_strided
 from ..common.online import softmax_lse, softmax_mean, softmax_start, softmax_step
@@ -66,6 +68,7 @@ def leaf(
     band: Band | None = None,
     tile: Tile | None = None,
     precision: str | None = None,
+    run: Run = run_now,
 ) -> tuple[Tensor, Tensor]:
     """Exact attention in one online softmax; differentiable in q, k and v.
 
@@ -79,6 +82,7 @@ def leaf(
     valid : [B, Nk], or [B, Nq, Nk] for every query its own; bool, False for keys to leave out.
     bias : b [B, Nk] fp32, a constant of the backward; -inf leaves a key out. None for zero.
     band : the window, None for all keys.
+    run : what computes the result and the gradients, of a name, a function and its tensors.
 
     Returns
     -------
@@ -101,7 +105,8 @@ def leaf(
         raise ValueError("leaf: bias requires a gradient, of which the backward knows nothing; detach it")
     q, k, v = row_strided(q), row_strided(k), row_strided(v)
     valid, bias = (None if x is None else x.contiguous() for x in (valid, bias))
-    return _Leaf.apply(q, k, v, scale, causal, valid, bias, band, tile, precision or fp32_precision(q))
+    settings = scale, causal, band, tile, precision or fp32_precision(q)
+    return _Leaf.apply(q, k, v, valid, bias, settings, run)
 
 
 def leaf_into(
@@ -129,22 +134,46 @@ class _Leaf(KernelFunction):
     operation = "leaf"
 
     @staticmethod
-    def forward(ctx, q, k, v, scale, causal, valid, bias, band, tile, precision):
-        out = torch.empty(*q.shape[:3], v.shape[-1], dtype=q.dtype, device=q.device)
-        lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-        leaf_into(out, lse, q, k, v, scale, causal, valid, bias, band, tile, precision)
+    def forward(ctx, q, k, v, valid, bias, settings, run):
+        given, masks = _given(valid, bias)
+        out, lse = run(("leaf", settings, given), partial(_result, settings, given), q, k, v, *masks)
         ctx.save_for_backward(q, k, v, valid, bias, out, lse)
-        ctx.scale, ctx.causal, ctx.band, ctx.precision = scale, causal, band, precision
+        ctx.settings, ctx.run = settings, run
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
     def backward(ctx, dout, dlse):
         if dout is None and dlse is None:
-            return (None,) * 10
+            return (None,) * 7
         q, k, v, valid, bias, out, lse = ctx.saved_tensors
         dout = torch.zeros_like(out) if dout is None else dout
-        grads = leaf_backward(
-            q, k, v, valid, bias, out, lse, dout, dlse, ctx.scale, ctx.causal, ctx.band, ctx.precision
-        )
-        return *grads, *(None,) * 7
+        given, others = _given(dlse, valid, bias)
+        gradients = partial(_gradients, ctx.settings, given)
+        grads = ctx.run(("leaf gradients", ctx.settings, given), gradients, q, k, v, out, lse, dout, *others)
+        return *grads, *(None,) * 4
+
+
+def _given(*tensors: Tensor | None) -> tuple[tuple[bool, ...], list[Tensor]]:
+    """Which of the tensors there are, and those."""
+    return tuple(x is not None for x in tensors), [x for x in tensors if x is not None]
+
+
+def _taken(given: tuple[bool, ...], tensors: tuple[Tensor, ...]) -> list[Tensor | None]:
+    """The way back from `_given`."""
+    rest = iter(tensors)
+    return [next(rest) if there else None for there in given]
+
+
+def _result(settings: tuple, given: tuple[bool, ...], q, k, v, *masks) -> tuple[Tensor, Tensor]:
+    scale, causal, band, tile, precision = settings
+    out = torch.empty(*q.shape[:3], v.shape[-1], dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    leaf_into(out, lse, q, k, v, scale, causal, *_taken(given, masks), band, tile, precision)
+    return out, lse
+
+
+def _gradients(settings: tuple, given: tuple[bool, ...], q, k, v, out, lse, dout, *others):
+    scale, causal, band, _, precision = settings
+    dlse, valid, bias = _taken(given, others)
+    return leaf_backward(q, k, v, valid, bias, out, lse, dout, dlse, scale, causal, band, precision)

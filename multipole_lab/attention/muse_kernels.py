@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from multipole_lab.attention.calls.replay import replayed
+from multipole_lab.attention.calls.replay import repeating, replayed
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.attention.clusters.slots import Labels, Slots, to_slots
 from multipole_lab.attention.expansion import principal_directions
@@ -22,7 +22,6 @@ from multipole_lab.clustering.clusters import statistics_dtype
 
 if TYPE_CHECKING:
     from multipole_lab.attention.muse import MuSe
-    from multipole_lab.kernels.common.derivatives import Run
 
 
 def _in_graphs(compute: Callable[..., Partial]) -> Callable[..., Partial]:
@@ -36,13 +35,6 @@ def _in_graphs(compute: Callable[..., Partial]) -> Callable[..., Partial]:
         return replayed(name, lambda *tensors: compute(method, *tensors, scale, None), q, k, v)
 
     return call
-
-
-def _run(q: Tensor) -> Run:
-    """What computes the gradients: decided here, for a backward runs in a thread of its own."""
-    from multipole_lab.kernels.common.derivatives import run_now
-
-    return replayed if replayed.may_replay((q,)) else run_now
 
 
 def _graded(*tensors: Tensor) -> bool:
@@ -107,7 +99,7 @@ def _of_clusters(
             )
         basis = _directions(q, labels, clusters[0], largest, rank)
     near = min(method.near, number)
-    return muse(q, k, v, *clusters, scale, near, method.order, basis, padded=False, run=_run(q))
+    return muse(q, k, v, *clusters, scale, near, method.order, basis, padded=False, run=repeating(q))
 
 
 @_in_graphs
@@ -123,7 +115,7 @@ def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: No
     if method._merged:
         parts = partial(_merged_parts, method, block, scale)
         out, lse, *tree = replayed(("merged parts", method, block, scale), parts, q, k, v)
-        out, lse = muse_merged(q, k, v, Tree(*tree), scale, method.near, (out, lse), _run(q))
+        out, lse = muse_merged(q, k, v, Tree(*tree), scale, method.near, (out, lse), repeating(q))
         return out[0, :, :N].unflatten(0, heads), lse[0, :, :N].unflatten(0, heads)
     parts = partial(_causal_parts, method, block, levels, scale)
     if method.partition == "balanced":
@@ -131,7 +123,7 @@ def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: No
     else:
         leaves, *found = replayed(("causal parts", method, block, scale), parts, q, k, v)
     clusters = [found[i : i + 5] for i in range(1, len(found), 5)]
-    out, lse = muse_causal(q, k, v, clusters, block, scale, method.near, (leaves, found[0]), _run(q))
+    out, lse = muse_causal(q, k, v, clusters, block, scale, method.near, (leaves, found[0]), repeating(q))
     return out[0, :, :N].unflatten(0, heads), lse[0, :, :N].unflatten(0, heads)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from multipole_lab.attention.calls.backend import use_triton
 from multipole_lab.attention.calls.padding import without_gaps
+from multipole_lab.attention.calls.replay import repeating
 from multipole_lab.attention.exact import exact_partial
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.partials import Partial
@@ -30,6 +31,8 @@ class Window(Method):
     ----------
     size : keys in the window, the query's own included, at least 1.
     sinks : leading keys that every query sees (StreamingLLM, 2309.17453), at least 0.
+
+    On a GPU it is one kernel, which reads no tile of keys outside the window, forward and backward.
     """
 
     size: int = 512
@@ -59,7 +62,8 @@ class Window(Method):
             from multipole_lab.kernels.common.visible import Band
             from multipole_lab.kernels.exact.leaf import leaf
 
-            return leaf(q, k, v, scale, causal, mask, band=Band(behind, ahead, sinks))
+            band = Band(behind, ahead, sinks)
+            return leaf(q, k, v, scale, causal, mask, band=band, run=repeating(q))
         outs, lses = [], []
         for first in range(0, Nq, BLOCK):
             last = min(first + BLOCK, Nq)

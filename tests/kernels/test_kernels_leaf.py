@@ -45,7 +45,7 @@ BANDS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("dtype", DTYPES[::2], ids=lambda d: str(d).removeprefix("torch."))
 @pytest.mark.parametrize(("case", "band"), BANDS, ids=lambda c: "-".join(map(str, c)))
 def test_a_band_with_sinks(case, band, dtype, poisoned):
     check(case, band, dtype)
