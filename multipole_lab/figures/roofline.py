@@ -150,7 +150,7 @@ def _draw_times(fig, names, ms, memory) -> None:
 def _place(fig, ms) -> None:
     """Put the roof above and the bars below, all scales of work logarithmic."""
     log = {"type": "log", "dtick": 1, "tickformat": "~g"}
-    low, high = np.log10([ms.min(), ms.max()])
+    low, high = np.log10([ms[ms > 0].min(), ms.max()])  # a kernel may have nothing to do
     fig.update_layout(
         xaxis={"title": {"text": "operations for every byte moved"}, **log},
         yaxis={"title": {"text": "TFLOP/s"}, "domain": [0.62, 1], **log},

@@ -25,6 +25,7 @@ class BlocksPanel(SampledPanel):
     """The blocks of causal attention of one head, and the error of each when it alone is approximated."""
 
     title = "blocks"
+    main = "leaf", "clusters", "near", "colour"
     most_leaves = 128  # a finer picture shows less
 
     def __init__(self, sample) -> None:

@@ -23,6 +23,8 @@ class ClustersPanel(SampledPanel):
     """Keys of one head on their principal axes, coloured by cluster, with the sizes below."""
 
     title = "clusters"
+    main = "clusters", "iterations", "spotlight", "view"
+    plays = "iterations"
 
     def __init__(self, sample) -> None:
         # The axes depend on the keys alone, so that moving any other slider does not fit them again.

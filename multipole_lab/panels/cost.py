@@ -27,6 +27,7 @@ class CostPanel(TimedPanel):
     """Tokens, heads, size, batch and layers in; operations, bytes, time and memory out."""
 
     title = "cost"
+    main = "tokens", "layers", "clusters", "method"
 
     def __init__(self, sample) -> None:
         self._prices: dict[bool, Prices] = {}
@@ -83,7 +84,7 @@ class CostPanel(TimedPanel):
     def _buttons(self) -> list[widgets.Widget]:
         """Add a button that measures once more."""
         again = button("Measure again", "Measure the prices once more", self._measure_again)
-        return [again, *super()._buttons()]
+        return [again]
 
     def _measure_again(self, _button) -> None:
         """Forget the prices."""

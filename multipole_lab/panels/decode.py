@@ -23,6 +23,8 @@ class DecodePanel(SampledPanel):
     """The last tokens of a text decoded one by one over clusters of the keys before them."""
 
     title = "decode"
+    main = "budget", "share", "step", "levels"
+    plays = "step"
     steps = 24
 
     def __init__(self, sample) -> None:

@@ -26,6 +26,8 @@ class ErrorPanel(SampledPanel):
     """Error per head, where in the sequence it sits, and the output exact and approximate."""
 
     title = "error"
+    main = "head", "clusters", "near", "order"
+    plays = "near"
 
     def __init__(self, sample) -> None:
         # Outputs are kept, 0.5 MB a head: exact ones do not depend on most sliders, and looking at another

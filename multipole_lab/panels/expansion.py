@@ -19,6 +19,8 @@ _ORIGIN = np.zeros(2)
 class ExpansionPanel(Panel):
     """The plane of queries: the exact field, its expansion around the origin, and around a point to move."""
 
+    main = "p_x", "p_y", "spread", "order"
+
     def __init__(self, steps: int = 41) -> None:
         self.steps = steps
         about = "The point p that the tilted expansion is built around: "

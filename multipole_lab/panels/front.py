@@ -81,10 +81,10 @@ class FrontPanel(TimedPanel):
 
     def _buttons(self) -> list[widgets.Button]:
         """Add a button that measures once more."""
-        again = button("Measure again", "Time the same settings once more", self._again)
-        return [again, *super()._buttons()]
+        again = button("Measure again", "Time the same settings once more", self._measure_again)
+        return [again]
 
-    def _again(self, _button) -> None:
+    def _measure_again(self, _button) -> None:
         """Forget what was measured for the present state."""
         state = self.state()
         self._measured.pop((state["layer"], state["context"], state["attention"]), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -12,16 +11,17 @@ import plotly.graph_objects as go
 
 from .clusters import ClustersPanel
 from .common.base import Panel
-from .common.desk import check_state, line_of
+from .common.desk import check_state, code_block, desk_buttons, line_of
 from .common.leaving import leave_picture
 from .common.porter import Porter
 from .common.sampled import open_sample
 from .common.style import STYLE
-from .common.words import alert, readout
+from .common.words import about, alert, plain, readout
 from .error import ErrorPanel
 from .lens import LensPanel
 from .matrix import MatrixPanel
 from .speed import SpeedPanel
+from .tools.history import History
 
 _KINDS = {
     "lens": LensPanel,
@@ -31,12 +31,8 @@ _KINDS = {
     "speed": SpeedPanel,
 }
 _SHARED = ("layer", "head", "context", "clusters", "near", "order", "attention")
-_FIRST = (
-    "lens",
-    "matrix",
-    "clusters",
-    "error",
-)  # speed measures whenever a slider moves: when it is asked for
+# Without speed, which measures whenever a slider moves: when it is asked for.
+_FIRST = ("lens", "matrix", "clusters", "error")
 
 
 class LabPanel(widgets.VBox):
@@ -67,16 +63,13 @@ class LabPanel(widgets.VBox):
             name: widgets.ToggleButton(value=name in show, description=name, tooltip=f"Show or hide: {name}")
             for name in _KINDS
         }
-        self._message, self._code, self._porter = widgets.HTML(), widgets.HTML(), Porter(label="lab panel")
-        copy = widgets.Button(
-            description="Copy", icon="copy", tooltip="Copy the line that makes this desk again"
-        )
-        copy.on_click(lambda _: self._porter.copy(self.code))
-        reset = widgets.Button(description="Reset all", tooltip="Put every control back to its first value")
-        reset.on_click(self.reset)
+        self._message, self._code = widgets.HTML(), widgets.HTML()
+        self._porter = Porter("lab panel", self._hear)
+        self._porter.about = {control.description: about(control) for control in self.controls.values()}
+        self._history = History(self.state, lambda moment: self.set(**moment))
         self._grid = widgets.Box().add_class("ml-lab-grid")
         box = widgets.Box(list(self.controls.values())).add_class("ml-controls")
-        shown = widgets.Box([*self._toggles.values(), copy, reset]).add_class("ml-buttons")
+        shown = widgets.Box([*self._toggles.values(), *desk_buttons(self)]).add_class("ml-buttons")
         super().__init__(
             [widgets.HTML(STYLE), shown, box, self._message, self._code, self._grid, self._porter]
         )
@@ -86,10 +79,12 @@ class LabPanel(widgets.VBox):
         with self._held():
             for name in _SHARED:
                 self.controls[name].value = state.get(name, self.controls[name].value)
-        self._arrange()
-        for name, values in state.get("own", {}).items():
-            if name in self.panels:
-                self.panels[name].set(**values)
+        with self._history.still():
+            self._arrange()
+            for name, values in state.get("own", {}).items():
+                if name in self.panels:
+                    self.panels[name].set(**values)
+        self._history.begin()
         for name, control in [*self.controls.items(), *self._toggles.items()]:
             control.observe(self._spread if name in self.controls else self._arrange, "value")
         self._say()
@@ -114,15 +109,21 @@ class LabPanel(widgets.VBox):
         except ValueError as error:
             self._message.value = alert("This cannot be shown.", str(error), "Nothing was moved.")
             return
-        with self._held():
-            for name in self._toggles:
-                self._toggles[name].value = name in state.get("show", self.state()["show"])
-            for name in _SHARED:
-                self.controls[name].value = state.get(name, self.controls[name].value)
-        self._arrange()
-        for name, panel in self._shown():
-            panel.set(**self._shared_with(panel), **state.get("own", {}).get(name, {}))
+        shown = state.get("show", self.state()["show"])
+        with self._history.still():
+            with self._held():
+                for name in self._toggles:
+                    self._toggles[name].value = name in shown
+                for name in _SHARED:
+                    self.controls[name].value = state.get(name, self.controls[name].value)
+            self._arrange()
+            for name, panel in self._shown():
+                panel.set(**self._shared_with(panel), **state.get("own", {}).get(name, {}))
         self._say()
+
+    def undo(self) -> None:
+        """Take the last move back, as the button does."""
+        self._history.undo()
 
     def reset(self, _button=None) -> None:
         """Put every control back to where it was when the desk was made without a state."""
@@ -140,8 +141,9 @@ class LabPanel(widgets.VBox):
     @property
     def message(self) -> str:
         """All errors that are shown in plain text, or an empty string."""
-        own = html.unescape(self._message.value and Panel.message.fget(self))
-        return " ".join(filter(None, [own, *(panel.message for _, panel in self._shown())]))
+        return " ".join(
+            filter(None, [plain(self._message.value), *(panel.message for _, panel in self._shown())])
+        )
 
     @property
     def summary(self) -> str:
@@ -158,6 +160,14 @@ class LabPanel(widgets.VBox):
     def _repr_mimebundle_(self, **kwargs) -> dict | tuple[dict, dict]:
         """The live widget, and for a reader without one the first picture and the words of all."""
         return leave_picture(self, super()._repr_mimebundle_(**kwargs))
+
+    def _hear(self, what: str, value: object) -> None:
+        """Take a state from a link; all else that the page says is for the panels."""
+        if what == "state":
+            try:
+                self.set(**value)
+            except TypeError as error:
+                self._message.value = alert("This link cannot be shown.", str(error), "Nothing was moved.")
 
     def _shown(self) -> list[tuple[str, Panel]]:
         """The panels that are shown, by name, in the order of the page."""
@@ -181,8 +191,7 @@ class LabPanel(widgets.VBox):
 
     def _made(self, panel: Panel) -> Panel:
         """A panel that has given its shared controls to the desk."""
-        box = panel.children[1]
-        box.children = [control for control in panel.controls.values() if control not in _of(panel, _SHARED)]
+        panel._settings.leave_out(_SHARED)
         for name, control in panel.controls.items():
             control.observe(partial(self._raise, name) if name in _SHARED else self._say, "value")
         return panel
@@ -218,14 +227,9 @@ class LabPanel(widgets.VBox):
     def _say(self, _change=None) -> None:
         """Show the line that makes this desk again."""
         if not self._quiet:
-            what = 'class="ml-code" role="region" aria-label="line that makes this desk again"'
-            self._code.value = f"<pre {what}>{html.escape(self.code)}</pre>"
+            self._history.note()
+            self._code.value = code_block(self.code)
             self._porter.values = {c.description: readout(c) for c in self.controls.values()}
-
-
-def _of(panel: Panel, names: tuple[str, ...]) -> list[widgets.Widget]:
-    """A panel's controls of these names."""
-    return [panel.controls[name] for name in names if name in panel.controls]
 
 
 def lab(sample, show: tuple[str, ...] = _FIRST, **state) -> LabPanel:

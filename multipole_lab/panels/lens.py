@@ -19,6 +19,7 @@ from multipole_lab.threads import one_thread
 from .common import controls
 from .common.base import Picture
 from .common.sampled import SampledPanel
+from .common.words import place
 from .page.story import Story
 
 
@@ -26,13 +27,15 @@ class LensPanel(SampledPanel):
     """Two columns of the text shaded by attention, exact and approximate, over the words that weigh most."""
 
     title = "lens"
+    main = "query", "clusters", "near", "head"
+    plays = "near"
 
     def __init__(self, sample) -> None:
         self._story = Story()
         # Clusters do not depend on the word, so that walking through the text finds none again.
         self._lens = lru_cache(maxsize=32)(self._cluster)
         super().__init__(sample)
-        self._story.observe(lambda change: self._place("query", change["new"]), "query")
+        self._story.observe(lambda change: place(self.controls, "query", change["new"]), "query")
         self.controls["context"].observe(self._crop, "value")
         self._crop(None)
 

@@ -30,6 +30,8 @@ class MatrixPanel(SampledPanel):
     """One head's attention as a picture, an approximation beside it, and below them what differs and why."""
 
     title = "matrix"
+    main = "sort", "clusters", "near", "attention"
+    plays = "near"
 
     def __init__(self, sample) -> None:
         self._exact = lru_cache(maxsize=16)(self._share_exactly)

@@ -20,6 +20,8 @@ _HERE = "this machine"
 class RooflinePanel(Panel):
     """Kernels under the roof of a device: published peaks for GPUs, measured ones for this machine."""
 
+    main = "device", "tokens", "clusters", "near"
+
     def __init__(self) -> None:
         self._here: Device | None = None
         self._recorded = list(recorded())

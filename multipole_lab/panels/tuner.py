@@ -111,7 +111,7 @@ class TunerPanel(TimedPanel):
             description="Copy", icon="copy", tooltip="Copy the recommended line, to paste into your code"
         )
         copy.on_click(lambda _: self._porter.copy(self.code))
-        return [tune, copy, *super()._buttons()]
+        return [tune, copy]
 
     def _tune(self, _button=None) -> None:
         """Search again for the present error."""

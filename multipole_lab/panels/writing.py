@@ -20,7 +20,7 @@ from multipole_lab.threads import one_thread
 from .common import controls
 from .common.base import Picture
 from .common.timed import TimedPanel
-from .common.words import button
+from .common.words import button, place
 from .page.manuscript import Manuscript
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class WritingPanel(TimedPanel):
     """The last words of a text: written by a model, or replayed from the sample where there is none."""
 
     title = "writing"
+    main = "budget", "levels", "others", "word"
     words = 24
 
     def __init__(self, sample, model=None, tokenizer=None) -> None:
@@ -188,7 +189,7 @@ class WritingPanel(TimedPanel):
         """A click on a written word chooses it."""
         at = change["new"] + 1
         if self._pen is not None and at not in (0, min(self.state()["word"], len(self._pen.words))):
-            self._place("word", at)
+            place(self.controls, "word", at)
 
     def _above(self) -> list[widgets.Widget]:
         """The text stands over the figure."""
@@ -197,7 +198,7 @@ class WritingPanel(TimedPanel):
     def _buttons(self) -> list[widgets.Widget]:
         """Add a button that writes the same once more."""
         again = button("Write again", "Begin again after the prompt", self._write_again)
-        return [again, *super()._buttons()]
+        return [again]
 
     def _write_again(self, _button) -> None:
         """Put the text away."""

@@ -61,8 +61,7 @@ def test_the_search_gets_sample_and_error_and_its_line_is_shown(sample, asked):
     assert "MuSe(clusters=64, near=4)" in panel._code.value
     sent = []
     panel._porter.send = lambda content, *_: sent.append(content)
-    button = next(b for b in panel.children[5].children if getattr(b, "description", "") == "Copy")
-    button.click()
+    next(b for b in panel._buttons() if b.description == "Copy").click()
     assert sent == [{"kind": "copy", "text": BEST.code}]
 
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import html
-import re
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import ipywidgets as widgets
-import numpy as np
 import plotly.graph_objects as go
-import traitlets
 
 from multipole_lab.figures.common.theme import CONFIG, enlarge
 
-from .export import buttons_to_take_away, exported
-from .leaving import leave_picture
+from ..tools.history import History
+from ..tools.hold import Hold
+from ..tools.play import Player
+from ..tools.settings import Settings
+from ..tools.status import Status
+from .export import button_rows
 from .porter import Porter
+from .readable import Readable
 from .shown import Shown
 from .style import STYLE
 from .sync import sync_figure
-from .words import alert, allowed_values, button, readout
+from .words import about, alert, place, readout
 from .work import Picture, Work
 
 
-class Panel(widgets.VBox):
+class Panel(Readable):
     """Controls, a figure, a line of status, and buttons to reset and to take the result away.
 
     Subclasses define ``compute(**state)``, a generator of :class:`Picture`. Most yield once; long work yields
@@ -37,40 +37,41 @@ class Panel(widgets.VBox):
     controls : widgets with a ``value``, by the name that ``compute`` takes them under.
     """
 
+    main: tuple[
+        str, ...
+    ] = ()  # names of the controls in sight, at most four; the first ones where none is named
+    plays = ""  # the name of a slider that a button walks through
+
     def __init__(self, name: str, controls: dict[str, widgets.Widget]) -> None:
         self.name, self.controls = name, controls
         self._defaults = self.state()
         self._held = False  # whether several controls move at once
         self._again = False  # whether the next picture also puts axes and cameras back
         self._work = Work(lambda: self.compute(**self.state()), self._show, self._fail)
-        self._porter = Porter(label=f"{name} panel")
-        self._status, self._message = widgets.HTML(), widgets.HTML()
+        self._porter = Porter(f"{name} panel", self._hear)
+        self._status, self._message = Status(), widgets.HTML()
         self._notice = ""  # shown above the picture whatever is drawn
         self._large = widgets.ToggleButton(
             description="Large type", tooltip="Larger type, for a projector or the back of the room"
         )
+        self._settings = Settings(controls, self.main, self._extra())
+        self._history = History(self._moment, self._return_to)
+        self._hold = Hold(self)
+        self._player = Player(self, self.plays) if self.plays else None
         self._work.begin()  # the first picture, so that the figure made from it starts complete
         self._shown = Shown(self._work.picture.figure)
         self._shown._config = CONFIG
         self._shown.layout.autosize = True
-        box = widgets.Box(list(controls.values())).add_class("ml-controls")
-        buttons = widgets.Box([*self._buttons(), self._status]).add_class("ml-buttons")
-        super().__init__(
-            [
-                widgets.HTML(STYLE),
-                box,
-                self._message,
-                *self._above(),
-                self._shown,
-                *self._below(),
-                buttons,
-                self._porter,
-            ]
-        )
+        figures = widgets.Box([widgets.Box([self._shown]).add_class("ml-figure"), self._hold.box])
+        view = [self._message, *self._above(), figures.add_class("ml-figures"), *self._below()]
+        stage = widgets.Box([self._settings, widgets.VBox(view).add_class("ml-view")]).add_class("ml-stage")
+        super().__init__([widgets.HTML(STYLE), stage, *button_rows(self), self._porter])
         self.add_class("ml-panel")
         for control in controls.values():
             control.observe(self._moved, "value")
         self._large.observe(self._resized, "value")
+        self._porter.about = {control.description: about(control) for control in controls.values()}
+        self._history.begin()
         self._work.go_on()
 
     def compute(self, **state) -> Iterator[Picture | None]:
@@ -84,16 +85,6 @@ class Panel(widgets.VBox):
         """Return the present value of every control, by name."""
         return {name: control.value for name, control in self.controls.items()}
 
-    def figure(self) -> go.Figure:
-        """Return a static copy of the figure in its present state, once all work under way is done."""
-        self._flush()
-        return go.Figure(self._dressed())
-
-    def table(self) -> dict[str, list]:
-        """Return the numbers behind the figure, as columns by name."""
-        self._flush()
-        return {name: np.asarray(column).tolist() for name, column in self._work.picture.table.items()}
-
     def set(self, **state) -> None:
         """Move several controls with one redraw: ``panel.set(clusters=32, seed=1)``.
 
@@ -103,7 +94,7 @@ class Panel(widgets.VBox):
         self._held = True
         try:
             for name, value in state.items():
-                wrong = wrong or self._place(name, value)
+                wrong = wrong or place(self.controls, name, value)
             for name, value in before.items() if wrong else ():
                 self.controls[name].value = value
         finally:
@@ -113,66 +104,19 @@ class Panel(widgets.VBox):
         else:
             self._moved(None)
 
-    def _place(self, name: str, value: object) -> str:
-        """Move one control; return what is wrong with the name or the value, or an empty string."""
-        if name not in self.controls:
-            return f"{name}: this panel has no such control; it has {', '.join(self.controls)}."
-        control = self.controls[name]
-        try:
-            control.value = value
-        except (traitlets.TraitError, TypeError, ValueError):
-            return f"{name}: {value!r} is not possible; {allowed_values(control)}."
-        if control.value != value and not isinstance(value, float):  # floats are put on the slider's steps
-            return f"{name}: {value!r} is not possible; {allowed_values(control)}."
-        return ""
-
     def at(self, **state) -> Panel:
         """Move several controls as ``set`` does, and return the panel: a cell that ends so shows it."""
         self.set(**state)
         return self
 
-    @property
-    def code(self) -> str:
-        """The line that makes this panel again, in its present state, where the sample is called ``sample``."""
-        moved = [f"{name}={value!r}" for name, value in self.state().items() if value != self._defaults[name]]
-        return f"ml.panels.{self._call}" + (f".at({', '.join(moved)})" if moved else "")
-
-    @property
-    def _call(self) -> str:
-        """The call that makes the panel."""
-        return f"{self.name}()"
+    def undo(self) -> None:
+        """Take the last move back, as the button does."""
+        self._history.undo()
 
     def reset(self, _button=None) -> None:
         """Put every control, axis and camera back to where it was when the panel was made."""
         self._again = True
         self.set(**self._defaults)
-
-    def export(self, kind: str) -> tuple[str, str, str]:
-        """Return (file name, media type, text) of the panel's result as "csv", "json" or "html"."""
-        return exported(self, kind)
-
-    @property
-    def message(self) -> str:
-        """The error shown in the panel in plain text, or an empty string."""
-        return html.unescape(re.sub(r"<[^>]+>", " ", self._message.value)).strip()
-
-    def __repr__(self) -> str:
-        return f"{self.name} panel: sliders in Jupyter; elsewhere .set(...), .figure(), .table()"
-
-    def _repr_mimebundle_(self, **kwargs) -> dict | tuple[dict, dict]:
-        """The live widget, and for a reader without one (GitHub, nbviewer, a PDF) a picture and its words."""
-        return leave_picture(self, super()._repr_mimebundle_(**kwargs))
-
-    @property
-    def done(self) -> bool:
-        """Whether all work is done that the present state needs."""
-        return self._work.done
-
-    @property
-    def summary(self) -> str:
-        """The picture in words: its title."""
-        text = self._work.picture.figure.layout.title.text or self.name
-        return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", text))).strip()
 
     def _above(self) -> list[widgets.Widget]:
         """What stands between the controls and the figure; nothing in most panels."""
@@ -182,10 +126,33 @@ class Panel(widgets.VBox):
         """What stands between the figure and the buttons; nothing in most panels."""
         return []
 
+    def _extra(self) -> list[widgets.Widget]:
+        """What stands first among the settings that are folded away; nothing in most panels."""
+        return []
+
     def _buttons(self) -> list[widgets.Widget]:
-        """Make the row below the figure."""
-        reset = button("Reset", "Put every control back to its first value", self.reset)
-        return [reset, *buttons_to_take_away(self), self._large]
+        """What only this panel has in the row below the figure; nothing in most panels."""
+        return []
+
+    def _moment(self) -> dict:
+        """All that undoing brings back, by name."""
+        return self.state()
+
+    def _return_to(self, moment: Mapping[str, object]) -> None:
+        """Bring back a moment."""
+        self.set(**moment)
+
+    def _hear(self, what: str, value: object) -> None:
+        """Hear what the page says by itself."""
+        if what == "shown":
+            self._status.shown(value)
+        elif what == "present":
+            self._large.value = bool(value)
+        else:
+            try:
+                self.set(**value)
+            except TypeError as error:  # a name that no control can have
+                self._fail(error)
 
     def _dressed(self) -> go.Figure:
         """The present figure in the size of type that is chosen."""
@@ -198,10 +165,16 @@ class Panel(widgets.VBox):
 
     def _moved(self, _change) -> None:
         """Compute the new state, unless several controls move at once."""
-        if not self._held:
-            self._status.value = '<span class="ml-busy" role="status">working …</span>'
-            self.add_class("ml-working")
-            self._work.move()
+        if self._held:
+            return
+        playing = self._player is not None and self._player.playing
+        self._history.note(playing)
+        if playing:
+            self._player.moved()
+        self._hold.tell()
+        self._status.working()
+        self.add_class("ml-working")
+        self._work.move()
 
     def _flush(self) -> None:
         """Finish whatever is pending or under way, now."""
@@ -212,24 +185,18 @@ class Panel(widgets.VBox):
         sync_figure(self._shown, self._dressed(), self._again)
         self._again = False
         self.remove_class("ml-working")
-        done = self._work.picture.done
-        if done >= 1:
-            seconds = self._work.ended()
-            words = f"drawn in {seconds * 1000:,.0f} ms" if self._work.moves else "ready"
-            self._status.value = f'<span role="status">{words}</span>'
-            for control in self.controls.values():
-                if control.has_trait(
-                    "continuous_update"
-                ):  # a slider that is dragged then redraws at every step
-                    control.continuous_update = self._work.quick
-        else:
-            seconds = time.perf_counter() - self._work.started
-            bar = f'<progress max="1" value="{done:.2f}"></progress>' if seconds > 3 * done else ""
-            fresh = "ml-busy" if seconds < 0.3 else ""
-            self._status.value = f'<span class="{fresh}" role="status">{done:.0%} {bar}</span>'
         self._message.value = self._notice
         self._porter.picture = self.summary
         self._porter.values = {c.description: readout(c) for c in self.controls.values()}
+        if self._work.picture.done < 1:
+            self._status.under_way(self._work)
+            return
+        self._porter.drawn = self._status.drawn(self._work)  # after the picture, for the page answers it
+        for control in self.controls.values():
+            if control.has_trait("continuous_update"):  # a slider that is dragged then redraws at every step
+                control.continuous_update = self._work.quick
+        if self._player is not None:
+            self._player.drawn()
 
     def _fail(self, error: Exception) -> None:
         """Say what is wrong above the figure, which keeps the last picture that worked."""
@@ -243,3 +210,5 @@ class Panel(widgets.VBox):
         )
         self.remove_class("ml-working")
         self._status.value = ""
+        if self._player is not None:
+            self._player.drawn()

@@ -1,14 +1,19 @@
-"""The state of a desk of several panels: what is possible, and the line of code that makes it again."""
+"""The state of a desk of several panels: what is possible, the line of code that makes it again, its buttons."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
 from multipole_lab.suggesting import question
 
-from .words import allowed_values
+from .words import allowed_values, button
+
+if TYPE_CHECKING:
+    from ..lab import LabPanel
 
 
 def check_state(
@@ -51,6 +56,28 @@ def line_of(call: str, state: Mapping[str, object], first: Mapping[str, object])
     if own:
         moved["own"] = own
     return f"{', '.join([call, *(f'{name}={value!r}' for name, value in moved.items())])})"
+
+
+def code_block(line: str) -> str:
+    """The line that makes a desk again, as HTML."""
+    what = 'class="ml-code" role="region" aria-label="line that makes this desk again"'
+    return f"<pre {what}>{html.escape(line)}</pre>"
+
+
+def desk_buttons(desk: LabPanel) -> list[widgets.Widget]:
+    """The buttons that undo, copy and reset."""
+    porter = desk._porter
+    return [
+        desk._history.button,
+        button("Copy", "Copy the line that makes this desk again", lambda _: porter.copy(desk.code), "copy"),
+        button(
+            "Link",
+            "Copy a link to this page with the desk as it is",
+            lambda _: porter.link(desk.state()),
+            "link",
+        ),
+        button("Reset all", "Put every control back to its first value", desk.reset),
+    ]
 
 
 def _allows(control: widgets.Widget, value: object) -> bool:

@@ -12,6 +12,7 @@ import ipywidgets as widgets
 
 from multipole_lab.figures.common.theme import CONFIG
 
+from ..tools.settings import Fold
 from .words import button
 
 if TYPE_CHECKING:
@@ -31,11 +32,36 @@ def exported(panel: Panel, kind: str) -> tuple[str, str, str]:
     raise ValueError(f"kind: must be 'csv', 'json' or 'html', got {kind!r}")
 
 
-def buttons_to_take_away(panel: Panel) -> list[widgets.Button]:
-    """The line of code, the numbers, the figure and its picture, each by a button."""
+def button_rows(panel: Panel) -> list[widgets.Widget]:
+    """The rows below a figure: what a reader does with the panel, and folded away what can be taken from it."""
+    reset = button("Reset", "Put every control back to its first value", panel.reset)
+    present = button(
+        "Present", "Fill the screen with this panel, in large type; Esc leaves it", _nothing, "expand"
+    )
+    saved = Fold(
+        "Take away",
+        "Show or hide: code, link, numbers and picture",
+        widgets.Box(_to_take_away(panel)).add_class("ml-buttons"),
+    )
+    play = [panel._player.button] if panel._player else []
+    row = [*panel._buttons(), *play, panel._history.button, reset, panel._hold.button]
+    row += [present.add_class("ml-present"), panel._large, saved, panel._status]
+    return [widgets.Box(row).add_class("ml-buttons"), saved.inside]
+
+
+def _to_take_away(panel: Panel) -> list[widgets.Button]:
+    """The line of code, a link, the numbers, the figure and its picture, each by a button."""
     porter = panel._porter
     made = [
-        button("Code", "Copy the line that makes this panel again", lambda _: porter.copy(panel.code), "copy")
+        button(
+            "Code", "Copy the line that makes this panel again", lambda _: porter.copy(panel.code), "copy"
+        ),
+        button(
+            "Link",
+            "Copy a link to this page with this panel as it is",
+            lambda _: porter.link(panel._changed()),
+            "link",
+        ),
     ]
     for kind, words in (("csv", "the numbers"), ("json", "settings and numbers"), ("html", "the figure")):
         save = partial(_save, panel, kind)
@@ -44,6 +70,10 @@ def buttons_to_take_away(panel: Panel) -> list[widgets.Button]:
         draw = partial(_draw, panel, kind)
         made.append(button(kind.upper(), "Save the picture as a file", draw, "download"))
     return made
+
+
+def _nothing(_button: object) -> None:
+    """The page does it: only there a person's press opens the whole screen."""
 
 
 def _save(panel: Panel, kind: str, _button: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -42,7 +43,6 @@ class SampledPanel(Panel):
         )  # fmt: skip
         super().__init__(self.title, self.controls_for(self.sample))
         self._source.observe(self._sought, "value")
-        self.children[1].children = (self._source, *self.children[1].children)
         if trouble:
             self._explain(trouble, f"Shown is {SHIPPED}, which comes with the lab.")
 
@@ -69,6 +69,19 @@ class SampledPanel(Panel):
         finally:
             self._held = False
         self._moved(None)
+
+    def _extra(self) -> list[widgets.Widget]:
+        """The choice of a sample."""
+        return [self._source]
+
+    def _moment(self) -> dict:
+        return {"sample": self.sample, **super()._moment()}
+
+    def _return_to(self, moment: Mapping[str, object]) -> None:
+        state = {name: value for name, value in moment.items() if name != "sample"}
+        if moment["sample"] is not self.sample:
+            self.use(moment["sample"])
+        self.set(**state)
 
     def forget(self) -> None:
         """Drop what was computed from the sample before."""

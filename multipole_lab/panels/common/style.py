@@ -1,7 +1,35 @@
 """The panels' look: JupyterLab's own colours for text, so that both themes are readable."""
 
 STYLE = """<style>
-.ml-panel { padding: 4px 2px; overflow: hidden; }
+.ml-panel { padding: 4px 2px; overflow: clip; position: relative; }
+.ml-panel:not(.ml-lab) { container-type: inline-size; }
+/* Controls stand above the figure; beside it, where there is room: what is moved and what moves, in one look. */
+.ml-stage { display: grid; grid-template-columns: minmax(0, 1fr); gap: 0 16px; overflow: visible; }
+.ml-settings { display: flex; flex-flow: column; align-items: stretch; align-self: start; overflow: visible;
+  min-width: 0; }
+.ml-view, .ml-figures, .ml-figure { overflow: visible; min-width: 0; }
+.ml-figure > * { width: 100%; }
+.ml-held { display: contents; }
+.ml-held > :first-child { grid-column: 1 / -1; order: -1; }
+.ml-figures { display: grid; grid-template-columns: minmax(0, 1fr); gap: 4px 12px; align-items: start; }
+@container (min-width: 800px) {
+  .ml-panel:not(.ml-holding) > .ml-stage { grid-template-columns: 264px minmax(0, 1fr); }
+  .ml-panel.ml-large:not(.ml-holding) > .ml-stage { grid-template-columns: 330px minmax(0, 1fr); }
+  .ml-panel:not(.ml-holding) > .ml-stage > .ml-settings { position: sticky; top: 0; }
+  .ml-holding > .ml-stage .ml-figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+}
+.ml-panel .ml-fold { width: auto; padding: 0 10px; align-self: start; margin: 2px 0; }
+.ml-panel .ml-fold::before { content: "▸ "; }
+.ml-panel .ml-fold.mod-active::before { content: "▾ "; }
+.ml-panel .ml-i { flex: 0 0 16px; width: 16px; height: 16px; padding: 0; margin: 0 4px 0 0; border-radius: 50%;
+  border: 1px solid var(--jp-ui-font-color2); background: transparent; color: var(--jp-ui-font-color1);
+  font: italic 11px/1 serif; cursor: help; align-self: center; }
+.ml-note { position: absolute; z-index: 20; max-width: 300px; padding: 5px 9px; line-height: 1.4; font-size: 13px;
+  color: var(--jp-ui-font-color1); background: var(--jp-layout-color1); border: 1px solid var(--jp-ui-font-color2);
+  border-radius: 3px; pointer-events: none; }
+/* The whole screen: what is in the way of the picture goes. */
+.ml-panel:fullscreen { background: var(--jp-layout-color0); padding: 16px 28px; overflow: auto; }
+.ml-panel:fullscreen > .ml-folded { display: none; }
 /* As many columns of controls as fit: two beside the file browser in a 900 pixel window. */
 .ml-panel .ml-controls { display: grid; grid-template-columns: repeat(auto-fill, minmax(218px, 1fr));
   gap: 0 12px; align-items: center; overflow: visible; }
@@ -12,7 +40,7 @@ STYLE = """<style>
 .ml-panel .ml-controls .widget-toggle-buttons .widget-label { flex-basis: 54px; width: 54px; }
 .ml-panel .ml-controls .widget-toggle-buttons { display: flex; flex-flow: row nowrap; width: auto; }
 .ml-panel .ml-controls .widget-toggle-button { width: auto; padding: 0 8px; }
-.ml-panel .ml-controls :focus-visible { outline: 2px solid #E69F00; outline-offset: 2px; }
+.ml-panel :is(.ml-settings, .ml-controls) :focus-visible { outline: 2px solid #E69F00; outline-offset: 2px; }
 .ml-panel .ml-buttons { display: flex; flex-flow: row wrap; gap: 2px 8px; align-items: center; }
 .ml-panel .ml-buttons button { width: auto; padding: 0 10px; margin: 2px 0; }
 /* Text of a figure follows the theme. */
@@ -25,7 +53,7 @@ STYLE = """<style>
 .ml-panel .jupyter-widgets-disconnected::before { content: none; }
 /* A busy mark that fast work never shows: it stays invisible for its first 0.3 s. */
 .ml-panel .ml-busy { animation: ml-appear 0s linear 0.3s both; color: var(--jp-ui-font-color1); }
-.ml-working > .js-plotly-plot, .ml-working > * > .js-plotly-plot { animation: ml-fade 0.2s linear 0.3s both;
+.ml-working > .ml-stage .ml-figures > .ml-figure { animation: ml-fade 0.2s linear 0.3s both;
   cursor: progress; }
 @keyframes ml-fade { to { opacity: 0.45; } }
 @keyframes ml-appear { from { opacity: 0; } to { opacity: 1; } }
@@ -90,7 +118,7 @@ STYLE = """<style>
 .ml-lab-grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 560px), 1fr)); gap: 8px 16px;
   overflow: visible; align-items: start; }
 .ml-panel.ml-lab, :is(.jp-OutputArea-output, .jp-OutputArea-child, .jp-OutputArea, .jp-Cell-outputWrapper,
-  .jp-Cell-outputArea):has(> .ml-lab, .ml-lab) { overflow: visible; }
+  .jp-Cell-outputArea):has(.ml-panel) { overflow: visible; }
 .ml-lab > .ml-controls { position: sticky; top: 0; z-index: 10; background: var(--jp-layout-color0); }
 .ml-lab-grid > .ml-panel { border-top: 2px solid rgba(128, 128, 128, 0.4); min-width: 0; }
 .ml-panel progress { vertical-align: middle; width: 140px; }

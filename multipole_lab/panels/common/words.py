@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 
 import ipywidgets as widgets
+import traitlets
 
 
 def button(words: str, tooltip: str, call: Callable[[object], object], icon: str = "") -> widgets.Button:
@@ -35,3 +37,38 @@ def allowed_values(control: widgets.Widget) -> str:
 def readout(control: widgets.Widget) -> str:
     """Say a control's value the way its own read-out does."""
     return str(getattr(control, "label", None) or control.value)
+
+
+def said(control: widgets.Widget, value: object) -> str:
+    """Say a value that a control may have the way its read-out would."""
+    labels = {one: label for label, one in getattr(control, "_options_full", ())}
+    return str(labels.get(value, f"{value:g}" if isinstance(value, float) else value))
+
+
+def about(control: widgets.Widget) -> str:
+    """What a control does, in a sentence; of a choice, what each option means."""
+    if isinstance(control, widgets.ToggleButtons):
+        options = zip(control._options_labels, control.tooltips, strict=True)
+        sentence = "; ".join(f"{label}: {meaning[0].lower()}{meaning[1:]}" for label, meaning in options)
+    else:
+        sentence = control.tooltip or control.description
+    return sentence if sentence.endswith(".") else f"{sentence}."
+
+
+def place(controls: Mapping[str, widgets.Widget], name: str, value: object) -> str:
+    """Move one control; return what is wrong with the name or the value, or an empty string."""
+    if name not in controls:
+        return f"{name}: this panel has no such control; it has {', '.join(controls)}."
+    control = controls[name]
+    try:
+        control.value = value
+    except (traitlets.TraitError, TypeError, ValueError):
+        return f"{name}: {value!r} is not possible; {allowed_values(control)}."
+    if control.value != value and not isinstance(value, float):  # floats are put on the slider's steps
+        return f"{name}: {value!r} is not possible; {allowed_values(control)}."
+    return ""
+
+
+def plain(text: str) -> str:
+    """A message or a title as HTML has it, as words on one line."""
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", text))).strip()

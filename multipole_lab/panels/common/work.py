@@ -38,7 +38,7 @@ class Work:
     ----------
     picture : the last one.
     moves : how often a control has moved.
-    started : when the present work began, by ``time.perf_counter``.
+    started, heard : when the present work began, and when a control moved last, by ``time.perf_counter``.
     quick : whether the last picture after a move was on its way in less than a tenth of a second.
     """
 
@@ -49,7 +49,8 @@ class Work:
         fail: Callable[[Exception], None],
     ) -> None:
         self._pictures, self._show, self._fail = pictures, show, fail
-        self.picture, self.moves, self.started = Picture(go.Figure()), 0, time.perf_counter()
+        self.picture, self.moves = Picture(go.Figure()), 0
+        self.started = self.heard = time.perf_counter()
         self.quick = False
         self._job: Iterator[Picture | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -81,8 +82,9 @@ class Work:
     def move(self) -> None:
         """Drop what is under way and compute the new state: soon in Jupyter, at once elsewhere."""
         self.moves += 1
+        self.heard = time.perf_counter()
         self._job = None
-        loop = _loop()
+        loop = running_loop()
         if self._timer is not None:
             if self.quick:
                 return
@@ -123,7 +125,7 @@ class Work:
 
     def _advance(self, moves: int) -> None:
         """Go on with the job unless a control has moved since; between steps the event loop hears moves."""
-        loop = _loop()
+        loop = running_loop()
         while moves == self.moves and self._job is not None:
             if self._next():
                 self._show()
@@ -132,7 +134,7 @@ class Work:
                 return
 
 
-def _loop() -> asyncio.AbstractEventLoop | None:
+def running_loop() -> asyncio.AbstractEventLoop | None:
     """The running event loop, if there is one."""
     try:
         return asyncio.get_running_loop()
