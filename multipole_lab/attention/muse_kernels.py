@@ -29,7 +29,7 @@ def _in_graphs(compute: Callable[..., Partial]) -> Callable[..., Partial]:
 
     @wraps(compute)
     def call(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        if mask is not None or _graded(q, k, v) or method.partition == "balanced":  # which looks at its data
+        if mask is not None or _graded(q, k, v):
             return compute(method, q, k, v, scale, mask)
         name = compute.__name__, method, scale
         return replayed(name, lambda *tensors: compute(method, *tensors, scale, None), q, k, v)
@@ -46,7 +46,7 @@ def _graded(*tensors: Tensor) -> bool:
 def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
     """Every query over every key that is no padding."""
     of_queries, of_keys = method._query_partition, method._partition
-    if mask is None and method.partition != "balanced":
+    if mask is None:
         found = replayed(("clusters", method), partial(_both_clusters, method), q, k)
     else:
         found = _both_clusters(method, q, k, mask)
@@ -118,10 +118,7 @@ def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: No
         out, lse = muse_merged(q, k, v, Tree(*tree), scale, method.near, (out, lse), repeating(q))
         return out[0, :, :N].unflatten(0, heads), lse[0, :, :N].unflatten(0, heads)
     parts = partial(_causal_parts, method, block, levels, scale)
-    if method.partition == "balanced":
-        leaves, *found = parts(q, k, v)
-    else:
-        leaves, *found = replayed(("causal parts", method, block, scale), parts, q, k, v)
+    leaves, *found = replayed(("causal parts", method, block, scale), parts, q, k, v)
     clusters = [found[i : i + 5] for i in range(1, len(found), 5)]
     out, lse = muse_causal(q, k, v, clusters, block, scale, method.near, (leaves, found[0]), repeating(q))
     return out[0, :, :N].unflatten(0, heads), lse[0, :, :N].unflatten(0, heads)
