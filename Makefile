@@ -51,8 +51,8 @@ lab: install ## open JupyterLab on the tour, on 127.0.0.1 only
 
 # The hub is switched off: a test that needs the network would pass here and fail at a reader's desk. Python's -P
 # keeps this folder off sys.path, so that the tests see what is installed.
-test quick coverage: export HF_HUB_OFFLINE := 1
-test quick coverage: export OMP_NUM_THREADS := 1
+test quick coverage docs: export HF_HUB_OFFLINE := 1
+test quick coverage docs: export OMP_NUM_THREADS := 1
 test: lint ## ruff, imports, types, all tests, all notebooks; no network
 	.venv/bin/python -P -m pytest $(PARALLEL) $(PYTEST) tests
 	.venv/bin/python -P -m pytest $(PARALLEL) $(PYTEST) --nbmake --nbmake-timeout=120 notebooks
@@ -80,10 +80,11 @@ strip: install ## format the code and take the outputs out of the notebooks
 	$(PIP) install $(QUIET) --constraint constraints.txt --no-build-isolation --editable ".[docs]"
 	@touch $@
 
-docs: .venv/docs ## the executed notebooks and the reference as pages in build/site/html, links checked
+docs: .venv/docs ## executed notebooks, panels that move without a kernel, the reference: build/site/html, links checked
 	.venv/bin/python docs/site/pages.py make notebooks build/site/source
 	.venv/bin/python -m sphinx --builder html --fail-on-warning --keep-going --quiet \
 		build/site/source build/site/html
+	.venv/bin/python docs/site/live.py build/site/html/panels
 	.venv/bin/python docs/site/pages.py check build/site/html
 	@echo "Open build/site/html/index.html"
 
