@@ -53,6 +53,12 @@ CASES = {
     "causal ring": (None, SHAPE, True, False),
     "full ring twice as long": (None, (2, 4, 2, 406, 16, 12), False, False),
 }
+# Of the kernels: few positions, for the interpreter is slow.
+TRITON = {"backend": "triton"}
+KERNEL_CASES = {
+    "full": (ml.MuSe(clusters=3, **TRITON), (1, 2, 1, 25, 16, 16), False, False),
+    "causal near": (ml.MuSe(clusters=3, near=1, leaf=16, **TRITON), (1, 2, 1, 31, 16, 16), True, False),
+}
 
 
 def problem(shape, masked):
@@ -65,10 +71,10 @@ def problem(shape, masked):
     return q, k, v, mask, dout, dlse
 
 
-def prove(rank, ranks):
+def prove(rank, ranks, cases):
     """Results and gradients of this rank's part, and the bytes it sent, for every case."""
     tensors, traffics = {}, {}
-    for name, (method, shape, causal, masked) in CASES.items():
+    for name, (method, shape, causal, masked) in cases.items():
         q, k, v, mask, dout, dlse = problem(shape, masked)
         part = part_of(q.shape[2], rank, ranks)
         inputs = [x[:, :, part].clone().requires_grad_() for x in (q, k, v)]
@@ -162,12 +168,12 @@ def main():
         world_size=ranks,
         timeout=timedelta(seconds=limit),
     )
-    if mode == "prove":
-        tensors, traffics = prove(rank, ranks)
-        if ranks == 2:  # transformers takes seconds to import
+    if mode in ("prove", "kernels"):
+        tensors, traffics = prove(rank, ranks, CASES if mode == "prove" else KERNEL_CASES)
+        if mode == "prove" and ranks == 2:  # transformers takes seconds to import
             tensors["logits"] = model_in_parts(rank, ranks).contiguous()
         save_file(tensors, folder / f"{rank}.safetensors")
-        result = {"traffic": traffics, "refusals": refusals(rank)}
+        result = {"traffic": traffics, "refusals": refusals(rank) if mode == "prove" else {}}
     else:
         result = part_company(mode, rank)
     (folder / f"{rank}.json").write_text(json.dumps(result))

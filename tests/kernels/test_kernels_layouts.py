@@ -7,11 +7,13 @@ import types
 
 import pytest
 import torch
+from alone import Alone
 
 import multipole_lab as ml
 from multipole_lab import kernels
 from multipole_lab.kernels.common import launch
 from multipole_lab.kernels.report.problem import Problem
+from multipole_lab.parallel import context
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROOT, COMMON, REPORT = (f"multipole_lab.kernels.{room}" for room in ("", "common.", "report."))
@@ -89,8 +91,8 @@ def functions():
 
 # Called by other launchers only, with tensors that those have made: they may refuse a layout.
 INNER = {
-    "causal_gradients", "decode_step", "evaluate_levels", "halves", "leaf_backward", "leaf_into", "muse_backward",
-    "offsets_of_chunks", "scatter",
+    "causal_gradients", "decode_step", "evaluate_levels", "halves", "key_gradients", "leaf_backward", "leaf_into",
+    "muse_backward", "near_gradients", "offsets_of_chunks", "query_gradients", "scatter", "summary_gradients",
     "runs_attend", "runs_key_grad", "runs_means", "runs_query_grad", "runs_summaries",
     "runs_summary_grad",
 }  # fmt: skip
@@ -120,6 +122,9 @@ def small():
     ml.MuSe(clusters=2, leaf=8, backend="triton")(*x, causal=True).sum().backward()
     ml.MuSe(clusters=2, leaf=4, levels="merged", near=1, backend="triton")(*x, causal=True).sum().backward()
     ml.Centroid(clusters=2, backend="triton")(*x).sum().backward()
+    with pytest.MonkeyPatch.context() as patch:  # what a rank computes, without others
+        patch.setattr(context, "Channel", Alone)
+        context.ContextParallel(ml.MuSe(clusters=2, near=1, backend="triton"))(*x).sum().backward()
     k, v = (torch.randn(B, Hk, 60, D, generator=g).to(DEVICE) for _ in "kv")
     for levels in (1, 2):
         hierarchy = Hierarchy(Settings(levels=levels, budget=0.2, sinks=2, recent=4, fraction=0.25))
