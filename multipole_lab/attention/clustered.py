@@ -48,8 +48,13 @@ def behind_sinks(
     scale: float,
     mask: Tensor | None,
     causal: bool,
+    by_kernels: bool | None = None,
 ) -> Partial:
-    """``attend`` over the keys behind the sinks; exact attention where a NaN or an infinity would spread."""
-    if not use_triton(method.backend, q, v) and not finite(q, k, v):
+    """``attend`` over the keys behind the sinks; exact attention where a NaN or an infinity would spread.
+
+    In the kernels none does; ``by_kernels`` says whether those run, where the backend alone does not.
+    """
+    by_kernels = use_triton(method.backend, q, v) if by_kernels is None else by_kernels
+    if not by_kernels and not finite(q, k, v):
         return exact_causal(q, k, v, scale, mask) if causal else exact_partial(q, k, v, scale, mask=mask)
     return with_sinks(attend, q, k, v, scale, mask, method.sinks, causal, method.backend)

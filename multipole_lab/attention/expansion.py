@@ -83,12 +83,31 @@ def far_field(
     s: float,
 ) -> tuple[Float[Tensor, "R I Mq Dv"], Float[Tensor, "R I Mq"]]:
     """``o(q) = sum_j softmax_j(a_j(p) + s (q - p).k~_j) v~_j`` and its log-sum-exp."""
+    return far_values(masses_at(q, p, a, k_tilted, s), v_tilted)
+
+
+def masses_at(
+    q: Float[Tensor, "R I Mq D"],
+    p: Float[Tensor, "R I D"],
+    a: Float[Tensor, "R I J"],
+    k_tilted: Float[Tensor, "R I J D"],
+    s: float,
+) -> Float[Tensor, "R I Mq J"]:
+    """The mass of every cluster as each query sees it, ``a_j(p) + s (q - p).k~_j``."""
     R, I, M, D = q.shape
     J = a.shape[-1]
     keys = k_tilted.reshape(R * I, J, D)
     offset = a.reshape(R * I, 1, J) - s * torch.bmm(p.reshape(R * I, 1, D), keys.mT)
     offset = offset.clamp(min=NEVER)
-    weights, lse = softmax_seen(torch.baddbmm(offset, q.reshape(R * I, M, D), keys.mT, alpha=s))
+    return torch.baddbmm(offset, q.reshape(R * I, M, D), keys.mT, alpha=s).view(R, I, M, J)
+
+
+def far_values(
+    masses: Float[Tensor, "R I Mq J"], v_tilted: Float[Tensor, "R I J Dv"]
+) -> tuple[Float[Tensor, "R I Mq Dv"], Float[Tensor, "R I Mq"]]:
+    """The clusters' values weighed by their masses, and the log-sum-exp of those."""
+    R, I, M, J = masses.shape
+    weights, lse = softmax_seen(masses.view(R * I, M, J))
     out = torch.bmm(weights, v_tilted.reshape(R * I, J, -1))
     return out.view(R, I, M, -1), lse.view(R, I, M)
 
@@ -101,11 +120,16 @@ def principal_directions(
     A fixed number of smooth steps, so gradients flow through it. Displacements of rank below ``rank`` leave the
     spare columns near zero.
     """
-    D = d.shape[-1]
-    covariance = d.mT @ d  # [R, I, D, D]
+    return leading_directions(d.mT @ d, rank, steps)
+
+
+def leading_directions(
+    covariance: Float[Tensor, "*batch D D"], rank: int, steps: int = 2
+) -> Float[Tensor, "*batch D r"]:
+    """The same of the displacements' sum of squares ``d^T d``."""
     size = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    covariance = covariance / size.clamp(min=torch.finfo(d.dtype).tiny)
-    basis = orthonormal(_scattered(D, rank, d.device).to(d.dtype))
+    covariance = covariance / size.clamp(min=torch.finfo(covariance.dtype).tiny)
+    basis = orthonormal(_scattered(covariance.shape[-1], rank, covariance.device).to(covariance.dtype))
     for _ in range(steps):
         basis = orthonormal(covariance @ basis)
     return basis
@@ -174,8 +198,8 @@ def expansion_points(
     return (weights.unsqueeze(-2) @ qs).squeeze(-2)
 
 
-def nearest_clusters(a: Float[Tensor, "R I J"], near: int) -> Int[Tensor, "R I near"]:
-    """The clusters of largest mass at every point, J at most; a constant for every derivative."""
+def nearest_clusters(a: Float[Tensor, "*at J"], near: int) -> Int[Tensor, "*at near"]:
+    """The clusters of largest mass at every point or query, J at most; a constant for every derivative."""
     return a.detach().topk(min(near, a.shape[-1]), dim=-1).indices
 
 

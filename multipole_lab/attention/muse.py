@@ -28,6 +28,7 @@ from multipole_lab.suggesting import check_choice
 
 ORDERS = ("monopole", "dipole")
 LEVELS = ("separate", "merged")
+NEAR_FOR = ("cluster", "query")
 # Clusters of the queries of a leaf, as a part of those of its keys: every block above has those of all its leaves.
 FEWER = 4
 # Of a method, q, k, v, the scale and a mask [B, Nk] or None.
@@ -65,6 +66,10 @@ class MuSe(Method):
     order : "monopole", or "dipole" to correct the value centroid by ``s M (q - p)``.
     dipole_rank : the dipole is kept along that many principal directions of each query cluster; None for all.
     near : key clusters that each query cluster sums exactly, those of largest mass at its centroid.
+    near_for : whom the near clusters are chosen for. "cluster": all queries of a cluster. "query": every query chooses
+        those of largest mass at itself, which finds a key that few queries look for: as many operations, and on the
+        hardest layers of a language model less than half the error. Computed by torch on a GPU, too, where the kernels
+        choose for clusters; without a dipole.
     leaf : causal blocks of at most this many positions are exact.
     sinks : leading keys that every query sees exactly, outside all clusters.
     partition : "kmeans", "balanced" (equal sizes by principal axes), "runs" (of consecutive positions).
@@ -99,6 +104,7 @@ class MuSe(Method):
     backend: Literal["auto", "torch", "triton"] = "auto"
     query_clusters: int | None = None
     levels: Literal["separate", "merged"] = "separate"
+    near_for: Literal["cluster", "query"] = "cluster"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "partition", renamed.value("partition", self.partition))
@@ -108,6 +114,10 @@ class MuSe(Method):
             check_count("query_clusters", self.query_clusters, 1)
         check_choice("order", self.order, ORDERS)
         check_choice("levels", self.levels, LEVELS)
+        check_choice("near_for", self.near_for, NEAR_FOR)
+        if self.near_for == "query" and (self.order == "dipole" or self.backend == "triton"):
+            given = f"order {self.order!r} and backend {self.backend!r}"
+            raise ValueError(f"near_for is 'query' with {given}; it needs a monopole, by 'auto' or 'torch'")
         if self.dipole_rank is not None:
             check_count("dipole_rank", self.dipole_rank, 1)
         check_count("leaf", self.leaf, 1)
@@ -144,6 +154,13 @@ class MuSe(Method):
         """Directions that the dipole is kept along; 0 for none."""
         return 0 if self.order == "monopole" else min(self.dipole_rank or head_size, head_size)
 
+    def _expansion(self, scale: float, head_size: int) -> Expansion:
+        return Expansion(scale, self.near, self._rank(head_size), self.near_for == "query")
+
+    def _by_kernels(self, q: Tensor, v: Tensor) -> bool:
+        """Whether the expansions are those of the kernels, which choose near clusters for query clusters."""
+        return self.near_for == "cluster" and use_triton(self.backend, q, v)
+
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         return attend_clustered(self, q, k, v, scale, mask, causal=False)
 
@@ -151,10 +168,14 @@ class MuSe(Method):
         return attend_clustered(self, q, k, v, scale, mask, causal=True)
 
     def _over_all(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        return behind_sinks(partial(_attend, self, False), self, q, k, v, scale, mask, causal=False)
+        return behind_sinks(
+            partial(_attend, self, False), self, q, k, v, scale, mask, False, self._by_kernels(q, v)
+        )
 
     def _over_past(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        return behind_sinks(partial(_attend, self, True), self, q, k, v, scale, mask, causal=True)
+        return behind_sinks(
+            partial(_attend, self, True), self, q, k, v, scale, mask, True, self._by_kernels(q, v)
+        )
 
 
 def implementation(
@@ -164,7 +185,7 @@ def implementation(
 
     Causal attention block by block asks again, for the full attention of every block.
     """
-    triton = use_triton(method.backend, q, v)
+    triton = method._by_kernels(q, v)
     one_leaf = causal and k.shape[2] <= method.leaf
     one_pass = mask is None and method.order == "monopole" and q.shape[2] == k.shape[2]
     in_runs = triton and mask is None and not one_leaf and kernels.in_runs(method, q, k, v, causal)
@@ -212,7 +233,7 @@ def _formula(
     every_key = torch.ones_like(k[..., 0], dtype=torch.bool)
     kept = every_key if mask is None else mask[:, None].expand(k.shape[:3])
     clusters = Assignments(Slots.laid_out(of_queries), Slots.laid_out(of_keys), kept)
-    return muse_recomputed(q, k, v, clusters, Expansion(scale, method.near, method._rank(q.shape[-1])))
+    return muse_recomputed(q, k, v, clusters, method._expansion(scale, q.shape[-1]))
 
 
 def _block_by_block(
@@ -221,7 +242,7 @@ def _block_by_block(
     full = partial(_attend, method, False)
     if not method._merged:
         return causal_attention(full, q, k, v, scale, mask, method.leaf, backend=method.backend)
-    of_level = partial(kernels.of_labels if use_triton(method.backend, q, v) else _formula, method)
+    of_level = partial(kernels.of_labels if method._by_kernels(q, v) else _formula, method)
     return causal_attention(
         of_level, q, k, v, scale, mask, method.leaf, full, method.backend, labels=method._level_labels
     )

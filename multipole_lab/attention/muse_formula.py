@@ -13,12 +13,15 @@ from multipole_lab.attention.expansion import (
     NEVER,
     dipole,
     far_field,
+    far_values,
     first_moment,
+    masses_at,
     near_field,
     nearest_clusters,
     summarise,
     together,
 )
+from multipole_lab.attention.own_near import own_near_field, tile_size
 from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.clusters import statistics_dtype
 
@@ -32,11 +35,13 @@ class Expansion:
     scale : s, the factor of the logits.
     near : how many clusters of largest mass each query cluster sums exactly.
     rank : directions that the dipole is kept along; 0 for a monopole.
+    own : whether each query chooses its near clusters for itself; only of a monopole.
     """
 
     scale: float
     near: int = 0
     rank: int = 0
+    own: bool = False
 
 
 def muse_formula(
@@ -56,6 +61,14 @@ def muse_formula(
     qs, p = clusters.queries_and_points(q)
     ks, vs = clusters.keys_and_values(k, v)
     a, k_tilted, v_tilted = summarise(p, ks, vs, clusters.filled, s)
+    if expansion.near and expansion.own:
+        masses = masses_at(qs, p, a, k_tilted, s)
+        chosen = nearest_clusters(masses, expansion.near)
+        out, lse = clusters.back(*far_values(masses.scatter(-1, chosen, NEVER), v_tilted))
+        asking = q.reshape(len(ks), -1, q.shape[-1])
+        near = own_near_field(asking, clusters.of_queries(chosen), ks, vs, clusters.filled, s)
+        out, lse = together((out, lse), None, (near[0].view_as(out), near[1].view_as(lse)))
+        return out.to(dtype), lse
     nearest = nearest_clusters(a, expansion.near) if expansion.near else None
     a_far = a if nearest is None else a.scatter(-1, nearest, NEVER)
     far = far_field(qs, p, a_far, k_tilted, v_tilted, s)
@@ -78,6 +91,10 @@ def _largest(q: Tensor, k: Tensor, v: Tensor, clusters: Assignments, expansion: 
     points = q.shape[1] * clusters.queries.index.shape[2]
     J, Mk = clusters.keys.index.shape[2:]
     width = max(k.shape[-1], v.shape[-1])
+    if expansion.own and expansion.near:
+        n, size = q.shape[1] * q.shape[2], tile_size(q.shape[1] * q.shape[2], expansion.near, J)
+        tiles = n * expansion.near // size + J
+        return max(points * J * max(Mk, width), tiles * Mk * max(size, width))
     return points * max(J * Mk, J * width, expansion.near * Mk * width, expansion.rank * k.shape[2])
 
 

@@ -14,7 +14,7 @@ from multipole_lab.attention import Exact, MuSe
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.attention.clusters.assignments import Assignments
 from multipole_lab.attention.clusters.slots import Labels, Slots
-from multipole_lab.attention.muse_formula import Expansion, muse_formula
+from multipole_lab.attention.muse_formula import muse_formula
 from multipole_lab.printing import one_line
 
 
@@ -61,7 +61,7 @@ def block_errors(
     energy = out.double().square().sum()
     levels = []
     s = q.shape[-1] ** -0.5 if scale is None else scale
-    expansion = Expansion(s, method.near, method._rank(q.shape[-1]))
+    expansion = method._expansion(s, q.shape[-1])
     for found in method._level_labels(q, k, None, size, count) if count else ():
         right = [_side(x, size, 1) for x in (q, out, lse.unsqueeze(-1))]
         left = [_side(x, size, 0) for x in (k, v)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from multipole_lab.attention import MuSe
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.attention.clusters.assignments import Assignments
 from multipole_lab.attention.clusters.slots import Slots
-from multipole_lab.attention.expansion import nearest_clusters, summarise
-from multipole_lab.attention.muse_formula import Expansion, muse_formula
+from multipole_lab.attention.expansion import masses_at, nearest_clusters, summarise
+from multipole_lab.attention.muse_formula import muse_formula
 from multipole_lab.printing import one_line
 
 ONE_BY_ONE, UNSEEN = -1, -2  # in the place of a cluster's number
@@ -159,14 +159,17 @@ class Lens:
         asked = Slots(*(x[pair : pair + 1] for x in vars(level.asked).values()))
         clusters = Assignments(asking, asked, torch.ones(1, 1, n, dtype=torch.bool))
         near = min(self.method.near, J)
-        expansion = Expansion(self.scale, near, self.method._rank(k.shape[-1]))
+        expansion = replace(self.method._expansion(self.scale, k.shape[-1]), near=near)
         out, lse = muse_formula(q, k, torch.eye(n)[None, None], clusters, expansion)
         row = int((members == query).nonzero())
         numbers = asked.slot[0, 0] // asked.index.shape[-1]
         if near:
             _, p = clusters.queries_and_points(q)
             ks, _ = clusters.keys_and_values(k, k)
-            nearest = nearest_clusters(summarise(p, ks, ks[..., :1], clusters.filled, self.scale)[0], near)
+            a, k_tilted, _ = summarise(p, ks, ks[..., :1], clusters.filled, self.scale)
+            if expansion.own:
+                a = masses_at(q[:, :, row : row + 1], p, a, k_tilted, self.scale)
+            nearest = nearest_clusters(a, near)
             numbers = torch.where(torch.isin(numbers, nearest), ONE_BY_ONE, numbers)
         return out[0, 0, row], lse[0, 0, row], numbers
 

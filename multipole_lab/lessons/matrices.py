@@ -17,7 +17,7 @@ from multipole_lab.attention import Method, MuSe
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.attention.clusters.assignments import Assignments
 from multipole_lab.attention.clusters.slots import Labels, Slots
-from multipole_lab.attention.expansion import nearest_clusters, summarise
+from multipole_lab.attention.expansion import masses_at, nearest_clusters, summarise
 from multipole_lab.clustering.clusters import Clusters
 
 
@@ -151,13 +151,14 @@ def _near_pairs(
         return rows.new_zeros(rows.shape[-1], rows.shape[-1])
     kept = torch.ones(k.shape[:3], dtype=torch.bool)
     clusters = Assignments(*map(Slots.laid_out, labels), kept)
-    _, p = clusters.queries_and_points(q)
+    qs, p = clusters.queries_and_points(q)
     ks, vs = clusters.keys_and_values(k, k)
-    a, _, _ = summarise(p, ks, vs, clusters.filled, scale)
-    near = torch.zeros_like(a).scatter(-1, nearest_clusters(a, method.near), 1.0)  # [B, I, J]
-    tops, lefts = (
-        one_hot(slots.slot[:, 0] // slots.index.shape[-1], slots.index.shape[2]).float().mT
-        @ cell  # [B, C, cells]
-        for slots, cell in ((clusters.queries, rows), (clusters.keys, columns))
-    )
-    return torch.einsum("bir,bij,bjc->rc", tops, near, lefts)
+    a, k_tilted, _ = summarise(p, ks, vs, clusters.filled, scale)
+    masses = a.unsqueeze(2).expand(*qs.shape[:3], -1)
+    if method.near_for == "query":
+        masses = masses_at(qs, p, a, k_tilted, scale)
+    chosen = clusters.of_queries(nearest_clusters(masses, method.near))  # [B, n, near]
+    near = rows.new_zeros(*chosen.shape[:2], a.shape[-1]).scatter(-1, chosen, 1.0)  # [B, n, J]
+    cluster = clusters.keys.slot[:, 0] // clusters.keys.index.shape[-1]
+    lefts = one_hot(cluster, a.shape[-1]).float().mT @ columns  # [B, J, cells]
+    return torch.einsum("bnr,bnj,bjc->rc", rows, near, lefts)

@@ -66,8 +66,9 @@ class ContextParallel(Method):
     Raises
     ------
     TypeError : ``method`` is no ``MuSe``, on creation; dtypes that differ between ranks, on a call.
-    ValueError : on a call, on all ranks alike: ranks that differ in batch size, heads, head sizes, scale, method,
-        ``causal`` or in whether gradients are wanted; more clusters than a rank has keys, or as many sinks.
+    ValueError : ``near_for="query"``, on creation; on a call, on all ranks alike: ranks that differ in batch size,
+        heads, head sizes, scale, method, ``causal`` or in whether gradients are wanted; more clusters than a
+        rank has keys, or as many sinks.
     RuntimeError : there is no process group; or another rank has ended or has not answered within the time limit
         that the group was made with.
 
@@ -85,6 +86,10 @@ class ContextParallel(Method):
             raise TypeError(
                 f"method is {self.method!r}; a MuSe is needed, for summaries are what is exchanged. "
                 "ring_attention is exact attention over the same parts"
+            )
+        if self.method.near_for == "query":
+            raise ValueError(
+                f"method is {self.method!r}; near_for='cluster' is needed, for near clusters are fetched for those"
             )
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:

@@ -9,6 +9,7 @@ import numpy as np
 
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, TopK, Window
 from multipole_lab.attention.causal import block_sizes
+from multipole_lab.attention.own_near import tile_size
 from multipole_lab.measure.operation_counts import operations
 from multipole_lab.method_text import parse_method
 from multipole_lab.models import Sample
@@ -183,7 +184,10 @@ def _summaries(method: Method, problem: Problem) -> tuple[float, float]:
                 if merged
                 else method._query_partition.number(n)
             )
-            near = Cq * min(method.near * partition.size(n), n) * 2 * D * b
+            copies = Cq * method.near
+            if method.near_for == "query":  # of a tile, each for one cluster
+                copies = n * method.near // tile_size(n, method.near, C) + C if method.near else 0
+            near = copies * min(partition.size(n), n) * 2 * D * b
             extra += pairs * 4 * Cq * C * (2 * D + 1)
             again += pairs * ((0 if merged else 2 * reads) + near)
         else:

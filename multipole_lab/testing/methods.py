@@ -70,8 +70,9 @@ def _muse_of_labels(
 ) -> Partial:
     basis = directions(q, q_labels, method._rank(q.shape[-1]))
     return oracle.over_heads(
-        oracle.muse, q, k, v, q_labels, k_labels, basis, near=method.near, s=s, order=method.order
-    )
+        oracle.muse, q, k, v, q_labels, k_labels, basis, near=method.near, s=s, order=method.order,
+        near_for=method.near_for,
+    )  # fmt: skip
 
 
 def directions(

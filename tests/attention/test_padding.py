@@ -29,6 +29,7 @@ FIELDS = {
     "levels": st.sampled_from(["separate", "merged"]),
     "dipole_rank": st.sampled_from([None, 1, 2]),
     "near": st.integers(0, 2),
+    "near_for": st.sampled_from(["cluster", "query"]),
     "budget": st.integers(0, 20),
     "recent": st.integers(0, 5),
     "sinks": st.integers(0, 3),
@@ -46,7 +47,10 @@ def test_methods_are_found():
 
 @st.composite
 def methods(draw, cls):
-    return cls(**{field.name: draw(FIELDS[field.name]) for field in dataclasses.fields(cls)})
+    fields = {field.name: draw(FIELDS[field.name]) for field in dataclasses.fields(cls)}
+    if fields.get("near_for") == "query":  # which has no dipole
+        fields["order"] = "monopole"
+    return cls(**fields)
 
 
 @st.composite

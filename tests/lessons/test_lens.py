@@ -13,6 +13,7 @@ METHODS = [
     ml.MuSe(clusters=5, near=1, leaf=16),
     ml.MuSe(clusters=4, order="dipole", near=2, leaf=16, query_clusters=3),
     ml.MuSe(clusters=6, leaf=10, partition="runs"),
+    ml.MuSe(clusters=6, leaf=10, near=2, near_for="query"),
 ]
 
 

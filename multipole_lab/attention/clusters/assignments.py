@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multipole_lab.attention.clusters.slots import Slots, from_slots, to_slots
@@ -59,6 +59,12 @@ class Assignments:
         """Keys and values in slots."""
         ks, vs = (to_slots(x.to(statistics_dtype(x.dtype)), self.keys, self.kept) for x in (k, v))
         return ks.flatten(0, 1), vs.flatten(0, 1)
+
+    def of_queries(self, x: Int[Tensor, "R I Mq n"]) -> Int[Tensor, "R N n"]:
+        """Numbers in the slots of the queries at the positions of those, all query heads of a row as one list."""
+        rows = x.reshape(*self.queries.index.shape[:2], -1, x.shape[-1])
+        slot = self.queries.slot.unsqueeze(-1).expand(-1, -1, -1, x.shape[-1])
+        return rows.gather(2, slot).reshape(len(x), -1, x.shape[-1])
 
     def far_keys(self, a_far: Float[Tensor, "R I J"]) -> Bool[Tensor, "R I Nk"]:
         """Which keys are in a cluster of some mass, seen from each query cluster."""

@@ -67,12 +67,34 @@ class Slots:
         member = (start.unsqueeze(-1) + position).clamp(max=N - 1)
         member = order.gather(-1, member.flatten(-2)).view(filled.shape)
         index = torch.where(filled, member, 0)
-
-        rank = torch.empty_like(order)  # a vector's place in the sorted order
-        rank.scatter_(-1, order, torch.arange(N, device=labels.device).expand(order.shape))
-        label = labels.clamp(min=0)
-        slot = label * size + rank - start.gather(-1, label)
+        slot = labels.clamp(min=0) * size + _ranks(labels, order, start)
         return cls(index, filled, torch.where(labels < 0, 0, slot))
+
+    @classmethod
+    def in_tiles(
+        cls, labels: Int[Tensor, "B H N"], clusters: int, size: int
+    ) -> tuple[Slots, Int[Tensor, "B H T"]]:
+        """Clusters of any sizes in tiles of ``size`` slots: the tiles, and the cluster that each belongs to.
+
+        A cluster has as many tiles as it fills. How many there are at most, T, depends on no label; every vector has
+        one.
+        """
+        order, offsets = counting_sort(labels, clusters)
+        filled = -(-offsets.diff(dim=-1) // size)
+        ends = filled.cumsum(-1)
+        own = (ends - filled).gather(-1, labels) + _ranks(labels, order, offsets[..., :clusters]) // size
+        tiles = min(labels.shape[-1] // size + clusters, labels.shape[-1])
+        behind = torch.arange(tiles, device=labels.device) >= ends.unsqueeze(-1)  # [B, H, C, T]
+        return cls.of(own, tiles, size), behind.sum(-2).clamp(max=clusters - 1)
+
+
+def _ranks(
+    labels: Int[Tensor, "B H N"], order: Int[Tensor, "B H N"], start: Int[Tensor, "B H C"]
+) -> Int[Tensor, "B H N"]:
+    """The place of every vector among the members of its cluster, in the sorted order."""
+    rank = torch.empty_like(order)
+    rank.scatter_(-1, order, torch.arange(order.shape[-1], device=order.device).expand(order.shape))
+    return rank - start.gather(-1, labels.clamp(min=0))
 
 
 class _Rows(torch.autograd.Function):

@@ -112,6 +112,7 @@ def muse(
     *,
     s: float,
     order: str = "monopole",
+    near_for: str = "cluster",
 ) -> Partial:
     """MuSe (2509.10406): clusters of keys expanded at the mean p of each cluster of queries, the near ones exactly.
 
@@ -123,6 +124,7 @@ def muse(
     basis : the directions B along which a dipole is kept, orthonormal columns for every query cluster; None for all.
     near : how many clusters of largest mass at p are summed exactly, or for every pair of clusters whether.
     order : "monopole", or "dipole" for the bracket.
+    near_for : "cluster", or "query" where each query chooses those of largest ``a_j(p) + s d.k~_j`` (a monopole).
     """
     I = int(q_labels.max()) + 1
     p = means(q, q_labels, I)
@@ -135,18 +137,18 @@ def muse(
             continue
         d = q[mine] - p[i]
         logits, values = expanded(d, Summary(at.mass[i], at.key[i], at.value[i]), s)
-        far_out, far_lse = softmax_sum(logits, values[0], ~is_near[i])
+        chosen = nearest(logits, near) if near_for == "query" else is_near[i].expand(len(mine), -1)
+        far_out, far_lse = softmax_sum(logits, values[0], ~chosen)
         if M is not None:
             along = d if basis is None else d @ basis[i] @ basis[i].mT
             far_out = far_out + s * along @ M[i].mT
-        key_is_near = is_near[i, k_labels.clamp(min=0)] & (k_labels >= 0)
-        near_part = exact(q[mine], k[key_is_near], v[key_is_near], s)
+        near_part = exact(q[mine], k, v, s, chosen[:, k_labels.clamp(min=0)] & (k_labels >= 0))
         both = merge([(far_out, far_lse), near_part])
         out, lse = (x.index_copy(0, mine, part) for x, part in zip((out, lse), both, strict=True))
     return out, lse
 
 
-def nearest(mass: Float[Tensor, "I J"], near: int) -> Bool[Tensor, "I J"]:
-    """Which clusters have the largest mass, for every point."""
+def nearest(mass: Float[Tensor, "at J"], near: int) -> Bool[Tensor, "at J"]:
+    """Which clusters have the largest mass, for every point or query."""
     chosen = mass.detach().topk(min(near, mass.shape[1])).indices
     return torch.zeros_like(mass, dtype=torch.bool).scatter(1, chosen, True)
