@@ -37,7 +37,7 @@ def test_without_a_cap_one_large_cluster_is_laid_out_in_pieces_and_nothing_chang
     monkeypatch.setattr(context, "Channel", Alone)
     g = torch.Generator().manual_seed(0)
     q, k, v, dout = (torch.randn(1, 2, 90, 8, generator=g) for _ in range(4))
-    q[:, :, 10:], k[:, :, 10:] = 0.05 * q[:, :, 10:] + 3, 0.05 * k[:, :, 10:] - 2
+    q[:, :, 20:], k[:, :, 20:] = q[:, :, 20:21], k[:, :, 20:21]  # equal vectors go to one cluster
     method = ml.MuSe(clusters=15, cap=None, near=2, backend="torch")
     sizes = method._partition.labels(k)[0, 0].bincount()
     assert sizes.max() > 2 * 2 * 90 / 15  # three pieces and more
