@@ -10,6 +10,7 @@ import ipywidgets as widgets
 from multipole_lab.folders import data_folder
 from multipole_lab.models.samples.sample import Sample, load_sample
 
+from ..tools.own_text import OwnText
 from .base import Panel
 from .words import alert
 
@@ -41,6 +42,7 @@ class SampledPanel(Panel):
             options=shipped(), value=_name(self.sample), placeholder="a name or a path", description="sample",
             tooltip="Another sample: a name, or the path of a .safetensors file; then Enter", continuous_update=False,
         )  # fmt: skip
+        self._own = OwnText(lambda: list(self.sample.layers), self.use, self._unread)
         super().__init__(self.title, self.controls_for(self.sample))
         self._source.observe(self._sought, "value")
         if trouble:
@@ -71,8 +73,8 @@ class SampledPanel(Panel):
         self._moved(None)
 
     def _extra(self) -> list[widgets.Widget]:
-        """The choice of a sample."""
-        return [self._source]
+        """The choice of a sample, and a text of one's own."""
+        return [self._source, *self._own.parts]
 
     def _moment(self) -> dict:
         return {"sample": self.sample, **super()._moment()}
@@ -104,9 +106,15 @@ class SampledPanel(Panel):
         if not self._held and change["new"] and (change["new"] != _name(self.sample) or self._notice):
             self.use(change["new"])
 
-    def _explain(self, why: str, then: str) -> None:
+    def _unread(self, why: str) -> None:
+        """Say why a text was not read."""
+        self._explain(
+            why, f"Shown is still {_name(self.sample) or 'the one before'}.", "This text was not read."
+        )
+
+    def _explain(self, why: str, then: str, what: str = "This is not a sample that can be shown.") -> None:
         """Say above the picture why there is not the sample that was asked for."""
-        self._notice = self._message.value = alert("This is not a sample that can be shown.", why, then)
+        self._notice = self._message.value = alert(what, why, then)
 
 
 def open_sample(sample: Sample | str | Path) -> Sample:
