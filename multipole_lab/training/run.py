@@ -32,6 +32,7 @@ class Run:
     folder : where log and checkpoints go.
     log_every : steps between two rows of the log; on a GPU reading a loss makes the host wait.
     compiled : whether what lies around attention is compiled, see ``compile_parts``.
+    context_parallel : how many processes share a sequence, see ``parts``.
     """
 
     preset: Preset
@@ -42,6 +43,7 @@ class Run:
     folder: Path
     log_every: int = 1
     compiled: bool = False
+    context_parallel: int = 1
 
     @property
     def settings(self) -> dict:
@@ -58,6 +60,7 @@ class Run:
             "text_sha256": self.corpus.record["text_sha256"],
             "processes": world_size(),
             **({"compiled": True} if self.compiled else {}),
+            **({"context_parallel": self.context_parallel} if self.context_parallel > 1 else {}),
         }
 
     @property
@@ -125,7 +128,9 @@ def train_run(
     ValueError : the folder holds another run, or a context longer than the text.
     """
     from multipole_lab.training.checkpoints import checkpoints
+    from multipole_lab.training.parts import check_parts
 
+    check_parts(run.context_parallel, world_size())
     check_resumable(run.folder, run.settings)
     whole = checkpoints(run.folder)
     resume = max(whole, default=0) if resume is None else resume
@@ -156,10 +161,11 @@ def _trainer(run: Run, start: Path | None, journal, callbacks, stop, show, fsdp,
     from multipole_lab.training.clocks import AttentionClock
     from multipole_lab.training.compiling import compile_parts
     from multipole_lab.training.gpt import build_model
+    from multipole_lab.training.parts import PartsOf, PartsTrainer, attention_in_parts
     from multipole_lab.training.trainer import LabTrainer, Recorder, training_arguments
 
-    p, corpus = run.preset, run.corpus
-    processes = world_size()
+    p, corpus, parts = run.preset, run.corpus, run.context_parallel
+    groups = world_size() // parts
     arguments = training_arguments(p, run.folder, run.device, run.seed, fsdp)
     if start is None:
         model = build_model(p, corpus.tokenizer, run.seed)
@@ -167,25 +173,35 @@ def _trainer(run: Run, start: Path | None, journal, callbacks, stop, show, fsdp,
         model = AutoModelForCausalLM.from_pretrained(start, attn_implementation="sdpa")
     if run.method is not None:
         configure_attention(model, parse_method(run.method), p.muse_layers)
+    if parts > 1:
+        method = None if run.method is None else parse_method(run.method)
+        stack.enter_context(attention_in_parts(model, method, p.muse_layers, parts))
     clock = stack.enter_context(AttentionClock(run.device).on(model))
     if run.compiled:
         compile_parts(model)
     held = min(p.heldout_blocks, corpus.blocks("heldout", p.context))
     recorder = Recorder(
-        p.every, run.log_every, p.tokens_per_step(processes), run.device, clock, journal if is_first() else None, stop,
+        p.every, run.log_every, p.tokens_per_step(groups), run.device, clock, journal if is_first() else None, stop,
         show,
     )  # fmt: skip
     saving = Checkpoints(run.folder, start)
-    trainer = LabTrainer(
+    learned = Sequences(corpus, "train", p.context, p.steps * p.batch * p.accumulate * groups, run.seed)
+    looked_at = Sequences(corpus, "heldout", p.context, held)
+    if parts > 1:
+        learned, looked_at = PartsOf(learned, parts, p.batch), PartsOf(looked_at, parts, p.batch)
+    trainer = (LabTrainer if parts == 1 else PartsTrainer)(
         model=model,
         args=arguments,
-        train_dataset=Sequences(
-            corpus, "train", p.context, p.steps * p.batch * p.accumulate * processes, run.seed
-        ),
-        eval_dataset=Sequences(corpus, "heldout", p.context, held),
+        train_dataset=learned,
+        eval_dataset=looked_at,
         processing_class=corpus.tokenizer,
         callbacks=[*callbacks, recorder, saving],  # who waits for a turn waits before the clock starts
     )
+    if parts > 1:
+        trainer.parts, trainer.context = parts, p.context
+        trainer.model_accepts_loss_kwargs = (
+            False  # the loss is a mean, of which accumulated steps take the mean
+        )
     trainer.remove_callback(PrinterCallback)
     trainer.checkpoints, saving.trainer = saving, trainer
     return trainer

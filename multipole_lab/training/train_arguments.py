@@ -79,3 +79,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="of 'train' alone: write where the time of that many steps goes, to profile.json",
     )
     add("--fsdp", action="store_true", help="shard the model over the processes of torchrun (FSDP)")
+    add(
+        "--context-parallel",
+        type=int,
+        default=1,
+        metavar="P",
+        help="share every sequence among P processes of torchrun, each with a part of it; default: 1",
+    )

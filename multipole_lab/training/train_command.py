@@ -37,6 +37,7 @@ def _run(args: argparse.Namespace) -> int:
     from multipole_lab.method_text import check_method
     from multipole_lab.training.comparison import forget
     from multipole_lab.training.comparison_result import SIDES
+    from multipole_lab.training.parts import check_parts
     from multipole_lab.training.presets import PRESETS, dry
     from multipole_lab.training.processes import end_group, is_first, world_size
 
@@ -63,6 +64,10 @@ def _run(args: argparse.Namespace) -> int:
             "--fsdp shards a model over processes; start them with: torchrun --standalone --nproc-per-node 8 "
             "-m multipole_lab.cli train --fsdp ..."
         )
+    if args.context_parallel != 1:
+        check_parts(args.context_parallel, world_size())
+        if args.compile or args.mode != "run":
+            raise ValueError("--context-parallel is for 'train' alone, without --compile")
     if args.max_seconds is not None and not args.max_seconds > 0:
         raise ValueError(f"--max-seconds is {args.max_seconds}; a positive number is needed")
     if args.profile is not None and (args.profile < 1 or args.mode != "run"):
@@ -77,7 +82,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.restart and is_first():  # before the corpus, where the other processes wait for the first
         forget(out, seeds, SIDES if args.mode == "compare" else (args.attention,))
     corpus = _corpus(args, preset, say)
-    _describe(preset, corpus, device, say)
+    _describe(preset, corpus, device, say, world_size() // args.context_parallel)
     if args.mode == "prepare":
         return 0
     if args.mode == "compare":
@@ -116,7 +121,7 @@ def _corpus(args, preset, say):
         return prepare_corpus(**settings)
 
 
-def _describe(preset, corpus, device, say) -> None:
+def _describe(preset, corpus, device, say, groups: int) -> None:
     from multipole_lab.environment import Measured
     from multipole_lab.training.gpt import build_model, describe
     from multipole_lab.training.presets import PRECISIONS
@@ -127,7 +132,7 @@ def _describe(preset, corpus, device, say) -> None:
     say(
         f"{splits['train']['tokens'] / 1e6:.1f}M tokens to learn from, "
         f"{splits['heldout']['tokens'] / 1e6:.2f}M held out; {preset.steps:,} steps of "
-        f"{preset.tokens_per_step(world_size()):,} tokens in {world_size()} process{'es' * (world_size() > 1)}"
+        f"{preset.tokens_per_step(groups):,} tokens in {world_size()} process{'es' * (world_size() > 1)}"
     )
     say(str(Measured.here(device, PRECISIONS[preset.precision], "multipole-lab train")))
 
@@ -141,7 +146,7 @@ def _train(args, preset, corpus, device, out, seeds, log_every, say) -> int:
     for seed in seeds:
         method = None if args.attention == "exact" else preset.method
         run = Run(preset, corpus, method, seed, device, out / f"seed-{seed}" / args.attention, log_every,
-                  args.compile)  # fmt: skip
+                  args.compile, args.context_parallel)  # fmt: skip
         with _bar(f"{args.attention}, seed {seed}", preset.steps) as bar:
             rows = train_run(
                 run,
