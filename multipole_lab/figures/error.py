@@ -126,7 +126,7 @@ def _draw_positions(fig, positions, by_position, tokens, level) -> None:
         yaxis2={
             "title": {"text": "error there"},
             "type": "log",
-            "nticks": 4,
+            "dtick": "D2",  # 1, 2 and 5: all digits would stand on each other
             "tickformat": "~g",
             "domain": [0.39, 0.61],
             "anchor": "x2",

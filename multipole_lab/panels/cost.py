@@ -12,7 +12,7 @@ from multipole_lab.environment import Measured
 from multipole_lab.figures import cost as draw
 from multipole_lab.measure.precision import default_dtype
 from multipole_lab.method_text import as_text
-from multipole_lab.search.prices import LENGTHS, Cost, Prices, Problem, measure_prices
+from multipole_lab.search.prices import Cost, Prices, Problem, measure_prices
 from multipole_lab.suggesting import suggesting
 
 from .common import controls
@@ -117,7 +117,8 @@ def _fit(prices: Prices) -> str:
     """How far to trust the prices."""
     off = prices.model.typical_error
     return (
-        f"They meet the times of up to {LENGTHS[-1]:,} tokens to {off:.0%}; beyond, the time is worked out."
+        f"They meet the times of up to {prices.model.table['length'].max():,} tokens to {off:.0%}; beyond, the time is "
+        "worked out."
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, TopK, Window
 from multipole_lab.attention.causal import block_sizes
-from multipole_lab.attention.own_near import tile_size
+from multipole_lab.attention.clusters.own_near import tile_size
 from multipole_lab.measure.operation_counts import operations
 from multipole_lab.method_text import parse_method
 from multipole_lab.models import Sample
@@ -22,7 +22,7 @@ MEASURED = (
     MuSe(clusters=16), MuSe(clusters=64), MuSe(clusters=16, near=4), MuSe(clusters=32, order="dipole"),
     Centroid(clusters=32), Window(size=64), TopK(keys=64),
 )  # fmt: skip
-LENGTHS = (512, 2048)
+LONGEST, SHORTEST = 2048, 256  # tokens of the longer of the two texts that are timed
 LEAF = (
     128  # of causal attention while prices are measured: with longer leaves short texts would be nothing else
 )
@@ -119,13 +119,25 @@ class Prices:
 def measure_prices(
     sample: Sample, layer: int, causal: bool, device: str | None = None
 ) -> Iterator[Prices | None]:
-    """Measure on one key head of a layer with its query heads; yield None after each length and the prices last."""
+    """Measure on one key head of a layer with its query heads; yield None after each length and the prices last.
+
+    Raises
+    ------
+    ValueError : a sample of fewer than 256 tokens, on which no price can be seen.
+    """
     import pandas
+
+    longest = min(LONGEST, len(sample.tokens))
+    if longest < SHORTEST:
+        raise ValueError(f"sample: prices need a text of at least {SHORTEST} tokens, got {longest}")
 
     methods = [replace(one, leaf=LEAF) if isinstance(one, (MuSe, Centroid)) else one for one in MEASURED]
     methods.append(MuSe(clusters=16, leaf=8 * LEAF))  # in full attention the same as another, and left out
     tables = []
-    for length in [n for n in LENGTHS if n <= len(sample.tokens)] or [len(sample.tokens)]:
+    for length in (
+        longest // 4,
+        longest,
+    ):  # one length alone would not tell a call's price from an operation's
         how = {
             "lengths": [length],
             "causal": causal,

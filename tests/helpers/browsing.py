@@ -175,12 +175,21 @@ class Notebook:
         """Press a button by the keyboard, or move a slider by one key, at its upper end downwards."""
         slider = panel.get_by_role("slider", name=control, exact=True)
         button = panel.get_by_role("button", name=control, exact=True)
+        if not slider.or_(button).count():  # what is folded away has no role
+            self.unfold(panel, "More")
         slider.or_(button).focus()
         if button.count():
             self.page.keyboard.press("Enter")
         else:
             now, end = (float(slider.get_attribute(f"aria-value{part}")) for part in ("now", "max"))
             self.page.keyboard.press("ArrowRight" if now < end else "ArrowLeft")
+
+    def unfold(self, panel, words):
+        """Show what is behind one of a panel's buttons, unless it is shown."""
+        button = panel.get_by_role("button", name=words, exact=True)
+        if button.get_attribute("aria-expanded") != "true":
+            button.click()
+        panel.get_by_role("button", name=words, exact=True, expanded=True).wait_for()
 
     def until_titled(self, name, words):
         """Wait until a panel's title contains these words."""
@@ -217,11 +226,12 @@ class Notebook:
         panel.get_by_role("status").filter(has_text=re.compile("ready|drawn in")).first.wait_for()
 
     def until_fitting(self, panel):
-        """Wait until a panel's figure is as wide as the panel, and no wider."""
+        """Wait until a panel's figure is as wide as its place, and the panel no wider than its own."""
         self.page.wait_for_function(
             """panel => {
                 const drawn = panel.querySelector(".main-svg")?.getBoundingClientRect().width;
-                return Math.abs(panel.clientWidth - drawn) <= 12 && panel.scrollWidth - panel.clientWidth <= 1;
+                const place = panel.querySelector(".ml-figure").clientWidth;
+                return Math.abs(place - drawn) <= 12 && panel.scrollWidth - panel.clientWidth <= 1;
             }""",
             arg=panel.element_handle(),
             polling=100,

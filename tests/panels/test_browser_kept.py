@@ -1,6 +1,5 @@
 """Panels keep what they show in a real JupyterLab: all marks after Run All, a second view, a reader's zoom."""
 
-import re
 from pathlib import Path
 
 import browsing
@@ -16,7 +15,8 @@ import multipole_lab as ml
 front = importlib.import_module("multipole_lab.panels.front")
 every = front.candidates
 front.candidates = lambda *args: every(*args)[:3]
-sample = ml.load_sample("smollm2").crop(512)"""
+sample = ml.load_sample("smollm2").crop(512)
+importlib.import_module("multipole_lab.panels.common.work")._QUICK_SECONDS = 60  # however busy this computer is"""
 PANELS = {"clusters": "clusters", "matrix": "near", "front": "time limit"}  # and a slider of each
 
 # Marks that are drawn, and marks that there are to draw, of every trace that has some.
@@ -50,6 +50,11 @@ def lab(tmp_path_factory):
         opened.open(url, token, "kept.ipynb")
         assert not opened.run_all()
         yield opened
+
+
+def press(panel, words):
+    """Click the button of that name."""
+    panel.get_by_role("button", name=words, exact=True).click()
 
 
 def whole(lab, name):
@@ -137,6 +142,7 @@ def test_a_slider_of_the_desk_stays_in_sight_and_moves_every_panel(lab):
 def test_the_picture_is_saved_by_a_button(kind, begins, lab):
     panel = lab.panel("clusters")
     lab.settled(panel)
+    lab.unfold(panel, "Take away")
     with lab.page.expect_download() as download:
         panel.locator(".ml-buttons button", has_text=kind).click()
     assert download.value.suggested_filename == f"clusters.{kind.lower()}"
@@ -162,12 +168,9 @@ def test_a_search_in_the_lens_goes_from_place_to_place(lab):
 
 def test_a_slider_that_is_dragged_redraws_before_it_is_let_go(lab):
     panel = lab.panel("clusters")
-    for _ in range(3):  # until a move was quick enough
-        before = lab.drawn("clusters")
-        lab.press(panel, "clusters")
-        lab.until_redrawn("clusters", before)
-    if int(re.search(r"drawn in ([\d,]+) ms", panel.locator("[role=status]").last.text_content())[1]) >= 100:
-        pytest.skip("this computer is too busy for a redraw in 100 ms")
+    before = lab.drawn("clusters")
+    lab.press(panel, "clusters")  # the first move says that a picture is quick
+    lab.until_redrawn("clusters", before)
     handle = panel.get_by_role("slider", name="clusters", exact=True)
     box, before = handle.bounding_box(), lab.drawn("clusters")
     lab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -175,6 +178,85 @@ def test_a_slider_that_is_dragged_redraws_before_it_is_let_go(lab):
     lab.page.mouse.move(box["x"] - 60, box["y"] + box["height"] / 2, steps=4)
     lab.until_redrawn("clusters", before)
     lab.page.mouse.up()
+
+
+def test_a_move_is_undone_and_a_picture_held_beside_the_next(lab):
+    panel = lab.panel("clusters")
+    press(panel, "Reset")
+    lab.until_titled("clusters", "become 16 clusters")
+    press(panel, "Hold")
+    panel.get_by_role("figure", name="the picture that is held").wait_for()
+    lab.press(panel, "clusters")
+    lab.until_titled("clusters", "become 32 clusters")
+    panel.get_by_text("Held: clusters 16. Now: clusters 32.").wait_for()
+    live, held = (panel.locator(".ml-figure").nth(i) for i in (0, 1))
+    assert "become 16 clusters" in held.locator(".gtitle").text_content()
+    assert live.bounding_box()["y"] == held.bounding_box()["y"]
+    assert live.bounding_box()["x"] + 100 < held.bounding_box()["x"]
+    press(panel, "Hold")
+    lab.page.wait_for_function(
+        "panel => panel.querySelectorAll('.js-plotly-plot').length === 1", arg=panel.element_handle()
+    )
+    press(panel, "Undo")
+    lab.until_titled("clusters", "become 16 clusters")
+    lab.until_fitting(panel)
+
+
+def test_play_moves_on_by_itself_until_it_is_stopped(lab):
+    panel = lab.panel("clusters")
+    press(panel, "Play iterations")
+    slider = panel.get_by_role("slider", name="iterations", exact=True)
+    lab.page.wait_for_function(
+        "slider => Number(slider.getAttribute('aria-valuenow')) >= 2", arg=slider.element_handle()
+    )
+    press(panel, "Play iterations")
+    panel.get_by_role("button", name="Play iterations", exact=True, pressed=False).wait_for()
+    at = slider.get_attribute("aria-valuenow")
+    lab.page.wait_for_timeout(1500)
+    assert slider.get_attribute("aria-valuenow") == at
+    press(panel, "Reset")
+
+
+def test_a_panel_fills_the_screen_and_comes_back(lab):
+    panel = lab.panel("clusters")
+    lab.settled(panel)
+    before = panel.locator(".main-svg").first.bounding_box()["height"]
+    press(panel, "Present")
+    lab.page.wait_for_function(
+        """([panel, before]) => document.fullscreenElement === panel && panel.classList.contains("ml-large")
+            && panel.querySelector(".main-svg").clientHeight > before + 100 && panel.scrollHeight <= innerHeight + 1""",
+        arg=[panel.element_handle(), before],
+    )
+    press(panel, "Present")
+    lab.page.wait_for_function(
+        """([panel, before]) => !document.fullscreenElement && !panel.classList.contains("ml-large")
+            && Math.abs(panel.querySelector(".main-svg").clientHeight - before) < 3""",
+        arg=[panel.element_handle(), before],
+    )
+
+
+def test_a_link_opens_the_page_with_the_panel_as_it_was(lab):
+    panel = lab.panel("clusters")
+    press(panel, "Reset")
+    lab.press(panel, "clusters")
+    lab.until_titled("clusters", "become 32 clusters")
+    lab.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    lab.unfold(panel, "Take away")
+    press(panel, "Link")
+    lab.page.wait_for_function(
+        "async () => (await navigator.clipboard.readText()).includes('panel.clusters')"
+    )
+    link = lab.page.evaluate("() => navigator.clipboard.readText()")
+    assert "token" not in link
+    press(panel, "Reset")
+    lab.until_titled("clusters", "become 16 clusters")
+    lab.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    lab.page.goto(link)
+    lab.page.wait_for_function(
+        "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+    )
+    lab.panel("clusters")
+    lab.until_titled("clusters", "become 32 clusters")
 
 
 def test_a_restarted_kernel_is_said_once_in_every_panel(lab):

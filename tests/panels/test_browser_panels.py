@@ -123,10 +123,18 @@ def look(lab, panel, name, picture):
     assert not serious
 
 
+def beside(panel):
+    """Where the controls of a panel are, and its figure."""
+    return [panel.locator(part).first.bounding_box() for part in (".ml-settings", ".ml-figure")]
+
+
 @pytest.mark.parametrize("name", PANELS)
 def test_every_control_moves_the_figure_by_keyboard(lab, name):
     panel = lab.panel(name)
     look(lab, panel, name, "light-1280")
+    settings, figure = beside(panel)
+    assert settings["x"] + settings["width"] <= figure["x"]
+    assert settings["height"] <= 260, "four controls and a button"
     for control in [*CONTROLS[name], "Reset"]:
         before = lab.drawn(name)
         lab.press(panel, control)
@@ -156,6 +164,7 @@ def test_twenty_moves_in_two_seconds_end_at_the_last_value(lab):
 
 def test_a_sample_that_cannot_be_opened_is_explained_in_the_panel(lab):
     panel = lab.panel("clusters")
+    lab.unfold(panel, "More")
     box = panel.get_by_role("combobox")
     box.fill("no such sample")
     lab.page.keyboard.press("Enter")
@@ -170,6 +179,7 @@ def test_a_sample_that_cannot_be_opened_is_explained_in_the_panel(lab):
 
 def test_a_bad_choice_is_explained_and_reset_fixes_it(lab):
     panel = lab.panel("clusters")
+    lab.unfold(panel, "More")
     for slider, key in (("context", "Home"), ("clusters", "End")):  # 1,024 clusters of 256 keys
         panel.get_by_role("slider", name=slider, exact=True).focus()
         lab.page.keyboard.press(key)
@@ -206,7 +216,14 @@ def test_every_panel_is_whole_and_readable_in_the_dark_at_900_pixels(lab):
     lab.theme("JupyterLab Dark")
     lab.page.set_viewport_size({"width": 900, "height": 1200})
     for name in PANELS:
-        look(lab, lab.panel(name), name, "dark-900")
+        panel = lab.panel(name)
+        settings, figure = beside(panel)
+        assert settings["y"] + settings["height"] <= figure["y"] + 1, (
+            "above the figure where there is no room"
+        )
+        for words in ("More", "Take away"):
+            lab.unfold(panel, words)
+        look(lab, panel, name, "dark-900")
 
 
 def test_the_squares_of_the_matrix_fill_a_narrow_window(lab):
@@ -224,6 +241,7 @@ def test_the_squares_of_the_matrix_fill_a_narrow_window(lab):
 def test_keys_on_a_slider_are_no_commands_and_toggles_say_whether_they_are_pressed(lab):
     panel = lab.panel("clusters")
     lab.settled(panel)
+    lab.unfold(panel, "More")
     cells = lab.page.locator(".jp-Cell").count()
     panel.get_by_role("slider", name="seed", exact=True).focus()
     for key in "abdd":
@@ -263,6 +281,27 @@ def test_the_words_of_the_lens_are_chosen_by_arrow_keys_and_clicks(lab):
     lab.page.keyboard.press("a")  # inserts a cell where the notebook hears it
     lab.page.wait_for_timeout(300)
     assert lab.page.locator(".jp-Cell").count() == cells
+
+
+def test_every_label_has_a_sentence_behind_it(lab):
+    """What an i says is shown when it has the focus, and goes by Escape."""
+    for name in PANELS:
+        panel = lab.panel(name)
+        lab.unfold(panel, "More")
+        bare = panel.evaluate(
+            """panel => [...panel.querySelectorAll(".ml-settings .widget-label")].filter(label =>
+                label.checkVisibility() && label.textContent && !label.nextElementSibling?.matches(".ml-i"))
+                .map(label => label.textContent)"""
+        )
+        assert not bare, f"{name}: {bare}"
+        mark = panel.locator(".ml-i").last
+        mark.focus()
+        assert panel.locator(".ml-note").text_content() in mark.get_attribute("aria-label")
+        frame, note = panel.bounding_box(), panel.locator(".ml-note").bounding_box()
+        assert frame["x"] <= note["x"]
+        assert note["x"] + note["width"] <= frame["x"] + frame["width"] + 1
+        lab.page.keyboard.press("Escape")
+        assert not panel.locator(".ml-note").is_visible()
 
 
 def test_no_console_errors_and_no_request_leaves_this_computer(lab):

@@ -68,11 +68,17 @@ def test_the_crossover_is_the_first_length_from_which_on_it_stays_faster(prices)
 def test_prices_are_measured_for_every_kind_and_named(monkeypatch):
     import multipole_lab.search.prices as module
 
-    monkeypatch.setattr(module, "LENGTHS", (128, 256))
     monkeypatch.setattr(module, "MEASURED", [m for m in MEASURED if getattr(m, "clusters", 0) < 64])
     *waiting, found = measure_prices(ml.load_sample("smollm2").crop(256), 15, causal=False)
     assert waiting == [None, None]
     assert set(found.others) == {ml.Exact, ml.Centroid, ml.Window, ml.TopK}
     assert "1 thread" in repr(found)
+    assert set(found.model.table["length"]) == {64, 256}  # one length alone tells no price of an operation
+    assert found.others[ml.Exact][1] > 0
     for method in (ml.Exact(), ml.MuSe(), ml.Window()):
         assert found.cost(method, Problem(1024)).ms > 0
+
+
+def test_a_text_on_which_no_price_can_be_seen_is_refused():
+    with pytest.raises(ValueError, match="at least 256 tokens, got 100"):
+        next(measure_prices(ml.load_sample("smollm2").crop(100), 15, causal=False))

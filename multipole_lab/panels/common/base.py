@@ -70,7 +70,8 @@ class Panel(Readable):
         for control in controls.values():
             control.observe(self._moved, "value")
         self._large.observe(self._resized, "value")
-        self._porter.about = {control.description: about(control) for control in controls.values()}
+        labelled = [one for one in self._extra() if hasattr(one, "value") and one.description]
+        self._porter.about = {one.description: about(one) for one in [*controls.values(), *labelled]}
         self._history.begin()
         self._work.go_on()
 

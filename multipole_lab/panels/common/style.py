@@ -24,6 +24,7 @@ STYLE = """<style>
 .ml-panel .ml-i { flex: 0 0 16px; width: 16px; height: 16px; padding: 0; margin: 0 4px 0 0; border-radius: 50%;
   border: 1px solid var(--jp-ui-font-color2); background: transparent; color: var(--jp-ui-font-color1);
   font: italic 11px/1 serif; cursor: help; align-self: center; }
+.ml-panel .widget-toggle-buttons > .ml-i { align-self: flex-start; margin-top: 6px; }
 .ml-note { position: absolute; z-index: 20; max-width: 300px; padding: 5px 9px; line-height: 1.4; font-size: 13px;
   color: var(--jp-ui-font-color1); background: var(--jp-layout-color1); border: 1px solid var(--jp-ui-font-color2);
   border-radius: 3px; pointer-events: none; }
