@@ -96,6 +96,25 @@ class Settings:
             return math.ceil(self.budget * length)
         return min(self.budget, length)
 
+    def compression_ratio(self, length: int, centroids: bool = False) -> float:
+        """The share of a context's keys that a step leaves out: what kvpress's tables call by this name.
+
+        Left in are the budget, the sinks, and the last keys, of which half an interval waits for its cluster on
+        average. Nothing is evicted, so this compares what is read and not what is held.
+
+        Parameters
+        ----------
+        length : keys of the context.
+        centroids : count the centroids that a step reads like keys; presses that evict have none.
+        """
+        exact = min(length, self.sinks + self.recent + self.interval // 2)
+        budget = min(self.tokens(length), length - exact)
+        read = exact + budget
+        if centroids:
+            fine = math.ceil((length - exact) * self.fraction)
+            read += fine if self.levels == 1 else math.ceil(fine / self.branch) + self.looked_at(fine, budget)
+        return max(0.0, 1 - read / length)
+
     def looked_at(self, clusters: int, budget: int) -> int:
         """How many fine clusters a step looks at: their share, but enough to fill the budget, and not too few."""
         enough = math.ceil(2 * budget * self.fraction)

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-replacement", action="store_true", help="also without centroid replacement")
     add("--free", action="store_true", help="also generate freely and report the first difference")
     add("--device", default="cpu", help="default: cpu")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="default: float32")
     add("--threads", type=int, help="threads of torch; default: its own choice")
     add("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
-        model, tokenizer = load_model(args.model, device=args.device)
+        model, tokenizer = load_model(args.model, device=args.device, dtype=getattr(torch, args.dtype))
         ids = read_tokens(tokenizer, args.text, args.prompt + args.tokens + 1).to(args.device)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"multipole-lab eval generate: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from multipole_lab.evaluation import DENSE
+from multipole_lab.evaluation.report import compression
 from multipole_lab.evaluation.texts import token_ids
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def choice_table(rows: pandas.DataFrame, methods: list[str], groups: Sequence[st
     """One line for each method and value of the groups, and one for all.
 
     Accuracy and its standard error; the mean probability of the right option; how often the choice is the dense one;
-    KL of the distribution over the options from the dense one.
+    KL of the distribution over the options from the dense one; of clustered caches how much a step leaves out.
     """
     import pandas
 
@@ -114,7 +115,7 @@ def choice_table(rows: pandas.DataFrame, methods: list[str], groups: Sequence[st
                     "KL": sum(kl) / n,
                     "seconds": mine["seconds"].mean(),
                 }
-                lines.append(line)
+                lines.append(line | compression(method, mine))
     return pandas.DataFrame(lines)
 
 

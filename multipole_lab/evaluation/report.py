@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -12,8 +13,10 @@ import pandas
 import plotly.graph_objects as go
 
 from multipole_lab import files
+from multipole_lab.evaluation import DENSE
 from multipole_lab.evaluation.engine import Evaluation
 from multipole_lab.figures.common.theme import CONFIG
+from multipole_lab.method_text import parse_method
 from multipole_lab.table import printed
 
 PAGE = Template("""<!DOCTYPE html>
@@ -45,6 +48,24 @@ $figures
 </body>
 </html>
 """)
+
+
+def compression(method: str, rows: pandas.DataFrame) -> dict[str, float]:
+    """For a line of a table, of a clustered cache only: the share of keys that its steps leave out.
+
+    ``compression ratio`` as kvpress counts it, and ``with centroids`` where those read count like keys.
+
+    Parameters
+    ----------
+    method : as the rows name it. rows : those of the line, each with the ``tokens`` of its context.
+    """
+    settings = None if method == DENSE else getattr(parse_method(method), "settings", None)
+    if settings is None:
+        return {}
+    return {
+        name: statistics.fmean(settings.compression_ratio(int(n), centroids) for n in rows["tokens"])
+        for name, centroids in (("compression ratio", False), ("with centroids", True))
+    }
 
 
 def write(

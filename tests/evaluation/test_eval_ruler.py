@@ -9,6 +9,7 @@ from tiny_models import save_byte_llama, tiny
 
 from multipole_lab import cli
 from multipole_lab.evaluation.reader import Reader
+from multipole_lab.evaluation.report import compression
 from multipole_lab.evaluation.ruler.command import TASKS, table
 from multipole_lab.evaluation.ruler.needles import needles
 from multipole_lab.evaluation.ruler.puzzle import Puzzle, fitting, words
@@ -91,6 +92,23 @@ def test_a_score_is_a_share_and_the_table_has_errors_and_dense_beside():
     assert found.loc[("all", "MuSe()"), "± s.e. "] == pytest.approx(0.125)
     assert found.loc[("vt", "dense"), "± s.e."] == pytest.approx(0.25)
     assert found.loc[("cwe", "MuSe()"), "to dense"] == 0
+    assert "compression ratio" not in found
+
+
+def test_a_clustered_caches_budget_stands_in_the_report_as_kvpress_counts_it():
+    rows = pandas.DataFrame(
+        {"tokens": [2000, 4000], "task": "vt", "length": 64, "score": 1.0, "seconds": 1.0}
+    )
+    # Exact keys: 10 sinks, 128 + 256 / 2 last ones, and 5% of 2,000 or 4,000.
+    ratio = 1 - (266 / 2000 + 0.05 + 266 / 4000 + 0.05) / 2
+    assert compression("MultipoleCache(budget=0.05)", rows)["compression ratio"] == pytest.approx(ratio)
+    assert compression("MultipoleCache(budget=128)", rows[:1])["compression ratio"] == 1 - 394 / 2000
+    # 1,734 keys in 109 clusters, these in 28; all of so few are looked at.
+    assert compression("MultipoleCache(budget=128)", rows[:1])["with centroids"] == 1 - (394 + 137) / 2000
+    assert compression("MultipoleCache(budget=9, recent=4000)", rows)["compression ratio"] == 0
+    assert compression("dense", rows) == compression("MuSe()", rows) == {}
+    lines = [rows.assign(id=["a", "b"], method=name) for name in ("dense", "MultipoleCache()")]
+    assert table(pandas.concat(lines), ["dense", "MultipoleCache()"])["compression ratio"].notna().sum() == 2
 
 
 @pytest.mark.parametrize("method", ["dense", "Exact()", "MultipoleCache(budget=4096)"])

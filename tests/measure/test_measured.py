@@ -221,10 +221,15 @@ def test_decoding_a_model_is_recorded_with_the_device_it_ran_on(gpu, tmp_path, m
         num_key_value_heads=1, eos_token_id=None,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config).eval()
-    monkeypatch.setattr("multipole_lab.models.loading.load_model", lambda *_, **__: (model, None))
+    asked = {}
+    monkeypatch.setattr(
+        "multipole_lab.models.loading.load_model", lambda *_, **given: (asked.update(given) or model, None)
+    )
     monkeypatch.setattr(generate, "read_tokens", lambda *_: torch.arange(43)[None] % 50)
     file = tmp_path / "loss.json"
-    assert cli.main(["eval", "generate", "--prompt", "40", "--tokens", "2", "--json", str(file)]) == 0
+    short = ["--prompt", "40", "--tokens", "2", "--dtype", "bfloat16"]
+    assert cli.main(["eval", "generate", *short, "--json", str(file)]) == 0
+    assert asked["dtype"] == torch.bfloat16
     check(json.loads(file.read_text()))
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from multipole_lab.evaluation import DENSE
 from multipole_lab.evaluation.engine import Evaluation, Item
 from multipole_lab.evaluation.needle import sentences
+from multipole_lab.evaluation.report import compression
 from multipole_lab.evaluation.ruler.needles import NEEDLES
 from multipole_lab.evaluation.ruler.others import OTHERS
 from multipole_lab.evaluation.ruler.puzzle import Puzzle, fitting
@@ -34,7 +35,8 @@ READING_HELP = (
     "are common, questions on documents. The model writes on after the question; a score is the share of the answers "
     "that stand in what it wrote. 'to dense' is the mean difference from dense attention on the same prompts, with "
     "its own standard error. A method stands in for attention over the prompt; single tokens after it are exact. A "
-    "MultipoleCache reads the prompt exactly and writes from clusters."
+    "MultipoleCache reads the prompt exactly and writes from clusters. 'compression ratio' is the share of the "
+    "prompt's keys that its steps leave out, as kvpress counts it; 'with centroids' counts centroids like keys."
 )
 
 
@@ -128,7 +130,7 @@ def table(rows: pandas.DataFrame, methods: list[str]) -> pandas.DataFrame:
                     "± s.e. ": _error(apart),
                     "seconds": mine["seconds"].mean(),
                 }
-                lines.append(line)
+                lines.append(line | compression(method, mine))
     return pandas.DataFrame(lines)
 
 
