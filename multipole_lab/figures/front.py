@@ -83,9 +83,12 @@ def _words(ms, rse, families, settings, exact_ms, budget_ms, best, machine, meas
     reading = f"Measured just now on {machine}. Left is faster, down is more accurate."
     if measuring or done == 0:
         return f"Measuring methods against exact attention, turn by turn: {done} of {len(ms)}", reading
-    share = f"{budget_ms:,.3g} ms, {budget_ms / exact_ms:.0%} of exact attention's time"
+    share = f"{theme.number(budget_ms)} ms, {budget_ms / exact_ms:.0%} of exact attention's time"
     if best is None:
-        return f"Nothing is within {share}; the fastest takes {np.nanmin(ms):,.3g} ms", reading
+        return (
+            f"Nothing is within {share}; the fastest takes {theme.number(float(np.nanmin(ms)))} ms",
+            reading,
+        )
     return (
         f"Within {share}, the smallest error is {theme.number(float(rse[best]))}: "
         f"{families[best]}, {settings[best]}",
@@ -175,7 +178,7 @@ def _place(fig, ms, rse, exact_ms) -> None:
         xaxis={"title": {"text": "time for one call (ms)"}, "range": [low - 0.15, high + 0.25], **ticks},
         yaxis={
             "title": {"text": "relative squared error"}, "range": [down - 0.25, up + 0.25],
-            "type": "log", "dtick": 1, "tickformat": "~g",
+            "type": "log", "dtick": 1 if up - down > 1.5 else "D2", "tickformat": "~g",
         },
         legend={"y": 1.0, "yanchor": "bottom"},
     )  # fmt: skip

@@ -23,7 +23,7 @@ class ClustersPanel(SampledPanel):
     """Keys of one head on their principal axes, coloured by cluster, with the sizes below."""
 
     title = "clusters"
-    main = "clusters", "iterations", "spotlight", "view"
+    main = "clusters", "cap", "iterations", "spotlight"
     plays = "iterations"
 
     def __init__(self, sample) -> None:

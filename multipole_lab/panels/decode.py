@@ -23,7 +23,7 @@ class DecodePanel(SampledPanel):
     """The last tokens of a text decoded one by one over clusters of the keys before them."""
 
     title = "decode"
-    main = "budget", "share", "step", "levels"
+    main = "budget", "levels", "others", "step"
     plays = "step"
     steps = 24
 

@@ -26,7 +26,7 @@ class ErrorPanel(SampledPanel):
     """Error per head, where in the sequence it sits, and the output exact and approximate."""
 
     title = "error"
-    main = "head", "clusters", "near", "order"
+    main = "method", "clusters", "near", "head"
     plays = "near"
 
     def __init__(self, sample) -> None:

@@ -59,7 +59,7 @@ def test_front_draws_the_line_each_method_and_the_choice():
 
 def test_front_says_that_nothing_is_within_a_small_budget():
     fig = draw(0.5)
-    assert "Nothing is within 0.5 ms, 10% of exact attention's time; the fastest takes 1 ms" in words(fig)
+    assert "Nothing is within 0.50 ms, 10% of exact attention's time; the fastest takes 1.0 ms" in words(fig)
     assert len(fig.data[-1].x) == 0
 
 
