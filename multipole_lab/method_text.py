@@ -22,6 +22,8 @@ from multipole_lab.suggesting import nearest
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+# How a file begins that holds a method for each of some layers; ``ml.load_choice`` reads it.
+CHOICE = "multipole_lab chosen layers 1"
 # Written out also where it is the default: what a reader asks first about a method.
 SIZES = ("clusters", "size", "keys")
 

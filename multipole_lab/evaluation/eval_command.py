@@ -31,6 +31,10 @@ EVALUATIONS = {  # name: (module, what --help says of it)
         "multipole_lab.evaluation.ruler.command",
         "RULER's thirteen tasks: needles of several keys, variables, common words, documents",
     ),
+    "layers": (
+        "multipole_lab.evaluation.layers.command",
+        "which layers to replace, and by what, to stay under a loss or a divergence",
+    ),
     "lm-eval": (
         "multipole_lab.evaluation.harness.command",
         "the tasks of lm-eval, whose command this is, with the model 'multipole'",

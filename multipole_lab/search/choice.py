@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multipole_lab.attention import Method
-from multipole_lab.method_text import as_text, parse_method
+from multipole_lab.attention import Exact, Method
+from multipole_lab.method_text import CHOICE, as_text, parse_method
 from multipole_lab.search.tuner_result import FORMAT
 from multipole_lab.suggesting import suggesting
 
@@ -63,9 +63,46 @@ class Choice:
         return self.method.on(model, self.layers if layers is None else layers, strict)
 
 
+@dataclass(frozen=True)
+class LayerChoice:
+    """What ``multipole-lab eval layers`` chose for a whole model, and what it is true of.
+
+    Attributes
+    ----------
+    methods : the method of each layer that is replaced; all others stay exact.
+    length : the number of tokens that it was measured with.
+    share : operations of attention in all layers, as a share of exact attention's.
+    held_out : ``kl`` from dense attention, nats a token, and the percentage that the loss lies ``above``, on text that
+        was not chosen by. holds : whether that is what was asked for.
+    """
+
+    methods: dict[int, Method]
+    length: int
+    share: float
+    held_out: dict[str, float]
+    holds: bool
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.methods)} layers replaced, {self.share:.0%} of exact attention's operations over "
+            f"{self.length:,} tokens; on held-out text loss {self.held_out['above']:+.2f}%, "
+            f"KL {self.held_out['kl']:.2g}"
+        )
+
+    @suggesting
+    def on(self, model: nn.Module, strict: bool = False) -> AbstractContextManager:
+        """Run a transformers model with the choice: ``with choice.on(model): model.generate(...)``.
+
+        Raises
+        ------
+        TypeError, ValueError : as ``method.on``; a model that lacks these layers.
+        """
+        return Exact().on(model, self.methods, strict)
+
+
 @suggesting
-def load_choice(path: str | Path) -> Choice:
-    """The choice that ``tune(...).save(path)`` or ``multipole-lab tune --json`` wrote.
+def load_choice(path: str | Path) -> Choice | LayerChoice:
+    """The choice that ``tune(...).save(path)``, ``multipole-lab tune --json`` or ``multipole-lab eval layers`` wrote.
 
     Raises
     ------
@@ -76,6 +113,9 @@ def load_choice(path: str | Path) -> Choice:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError:
         found = None
+    if isinstance(found, dict) and found.get("format") == CHOICE:
+        methods = {int(layer): parse_method(text) for layer, text in found["methods"].items()}
+        return LayerChoice(methods, *(found[name] for name in ("length", "share", "held_out", "holds")))
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f"{path} is no choice of tune; ml.tune(...).save(path) writes one")
     facts = {name: found[name] for name in ("layers", "causal", "length", "error", "max_error")}

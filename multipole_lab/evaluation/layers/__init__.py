@@ -1,0 +1,1 @@
+"""Which layers of a model to replace, and by what, to stay under a loss."""
