@@ -1,0 +1,64 @@
+"""What the guide to training says of recorded runs, from the records."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from multipole_lab.bench.recorded import record
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "training.md").read_text(encoding="utf-8")
+H200 = {
+    "runs in layer 3 of 7": "runs-central",
+    "k-means in layer 3 of 7": "kmeans-central",
+    "runs in layers": "runs-six",
+}
+
+
+def said(pattern):
+    """The numbers that the guide says, in one line whatever its breaks."""
+    found = re.search(pattern, re.sub(r"\s+", " ", GUIDE))
+    assert found, pattern
+    return [float(x.replace(",", "")) for x in found.groups()]
+
+
+@pytest.mark.parametrize("words", H200)
+def test_the_table_of_the_h200(words):
+    cells = next(line for line in GUIDE.splitlines() if line.startswith(f"| {words}")).strip("|").split("|")
+    numbers = [[float(x) for x in re.findall(r"[+-]?\d+(?:\.\d+)?", cell)] for cell in cells[1:]]
+    found = record(f"training-h200-16k-{H200[words]}")
+    assert (found["device"], len(found["seeds"])) == ("NVIDIA H200", 2)
+    mean = {name: x["mean"] for name, x in found["summary"].items()}
+    assert numbers[0] == pytest.approx([1e3 * mean["exact_seconds"], 1e3 * mean["muse_seconds"]], abs=0.06)
+    assert numbers[1] == pytest.approx([mean["seconds_difference"]], abs=0.5 if "layers" in words else 0.06)
+    change = [
+        100 * (row["by_layer"]["3"]["muse"] / row["by_layer"]["3"]["exact"] - 1) for row in found["seeds"]
+    ]
+    assert numbers[2] == pytest.approx([sum(change) / 2], abs=0.6)
+    loss = found["summary"]["heldout_loss_difference"]
+    assert numbers[3] == pytest.approx([loss["mean"], loss["deviation"]], abs=0.006)
+    assert abs(loss["mean"]) < 2 * loss["deviation"]  # no more than the seeds differ
+    steps = {row["steps"] for row in found["seeds"]}
+    tokens = said(r"two seeds, (\d+) steps or ([\d.]+) million tokens each")
+    assert [*steps, found["preset"]["batch"] * found["preset"]["context"] * 176 / 1e6] == pytest.approx(
+        tokens, abs=0.06
+    )
+
+
+def test_when_one_layer_can_save_what_the_paper_says():
+    numbers = said(
+        r"that is ([\d.]+)% times (\d+)% at 16,384 tokens, and ([\d.]+)% times (\d+)% at 65,536, or ([\d.]+)%\. One of "
+        r"seven equal layers saves ([\d.]+)% only where attention is more than (\d+)% of a step.* it is (\d+)% at "
+        r"16,384 tokens and (\d+)% at 65,536"
+    )
+    short, long = (record(name) for name in ("training-h200-16k-runs-central", "training-h100-64k-six"))
+    parts, shares = [], []
+    for found in (short, long):
+        row = found["seeds"][0]
+        layer = row["by_layer"]["3"]
+        parts += [100 * layer["exact"] / row["exact_seconds"], 100 * (1 - layer["muse"] / layer["exact"])]
+        shares.append(100 * row["exact_attention_seconds"] / row["exact_seconds"])
+    assert numbers[:4] == pytest.approx(parts, abs=0.6)
+    assert numbers[4] == pytest.approx(parts[2] * parts[3] / 100, abs=0.06)
+    assert numbers[6] == pytest.approx(7 * numbers[5], abs=0.6)
+    assert numbers[7:] == pytest.approx(shares, abs=0.6)
