@@ -8,7 +8,7 @@ import torch
 from claims import Notebook
 
 import multipole_lab as ml
-from multipole_lab.bench.recorded import attention_speedups, record
+from multipole_lab.bench.recorded import attention_speedups, record, records
 
 pytest.importorskip("triton")
 PEAK, BANDWIDTH = 989e12, 3.35e12  # of an H100: operations and bytes a second
@@ -104,6 +104,12 @@ def test_34_longer_texts_are_drawn_again(book):
         assert record(name)["date"] in (first, f"{first[:8]}{int(last)}")
         for n, (_, _, source) in times(name).items():
             assert ("resampled" in source) == (n > longest)
+
+
+def test_34_times_are_of_the_gpu_alone(book):
+    assert book.says(r"(recorded once and replayed)") is not None
+    for path in records("h100-attention*.json"):
+        assert "--graphs" in record(path.stem)["command"]
 
 
 def test_34_short_texts_do_not_pay(book, speedups):
