@@ -40,7 +40,9 @@ def run(args: argparse.Namespace, prepare: Callable[..., Evaluation]) -> pandas.
     _check(args)
     if args.threads:
         torch.set_num_threads(args.threads)
-    model, tokenizer = load_model(args.model, device=args.device, dtype=getattr(torch, args.dtype))
+    model, tokenizer = load_model(
+        args.model, device=args.device, dtype=getattr(torch, args.dtype), positions=args.positions
+    )
     readers = [Reader(model, method) for method in (DENSE, *methods)]
     check_positions(model, args.max_tokens)
     _warn_of_leaves(readers, args.max_tokens)

