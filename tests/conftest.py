@@ -1,9 +1,11 @@
 """Triton decides when it is imported whether kernels are interpreted: without a GPU they are."""
 
+import importlib.util
 import os
 
 import checked_shapes
 import pytest
+import quick_interpreter
 import torch
 from browsing import pytest_terminal_summary  # noqa: F401, for pytest
 
@@ -17,6 +19,8 @@ checked_shapes.install(
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    if importlib.util.find_spec("triton"):
+        quick_interpreter.install()
 
 
 @pytest.fixture
