@@ -66,9 +66,9 @@ class ContextParallel(Method):
     Raises
     ------
     TypeError : ``method`` is no ``MuSe``, on creation; dtypes that differ between ranks, on a call.
-    ValueError : ``near_for="query"``, on creation; on a call, on all ranks alike: ranks that differ in batch size,
-        heads, head sizes, scale, method, ``causal`` or in whether gradients are wanted; more clusters than a
-        rank has keys, or as many sinks.
+    ValueError : ``near_for="query"`` or ``points="earlier"``, on creation; on a call, on all ranks alike: ranks that
+        differ in batch size, heads, head sizes, scale, method, ``causal`` or in whether gradients are wanted; more
+        clusters than a rank has keys, or as many sinks.
     RuntimeError : there is no process group; or another rank has ended or has not answered within the time limit
         that the group was made with.
 
@@ -87,9 +87,10 @@ class ContextParallel(Method):
                 f"method is {self.method!r}; a MuSe is needed, for summaries are what is exchanged. "
                 "ring_attention is exact attention over the same parts"
             )
-        if self.method.near_for == "query":
+        if (self.method.near_for, self.method.points) != ("cluster", "own"):
             raise ValueError(
-                f"method is {self.method!r}; near_for='cluster' is needed, for near clusters are fetched for those"
+                f"method is {self.method!r}; near_for='cluster' and points='own' are needed, for summaries and near "
+                "clusters are fetched for the clusters of a rank's queries"
             )
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
@@ -108,11 +109,10 @@ class ContextParallel(Method):
             q, k, v = one_head_size(q, k, v)
         exchange = self._exchange(q, k, v, scale, mask, causal)
         token, sinks = Begin.apply(q, k, v, exchange)
-        partials = []
+        own = None, None
         if causal:  # while the summaries are on their way
-            own = replace(self.method, sinks=exchange.own_sinks)
-            partials.append(own._causal(q, k, v, scale, mask))
-        partials.append(Finish.apply(q, k, v, token, exchange))
+            own = replace(self.method, sinks=exchange.own_sinks)._causal(q, k, v, scale, mask)
+        partials = [Finish.apply(q, k, v, token, *own, exchange)]
         if sinks.numel():
             keys, values, kept = sinks.split([q.shape[-1], v.shape[-1], 1], -1)
             kept = kept[:, 0, :, 0] > 0.5

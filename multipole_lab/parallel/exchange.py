@@ -63,10 +63,11 @@ class Exchange:
         self.own = None if own is None else stages.summaries(own, keys, values)
         return sinks
 
-    def finish(self, q: Tensor, k: Tensor, v: Tensor) -> Partial:
-        """This rank's queries over the keys of all its sources; a rank that hears nothing sees no key."""
+    def finish(self, q: Tensor, k: Tensor, v: Tensor, before: Partial | None) -> Partial:
+        """This rank's queries over the keys of all its sources, merged with a partial that was before (which is spent);
+        a rank that hears nothing adds nothing."""
         talk, stages = self.talk, self.stages
-        self.heard, before, rest = {}, None, talk.own_first(talk.parts.sources)
+        self.heard, rest = {}, talk.own_first(talk.parts.sources)
         if self.own is not None:
             self.heard[talk.channel.rank] = self.own
             if not stages.near and self.moments is None:  # no choice among all clusters is waited for
@@ -78,21 +79,20 @@ class Exchange:
             self.near, self.sent = fetch(talk, chosen, stages.k_sorted, *self._clustered(k, v))
         if self.moments is not None:
             self.moments.ask(q, self.near, self.asked, *self._clustered(k, v))
-        if not talk.parts.sources:
-            blind = torch.full(q.shape[:-1], -torch.inf, dtype=statistics_dtype(q.dtype), device=q.device)
-            return q.new_zeros(*q.shape[:-1], v.shape[-1]), blind
         if not rest:
             return before
-        summary = self._summary(rest if before is not None else talk.parts.sources)
+        summary = self._summary(talk.parts.sources if len(rest) == len(talk.parts.sources) else rest)
         return stages.evaluate(q, self.points, summary, self.near, before)
 
-    def finish_backward(self, q: Tensor, k: Tensor, v: Tensor, result: Partial, upstream: Partial) -> None:
+    def finish_backward(
+        self, q: Tensor, k: Tensor, v: Tensor, result: Partial, upstream: Partial, before: Partial | None
+    ) -> None:
         """Send the gradients of all that was heard to where it came from."""
         talk, stages, sources = self.talk, self.stages, self.talk.parts.sources
         d_members, gone, parts = None, {}, {}
         if sources:
             summary = self._summary(sources)
-            found = stages.evaluate_backward(q, self.points, summary, self.near, result, upstream)
+            found = stages.evaluate_backward(q, self.points, summary, self.near, result, upstream, before)
             d_summary, d_members = found
             split = [talk.clusters[t] for t in sources]
             parts = dict(zip(sources, zip(*(x.split(split, 3) for x in d_summary), strict=True), strict=True))
@@ -190,19 +190,36 @@ class Begin(torch.autograd.Function):
 
 
 class Finish(torch.autograd.Function):
-    """``Finish.apply(q, k, v, token, exchange) -> (out, lse)``; all gradients are returned by `Begin`."""
+    """``Finish.apply(q, k, v, token, own_out, own_lse, exchange) -> (out, lse)``, merged with the own part where there
+    is one (None without). The gradients of q, k and v are returned by `Begin`."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, token: Tensor, exchange: Exchange) -> Partial:
+    def forward(
+        ctx, q: Tensor, k: Tensor, v: Tensor, token: Tensor, own_out: Tensor | None, own_lse: Tensor | None,
+        exchange: Exchange,
+    ) -> Partial:  # fmt: skip
         ctx.exchange = exchange
-        out, lse = exchange.finish(q, k, v)
-        ctx.save_for_backward(q, k, v, out, lse)
+        before = None
+        if own_out is not None:  # the caller's stay as they are, for its backward needs them
+            before = own_out.clone(memory_format=torch.contiguous_format), own_lse.contiguous().clone()
+        out, lse = exchange.finish(q, k, v, before)
+        ctx.save_for_backward(q, k, v, own_out, own_lse, out, lse)
         return out, lse
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dout: Tensor, dlse: Tensor):
-        q, k, v, out, lse = ctx.saved_tensors
+        q, k, v, own_out, own_lse, out, lse = ctx.saved_tensors
+        before = None if own_out is None else (own_out, own_lse)
         with torch.autocast(q.device.type, enabled=False):
-            ctx.exchange.finish_backward(q, k, v, (out, lse), (dout, dlse))
-        return None, None, None, q.new_zeros(1), None
+            ctx.exchange.finish_backward(q, k, v, (out, lse), (dout, dlse), before)
+            own = (None, None) if before is None else _of_merged(before, (out, lse), (dout, dlse))
+        return None, None, None, q.new_zeros(1), *own, None
+
+
+def _of_merged(part: Partial, whole: Partial, upstream: Partial) -> Partial:
+    """The gradients of one of the partials that were merged: out = sum_i exp(lse_i - lse) out_i."""
+    (out, lse), (dout, dlse) = whole, upstream
+    share = torch.where(part[1] == -torch.inf, 0.0, (part[1] - lse).exp())
+    along = (dout.to(share.dtype) * (part[0].to(share.dtype) - out)).sum(-1)
+    return (share.unsqueeze(-1) * dout).to(part[0].dtype), share * (dlse + along)

@@ -13,9 +13,13 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import ProcessException
 
 from multipole_lab.clustering.checks import check_count
+from multipole_lab.parallel.failing import failing_together
 from multipole_lab.suggesting import suggesting
+
+NOTE = "reason.txt"
 
 
 @suggesting
@@ -30,16 +34,23 @@ def launch(
     ----------
     function : importable by name, as the processes are new ones.
     ranks : processes, at least 1.
-    limit : seconds that a rank waits for another's answer; where one dies or is stuck, the others end with an error.
+    limit : seconds that a rank waits for another's answer, or for a sign of its life; where one fails, dies or is
+        stuck, all end within it, see ``failing_together``.
     threads : of torch in each process.
 
     Raises
     ------
-    torch.multiprocessing.ProcessException : a process failed, with its traceback; the others are ended.
+    torch.multiprocessing.spawn.ProcessException : a process failed, with its traceback; the others are ended. Its note
+        is the first reason that a rank gave.
     """
     check_count("ranks", ranks, 1)
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(join_and_run, (ranks, folder, limit, threads, function, args), nprocs=ranks)
+        try:
+            mp.spawn(join_and_run, (ranks, folder, limit, threads, function, args), nprocs=ranks)
+        except ProcessException as error:
+            if (note := Path(folder) / NOTE).is_file():
+                error.add_note(note.read_text(encoding="utf-8"))
+            raise
 
 
 def join_and_run(
@@ -53,7 +64,8 @@ def join_and_run(
     dist.init_process_group(
         "gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=limit)
     )
-    function(*args)
+    with failing_together(limit, Path(folder) / NOTE):
+        function(*args)
     leave_and_end(0)
 
 

@@ -73,6 +73,7 @@ class KernelStages:
         near: Fetched | None,
         result: Partial,
         upstream: Partial,
+        before: Partial | None = None,
     ) -> tuple[list[Tensor], Tensor | None]:
         from multipole_lab.kernels.common.delta import output_delta
         from multipole_lab.kernels.common.launch import fp32_precision

@@ -9,12 +9,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from multipole_lab.attention.calls.recompute import TILE
 from multipole_lab.attention.clusters.partition import Partition
 from multipole_lab.attention.clusters.slots import from_slots, to_slots
-from multipole_lab.attention.exact import exact_partial
 from multipole_lab.attention.expansion import (
     NEVER,
     dipole,
@@ -29,6 +26,7 @@ from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.clustering.clusters import counting_sort, statistics_dtype
 from multipole_lab.parallel.fetching import Fetched
 from multipole_lab.parallel.gradients import gradients, leaves_of
+from multipole_lab.parallel.near import near_field
 from multipole_lab.parallel.pieces import Pieces
 
 
@@ -99,15 +97,17 @@ class TorchStages:
 
     def evaluate_backward(
         self, q: Tensor, points: Tensor, summary: list[Tensor], near: Fetched | None, result: Partial,
-        upstream: Partial,
+        upstream: Partial, before: Partial | None = None,
     ) -> tuple[list[Tensor], Tensor | None]:  # fmt: skip
-        """The gradients of the summaries and of the members fetched, which go back where those came from."""
+        """The gradients of the summaries and of the members fetched, which go back where those came from; result and
+        upstream are of all that was merged, with what was there before."""
         leaves = leaves_of(
             q=q, points=points, mass=summary[0], k_tilted=summary[1], v_tilted=summary[2],
             members=None if near is None else near.members, basis=self.basis, moment=self.moment,
         )  # fmt: skip
         with torch.enable_grad():
-            found = gradients(self._evaluate(**leaves, near=near), leaves, upstream)
+            seen = self._evaluate(**leaves, near=near)
+            found = gradients(seen if before is None else merge([before, seen]), leaves, upstream)
         dq, d_points, *d_summary, d_members, d_basis, self.d_moment = found
         self.for_queries = q, dq, d_points, d_basis
         return d_summary, d_members
@@ -189,43 +189,23 @@ class TorchStages:
             total, basis = more
             correction = dipole(qs - p.unsqueeze(2), total, a_, k_, v_, basis, self.scale)
         if near is not None:
-            exact = self._near(qs, near, members, v_tilted.shape[-1])
+            exact = self._near(qs, near, members)
         out, lse = (x.view(B, Hq, T, M, -1) for x in together(far, correction, exact))
         return from_slots(out, self.queries.slots), from_slots(lse, self.queries.slots).squeeze(-1)
 
-    def _near(self, qs: Tensor, near: Fetched, members: Tensor, width: int) -> Partial:
-        """Exact attention of every piece of queries over the members of its near clusters, some pieces at a time."""
-        rows, T, M, D = qs.shape
-        members, wide = members.flatten(0, 1), qs.dtype
+    def _near(self, qs: Tensor, near: Fetched, members: Tensor) -> Partial:
+        """Exact attention of every piece of queries over the members of its near clusters."""
+        rows, T, M, _ = qs.shape
         nearest = self.queries.spread(near.nearest.long()).flatten(0, 1)  # [rows, T, near]
-        row = torch.arange(rows, device=qs.device).view(-1, 1, 1) // (rows // len(members))
+        row = torch.arange(rows, device=qs.device).view(-1, 1, 1) // (rows // members.shape[:2].numel())
         offsets = near.offsets.flatten(0, 1)
-        first, last = (offsets[row, (nearest.clamp(min=0) + side)] for side in (0, 1))
-        length = torch.where(nearest < 0, 0, last - first).flatten(0, 1)  # [rows T, near]
-        first = (first + row * members.shape[1]).flatten(0, 1)
-        longest = max(1, int(length.max()))
-        flat, inside = members.flatten(0, 1), torch.arange(longest, device=qs.device)
-
-        def attend(qs: Tensor, flat: Tensor, first: Tensor, length: Tensor) -> Partial:
-            filled = (inside < length.unsqueeze(-1)).flatten(1)
-            place = torch.where(filled, (first.unsqueeze(-1) + inside).flatten(1), 0)
-            keys, values = (
-                flat.index_select(0, place.flatten()).view(*place.shape, -1).to(wide).split([D, width], -1)
-            )
-            return exact_partial(
-                qs.unsqueeze(1), keys.unsqueeze(1), values.unsqueeze(1), self.scale, mask=filled
-            )
-
-        step = max(1, TILE // (length.shape[-1] * longest * flat.shape[-1]))
-        qs, results = qs.flatten(0, 1), []
-        for i in range(0, rows * T, step):
-            given = qs[i : i + step], flat, first[i : i + step], length[i : i + step]
-            # What a step gathers is gathered again for its gradients: all steps together would hold too much.
-            results.append(
-                checkpoint(attend, *given, use_reentrant=False) if torch.is_grad_enabled() else attend(*given)
-            )
-        out, lse = (torch.cat(x).view(rows, T, M, *x[0].shape[3:]) for x in zip(*results, strict=True))
-        return out, lse
+        first, last = (offsets[row, nearest.clamp(min=0) + side] for side in (0, 1))
+        length = torch.where(nearest < 0, 0, last - first)
+        first = first + row * members.shape[2]
+        out, lse = near_field(
+            qs.flatten(0, 1), members.flatten(0, 2), first.flatten(0, 1), length.flatten(0, 1), self.scale
+        )
+        return out.view(rows, T, M, -1), lse.view(rows, T, M)
 
 
 def total_moment(
