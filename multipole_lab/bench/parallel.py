@@ -1,11 +1,11 @@
-"""`multipole-lab bench parallel`: context-parallel MuSe beside ring attention, on gloo processes of this machine."""
+"""`multipole-lab bench parallel`: context-parallel MuSe beside ring attention, on gloo processes or on GPUs."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import threading
-import time
 
 from multipole_lab.bench.record import Record, add_json
 
@@ -38,7 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--causal", action="store_true", help="causal attention instead of full")
     add("--ring-to", type=int, default=32768, metavar="N", help="longest n at which ring attention runs, for its "
         "time grows with n^2; beyond, its bytes are those of its formula; default: 32768")  # fmt: skip
-    add("--check-to", type=int, default=131072, metavar="N", help="longest n compared with one process")
+    add(
+        "--check-to",
+        type=int,
+        metavar="N",
+        help="longest n compared with one process; default: 131072, on GPUs 8192",
+    )
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cpu: new processes here; cuda: those of torchrun, a GPU each, in bf16 by NCCL; default: cpu",
+    )
+    add("--partition", choices=("kmeans", "runs"), default="kmeans", help="default: kmeans")
     add("--limit", type=float, default=300.0, metavar="S", help="seconds that a rank waits for another")
     add("--seed", type=int, default=0)
     add_json(parser)
@@ -48,9 +60,14 @@ def run(args: argparse.Namespace) -> int:
     """Print two rows for each number of ranks and length."""
     from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, get_context
 
+    from multipole_lab.bench.parallel_measure import measure
     from multipole_lab.parallel.launch import launch
 
     try:
+        if args.check_to is None:
+            args.check_to = 131072 if args.device == "cpu" else 8192
+        if args.device == "cuda":
+            return on_gpus(args)
         _check(args)
         record = Record(
             args.json, "cpu", "float32", threads=1, heads=args.heads, causal=args.causal, clusters=args.clusters,
@@ -80,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what would fail only in every process."""
-    _method(args)
+    method_of(args)
     if min(args.ranks) < 1:
         raise ValueError(f"--ranks is {args.ranks}; at least 1 is needed")
     least = max(args.ranks) * max(args.clusters + args.sinks, 1)
@@ -90,13 +107,63 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
-def _method(args: argparse.Namespace):
+def method_of(args: argparse.Namespace):
+    """The MuSe that the options ask for."""
     from multipole_lab.attention import MuSe
 
     return MuSe(
         clusters=args.clusters, near=args.near, leaf=args.leaf, sinks=args.sinks, order=args.order,
-        dipole_rank=args.dipole_rank, seed=args.seed,
+        dipole_rank=args.dipole_rank, seed=args.seed, partition=args.partition,
     )  # fmt: skip
+
+
+def on_gpus(args: argparse.Namespace) -> int:
+    """One process of torchrun: measure on its GPU; the first one prints and keeps the rows."""
+    from datetime import timedelta
+
+    import torch
+    import torch.distributed as dist
+
+    from multipole_lab.bench.parallel_measure import measure
+    from multipole_lab.parallel.failing import failing_together
+
+    if "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            "--device cuda needs a process for each GPU: start it with torchrun --standalone --nproc-per-node 2 -m "
+            "multipole_lab.cli bench parallel --device cuda"
+        )
+    if not torch.cuda.is_available():
+        raise ValueError("--device is 'cuda', but torch finds no GPU here; 'multipole-lab doctor' says why")
+    args.ranks = [int(os.environ["WORLD_SIZE"])]
+    _check(args)
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    dist.init_process_group("nccl", timeout=timedelta(seconds=args.limit), device_id=device)
+    options = {name: value for name, value in vars(args).items() if not callable(value)}
+    rows = _Rows(args) if dist.get_rank() == 0 else None
+    with failing_together(args.limit):
+        measure(options, rows)
+    dist.destroy_process_group()
+    return 0
+
+
+class _Rows:
+    """Where the first process of torchrun sends its rows: they are printed and kept."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.record = Record(
+            args.json,
+            "cuda",
+            "bfloat16",
+            heads=args.heads,
+            causal=args.causal,
+            clusters=args.clusters,
+            near=args.near,
+        )
+        self.record.note(HEADER)
+
+    def send(self, row: dict) -> None:
+        self.record.add(row, text_of(row))
 
 
 def _keep(rows, record: Record) -> None:
@@ -107,119 +174,6 @@ def _keep(rows, record: Record) -> None:
         except EOFError:
             return
         record.add(row, text_of(row))
-
-
-def measure(options: dict, sent) -> None:
-    """What one rank does; the first one sends the rows."""
-    import torch.distributed as dist
-
-    from multipole_lab.measure.inputs import heads_of
-    from multipole_lab.parallel.context import ContextParallel
-    from multipole_lab.parallel.reference import part_of
-    from multipole_lab.parallel.ring import RingAttention
-
-    args = argparse.Namespace(**options)
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    method = _method(args)
-    short = max(1024, args.clusters + args.sinks)
-    for n in args.n:
-        *whole, source = heads_of(args.sample, None, args.heads, n, seed=args.seed)
-        part = part_of(n, rank, ranks)
-        inputs = [x[:, :, part].clone().requires_grad_() for x in whole]
-        base = {"ranks": ranks, "n": n, "heads": args.heads, "causal": args.causal, "source": source}
-        own = _timed(ContextParallel, (method,), inputs, args.causal, short)
-        out = own.pop("tensors")[0]
-        row = base | {
-            "method": "muse",
-            **own,
-            "clusters": args.clusters,
-            "near": args.near,
-            "order": args.order,
-        }
-        if n <= args.ring_to:
-            ring = _timed(RingAttention, (), inputs, args.causal, short)
-            row["rse"] = _error(out, ring.pop("tensors")[0])
-        else:
-            ring = {"seconds": None, **_ring_bytes(inputs[1], inputs[2], n, ranks), "by_formula": True}
-        if n <= args.check_to:
-            row["difference"] = _difference(method, whole, inputs, ranks, part, args.causal)
-        if rank == 0:
-            sent.send(row)
-            sent.send(base | {"method": "ring", **ring})
-        dist.barrier()
-
-
-def _timed(kind: type, arguments: tuple, inputs: list, causal: bool, short: int) -> dict:
-    """One forward and backward, after an unmeasured one of ``short`` tokens a rank.
-
-    Gives the output and gradients of this rank, the seconds of the slowest and the bytes of the busiest.
-    """
-    import torch
-    import torch.distributed as dist
-
-    from multipole_lab.parallel.channel import Traffic
-
-    warm_up = [x.detach()[:, :, :short].requires_grad_() for x in inputs]
-    for tensors in (warm_up, inputs):
-        traffic = Traffic()
-        dist.barrier()
-        start = time.perf_counter()
-        out = kind(*arguments, traffic=traffic)(*tensors, causal=causal)
-        upstream = out.detach()  # the gradient of half the squared output: no random numbers to agree on
-        grads = torch.autograd.grad(out, tensors, upstream)
-        seconds = time.perf_counter() - start
-    most = torch.tensor([seconds, traffic.forward, traffic.backward], dtype=torch.float64)
-    dist.all_reduce(most, dist.ReduceOp.MAX)
-    seconds, forward, backward = most.tolist()
-    sent = {"forward_bytes": int(forward), "backward_bytes": int(backward)}
-    return {"tensors": (out.detach(), *grads), "seconds": seconds, **sent}
-
-
-def _error(out, exact) -> float:
-    """Relative squared error of the whole sequence, the mean over heads; ``exact`` by ring attention."""
-    import torch
-    import torch.distributed as dist
-
-    sums = torch.stack([(x.double().square()).sum((-1, -2)) for x in (out - exact, exact)])  # [2, B, H]
-    dist.all_reduce(sums)
-    return (sums[0] / sums[1]).mean().item()
-
-
-def _ring_bytes(k, v, n: int, ranks: int) -> dict:
-    """What the busiest rank sends in ring attention, by the formula that tests hold against the count."""
-    size = k.element_size() * k.shape[0] * k.shape[1] * (k.shape[3] + v.shape[3])
-    passed = n - n // ranks
-    agreed = 96 * (ranks - 1)
-    return {"forward_bytes": size * passed + agreed, "backward_bytes": size * (passed + n)}
-
-
-def _difference(method, whole: list, inputs: list, ranks: int, part: slice, causal: bool) -> float:
-    """The largest difference to one process in this part's output and gradients, over all ranks.
-
-    Of the rounding's own size: it is divided by the largest number of the tensor it is in.
-    """
-    import torch
-    import torch.distributed as dist
-
-    from multipole_lab.parallel.context import ContextParallel
-    from multipole_lab.parallel.reference import parallel_reference
-
-    out = ContextParallel(method)(*inputs, causal=causal)
-    own = (out, *torch.autograd.grad(out, inputs, out.detach()))
-    worst = torch.zeros(1)
-    whole = [x.clone().requires_grad_() for x in whole]
-    if dist.get_rank() == 0:  # once, for all ranks share this machine
-        single, _ = parallel_reference(method, *whole, ranks, causal=causal)
-        grads = torch.autograd.grad(single, whole, single.detach())
-        wanted = [x.detach().contiguous() for x in (single, *grads)]
-    else:
-        wanted = [torch.empty_like(x) for x in (whole[0][..., : out.shape[-1]], *whole)]
-    for x, want in zip(own, wanted, strict=True):
-        want = want.contiguous()
-        dist.broadcast(want, 0)
-        worst = torch.maximum(worst, (x.detach() - want[:, :, part]).abs().max() / want.abs().max())
-    dist.all_reduce(worst, dist.ReduceOp.MAX)
-    return worst.item()
 
 
 def text_of(row: dict) -> str:

@@ -49,6 +49,7 @@ def test_the_bytes_of_muse_stay_and_those_of_the_ring_double(rows):
         (["--n", "100"], "--n is 100; at least 256 is needed"),
         (["--near", "-1"], "near is -1; at least 0"),
         (["--ranks", "0"], "--ranks is [0]; at least 1"),
+        (["--device", "cuda"], "--device cuda needs a process for each GPU: start it with torchrun"),
     ],
 )
 def test_what_no_process_could_do_is_refused_before_any_starts(arguments, said, capsys):
