@@ -47,3 +47,18 @@ def test_every_link_of_a_page_leads_to_a_file(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for link in re.findall(r"\]\(((?!https?:|#)[^)#\s]+)", text):
         assert (page.parent / link).exists(), link
+
+
+def places(page):
+    """The headings of a page as links name them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_question_leads_to_a_heading():
+    page = ROOT / "docs/guides/questions.md"
+    rows = re.findall(r"^\| (.+\?) \| \[.+\]\(([^)#]+)#?([^)]*)\) \|$", page.read_text(encoding="utf-8"), re.M)
+    assert len(rows) >= 20
+    for question, link, place in rows:
+        assert not place or place in places(page.parent / link), question
