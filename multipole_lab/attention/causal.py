@@ -29,6 +29,7 @@ def causal_attention(
     past: Full | None = None,
     backend: str = "auto",
     labels: FindLabels | None = None,
+    earlier: bool = False,
 ) -> Partial:
     """Causal attention of the last Nq of Nk positions, from an approximation ``full`` of full attention.
 
@@ -36,11 +37,12 @@ def causal_attention(
     more than ``leaf``. The square that is left is cut into 2^L blocks of one size, at most ``leaf``: exact on the
     diagonal, and at every level above it one call of ``full`` for all pairs of neighbours, the right one's queries
     over the left one's keys. ``full`` gets the labels of both as a last argument, where ``labels`` finds them for all
-    levels at once. MuSe (2509.10406), section 4.
+    levels at once, or the left one's queries, where it asks for those that are ``earlier``. MuSe (2509.10406),
+    section 4.
     """
     before = k.shape[2] - q.shape[2]
     seen, own = (None, None) if mask is None else (mask[:, :before], mask[:, before:])
-    square = _square(full, q, k[:, :, before:], v[:, :, before:], scale, own, leaf, backend, labels)
+    square = _square(full, q, k[:, :, before:], v[:, :, before:], scale, own, leaf, backend, labels, earlier)
     if before == 0:
         return square
     k, v = k[:, :, :before], v[:, :, :before]
@@ -96,6 +98,7 @@ def _square(
     leaf: int,
     backend: str,
     labels: FindLabels | None,
+    earlier: bool,
 ) -> Partial:
     """The recursion for Nq = Nk, from the leaves up."""
     N = q.shape[2]
@@ -118,7 +121,9 @@ def _square(
     for level in range(levels):
         size = block << level
         left, right = (partial(_blocks, heads=H, size=size, side=side) for side in (0, 1))
-        given = () if found is None else (tuple(map(_of_side, found[level], (right, left))),)
+        given = (left(q),) if earlier else ()
+        if found is not None:
+            given = (tuple(map(_of_side, found[level], (right, left))),)
         upper = full(right(q), left(k), left(v), scale, _mask_blocks(mask, H, size, 0), *given)
         out, lse = _merge_right(
             out, lse, _unblock(upper[0], B, H), _unblock(upper[1].unsqueeze(-1), B, H), size

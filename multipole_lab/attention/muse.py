@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from multipole_lab import renamed
-from multipole_lab.attention import muse_kernels as kernels
 from multipole_lab.attention.calls.backend import check_backend, use_triton
-from multipole_lab.attention.causal import block_sizes, causal_attention
 from multipole_lab.attention.clustered import attend_clustered, behind_sinks
-from multipole_lab.attention.clusters.assignments import Assignments
 from multipole_lab.attention.clusters.levels import level_labels, separate_labels
 from multipole_lab.attention.clusters.partition import Partition
-from multipole_lab.attention.clusters.slots import Labels, Slots
-from multipole_lab.attention.exact import exact_causal
+from multipole_lab.attention.clusters.slots import Labels
 from multipole_lab.attention.method import Method
-from multipole_lab.attention.muse_formula import Expansion, muse_recomputed
+from multipole_lab.attention.muse_computed import attend
+from multipole_lab.attention.muse_formula import Expansion
 from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.checks import check_count
 from multipole_lab.suggesting import check_choice
@@ -29,10 +25,9 @@ from multipole_lab.suggesting import check_choice
 ORDERS = ("monopole", "dipole")
 LEVELS = ("separate", "merged")
 NEAR_FOR = ("cluster", "query")
+POINTS = ("own", "earlier")
 # Clusters of the queries of a leaf, as a part of those of its keys: every block above has those of all its leaves.
 FEWER = 4
-# Of a method, q, k, v, the scale and a mask [B, Nk] or None.
-Implementation = Callable[["MuSe", Tensor, Tensor, Tensor, float, Tensor | None], Partial]
 
 
 @dataclass(frozen=True)
@@ -46,11 +41,16 @@ class MuSe(Method):
 
     A position's result depends on all queries and keys that are clustered with its own, through the centroids: in full
     attention on every other query; in causal attention, beyond the leaf, also on later queries of its block, and
-    through the length on where blocks begin, though never on later keys or values. So padding must be named, on
-    whichever side it is: with ``mask`` or ``lengths`` real positions get what the same call without the padding gives
-    them, one call for each length in the batch; the host reads the mask, and waits for a GPU that makes it. Without
-    them padding is text like any other. In full attention with as many queries as keys, queries beside a masked key
-    are clustered apart from the others.
+    through the length on where blocks begin, though never on later keys or values. By k-means that is no rounding: with
+    other queries behind them results move by a quarter to all of the method's own squared error; by runs of positions
+    they stay. A sampler that reads its text again for every token meets other numbers there than teacher forcing.
+    With ``points="earlier"`` it does not, if it fills the text up to the length that was trained: every token gets what
+    the whole text gives it. A step with a cache is exact attention or the cache's own, and differs by the error.
+
+    Padding must be named, on whichever side it is: with ``mask`` or ``lengths`` real positions get what the same call
+    without the padding gives them, one call for each length in the batch; the host reads the mask, and waits for a GPU
+    that makes it. Without them padding is text like any other. In full attention with as many queries as keys, queries
+    beside a masked key are clustered apart from the others.
 
     On a GPU the second call of a shape without padding is kept as a CUDA graph, which the next ones replay;
     ``ml.without_graphs()`` leaves that out.
@@ -70,6 +70,11 @@ class MuSe(Method):
         those of largest mass at itself, which finds a key that few queries look for: as many operations, and on the
         hardest layers of a language model less than half the error. Computed by torch on a GPU, too, where the kernels
         choose for clusters; without a dipole.
+    points : where the blocks of causal attention expand their keys. "own": around the means of the clusters of those
+        queries that ask, the later ones of a block among them, as in the paper. "earlier": around those of the queries
+        of the block that is asked, all of which are earlier; each query joins the nearest. No later query changes a
+        result then, at two to five times the error; keys before the first query of a call are exact. Computed by
+        torch on a GPU, too; not with merged levels, and of a dipole with all its directions only.
     leaf : causal blocks of at most this many positions are exact.
     sinks : leading keys that every query sees exactly, outside all clusters.
     partition : "kmeans", "balanced" (equal sizes by principal axes), "runs" (of consecutive positions).
@@ -105,6 +110,7 @@ class MuSe(Method):
     query_clusters: int | None = None
     levels: Literal["separate", "merged"] = "separate"
     near_for: Literal["cluster", "query"] = "cluster"
+    points: Literal["own", "earlier"] = "own"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "partition", renamed.value("partition", self.partition))
@@ -115,9 +121,20 @@ class MuSe(Method):
         check_choice("order", self.order, ORDERS)
         check_choice("levels", self.levels, LEVELS)
         check_choice("near_for", self.near_for, NEAR_FOR)
+        check_choice("points", self.points, POINTS)
         if self.near_for == "query" and (self.order == "dipole" or self.backend == "triton"):
             given = f"order {self.order!r} and backend {self.backend!r}"
             raise ValueError(f"near_for is 'query' with {given}; it needs a monopole, by 'auto' or 'torch'")
+        if self.points == "earlier" and (self.levels == "merged" or self.backend == "triton"):
+            given = f"levels {self.levels!r} and backend {self.backend!r}"
+            raise ValueError(
+                f"points is 'earlier' with {given}; it needs separate levels, by 'auto' or 'torch'"
+            )
+        if self.points == "earlier" and self.order == "dipole" and self.dipole_rank is not None:
+            raise ValueError(
+                f"points is 'earlier' with a dipole and dipole_rank {self.dipole_rank}: the directions of a cluster "
+                "follow its later queries; dipole_rank=None is needed, for all directions"
+            )
         if self.dipole_rank is not None:
             check_count("dipole_rank", self.dipole_rank, 1)
         check_count("leaf", self.leaf, 1)
@@ -145,7 +162,11 @@ class MuSe(Method):
     def _level_labels(
         self, q: Tensor, k: Tensor, mask: Tensor | None, block: int, levels: int
     ) -> Sequence[tuple[Labels, Labels]]:
-        """The clusters of all queries and keys at every level of causal blocks."""
+        """The clusters of all queries and keys at every level of causal blocks, of points of their own."""
+        if self.points == "earlier":
+            raise ValueError(
+                "points is 'earlier'; what shows the clusters of causal blocks needs points='own'"
+            )
         if self._merged:
             return level_labels(self._leaf_query_partition, self._partition, q, k, mask, block, levels)
         return separate_labels(self._query_partition, self._partition, q, k, mask, block, levels)
@@ -157,9 +178,10 @@ class MuSe(Method):
     def _expansion(self, scale: float, head_size: int) -> Expansion:
         return Expansion(scale, self.near, self._rank(head_size), self.near_for == "query")
 
-    def _by_kernels(self, q: Tensor, v: Tensor) -> bool:
-        """Whether the expansions are those of the kernels, which choose near clusters for query clusters."""
-        return self.near_for == "cluster" and use_triton(self.backend, q, v)
+    def _by_kernels(self, q: Tensor, v: Tensor, causal: bool) -> bool:
+        """Whether the expansions are those of the kernels, around means of those for whom near clusters are chosen."""
+        own = self.near_for == "cluster" and not (causal and self.points == "earlier")
+        return own and use_triton(self.backend, q, v)
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         return attend_clustered(self, q, k, v, scale, mask, causal=False)
@@ -168,81 +190,11 @@ class MuSe(Method):
         return attend_clustered(self, q, k, v, scale, mask, causal=True)
 
     def _over_all(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        return behind_sinks(
-            partial(_attend, self, False), self, q, k, v, scale, mask, False, self._by_kernels(q, v)
-        )
+        return self._over(False, q, k, v, scale, mask)
 
     def _over_past(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        return behind_sinks(
-            partial(_attend, self, True), self, q, k, v, scale, mask, True, self._by_kernels(q, v)
-        )
+        return self._over(True, q, k, v, scale, mask)
 
-
-def implementation(
-    method: MuSe, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
-) -> Implementation:
-    """What computes the attention of these queries over these keys, behind the sinks: the first line that fits.
-
-    Causal attention block by block asks again, for the full attention of every block.
-    """
-    triton = method._by_kernels(q, v)
-    one_leaf = causal and k.shape[2] <= method.leaf
-    one_pass = mask is None and method.order == "monopole" and q.shape[2] == k.shape[2]
-    in_runs = triton and mask is None and not one_leaf and kernels.in_runs(method, q, k, v, causal)
-    in_place = causal and triton and one_pass and _merges_in_place(method, q.shape[2])
-    table = (
-        # attention, backend and what else must hold     computed by
-        (one_leaf,                                       _exact),
-        (not causal and not triton,                      _formula),
-        (not causal and triton and in_runs,              kernels.full_runs),
-        (not causal and triton,                          kernels.full),
-        (causal and triton and one_pass and in_runs,     kernels.causal_runs),
-        (in_place,                                       kernels.causal),
-        (causal,                                         _block_by_block),
-    )  # fmt: skip
-    return next(computed_by for holds, computed_by in table if holds)
-
-
-def _merges_in_place(method: MuSe, positions: int) -> bool:
-    """Whether the kernels have place for the clusters that merge, where any do; otherwise torch merges them."""
-    from multipole_lab.kernels.clustering.merge import MOST
-
-    return not method._merged or method._partition.number(block_sizes(positions, method.leaf)[0]) <= MOST
-
-
-def _attend(
-    method: MuSe, causal: bool, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
-) -> Partial:
-    return implementation(method, q, k, v, mask, causal)(method, q, k, v, scale, mask)
-
-
-def _exact(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-    return exact_causal(q, k, v, scale, mask, method.backend)
-
-
-def _formula(
-    method: MuSe,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    mask: Tensor | None,
-    labels: tuple[Labels, Labels] | None = None,
-) -> Partial:
-    of_queries, of_keys = labels or (method._query_partition.found(q), method._partition.found(k, mask))
-    every_key = torch.ones_like(k[..., 0], dtype=torch.bool)
-    kept = every_key if mask is None else mask[:, None].expand(k.shape[:3])
-    clusters = Assignments(Slots.laid_out(of_queries), Slots.laid_out(of_keys), kept)
-    return muse_recomputed(q, k, v, clusters, method._expansion(scale, q.shape[-1]))
-
-
-def _block_by_block(
-    method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
-) -> Partial:
-    full = partial(_attend, method, False)
-    if not method._merged:
-        return causal_attention(full, q, k, v, scale, mask, method.leaf, backend=method.backend)
-    of_level = partial(kernels.of_labels if method._by_kernels(q, v) else _formula, method)
-    return causal_attention(
-        of_level, q, k, v, scale, mask, method.leaf, full, method.backend, labels=method._level_labels
-    )
+    def _over(self, causal: bool, q, k, v, scale, mask) -> Partial:
+        by_kernels = self._by_kernels(q, v, causal)
+        return behind_sinks(partial(attend, self, causal), self, q, k, v, scale, mask, causal, by_kernels)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from multipole_lab.attention.calls.recompute import recomputed
 from multipole_lab.attention.clusters.assignments import Assignments
+from multipole_lab.attention.clusters.own_near import own_near_field, tile_size
 from multipole_lab.attention.expansion import (
     NEVER,
     dipole,
@@ -21,7 +24,6 @@ from multipole_lab.attention.expansion import (
     summarise,
     together,
 )
-from multipole_lab.attention.own_near import own_near_field, tile_size
 from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.clusters import statistics_dtype
 
@@ -36,12 +38,15 @@ class Expansion:
     near : how many clusters of largest mass each query cluster sums exactly.
     rank : directions that the dipole is kept along; 0 for a monopole.
     own : whether each query chooses its near clusters for itself; only of a monopole.
+    points : how many of the last queries are no queries but the expansion points of every head's clusters; 0 where
+        those are the means of the clusters.
     """
 
     scale: float
     near: int = 0
     rank: int = 0
     own: bool = False
+    points: int = 0
 
 
 def muse_formula(
@@ -54,11 +59,24 @@ def muse_formula(
     """The far clusters around the means of the query clusters, merged with the near ones exactly.
 
     Gradients flow through the expansion points and through the principal directions. The choice of near clusters is a
-    constant, as the assignments are.
+    constant, as the assignments are. Of expansion points among the queries nothing is asked: they get zeros and -inf.
     """
+    if expansion.points:
+        out, lse = _around(
+            *q.split([q.shape[2] - expansion.points, expansion.points], 2), k, v, clusters, expansion
+        )
+        return pad(out, (0, 0, 0, expansion.points)), pad(lse, (0, expansion.points), value=-torch.inf)
+    return _around(q, None, k, v, clusters, expansion)
+
+
+def _around(
+    q: Tensor, points: Tensor | None, k: Tensor, v: Tensor, clusters: Assignments, expansion: Expansion
+) -> Partial:
     s, dtype = expansion.scale, q.dtype
     q, k, v = (x.to(statistics_dtype(x.dtype)) for x in (q, k, v))
     qs, p = clusters.queries_and_points(q)
+    if points is not None:
+        p = points.to(q.dtype).reshape(p.shape)
     ks, vs = clusters.keys_and_values(k, v)
     a, k_tilted, v_tilted = summarise(p, ks, vs, clusters.filled, s)
     if expansion.near and expansion.own:

@@ -48,7 +48,8 @@ def operations(
       each of the log2 C halvings (a principal axis by a few products, and the projection). Runs: nothing.
     - MuSe: clusterings; summaries ``C N (2 D + Dv)`` (logits, key and value centroids); far field ``N C (D + Dv)``;
       near field ``N near M (D + Dv)`` with M the largest cluster that ``cap`` allows, so this is an upper bound; a
-      dipole of rank r ``C N (D + r (D + Dv))`` and ``N r (D + Dv)``.
+      dipole of rank r ``C N (D + r (D + Dv))`` and ``N r (D + Dv)``; of an earlier block's points, ``N C D`` to join
+      the nearest.
     - Centroid: the keys' clustering and means, ``N C (D + Dv)`` and ``N budget (D + Dv)``.
     - causal MuSe and Centroid: exact blocks on the diagonal and the full method on every level above them.
     - Window: the keys that each query sees. TopK: all logits, ``keys`` values a query.
@@ -149,6 +150,12 @@ def _muse(method: MuSe, queries: int, keys: int, causal: bool, size: _Heads) -> 
             total += 2 ** (levels - 1 - i) * given(block << i, block << i, Cq, Ck, largest)
         return total
 
+    if method.points == "earlier" and causal:
+
+        def joining(n: int, m: int) -> float:
+            return full(n, m) + n * method._query_partition.number(n) * size.D
+
+        return _with_sinks(method, queries, keys, causal, size, joining, lambda n, m: size.pairs(n * m))
     return _with_sinks(method, queries, keys, causal, size, full, full, merged if method._merged else None)
 
 

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, TopK, Window
 from multipole_lab.attention.causal import block_sizes
+from multipole_lab.attention.clusters.points import from_earlier
 from multipole_lab.attention.expansion import principal_directions
 from multipole_lab.suggesting import suggesting
 from multipole_lab.testing import oracle
@@ -66,13 +67,17 @@ def muse_of(method: MuSe, q: Tensor, k: Tensor, v: Tensor, *, s: float, dtype: t
 
 
 def _muse_of_labels(
-    method: MuSe, q: Tensor, k: Tensor, v: Tensor, q_labels: Tensor, k_labels: Tensor, s: float
-) -> Partial:
+    method: MuSe, q: Tensor, k: Tensor, v: Tensor, q_labels: Tensor, k_labels: Tensor, s: float,
+    points: Tensor | None = None,
+) -> Partial:  # fmt: skip
     basis = directions(q, q_labels, method._rank(q.shape[-1]))
-    return oracle.over_heads(
-        oracle.muse, q, k, v, q_labels, k_labels, basis, near=method.near, s=s, order=method.order,
-        near_for=method.near_for,
-    )  # fmt: skip
+
+    def of_head(*given: Tensor) -> Partial:
+        *given, points = given
+        options = {"near": method.near, "order": method.order, "near_for": method.near_for, "points": points}
+        return oracle.muse(*given, s=s, **options)
+
+    return oracle.over_heads(of_head, q, k, v, q_labels, k_labels, basis, points)
 
 
 def directions(
@@ -89,6 +94,12 @@ def directions(
     clusters = int(labels.max()) + 1
     rows = zip(q.flatten(0, 1), labels.flatten(0, 1), strict=True)
     return torch.stack([of_head(*row) for row in rows]).unflatten(0, q.shape[:2])
+
+
+def _means(q: Tensor, labels: Tensor, clusters: int) -> Tensor:
+    """The mean of every cluster of every head, [B, H, C, D]."""
+    rows = zip(q.flatten(0, 1), labels.flatten(0, 1), strict=True)
+    return torch.stack([oracle.means(*row, clusters) for row in rows]).unflatten(0, q.shape[:2])
 
 
 def _centroid(method: Centroid, q: Tensor, k: Tensor, v: Tensor, *, s: float, dtype: torch.dtype) -> Partial:
@@ -133,6 +144,8 @@ def _blocks(method: MuSe | Centroid, full: Full, q: Tensor, k: Tensor, v: Tensor
     square = full
     if isinstance(method, Centroid):
         square = partial(full.func, method.__class__(**{**vars(method), "recent": 0}), **full.keywords)
+    if isinstance(method, MuSe) and method.points == "earlier":
+        return _around_earlier(method, q, k, v, s, full.keywords["dtype"])
     if isinstance(method, MuSe) and method._merged and method.leaf < N:
         square, q, k, v = _with_places(method, q, k, v, s, full.keywords["dtype"])
 
@@ -146,6 +159,27 @@ def _blocks(method: MuSe | Centroid, full: Full, q: Tensor, k: Tensor, v: Tensor
     heads = q, *(x.repeat_interleave(G, 1) for x in (k, v))
     out, lse = oracle.causal(of_blocks, *heads, s=s, leaf=method.leaf)
     return out[:, :, :N], lse[:, :, :N]
+
+
+def _around_earlier(method: MuSe, q: Tensor, k: Tensor, v: Tensor, s: float, dtype: torch.dtype) -> Partial:
+    """Blocks around the means of the queries of the block that is asked; what lies before all queries is exact.
+
+    The recursion hands no queries of that block on, so its keys bring them along, in columns that are zero in q.
+    """
+    (G, N, D), past = (q.shape[1] // k.shape[1], *q.shape[2:]), k.shape[2] - q.shape[2]
+    brought = torch.cat([k.repeat_interleave(G, 1), pad(q, (0, 0, past, 0))], -1)
+
+    def of_blocks(rq: Tensor, lk: Tensor, lv: Tensor) -> Partial:
+        (own, _), (keys, earlier) = (x.split(D, -1) for x in (rq, lk))
+        if rq.shape[2] == N:
+            return oracle.exact(own, keys, lv, s)
+        partition, keys = method._query_partition, keys[:, ::G]
+        nearest, _ = from_earlier(partition, earlier.to(dtype), own.to(dtype))
+        points = _means(earlier, partition.labels(earlier.to(dtype)), nearest.clusters)
+        of_keys = method._partition.labels(keys.to(dtype))
+        return _muse_of_labels(method, own, keys, lv[:, ::G], nearest.of, of_keys, s, points)
+
+    return oracle.causal(of_blocks, pad(q, (0, D)), brought, v.repeat_interleave(G, 1), s=s, leaf=method.leaf)
 
 
 def _with_places(

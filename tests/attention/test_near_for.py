@@ -60,7 +60,7 @@ def test_a_dipole_and_the_kernels_are_refused_by_name(wrong):
 
 
 def test_several_processes_refuse_it():
-    with pytest.raises(ValueError, match="near_for='cluster' is needed"):
+    with pytest.raises(ValueError, match=r"near_for.*cluster"):
         ContextParallel(ml.MuSe(near=1, near_for="query"))
 
 

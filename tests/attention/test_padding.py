@@ -30,6 +30,7 @@ FIELDS = {
     "dipole_rank": st.sampled_from([None, 1, 2]),
     "near": st.integers(0, 2),
     "near_for": st.sampled_from(["cluster", "query"]),
+    "points": st.sampled_from(["own", "earlier"]),
     "budget": st.integers(0, 20),
     "recent": st.integers(0, 5),
     "sinks": st.integers(0, 3),
@@ -50,6 +51,8 @@ def methods(draw, cls):
     fields = {field.name: draw(FIELDS[field.name]) for field in dataclasses.fields(cls)}
     if fields.get("near_for") == "query":  # which has no dipole
         fields["order"] = "monopole"
+    if fields.get("points") == "earlier":  # which are not those of the leaves
+        fields["levels"], fields["dipole_rank"] = "separate", None
     return cls(**fields)
 
 

@@ -15,6 +15,7 @@ METHODS = {
     "MuSe": ml.MuSe(clusters=3, leaf=8),
     "MuSe near": ml.MuSe(clusters=3, near=1, sinks=2, leaf=8),
     "MuSe near for queries": ml.MuSe(clusters=5, near=2, near_for="query", leaf=8),
+    "MuSe earlier points": ml.MuSe(clusters=3, near=1, points="earlier", leaf=8),
     "MuSe no cap": ml.MuSe(clusters=3, cap=None, leaf=8),
     "MuSe dipole": ml.MuSe(clusters=3, order="dipole", dipole_rank=2, leaf=8),
     "MuSe full dipole": ml.MuSe(clusters=3, near=1, order="dipole", dipole_rank=None, leaf=8),

@@ -113,6 +113,7 @@ def muse(
     s: float,
     order: str = "monopole",
     near_for: str = "cluster",
+    points: Float[Tensor, "I D"] | None = None,
 ) -> Partial:
     """MuSe (2509.10406): clusters of keys expanded at the mean p of each cluster of queries, the near ones exactly.
 
@@ -124,10 +125,11 @@ def muse(
     basis : the directions B along which a dipole is kept, orthonormal columns for every query cluster; None for all.
     near : how many clusters of largest mass at p are summed exactly, or for every pair of clusters whether.
     order : "monopole", or "dipole" for the bracket.
+    points : the points p, where they are other ones than the means.
     near_for : "cluster", or "query" where each query chooses those of largest ``a_j(p) + s d.k~_j`` (a monopole).
     """
-    I = int(q_labels.max()) + 1
-    p = means(q, q_labels, I)
+    p = means(q, q_labels, int(q_labels.max()) + 1) if points is None else points
+    I = len(p)
     at = summaries(p, k, v, k_labels, s, None if isinstance(near, int) else near.shape[1])
     is_near = nearest(at.mass, near) if isinstance(near, int) else near
     M = far_dipoles(p, k, v, k_labels, ~is_near, s) if order == "dipole" else None
