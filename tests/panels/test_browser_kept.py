@@ -133,7 +133,7 @@ def test_a_slider_of_the_desk_stays_in_sight_and_moves_every_panel(lab):
     for name, drawn in before.items():
         lab.until_redrawn(name, drawn)
     assert "clusters=16" in desk.get_by_role("region", name="line that makes this desk again").text_content()
-    lab.page.locator(".ml-panel[aria-label='error panel'] .ml-buttons").scroll_into_view_if_needed()
+    lab.page.locator(".ml-panel[aria-label='error panel'] .ml-buttons").first.scroll_into_view_if_needed()
     box = desk.get_by_role("slider", name="clusters", exact=True).bounding_box()
     assert 0 <= box["y"] < 1200
 

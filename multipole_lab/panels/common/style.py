@@ -19,8 +19,8 @@ STYLE = """<style>
   .ml-holding > .ml-stage .ml-figures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 }
 .ml-panel .ml-fold { width: auto; padding: 0 10px; align-self: start; margin: 2px 0; }
-.ml-panel .ml-fold::before { content: "▸ "; }
-.ml-panel .ml-fold.mod-active::before { content: "▾ "; }
+.ml-panel .ml-fold::after { content: " ▸"; }
+.ml-panel .ml-fold.mod-active::after { content: " ▾"; }
 .ml-panel .ml-i { flex: 0 0 16px; width: 16px; height: 16px; padding: 0; margin: 0 4px 0 0; border-radius: 50%;
   border: 1px solid var(--jp-ui-font-color2); background: transparent; color: var(--jp-ui-font-color1);
   font: italic 11px/1 serif; cursor: help; align-self: center; }
@@ -121,6 +121,7 @@ STYLE = """<style>
 .ml-panel.ml-lab, :is(.jp-OutputArea-output, .jp-OutputArea-child, .jp-OutputArea, .jp-Cell-outputWrapper,
   .jp-Cell-outputArea):has(.ml-panel) { overflow: visible; }
 .ml-lab > .ml-controls { position: sticky; top: 0; z-index: 10; background: var(--jp-layout-color0); }
+.ml-panel.ml-lab .ml-settings { position: static !important; }
 .ml-lab-grid > .ml-panel { border-top: 2px solid rgba(128, 128, 128, 0.4); min-width: 0; }
 .ml-panel progress { vertical-align: middle; width: 140px; }
 </style>"""

@@ -196,7 +196,9 @@ function render({ model, el }) {
   Object.entries(heard).forEach(([trait, call]) => model.on("change:" + trait, call));
   document.addEventListener("fullscreenchange", presented);
   const no_more = take_away(model, own);
-  const timers = [0, 300, 1000, 3000].map((wait) => setTimeout(() => { name(); watch(); }, wait));
+  // Parts come when they come, on a busy computer after seconds.
+  const waits = [0, 300, 1000, 3000, 8000, 20000, 60000];
+  const timers = waits.map((wait) => setTimeout(() => { name(); watch(); }, wait));
   return () => {
     timers.forEach(clearTimeout);
     no_more();
