@@ -20,6 +20,9 @@ from multipole_lab.parallel.stages_kernels import KernelStages
 from multipole_lab.parallel.stages_torch import TorchStages
 from multipole_lab.parallel.talk import Talk
 
+# What one process has and several have not: the questions that travel are those of whole clusters, of any position.
+ALONE = {"near_for": "cluster", "points": "own"}
+
 
 @dataclass(frozen=True)
 class ContextParallel(Method):
@@ -87,11 +90,11 @@ class ContextParallel(Method):
                 f"method is {self.method!r}; a MuSe is needed, for summaries are what is exchanged. "
                 "ring_attention is exact attention over the same parts"
             )
-        if (self.method.near_for, self.method.points) != ("cluster", "own"):
-            raise ValueError(
-                f"method is {self.method!r}; near_for='cluster' and points='own' are needed, for summaries and near "
-                "clusters are fetched for the clusters of a rank's queries"
-            )
+        for name, allowed in ALONE.items():
+            if getattr(self.method, name) != allowed:
+                raise ValueError(
+                    f"method has {name} {getattr(self.method, name)!r}; only {allowed!r} is allowed across processes"
+                )
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         return self._attend(q, k, v, scale, mask, causal=False)

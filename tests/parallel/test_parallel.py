@@ -190,6 +190,13 @@ def test_without_a_group_the_error_says_how_to_get_one():
             call(q, q, q)
 
 
+@pytest.mark.parametrize("choice", [{"near_for": "query"}, {"points": "earlier"}], ids=str)
+def test_what_several_processes_do_not_do_is_refused(choice):
+    ((name, value),) = choice.items()
+    with pytest.raises(ValueError, match=f"method has {name} '{value}'; only .* is allowed across processes"):
+        ContextParallel(ml.MuSe(near=1, **choice))
+
+
 @pytest.mark.parametrize("method", [ml.Exact(), ml.Window(), "muse"])
 def test_a_method_that_is_no_muse_is_refused(method):
     with pytest.raises(TypeError, match="a MuSe is needed"):
