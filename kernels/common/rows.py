@@ -18,9 +18,9 @@ def load_rows(p, o_rows, m_rows, stride, WIDTH: tl.constexpr, BW: tl.constexpr, 
 
 
 @triton.jit
-def store_rows(p, o_rows, m_rows, stride, b, WIDTH: tl.constexpr, BW: tl.constexpr):
-    """Write b [BM, BW] to rows o_rows [BM] of a matrix at p, in the matrix's own dtype."""
-    o_w = tl.arange(0, BW)
+def store_rows(p, o_rows, m_rows, stride, b, WIDTH: tl.constexpr, BW: tl.constexpr, i_from=0):
+    """Write b [BM, BW] to rows o_rows [BM] of a matrix at p, in the matrix's own dtype, from column i_from on."""
+    o_w = i_from + tl.arange(0, BW)
     mask = m_rows[:, None] & (o_w < WIDTH)[None, :]
     tl.store(p + o_rows[:, None] * stride + o_w[None, :], b.to(p.dtype.element_ty), mask=mask)
 

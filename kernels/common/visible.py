@@ -70,13 +70,12 @@ def keys_of(
 def queries_of(
     i_m, band, NQ, NK, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr, BANDED: tl.constexpr
 ):
-    """The first, on a tile's edge, and the end of the queries that may see keys i_m to i_m + BM."""
+    """The first, on a tile's edge, and the end of the queries that may see keys i_m to i_m + BM, unless as sinks."""
     i_first, i_last = 0, NQ
     if CAUSAL:
         i_first = tl.maximum(0, i_m - (NK - NQ)) // BN * BN
     if BANDED:
         BEHIND, AHEAD, SINKS = band
-        if i_m >= SINKS:
-            i_first = tl.maximum(0, i_m - AHEAD - (NK - NQ)) // BN * BN
-            i_last = tl.maximum(0, tl.minimum(NQ, i_m + BM + BEHIND - (NK - NQ)))
+        i_first = tl.maximum(0, i_m - AHEAD - (NK - NQ)) // BN * BN
+        i_last = tl.maximum(0, tl.minimum(NQ, i_m + BM + BEHIND - (NK - NQ)))
     return i_first, i_last

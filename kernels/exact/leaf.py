@@ -105,6 +105,8 @@ def leaf(
         raise ValueError("leaf: bias requires a gradient, of which the backward knows nothing; detach it")
     q, k, v = row_strided(q), row_strided(k), row_strided(v)
     valid, bias = (None if x is None else x.contiguous() for x in (valid, bias))
+    if band is not None:
+        band = band._replace(sinks=min(band.sinks, Nk))
     settings = scale, causal, band, tile, precision or fp32_precision(q)
     return _Leaf.apply(q, k, v, valid, bias, settings, run)
 

@@ -19,10 +19,11 @@ from ..common.visible import NO_BAND, Band, keys_of, mask_kind, queries_of, visi
 
 @triton.jit
 def leaf_query_grad_kernel(
-    q, k, v, valid, bias, out, lse, dout, dlse, delta, dq, scale,
+    q, k, v, valid, bias, out, lse, dout, dlse, delta, dq, sink_grads, scale,
     q_strides, k_strides, v_strides, dout_strides, sizes, band, D: tl.constexpr, DV: tl.constexpr,
     BD: tl.constexpr, BDV: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr,
-    MASKED: tl.constexpr, BIASED: tl.constexpr, BANDED: tl.constexpr, DLSE: tl.constexpr, PRECISION: tl.constexpr,
+    MASKED: tl.constexpr, BIASED: tl.constexpr, BANDED: tl.constexpr, SINKS: tl.constexpr, DLSE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BM queries of one head
     HQ, G, NQ, NK, TILES = sizes
@@ -55,6 +56,16 @@ def leaf_query_grad_kernel(
         b_w = tl.where(m_s, tl.exp(b_s - b_lse[:, None]), 0.0)  # [BM, BN]
         b_ds = b_w * (tl.dot(b_do, tl.trans(b_v), input_precision=PRECISION) - b_delta[:, None])
         b_dq = tl.dot(b_ds.to(b_k.dtype), b_k, b_dq, input_precision=PRECISION)
+        if (
+            SINKS
+        ):  # what these queries give to them: a program for the sinks would have to go through all queries
+            sink_dk, sink_dv = sink_grads
+            b_row, m_sink = tl.program_id(0).to(tl.int64) * band[2] + b_n, b_n < band[2]
+            if i < i_sinks:
+                b_dk = tl.dot(tl.trans(b_ds).to(b_q.dtype), b_q, input_precision=PRECISION)
+                b_dv = tl.dot(tl.trans(b_w).to(b_do.dtype), b_do, input_precision=PRECISION)
+                store_rows(sink_dk, b_row, m_sink, D, b_dk * scale, D, BD)
+                store_rows(sink_dv, b_row, m_sink, DV, b_dv, DV, BDV)
     store_rows(dq, i_head * NQ + b_m, m_m, D, b_dq * scale, D, BD)
 
 
@@ -114,8 +125,8 @@ def leaf_backward(
     dk = s sum_m ds q_m,  dv = sum_m P do_m.
 
     Bytes: every tensor once, and K, V (then q, dout) once for every tile of the other side (L2).
-    Operations: B Hq Nq Nk (8 D + 6 Dv), half when causal; in a band with its keys instead of Nk. A tile of keys that
-    holds sinks goes through all queries.
+    Operations: B Hq Nq Nk (8 D + 6 Dv), half when causal; in a band with its keys instead of Nk. What all queries give
+    to the sinks is added up over the tiles of queries.
     """
     B, Hq, Nq, D = q.shape
     Hk, Nk, Dv = k.shape[1], k.shape[2], v.shape[-1]
@@ -134,11 +145,17 @@ def leaf_backward(
     valid, bias, band = q if valid is None else valid, q if bias is None else bias, band or NO_BAND
     tile = choose("leaf_query_grad", target, head, width)
     tiles = cdiv(Nq, tile.rows)
+    sinks = band.sinks
+    # Of every tile of queries; what no tile sees stays zero.
+    sink_grads = tuple(
+        torch.zeros(B, Hk, Hq // Hk * tiles, sinks, x.shape[-1], dtype=torch.float32, device=x.device)
+        for x in (k, v)
+    )
     launch(
         leaf_query_grad_kernel, (B * Hq * tiles,),
-        q, k, v, valid, bias, out, lse, dout, delta if dlse is None else dlse.contiguous(), delta, dq, scale,
-        *strides, (Hq, Hq // Hk, Nq, Nk, tiles), band, D, Dv,
-        BM=tile.rows, BN=tile.cols, DLSE=dlse is not None, **constants, tile=tile,
+        q, k, v, valid, bias, out, lse, dout, delta if dlse is None else dlse.contiguous(), delta, dq, sink_grads,
+        scale, *strides, (Hq, Hq // Hk, Nq, Nk, tiles), band, D, Dv,
+        BM=tile.rows, BN=tile.cols, SINKS=sinks > 0, DLSE=dlse is not None, **constants, tile=tile,
     )  # fmt: skip
     tile = choose("leaf_key_grad", target, head, width)
     tiles = cdiv(Nk, tile.rows)
@@ -147,4 +164,6 @@ def leaf_backward(
         q, k, v, valid, bias, lse, dout, delta, dk, dv, scale, *strides, (Hk, Hq // Hk, Nq, Nk, tiles), band, D, Dv,
         BM=tile.rows, BN=tile.cols, **constants, tile=tile,
     )  # fmt: skip
+    if sinks:
+        dk[:, :, :sinks], dv[:, :, :sinks] = (x.sum(2) for x in sink_grads)
     return dq, dk, dv

@@ -150,8 +150,9 @@ class _MuSe(KernelFunction):
             chosen, far, far_mass = mass.new_empty(0, dtype=torch.int32), mass, None
         moment = None
         if with_dipole:
+            means = far, far_mass, mean_k, mean_v
             moment = dipole(
-                centroids, k, v, k_order, k_offsets, far, far_mass, mean_k, basis, scale, precision=precision
+                centroids, k, v, k_order, k_offsets, *means, basis, scale, near > 0, precision=precision
             )
         sorts = (q_order, q_offsets, k_order, k_offsets)
         summaries = (chosen, far, mean_k, mean_v)

@@ -8,6 +8,7 @@ from ..clustering import short
 from ..clustering.assign import assign
 from ..clustering.capped import capped_rounds
 from ..clustering.centroids import cluster_means, restart_empty
+from ..clustering.covariance import covariances
 from ..clustering.lloyd import fits, lloyd
 from ..clustering.merge import merge_levels
 from ..clustering.seeds import seeds_at
@@ -59,6 +60,21 @@ def cluster_means_cost(p: Problem) -> tuple[float, float]:
     vectors = p.batch * p.kv_heads * p.keys
     moved = vectors * (p.head * p.width + 8) + 4 * p.batch * p.kv_heads * p.clusters * p.head
     return moved, vectors * p.head
+
+
+def covariances_example(p: Problem) -> None:
+    B, H, N, C = p.batch, p.query_heads, p.queries, p.clusters
+    sort = p.empty(B, H, N, dtype=torch.int64), p.empty(B, H, C + 1, dtype=torch.int64)
+    x = p.empty(B, H, N, p.head).requires_grad_()
+    squares = covariances(x, p.empty(B, H, C, p.head, dtype=torch.float32), *sort)
+    squares.backward(p.empty(*squares.shape, dtype=torch.float32))
+
+
+def covariances_cost(p: Problem) -> tuple[float, float]:
+    """Forward and backward."""
+    vectors, rows = p.batch * p.query_heads * p.queries, p.batch * p.query_heads * p.clusters
+    moved = vectors * (3 * p.head * p.width + 16) + 8 * rows * p.head**2
+    return moved, 4 * vectors * p.head**2
 
 
 def lloyd_example(p: Problem) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..centroid.replace import centroid_field, member_means
+from ..common.visible import Band
 from ..exact.leaf import leaf
 from .problem import Problem
 
@@ -34,8 +35,9 @@ def leaf_example(p: Problem) -> None:
     blocks = max(1, p.queries // 1024)
     q = p.empty(p.batch * blocks, p.query_heads, 1024, p.head).requires_grad_()
     k, v = (p.empty(p.batch * blocks, p.kv_heads, 1024, p.head).requires_grad_() for _ in "kv")
-    out, lse = leaf(q, k, v, 0.125)
-    torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
+    for band in (None, Band(behind=511, ahead=0, sinks=4)):
+        out, lse = leaf(q, k, v, 0.125, band=band)
+        torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
 
 
 def leaf_cost(p: Problem) -> tuple[float, float]:

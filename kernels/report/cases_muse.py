@@ -73,7 +73,7 @@ def dipole_example(p: Problem) -> None:
         p.empty(B, p.kv_heads, C + 1, dtype=torch.int64),
         p.empty(B, Hq, C, C, dtype=torch.float32),
         p.empty(B, Hq, C, dtype=torch.float32),
-        p.empty(B, Hq, C, C, D),
+        *2 * [p.empty(B, Hq, C, C, D)],
         p.empty(B, Hq, C, D, p.rank),
         0.125,
     )

@@ -34,6 +34,7 @@ ENTRIES = (
     Entry("assign", clustering.assign_example, clustering.assign_cost),
     Entry("capped_rounds", clustering.capped_rounds_example, clustering.capped_rounds_cost),
     Entry("cluster_means", clustering.cluster_means_example, clustering.cluster_means_cost),
+    Entry("covariances", clustering.covariances_example, clustering.covariances_cost),
     Entry("decode_attend", decode.decode_attend_example, decode.decode_attend_cost),
     Entry("decode_lookup", decode.decode_lookup_example, decode.decode_lookup_cost),
     Entry("decode_merge", decode.decode_merge_example, decode.decode_merge_cost),

@@ -1,4 +1,4 @@
-"""MuSe by the Triton kernels: what they are given; ``muse.implementation`` chooses. The host sees no value of q or k.
+"""MuSe by the Triton kernels: what they are given; ``muse_computed`` chooses. The host sees no value of q or k.
 
 Kernels are imported only where they run.
 """
@@ -15,10 +15,9 @@ from torch.nn.functional import pad
 
 from multipole_lab.attention.calls.replay import repeating, replayed
 from multipole_lab.attention.causal import block_sizes
-from multipole_lab.attention.clusters.slots import Labels, Slots, to_slots
-from multipole_lab.attention.expansion import principal_directions
+from multipole_lab.attention.clusters.slots import Labels
+from multipole_lab.attention.expansion import leading_directions
 from multipole_lab.attention.partials import Partial
-from multipole_lab.clustering.clusters import statistics_dtype
 
 if TYPE_CHECKING:
     from multipole_lab.attention.muse import MuSe
@@ -45,14 +44,11 @@ def _graded(*tensors: Tensor) -> bool:
 @_in_graphs
 def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
     """Every query over every key that is no padding."""
-    of_queries, of_keys = method._query_partition, method._partition
     if mask is None:
         found = replayed(("clusters", method), partial(_both_clusters, method), q, k)
     else:
         found = _both_clusters(method, q, k, mask)
-    return _of_clusters(
-        method, q, k, v, scale, found, of_queries.size(q.shape[2]), of_keys.number(k.shape[2])
-    )
+    return _of_clusters(method, q, k, v, scale, found, method._partition.number(k.shape[2]))
 
 
 def of_labels(
@@ -71,35 +67,22 @@ def of_labels(
     of_queries, of_keys = labels
     order, offsets, _ = sort_by_label(of_queries.of, of_queries.clusters)
     centroids = cluster_means(q.detach(), order, offsets)
-    found = of_queries.of, centroids, order, offsets, *sort_by_label(of_keys.of, of_keys.clusters)[:2]
-    return _of_clusters(method, q, k, v, scale, found, of_queries.largest or q.shape[2], of_keys.clusters)
+    found = centroids, order, offsets, *sort_by_label(of_keys.of, of_keys.clusters)[:2]
+    return _of_clusters(method, q, k, v, scale, found, of_keys.clusters)
 
 
 def _of_clusters(
-    method: MuSe,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    found: tuple[Tensor, ...],
-    largest: int,
-    number: int,
+    method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, found: tuple[Tensor, ...], number: int
 ) -> Partial:
-    """Attention of what ``_both_clusters`` found: the largest cluster of queries, the number of those of keys."""
+    """Attention of what ``_both_clusters`` found, with that many clusters of keys."""
+    from multipole_lab.kernels.clustering.covariance import covariances
     from multipole_lab.kernels.muse.forward import muse
 
-    labels, *clusters = found
-    basis = None
-    rank = method._rank(q.shape[-1])
+    rank, basis = method._rank(q.shape[-1]), None
     if 0 < rank < q.shape[-1]:
-        if method.cap is None:
-            raise ValueError(
-                f"cap is None with dipole_rank {rank}: the principal directions are found in slots, which need a "
-                "cap; give one, or dipole_rank=None for all directions"
-            )
-        basis = _directions(q, labels, clusters[0], largest, rank)
+        basis = leading_directions(covariances(q, *found[:3]), rank)
     near = min(method.near, number)
-    return muse(q, k, v, *clusters, scale, near, method.order, basis, padded=False, run=repeating(q))
+    return muse(q, k, v, *found, scale, near, method.order, basis, padded=False, run=repeating(q))
 
 
 @_in_graphs
@@ -125,12 +108,12 @@ def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: No
 
 
 def _both_clusters(method: MuSe, q: Tensor, k: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Labels, centroids, order and offsets of the queries, then order and offsets of the keys."""
+    """Centroids, order and offsets of the queries, then order and offsets of the keys."""
     from multipole_lab.kernels.common.graphs import in_branches
 
     of_queries, of_keys = method._query_partition, method._partition
     a, b = in_branches([lambda: of_queries.on_device(q), lambda: of_keys.sort_on_device(k, mask)])
-    return a.labels, a.centroids, a.order, a.offsets, *b
+    return a.centroids, a.order, a.offsets, *b
 
 
 def _causal_parts(
@@ -177,7 +160,7 @@ def _level_clusters(method: MuSe, q: Tensor, k: Tensor, size: int) -> tuple[Tens
     """The clusters of all pairs of blocks of a size, as ``muse_causal`` takes them."""
     from multipole_lab.kernels.muse.causal import level_blocks
 
-    return _both_clusters(method, *level_blocks(q.detach(), k.detach(), size))[1:]
+    return _both_clusters(method, *level_blocks(q.detach(), k.detach(), size))
 
 
 def in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool:
@@ -223,14 +206,3 @@ def _filled_up(q: Tensor, k: Tensor, v: Tensor, positions: int) -> list[Tensor]:
     """Zeros behind all real positions, so that only they see themselves."""
     extra = positions - q.shape[2]
     return [pad(x, (0, 0, 0, extra)) if extra else x for x in (q, k, v)]
-
-
-def _directions(q: Tensor, labels: Tensor, centroids: Tensor, size: int, rank: int) -> Tensor:
-    """The principal directions of every query cluster, [B, Hq, C, D, r]; a gradient flows through them to q.
-
-    The mean that they are measured from is a constant: displacements add up to zero, so it moves no covariance.
-    """
-    slots = Slots.of(labels, centroids.shape[2], size)
-    qs = to_slots(q.to(statistics_dtype(q.dtype)), slots, slots.slot >= 0)
-    d = (qs - centroids.to(qs.dtype).unsqueeze(-2)) * slots.filled.unsqueeze(-1)
-    return principal_directions(d, rank)

@@ -97,7 +97,16 @@ INNER = {
     "runs_summary_grad",
 }  # fmt: skip
 WRITING = {"restart_empty"}  # what they read: not where several numbers are one
-GRADED = {"centroid_field", "leaf", "member_means", "muse", "muse_causal", "muse_merged", "runs_muse"}
+GRADED = {
+    "centroid_field",
+    "covariances",
+    "leaf",
+    "member_means",
+    "muse",
+    "muse_causal",
+    "muse_merged",
+    "runs_muse",
+}
 EXPECTED = {}  # what every launcher gives for contiguous tensors
 FUNCTIONS = functions()
 STARTING = sorted(name for name, f in FUNCTIONS.items() if "launch" in f.__code__.co_names)
@@ -122,6 +131,7 @@ def small():
     ml.MuSe(clusters=2, leaf=8, backend="triton")(*x, causal=True).sum().backward()
     ml.MuSe(clusters=2, leaf=4, levels="merged", near=1, backend="triton")(*x, causal=True).sum().backward()
     ml.Centroid(clusters=2, backend="triton")(*x).sum().backward()
+    ml.MuSe(clusters=2, order="dipole", dipole_rank=2, backend="triton")(*x).sum().backward()
     with pytest.MonkeyPatch.context() as patch:  # what a rank computes, without others
         patch.setattr(context, "Channel", Alone)
         context.ContextParallel(ml.MuSe(clusters=2, near=1, backend="triton"))(*x).sum().backward()

@@ -150,10 +150,12 @@ def muse_cases(s: Setting) -> Iterator[Case]:
     g = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(*points.shape, p.rank, generator=g))[0].to(points)
     along = basis[0, 0].double()
-    moment = dipole(points, s.k, s.v, k_order, k_offsets, far, far_mass, means[0], basis, s.scale)
+    moment = dipole(points, s.k, s.v, k_order, k_offsets, far, far_mass, *means, basis, s.scale, p.near > 0)
     yield Case(
-        "dipole", (points, s.k, s.v, means[0]),
-        lambda c, k, v, mean: dipole(c, k, v, k_order, k_offsets, far, far_mass, mean, basis, s.scale),
+        "dipole", (points, s.k, s.v, *means),
+        lambda c, k, v, *of_keys: dipole(
+            c, k, v, k_order, k_offsets, far, far_mass, *of_keys, basis, s.scale, p.near > 0
+        ),
         lambda r: error(r[0, 0], along.mT @ head.moment(is_near)),
     )  # fmt: skip
     sorts = q_order, q_offsets, k_order, k_offsets
