@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from multipole_lab import renamed
-from multipole_lab.attention.calls.backend import check_backend, use_triton
+from multipole_lab.attention.calls.backend import check_affordable, check_backend, use_triton
 from multipole_lab.attention.calls.recompute import recomputed
 from multipole_lab.attention.causal import causal_attention
 from multipole_lab.attention.clustered import attend_clustered, behind_sinks
@@ -47,11 +47,12 @@ class Centroid(Method):
         part; ``recent`` then applies to the keys before the first query.
     cap, iterations, partition, seed, leaf : as for ``MuSe``; ``cap=None`` does not limit cluster sizes.
     backend : "auto", "torch" or "triton". The choice of each query's clusters and the sum over their members are
-        torch's in each; clustering, centroids, their attention and the exact rest are kernels.
+        torch's in each: slow for many queries on a GPU, where "auto" refuses a budget. The rest are kernels.
 
     Raises
     ------
-    ValueError, TypeError : on creation, for a value outside these; on a call, for clusters above the number of keys.
+    ValueError, TypeError : on creation, for a value outside these; on a call, for clusters above the number of keys, or
+        a budget of over 4,096 queries on a GPU under ``backend="auto"``.
 
     References
     ----------
@@ -83,19 +84,19 @@ class Centroid(Method):
         return Partition(self.partition, self.clusters, self.cap, self.iterations, self.seed)
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+        check_affordable(self.budget, self.backend, q)
         return attend_clustered(self, q, k, v, scale, mask, causal=False)
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
+        check_affordable(self.budget, self.backend, q)
         return attend_clustered(self, q, k, v, scale, mask, causal=True)
 
     def _over_all(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         return behind_sinks(self._with_recent, self, q, k, v, scale, mask, causal=False)
 
     def _over_past(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        def blocks(q, k, v, scale, mask):
-            return causal_attention(
-                self._clustered, q, k, v, scale, mask, self.leaf, self._with_recent, self.backend
-            )
+        def blocks(*given):
+            return causal_attention(self._clustered, *given, self.leaf, self._with_recent, self.backend)
 
         return behind_sinks(blocks, self, q, k, v, scale, mask, causal=True)
 
@@ -157,9 +158,7 @@ def centroid_formula(q: Tensor, k: Tensor, v: Tensor, clusters: Members, replace
     far = _far_kernels if kernels else _far
     qs = q.reshape(rows, -1, D)  # all queries of a group, [R, G Nq, D]
     queries = qs.shape[1]
-    step = max(1, TILE // (rows * max(J, budget * D)))
-    if kernels and budget == 0:
-        step = queries
+    step = queries if kernels and budget == 0 else max(1, TILE // (rows * max(J, budget * D)))
     partials = []
     for first in range(0, queries, step):
         part = qs[:, first : first + step]
@@ -202,9 +201,9 @@ def _far_kernels(
 
 
 def _largest(q: Tensor, k: Tensor, v: Tensor, clusters: Members, replacement: Replacement) -> int:
-    """Numbers in the largest temporary of one row: masses, or the gathered keys; the formula tiles its queries."""
+    """Numbers in the largest temporary of one row, masses or gathered keys; kernels take all rows in one launch."""
     if replacement.kernels:
-        return 0  # kernels take all rows in one launch
+        return 0
     each = max(clusters.counts.shape[-1], replacement.budget * k.shape[-1])
     return min(TILE, q.shape[1] * q.shape[2] * each)
 

@@ -39,7 +39,7 @@ class CostPanel(TimedPanel):
             "MuSe": "Clusters expanded around the queries' own",
             "Centroid": "Clusters as their means; a budget of keys exactly",
             "Window": "The nearest keys alone, as many as the budget",
-            "TopK": "The keys of largest weight alone, as many as the budget",
+            "TopK": "An oracle, not a method to be fast with: the keys of largest weight alone, as many as the budget",
         }
         return {
             "tokens": controls.powers("tokens", "The length of each text", 256, _LONGEST, 65536),

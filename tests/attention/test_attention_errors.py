@@ -1,12 +1,15 @@
 """What methods and partitions refuse: the message names the argument, what came and what is allowed."""
 
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import multipole_lab as ml
+from multipole_lab.attention.calls.backend import check_affordable
 from multipole_lab.kernels.common import checks
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -339,3 +342,22 @@ def test_merge_refuses_nothing_and_shapes_that_disagree():
         ValueError, match=r"partials disagree: out \(1, 6, 5\) with lse \(1, 7\).*\(1, 6, 5\)"
     ):
         ml.merge([(zeros(1, 6, 5), zeros(1, 6)), (zeros(1, 6, 5), zeros(1, 7))])
+
+
+def test_a_budget_for_many_queries_on_a_gpu_is_refused_unless_a_backend_is_named(monkeypatch):
+    q = torch.empty(2, 8, 512, 16)
+    for budget, backend, on_gpu, queries, refused in [
+        (64, "auto", True, 512, True),
+        (64, "auto", False, 512, False),
+        (64, "torch", True, 512, False),
+        (0, "auto", True, 512, False),
+        (64, "auto", True, 256, False),
+    ]:
+        here = SimpleNamespace(shape=q[:, :, :queries].shape, is_cuda=on_gpu)
+        told = (
+            pytest.raises(ValueError, match="budget is 64 for 8,192 queries on a GPU.*MuSe")
+            if refused
+            else nullcontext()
+        )
+        with told:
+            check_affordable(budget, backend, here)

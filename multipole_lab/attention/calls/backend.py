@@ -9,6 +9,8 @@ from multipole_lab.attention.calls.transforms import transformed
 from multipole_lab.suggesting import check_choice
 
 BACKENDS = ("auto", "torch", "triton")
+# Queries in all, over batch and heads: a decoding step has fewer.
+MANY = 4096
 
 
 def check_backend(backend: object) -> None:
@@ -38,3 +40,19 @@ def use_triton(backend: str, q: Tensor, v: Tensor) -> bool:
 
     new_enough = torch.cuda.get_device_capability(q.device) >= MIN_CAPABILITY
     return new_enough and q.dtype in DTYPES and all(MIN_HEAD <= x.shape[-1] <= MAX_HEAD for x in (q, v))
+
+
+def check_affordable(budget: int, backend: str, q: Tensor) -> None:
+    """Refuse keys chosen for each of many queries on a GPU, unless a backend was asked for by name.
+
+    Raises
+    ------
+    ValueError : gathering other keys for every query takes far longer there than exact attention.
+    """
+    queries = q.shape[0] * q.shape[1] * q.shape[2]
+    if budget and backend == "auto" and q.is_cuda and queries > MANY:
+        raise ValueError(
+            f"budget is {budget} for {queries:,} queries on a GPU, where gathering keys for each takes far longer than "
+            f'exact attention; allowed are at most {MANY:,} queries, budget=0, or backend="torch" where time does not '
+            "matter. MuSe(near=...) opens clusters for many queries at once, and MultipoleCache decodes with a budget"
+        )
