@@ -12,7 +12,7 @@ from multipole_lab.measure.operation_counts import share_of_exact
 from multipole_lab.method_text import parse_method
 
 ROOT = Path(__file__).resolve().parents[2]
-CHOOSING = (ROOT / "docs/guides/choosing.md").read_text(encoding="utf-8")
+CHOOSING = (ROOT / "docs/guides/choosing.md").read_text(encoding="utf-8").split("## Errors on long texts")[0]
 ROWS = re.findall(r"^\| `(\w+\(.*?\))` \| ([\d.]+)% \| (\d+)% \|", CHOOSING, re.MULTILINE)
 SLOW = {"TopK(keys=64)", "MuSe(order='dipole')", "Centroid(clusters=64)"}  # seconds each
 

@@ -71,7 +71,7 @@ class ChosenLayers:
             part: {name: x if x < float("inf") else None for name, x in vars(getattr(self, part)).items()}
             for part in ("limit", "tuned", "held_out")
         }  # JSON knows no infinity: no limit is null
-        methods = {str(layer): as_text(method) for layer, method in self.methods.items()}
+        methods = {str(layer): as_text(method) for layer, method in sorted(self.methods.items())}
         facts = {"holds": self.holds, "share": self.share, "length": self.length, "alone": self.alone}
         found = {"format": CHOICE, "methods": methods, **effects, **facts, "measured": self.measured.facts()}
         files.write(Path(path), json.dumps(found, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,101 @@
+"""The tables of errors on real tokens, and of what they cost a whole model, are what the records say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from multipole_lab.measure.operation_counts import share_of_exact
+from multipole_lab.method_text import as_text, parse_method
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE = (ROOT / "docs/guides/choosing.md").read_text(encoding="utf-8")
+TEXTS = ("reading", "python-topics.txt", "persuasion.txt", "python-howto.txt")
+
+
+def record(name):
+    return json.loads((ROOT / f"data/benchmarks/real/{name}.json").read_text(encoding="utf-8"))
+
+
+def table(heading):
+    """The rows of the table under a heading: a method and its other cells."""
+    lines = GUIDE.split(f"## {heading}\n")[1].split("\n## ")[0].splitlines()
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")
+    ]
+    return [(as_text(parse_method(method.strip("`"))), others) for method, *others in cells]
+
+
+def recorded(name, method, **facts):
+    found = [
+        row
+        for row in record(name)["rows"]
+        if as_text(parse_method(row["method"])) == method and facts.items() <= row.items()
+    ]
+    assert len(found) <= 1, (method, facts)
+    return found[0] if found else None
+
+
+def test_errors_on_long_texts_are_those_of_real_tokens_beside_drawn_ones():
+    rows = table("Errors on long texts")
+    assert len(rows) == 11
+    for method, cells in rows:
+        for cell, (causal, source) in zip(
+            cells, [(c, s) for c in (False, True) for s in ("real", "resampled")], strict=True
+        ):
+            row = recorded("h200-real-tokens", method, causal=causal, source=source, dtype="bfloat16")
+            assert (cell == "") == (row is None)
+            if row is not None:
+                assert cell == f"{100 * row['error']:.{2 if causal else 0}f}%", (method, causal, source)
+
+
+def test_a_stretched_model_still_reads_to_the_end():
+    for text in record("h200-real-tokens")["texts"]:
+        assert max(text["losses"]) < 1.1 * text["losses"][0]
+        assert 3.05 < min(text["losses"]) < max(text["losses"]) < 3.55  # as the guide says
+
+
+@pytest.mark.parametrize(("method", "cells"), table("What it costs a whole model"))
+def test_the_loss_of_a_whole_model_is_the_recorded_one(method, cells):
+    share = share_of_exact(parse_method(method), 8192, causal=True, heads=9, kv_heads=3)
+    assert cells[0] == f"{100 * share:.0f}%"
+    for cell, text in zip(cells[1:], TEXTS, strict=True):
+        row = recorded("h200-loss", method, text=text, dtype="bfloat16")
+        error = "" if row["above_se"] is None else f" ± {row['above_se']:.2f}"
+        assert cell == f"{row['above_percent']:+.2f}%{error}"
+        queries = "near_for" in method and row["windows"] > 1
+        assert row["windows"] in ((3, 4) if queries else (1, 14))
+
+
+def test_what_is_told_of_layers_is_what_was_chosen():
+    words = " ".join(GUIDE.split("Not every layer need be replaced.")[1].split("\n## ")[0].split())
+    topics, novel = record("h200-layers-topics-035"), record("h200-layers-novel-035")
+    exact = sorted(set(range(30)) - set(map(int, topics["methods"])))
+    assert f"left layers {exact[0]}, {exact[1]} and {exact[2]} exact" in words
+    assert len(exact) == 3
+    assert f"{topics['share']:.0%} of the cost, {topics['tuned']['above']:+.2f}%" in words
+    assert f"{topics['held_out']['above']:+.2f}% on a novel" in words
+    assert set(novel["methods"].values()) == {"MuSe(clusters=64, near=4)", "MuSe(clusters=64, near=8)"}
+    assert f"loss was {novel['held_out']['above']:+.2f}%" in words
+    assert re.search(r"it has\s+19% \(full\) and 2\.4%", (ROOT / "README.md").read_text(encoding="utf-8"))
+    layer = recorded("h200-real-tokens", "MuSe(clusters=64)", causal=True, source="real", dtype="bfloat16")
+    assert f"{100 * layer['errors']['15']:.1f}% with `MuSe()`" in " ".join(GUIDE.split())
+    assert (topics["holds"], novel["holds"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "above", "kl"),
+    [
+        ("reading", 0.12, 0.0059),
+        ("topics", 0.01, 0.0048),
+        ("reading-fp32", 0.18, 0.0039),
+        ("topics-fp32", -0.06, 0.0027),
+    ],
+)
+def test_the_cache_loses_on_a_gpu_what_the_guide_says(name, above, kl):
+    path = ROOT / f"data/benchmarks/decode/h200-decode-loss-{name}.json"
+    row = json.loads(path.read_text(encoding="utf-8"))["rows"][0]
+    assert (round(row["loss_above_percent"], 2), round(row["kl"], 4)) == (above, kl)
+    words = " ".join((ROOT / "docs/guides/uses.md").read_text(encoding="utf-8").split())
+    assert "0.18% above and 0.06% below in float32, 0.12% and 0.01% above in bfloat16" in words
