@@ -71,7 +71,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens of the longest context; default: 2048",
     )
-    add("--positions", type=int, metavar="N", help="stretch RoPE by YaRN to N positions, for longer contexts")
+    add("--positions", type=int, metavar="N", help="extend RoPE by YaRN to N positions, for longer contexts")
     add("--limit", type=int, metavar="N", help="only the first N items")
     add("--seed", type=int, default=0, help="default: 0")
     add("--out", metavar="DIR", help="folder of results and report; a run that finds results there continues; "

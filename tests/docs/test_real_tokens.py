@@ -50,7 +50,7 @@ def test_errors_on_long_texts_are_those_of_real_tokens_beside_drawn_ones():
                 assert cell == f"{100 * row['error']:.{2 if causal else 0}f}%", (method, causal, source)
 
 
-def test_a_stretched_model_still_reads_to_the_end():
+def test_a_extended_model_still_reads_to_the_end():
     for text in record("h200-real-tokens")["texts"]:
         assert max(text["losses"]) < 1.1 * text["losses"][0]
         assert 3.05 < min(text["losses"]) < max(text["losses"]) < 3.55  # as the guide says

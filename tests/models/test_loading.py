@@ -170,7 +170,7 @@ def test_a_local_folder(model_files):
     assert describe_model(model)["name"] == model_files.name
 
 
-def test_rope_is_stretched_to_the_positions_that_were_asked_for(model_files):
+def test_rope_is_extended_to_the_positions_that_were_asked_for(model_files):
     model, _ = load_model(model_files)
     made = model.config.max_position_embeddings
     longer, _ = load_model(model_files, positions=4 * made)
@@ -184,11 +184,11 @@ def test_rope_is_stretched_to_the_positions_that_were_asked_for(model_files):
         load_model(model_files, positions=made)
 
 
-def test_what_has_no_plain_rope_is_not_stretched(model_files):
+def test_what_has_no_plain_rope_is_not_extended(model_files):
     for rope in (None, {"rope_type": "linear", "factor": 2.0}):
         config = SimpleNamespace(model_type="other", max_position_embeddings=8, rope_parameters=rope)
         with pytest.raises(ValueError, match="positions is 99; other has no plain RoPE"):
-            loading._stretched(config, 99)
+            loading._extended(config, 99)
 
 
 def test_offline_and_nothing_cached(monkeypatch):

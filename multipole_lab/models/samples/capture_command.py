@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--layers", type=int, nargs="+", default=[3, 15, 28], metavar="N", help="from 0; default: 3 15 28")
     add("--max-tokens", type=int, default=8192, metavar="N", help="read at most N tokens; default: 8192")
     add("--source", choices=["auto", "hub", "wheel"], default="auto", help="where smollm2 or minilm is from")
-    add("--positions", type=int, metavar="N", help="stretch RoPE by YaRN to N positions, for longer texts")
+    add("--positions", type=int, metavar="N", help="extend RoPE by YaRN to N positions, for longer texts")
     add("--device", default="cpu", help="where the model runs; default: cpu")
     goal = parser.add_mutually_exclusive_group(required=True)
     goal.add_argument("--out", type=Path, metavar="FILE", help="write FILE.safetensors and FILE.json")
