@@ -37,7 +37,8 @@ LINKS = {
 }
 STILL = (
     "Nothing is computed here: the pictures were made when the page was built, and the sliders choose among them. "
-    "In JupyterLab (<code>multipole-lab lab</code>) every control moves, on your own tensors too."
+    "In JupyterLab (<code>multipole-lab lab</code>) every control moves, on your own tensors too. "
+    "Times are those of the machine that built the page."
 )
 
 

@@ -89,10 +89,14 @@ DESK = {
     "lens": Plan(
         lambda: ml.panels.lens(sample(256)),
         {"layer": LAYERS, "clusters": (8, 16, 32), "near": (0, 2), "query": tuple(range(15, 256, 16))},
-        {"leaf": 32},
+        {"leaf": 32, "clusters": 16, "near": 2},
     ),
-    "clusters": Plan(lambda: ml.panels.clusters(sample(256)), {"layer": LAYERS, "clusters": (8, 16, 32)}),
+    "clusters": Plan(
+        lambda: ml.panels.clusters(sample(256)), {"layer": LAYERS, "clusters": (8, 16, 32)}, {"clusters": 16}
+    ),
     "error": Plan(
-        lambda: ml.panels.error(sample(256)), {"layer": LAYERS, "clusters": (8, 16, 32), "near": (0, 2)}
+        lambda: ml.panels.error(sample(256)),
+        {"layer": LAYERS, "clusters": (8, 16, 32), "near": (0, 2)},
+        {"clusters": 16, "near": 2},
     ),
 }

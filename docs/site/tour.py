@@ -24,6 +24,8 @@ _OTHERWISE = {
     "shorter text.",
     r" It runs on a CPU, without a network; the cells take less than a minute on two cores\.": "",
     r", or click in a square": "",
+    r"\s*Every panel works like this one\..*?the panel shows that\.": "",
+    r" \(under \*\*More\*\*\)|, under \*\*More\*\*,": "",
     r"\]\((\d\d_\w+)\.ipynb\)": r"](../notebooks/\1.html)",
     r"\]\(\.\./docs/(\w+)\.md\)": r"](../\1.html)",
 }

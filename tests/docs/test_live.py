@@ -96,7 +96,15 @@ def test_the_tour_becomes_a_page_with_its_panels_in_order(site, monkeypatch):
         page.index(f'data-states="{name}"') for name in panels
     )
     assert any("ml.compare" in source for source in ran)
-    for rest in ("Run All Cells", "click in a square", ".ipynb", "images/", "$$", "less than a minute"):
+    for rest in (
+        "Run All Cells",
+        "click in a square",
+        ".ipynb",
+        "images/",
+        "$$",
+        "less than a minute",
+        "More<",
+    ):
         assert rest not in page, rest
     assert "[inline]" in page
     assert "[block]" in page
