@@ -3,11 +3,10 @@
 import importlib.util
 import os
 
-import checked_shapes
 import pytest
-import quick_interpreter
 import torch
 from browsing import pytest_terminal_summary  # noqa: F401, for pytest
+from surroundings import checked_shapes, quick_interpreter
 
 checked_shapes.install(
     "multipole_lab.attention",

@@ -157,6 +157,47 @@ def part_company(mode, rank):
     return {"error": None, "seconds": time.monotonic() - start}
 
 
+class Alone:
+    """Stands for ``parallel.channel.Channel`` of one rank, without a process group: what is sent is what is heard."""
+
+    rank, ranks = 0, 1
+
+    def __init__(self, *_):
+        pass
+
+    def swap(self, kind, parts, shapes, like):
+        return {s: parts[s] for s in shapes}
+
+    def start(self, kind, parts, shapes, likes):
+        return Heard({s: list(parts[s]) for s in shapes})
+
+
+class Heard:
+    """A message that is there already."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    def wait(self):
+        return self.parts
+
+
+def fail(way):
+    """Rank 1 fails in a way; rank 0 computes and asks nobody, rank 2 waits for the others in an exchange."""
+    rank = dist.get_rank()
+    dist.barrier()
+    if rank == 1:
+        if way == "memory":
+            raise torch.OutOfMemoryError("tried to allocate 80 GiB")
+        if way == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(120)
+    if rank == 2:
+        x = torch.randn(1, 1, 16, 8)
+        ContextParallel(ml.MuSe(clusters=2))(x, x, x)
+    time.sleep(120)
+
+
 def main():
     mode, rank, ranks, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"

@@ -1,8 +1,8 @@
 """The tests' interpreter gives what Triton's own gives, and leaves the language as it was."""
 
 import pytest
-import quick_interpreter
 import torch
+from surroundings import quick_interpreter
 
 import multipole_lab as ml
 

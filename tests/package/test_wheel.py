@@ -10,8 +10,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-import empty_environment
 import pytest
+from surroundings import empty_environment
 
 import multipole_lab
 from multipole_lab.extras import needs

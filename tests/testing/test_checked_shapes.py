@@ -4,10 +4,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-import checked_shapes
 import pytest
 import torch
 from jaxtyping import Float, Int
+from surroundings import checked_shapes
 from torch import Tensor
 
 import multipole_lab as ml
