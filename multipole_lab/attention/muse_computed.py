@@ -104,6 +104,12 @@ def _around_earlier(
 def _block_by_block(
     method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
 ) -> Partial:
+    """Level after level; where all of that is the kernels', all levels repeat as one graph."""
+    compute = kernels.in_graphs(_of_blocks) if method._by_kernels(q, v, True) else _of_blocks
+    return compute(method, q, k, v, scale, mask)
+
+
+def _of_blocks(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
     full = partial(attend, method, False)
     if method.points == "earlier":  # in this call no queries are earlier than its first one
         full, past = partial(_around_earlier, method), partial(_exact_past, method)

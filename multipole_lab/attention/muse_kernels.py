@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from multipole_lab.attention.muse import MuSe
 
 
-def _in_graphs(compute: Callable[..., Partial]) -> Callable[..., Partial]:
+def in_graphs(compute: Callable[..., Partial]) -> Callable[..., Partial]:
     """The computation, which repeats as a CUDA graph where no gradient and no padding is asked for."""
 
     @wraps(compute)
@@ -41,7 +41,7 @@ def _graded(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
-@_in_graphs
+@in_graphs
 def full(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
     """Every query over every key that is no padding."""
     if mask is None:
@@ -85,7 +85,7 @@ def _of_clusters(
     return muse(q, k, v, *found, scale, near, method.order, basis, padded=False, run=repeating(q))
 
 
-@_in_graphs
+@in_graphs
 def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
     """All causal blocks in one pass, without padding and with a monopole."""
     from multipole_lab.kernels.muse.causal import muse_causal
@@ -178,7 +178,7 @@ def in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool
     )
 
 
-@_in_graphs
+@in_graphs
 def full_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
     """The same as ``full`` where the clusters are runs."""
     from multipole_lab.kernels.runs.muse import runs_muse
@@ -188,7 +188,7 @@ def full_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask:
     return runs_muse(q, k, v, tree, scale, min(method.near, method.clusters))
 
 
-@_in_graphs
+@in_graphs
 def causal_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
     """The same as ``causal`` where the clusters are runs."""
     from multipole_lab.kernels.runs.muse import runs_muse

@@ -355,7 +355,7 @@ def test_a_budget_for_many_queries_on_a_gpu_is_refused_unless_a_backend_is_named
     ]:
         here = SimpleNamespace(shape=q[:, :, :queries].shape, is_cuda=on_gpu)
         told = (
-            pytest.raises(ValueError, match="budget is 64 for 8,192 queries on a GPU.*MuSe")
+            pytest.raises(ValueError, match=r"budget is 64 for 8,192 queries on a GPU.*MuSe")
             if refused
             else nullcontext()
         )
