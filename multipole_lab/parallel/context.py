@@ -16,8 +16,8 @@ from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.parallel.agreement import agree
 from multipole_lab.parallel.channel import Channel, Traffic
 from multipole_lab.parallel.exchange import Begin, Exchange, Finish
-from multipole_lab.parallel.stages_kernels import KernelStages
-from multipole_lab.parallel.stages_torch import TorchStages
+from multipole_lab.parallel.stages.by_kernels import KernelStages
+from multipole_lab.parallel.stages.by_torch import TorchStages
 from multipole_lab.parallel.talk import Talk
 
 # What one process has and several have not: the questions that travel are those of whole clusters, of any position.

@@ -16,8 +16,8 @@ from multipole_lab.clustering.clusters import statistics_dtype
 from multipole_lab.parallel.channel import Message
 from multipole_lab.parallel.fetching import Fetched, returned
 from multipole_lab.parallel.moments import Moments
-from multipole_lab.parallel.stages_kernels import KernelStages
-from multipole_lab.parallel.stages_torch import TorchStages
+from multipole_lab.parallel.stages.by_kernels import KernelStages
+from multipole_lab.parallel.stages.by_torch import TorchStages
 from multipole_lab.parallel.talk import Talk, broadcast_sinks, fetch, return_sinks
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from multipole_lab.clustering.clusters import statistics_dtype
 from multipole_lab.parallel.fetching import Fetched
-from multipole_lab.parallel.gradients import gradients, leaves_of
-from multipole_lab.parallel.stages_torch import TorchStages
+from multipole_lab.parallel.stages.by_torch import TorchStages
+from multipole_lab.parallel.stages.gradients import gradients, leaves_of
 from multipole_lab.parallel.talk import Talk
 
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from multipole_lab import extras
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from multipole_lab.attention.muse import MuSe
 
 
 def world_size() -> int:
@@ -39,3 +47,46 @@ def end_group(status: int) -> None:
         from multipole_lab.parallel.launch import leave_and_end
 
         leave_and_end(status)
+
+
+def check_parts(parts: int, processes: int) -> None:
+    """Whether so many processes can share sequences in so many parts.
+
+    Raises
+    ------
+    ValueError : they are no multiple of it.
+    """
+    if parts < 1 or processes % parts:
+        raise ValueError(
+            f"context_parallel is {parts}, with {processes} process{'es' * (processes > 1)}; a divisor of their number "
+            "is needed: start them with torchrun --standalone --nproc-per-node 2 -m multipole_lab.cli train "
+            "--context-parallel 2 ..."
+        )
+
+
+@contextmanager
+def attention_in_parts(
+    model: nn.Module, method: MuSe | None, layers: tuple[int, ...], parts: int
+) -> Iterator[None]:
+    """Within it, the model attends over whole sequences: MuSe in its layers, ring attention in all others.
+
+    Every process of the run must enter it together.
+
+    Raises
+    ------
+    TypeError : a method other than MuSe.
+    """
+    import torch.distributed as dist
+
+    from multipole_lab.parallel import ContextParallel, RingAttention
+
+    group = None
+    for first in range(0, world_size(), parts):  # every process takes part in making every group
+        made = dist.new_group(range(first, first + parts))
+        group = made if first <= rank() < first + parts else group
+    ring = RingAttention(group)
+    chosen = dict.fromkeys(range(model.config.num_hidden_layers), ring)
+    if method is not None:
+        chosen |= dict.fromkeys(layers, ContextParallel(method, group))
+    with ring.on(model, chosen, strict=True):
+        yield

@@ -14,7 +14,7 @@ from multipole_lab.environment import Measured
 from multipole_lab.suggesting import suggesting
 from multipole_lab.training.journal import Journal
 from multipole_lab.training.presets import PRECISIONS, Preset
-from multipole_lab.training.processes import is_first, meet, world_size
+from multipole_lab.training.processes import attention_in_parts, check_parts, is_first, meet, world_size
 from multipole_lab.training.texts.corpus import Corpus, Sequences
 
 SETTINGS = "run.json"
@@ -32,7 +32,7 @@ class Run:
     folder : where log and checkpoints go.
     log_every : steps between two rows of the log; on a GPU reading a loss makes the host wait.
     compiled : whether what lies around attention is compiled, see ``compile_parts``.
-    context_parallel : how many processes share a sequence, see ``parts``.
+    context_parallel : how many processes share a sequence, a part each.
     """
 
     preset: Preset
@@ -128,7 +128,6 @@ def train_run(
     ValueError : the folder holds another run, or a context longer than the text.
     """
     from multipole_lab.training.checkpoints import checkpoints
-    from multipole_lab.training.parts import check_parts
 
     check_parts(run.context_parallel, world_size())
     check_resumable(run.folder, run.settings)
@@ -161,8 +160,8 @@ def _trainer(run: Run, start: Path | None, journal, callbacks, stop, show, fsdp,
     from multipole_lab.training.clocks import AttentionClock
     from multipole_lab.training.compiling import compile_parts
     from multipole_lab.training.gpt import build_model
-    from multipole_lab.training.parts import PartsOf, PartsTrainer, attention_in_parts
-    from multipole_lab.training.trainer import LabTrainer, Recorder, training_arguments
+    from multipole_lab.training.texts.parts import PartsOf
+    from multipole_lab.training.trainer import LabTrainer, PartsTrainer, Recorder, training_arguments
 
     p, corpus, parts = run.preset, run.corpus, run.context_parallel
     groups = world_size() // parts

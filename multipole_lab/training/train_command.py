@@ -37,9 +37,8 @@ def _run(args: argparse.Namespace) -> int:
     from multipole_lab.method_text import check_method
     from multipole_lab.training.comparison import forget
     from multipole_lab.training.comparison_result import SIDES
-    from multipole_lab.training.parts import check_parts
     from multipole_lab.training.presets import PRESETS, dry
-    from multipole_lab.training.processes import end_group, is_first, world_size
+    from multipole_lab.training.processes import check_parts, end_group, is_first, world_size
 
     preset = PRESETS[args.preset]
     layers = args.layers_muse

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from multipole_lab.environment import machine
@@ -15,6 +16,7 @@ from multipole_lab.training.clocks import AttentionClock, Stopwatch
 from multipole_lab.training.journal import Journal
 from multipole_lab.training.presets import Preset
 from multipole_lab.training.processes import world_size
+from multipole_lab.training.texts.parts import NO_TARGET
 
 FINAL_RATE = 0.1  # of the peak, where the cosine ends
 
@@ -35,6 +37,27 @@ class LabTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         """Nothing: the model was made from the checkpoint's weights."""
+
+
+class PartsTrainer(LabTrainer):
+    """A trainer of parts of sequences; ``parts`` and ``context``, the tokens of a whole one, are set after creation.
+
+    Gradients are averaged over all processes, so a process counts its part's loss P times: the mean over the processes
+    is that of all tokens.
+    """
+
+    parts: int
+    context: int
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        """P times the part's share of the mean loss of its sequences."""
+        inputs = dict(inputs)
+        targets = inputs.pop("labels")
+        outputs = model(**inputs, use_cache=False)
+        logits = outputs.logits.float().flatten(0, 1)
+        total = cross_entropy(logits, targets.flatten(), ignore_index=NO_TARGET, reduction="sum")
+        loss = total * self.parts / (len(targets) * (self.context - 1))
+        return (loss, outputs) if return_outputs else loss
 
 
 def training_arguments(

@@ -9,7 +9,7 @@ from dataclasses import replace
 import parallel_worker as worker
 import pytest
 import torch
-from alone import Alone
+from parallel_worker import Alone
 from safetensors.torch import load_file
 
 import multipole_lab as ml

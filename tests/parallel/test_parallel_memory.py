@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from alone import Alone
+from parallel_worker import Alone
 
 import multipole_lab as ml
 from multipole_lab.attention.clusters.slots import from_slots, to_slots
 from multipole_lab.clustering.clusters import counting_sort
 from multipole_lab.parallel import ContextParallel, context, parallel_reference
-from multipole_lab.parallel.pieces import Pieces
+from multipole_lab.parallel.stages.pieces import Pieces
 from multipole_lab.testing import assert_close
 
 

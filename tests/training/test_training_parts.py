@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from multipole_lab import cli
-from multipole_lab.training.parts import NO_TARGET, PartsOf, check_parts
+from multipole_lab.training.processes import check_parts
+from multipole_lab.training.texts.parts import NO_TARGET, PartsOf
 
 TINY = [
     "--vocab", "300", "--context", "61", "--width", "16", "--heads", "1", "--mlp", "16", "--batch", "2", "--steps", "3",

@@ -25,9 +25,9 @@ from multipole_lab.attention.expansion import (
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.clustering.clusters import counting_sort, statistics_dtype
 from multipole_lab.parallel.fetching import Fetched
-from multipole_lab.parallel.gradients import gradients, leaves_of
-from multipole_lab.parallel.near import near_field
-from multipole_lab.parallel.pieces import Pieces
+from multipole_lab.parallel.stages.gradients import gradients, leaves_of
+from multipole_lab.parallel.stages.near import near_field
+from multipole_lab.parallel.stages.pieces import Pieces
 
 
 class TorchStages:

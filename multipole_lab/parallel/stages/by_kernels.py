@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class KernelStages:
-    """The stages of one call on one rank; ``stages.TorchStages`` has the same methods and says what they do.
+    """The stages of one call on one rank; ``by_torch.TorchStages`` has the same methods and says what they do.
 
     Memory is linear in the sequence whatever the sizes of the clusters, as no cluster is laid out in slots.
     """
