@@ -7,7 +7,7 @@ import types
 
 import pytest
 import torch
-from alone import Alone
+from parallel_worker import Alone
 
 import multipole_lab as ml
 from multipole_lab import kernels
