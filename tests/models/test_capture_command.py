@@ -56,6 +56,15 @@ def test_capture(captured, text):
     )
 
 
+def test_positions_and_precision_reach_the_model_and_the_record(text, tmp_path, monkeypatch, model):
+    asked = {}
+    monkeypatch.setattr(loading, "load_model", lambda *_, **given: (asked.update(given) or model, Letters()))
+    longer = ["--positions", "99", "--dtype", "bfloat16", "--out", str(tmp_path / "sample")]
+    assert cli.main(["capture", "tiny", str(text), "--layers", "0", *longer]) == 0
+    assert (asked["positions"], asked["dtype"]) == (99, torch.bfloat16)
+    assert "--positions 99 --dtype bfloat16" in Sample.load(tmp_path / "sample").provenance["command"]
+
+
 def test_verify(captured, text, model, capsys):
     again = ["capture", "tiny", str(text), "--verify", str(captured)]
     assert cli.main(again) == 0

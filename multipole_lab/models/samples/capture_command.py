@@ -31,6 +31,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--source", choices=["auto", "hub", "wheel"], default="auto", help="where smollm2 or minilm is from")
     add("--positions", type=int, metavar="N", help="extend RoPE by YaRN to N positions, for longer texts")
     add("--device", default="cpu", help="where the model runs; default: cpu")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the model; long texts on a "
+        "GPU need half precision, where exact attention has no matrix; default: float32")  # fmt: skip
     goal = parser.add_mutually_exclusive_group(required=True)
     goal.add_argument("--out", type=Path, metavar="FILE", help="write FILE.safetensors and FILE.json")
     goal.add_argument(
@@ -86,10 +88,18 @@ def _verify(args: argparse.Namespace) -> int:
 def _fresh(
     args: argparse.Namespace, text: str, layers: list[int], max_tokens: int, source: str, to: Path | None
 ) -> Sample:
+    import torch
+
     from multipole_lab.models.loading import load_model
     from multipole_lab.models.samples.capturing import capture
 
-    model, tokenizer = load_model(args.model, device=args.device, source=source, positions=args.positions)
+    model, tokenizer = load_model(
+        args.model,
+        device=args.device,
+        dtype=getattr(torch, args.dtype),
+        source=source,
+        positions=args.positions,
+    )
     note = {"text_file": args.text.name, "command": _command(args)}
     return capture(model, tokenizer, text, layers, max_tokens, to=to, note=note)
 
@@ -101,6 +111,7 @@ def _command(args: argparse.Namespace) -> str:
     words += [] if args.source == "auto" else ["--source", args.source]
     words += [] if args.positions is None else ["--positions", args.positions]
     words += [] if args.device == "cpu" else ["--device", args.device]
+    words += [] if args.dtype == "float32" else ["--dtype", args.dtype]
     words += ["--out", args.out] if args.out else ["--verify", args.verify]
     return shlex.join(str(word) for word in words)
 
