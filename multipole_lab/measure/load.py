@@ -46,6 +46,12 @@ class Load:
         q, k, v = (x.to(device, dtype).expand(self.batch, -1, -1, -1).contiguous() for x in (q, k, v))
         return q, k, v
 
+    def words(self, own_heads: int) -> str:
+        """What one call has to do, of a layer with that many heads."""
+        texts = f" of {self.batch} texts" if self.batch > 1 else ""
+        heads = self.batch * (self.heads or own_heads)
+        return f"{'Causal, ' if self.causal else ''}{heads} heads{texts}"
+
     @staticmethod
     def is_real(layer, length: int) -> bool:
         """Whether the layer has that many tokens of its own."""

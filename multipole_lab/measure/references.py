@@ -23,6 +23,9 @@ def reference(q, k, v, causal: bool, scale: float | None = None):
     gqa = q.shape[1] != k.shape[1]
     if causal and q.shape[2] != k.shape[2]:
         raise ValueError("the timed reference takes causal attention of equal lengths only")
+    if gqa and q.is_cuda and q.dtype == torch.float32:  # shared keys have there no kernel of linear memory
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        gqa = False
     return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=gqa)
 
 

@@ -8,6 +8,7 @@ import ipywidgets as widgets
 import numpy as np
 
 from multipole_lab.figures import front as draw
+from multipole_lab.measure.load import Load
 from multipole_lab.search.candidates import FAMILIES, candidates, measure
 from multipole_lab.suggesting import suggesting
 
@@ -31,36 +32,49 @@ class FrontPanel(TimedPanel):
         keys = {"full": "Every query sees every key", "causal": "Every query sees the keys up to its own"}
         return {
             "layer": controls.layer(sample),
-            "context": controls.context(sample),
+            "context": self._context(sample),
             "budget": controls.integer(
                 "time limit", "The time a call may take, in percent of exact attention's", 5, 200, 50
             ),
             "attention": controls.choice("mask", keys, "full"),
+            "heads": controls.heads(),
+            "batch": controls.batch(),
         }
 
-    def compute(self, layer, context, budget, attention) -> Iterator[Picture | None]:
-        """Measure what is not known yet of this layer and length, one candidate after the other."""
-        causal = attention == "causal"
-        tried = candidates(context, causal)
-        known = self._measured.setdefault((layer, context, attention), {})
-        yield self._draw(tried, known, budget)
+    def _context(self, sample) -> widgets.SelectionSlider:
+        """On a processor lengths of the sample, whose errors are real ones; on a GPU longer ones, too."""
+        if self.device == "cpu":
+            return controls.context(sample)
+        slider = controls.lengths(len(sample.tokens), self.device, 16384)
+        slider.description = "context"
+        return slider
+
+    def compute(self, layer, context, budget, attention, heads, batch) -> Iterator[Picture | None]:
+        """Measure what is not known yet of this layer, length and load, one candidate after the other."""
+        load = Load(heads or None, batch, attention == "causal")
+        tried = candidates(context, load.causal)
+        known = self._measured.setdefault((layer, context, load), {})
+        machine = f"{self.machine}, {load.words(self.sample[layer].q.shape[1])}"
+        if not load.is_real(self.sample[layer], context):
+            machine += f", tokens drawn again from {len(self.sample.tokens):,}, which flatters errors"
+        yield self._draw(tried, known, budget, machine)
         missing = [i for i in range(len(tried)) if i not in known]
         others = [tried[i] for i in missing]
         if not missing:
             return
         layer = self.sample[layer]
-        for cost in measure(layer, context, others, causal, self.sample.scale, device=self.device):
+        for cost in measure(layer, context, others, load, self.sample.scale, device=self.device):
             if cost is None:
                 yield None
                 continue
             known[missing[cost.index]] = cost
-            yield self._draw(tried, known, budget)
+            yield self._draw(tried, known, budget, machine)
 
     def forget(self) -> None:
         """Drop what was measured on the sample before."""
         self._measured.clear()
 
-    def _draw(self, tried, known, budget) -> Picture:
+    def _draw(self, tried, known, budget, machine) -> Picture:
         """Draw what has been measured so far, on one scale of time: exact attention's median over all turns.
 
         A candidate's time counts as a share of exact attention's in the same turns, so that a machine that was
@@ -73,9 +87,7 @@ class FrontPanel(TimedPanel):
         families, settings = [one.family for one in tried], [one.setting for one in tried]
         done = len(known) / len(tried)
         limit = exact * budget / 100
-        figure = draw(
-            ms, rse, families, settings, exact, limit, self.machine, names=FAMILIES, measuring=done < 1
-        )
+        figure = draw(ms, rse, families, settings, exact, limit, machine, names=FAMILIES, measuring=done < 1)
         table = {"method": [str(one.method) for one in tried], "ms": ms, "rse": rse}
         return Picture(figure, {**table, "exact_ms": np.full(len(tried), exact)}, done)
 
@@ -87,7 +99,8 @@ class FrontPanel(TimedPanel):
     def _measure_again(self, _button) -> None:
         """Forget what was measured for the present state."""
         state = self.state()
-        self._measured.pop((state["layer"], state["context"], state["attention"]), None)
+        load = Load(state["heads"] or None, state["batch"], state["attention"] == "causal")
+        self._measured.pop((state["layer"], state["context"], load), None)
         self._moved(None)
 
 

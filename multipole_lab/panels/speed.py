@@ -27,18 +27,11 @@ _RANGES = tuple(f"{side}_ms_{end}" for side in ("exact", "approx") for end in ("
 
 @dataclass
 class _SoFar:
-    """What has been measured: every length's pace, of so many heads in all; and why it ended early, in words."""
+    """What has been measured of a call of this load, in words: every length's pace; and why it ended early."""
 
-    heads: int
-    load: Load
+    words: str
     paces: list[Pace] = field(default_factory=list)
     ended: str = ""
-
-    @property
-    def words(self) -> str:
-        """What one call has to do."""
-        texts = f" of {self.load.batch} texts" if self.load.batch > 1 else ""
-        return f"{'Causal, ' if self.load.causal else ''}{self.heads} heads{texts}"
 
     def table(self) -> dict[str, list]:
         """The columns of the figure."""
@@ -65,10 +58,10 @@ class SpeedPanel(TimedPanel):
         """Make the controls with the ranges that this sample allows."""
         return {
             "layer": controls.layer(sample),
-            "context": _context(len(sample.tokens), self.device),
+            "context": controls.lengths(len(sample.tokens), self.device, 65536),
             "sight": controls.sight("full"),
-            "heads": _heads(),
-            "batch": controls.powers("batch", "How many texts are attended to in one call", 1, 16, 1),
+            "heads": controls.heads(),
+            "batch": controls.batch(),
             "clusters": controls.clusters(),
             "iterations": controls.iterations(),
             "near": controls.near(),
@@ -80,9 +73,7 @@ class SpeedPanel(TimedPanel):
         shortest = min(max(256, choices["clusters"]), context)
         lengths = [n for n in (2**i for i in range(31)) if shortest <= n < context] + [context]
         load = Load(heads or None, batch, sight == "causal")
-        so_far = _SoFar(
-            self.sample[layer].q.shape[1] * batch if load.heads is None else load.heads * batch, load
-        )
+        so_far = _SoFar(load.words(self.sample[layer].q.shape[1]))
         yield self._draw(so_far, 0.0)
         # Work grows with the square of the length, and so does the share of it that is done.
         total = sum(n * n for n in lengths)
@@ -142,35 +133,6 @@ class SpeedPanel(TimedPanel):
         """Put the bars on the page again, for they run when they are put there."""
         bars, self._race.value = self._race.value, ""
         self._race.value = bars
-
-
-def _context(own: int, device: str) -> widgets.SelectionSlider:
-    """Choose the longest text timed: the sample's own length, powers of two below it, and beyond."""
-    longest = max(own, _longest(device))
-    options = sorted({own, longest, *(2**i for i in range(9, 31) if 2**i < longest)})
-    # On a GPU short texts are over before their kernels have begun: the long ones are what it is bought for.
-    first = own if torch.device(device).type == "cpu" else max(n for n in options if n <= max(own, 65536))
-    return widgets.SelectionSlider(
-        options=[(f"{n:,}", n) for n in options], value=first, description="up to", continuous_update=False,
-        tooltip="The longest text timed; beyond the sample's end its tokens are drawn again",
-    )  # fmt: skip
-
-
-def _longest(device: str) -> int:
-    """The longest text offered: what a processor takes seconds for, what a GPU's memory holds with room to spare."""
-    if torch.device(device).type != "cuda":
-        return 16384
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return 65536 if memory < 12e9 else 131072 if memory < 32e9 else 262144
-
-
-def _heads() -> widgets.SelectionSlider:
-    """Choose how many heads one call has."""
-    return widgets.SelectionSlider(
-        options=[("the layer's", 0), ("8", 8), ("16", 16), ("32", 32)], value=0, description="heads",
-        tooltip="How many heads one call attends with: the layer's own, or so many with keys of their own",
-        continuous_update=False,
-    )  # fmt: skip
 
 
 @suggesting

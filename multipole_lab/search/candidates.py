@@ -11,8 +11,7 @@ import torch
 from multipole_lab.attention import Centroid, Method, MuSe, Window
 from multipole_lab.devices import chosen_device
 from multipole_lab.measure.errors import relative_squared_error
-from multipole_lab.measure.heads import first_tokens
-from multipole_lab.measure.precision import default_dtype
+from multipole_lab.measure.load import Load
 from multipole_lab.measure.references import fastest_reference, reference
 from multipole_lab.measure.timing import interleaved
 
@@ -77,7 +76,7 @@ def measure(
     layer,
     length: int,
     chosen: Sequence[Candidate],
-    causal: bool = False,
+    load: Load | None = None,
     scale: float | None = None,
     turns: int = 3,
     device: str | None = None,
@@ -89,21 +88,24 @@ def measure(
 
     Parameters
     ----------
-    layer : q [1, Hq, N, D], k [1, Hk, N, D], v [1, Hk, N, Dv]; the first ``length`` tokens are used.
+    layer : q [1, Hq, N, D], k [1, Hk, N, D], v [1, Hk, N, Dv]; the first ``length`` tokens are used, or, where it has
+        fewer, tokens drawn again, which flatters errors.
+    load : heads, texts at once, causal or full; the layer's own heads, one text and full attention by default.
     turns : timed turns of each; a first turn warms up and gives the error.
     device : "cpu" or "cuda"; by default the GPU where there is one.
     """
     device = chosen_device(device)
-    q, k, v = (x.to(device, default_dtype(device)) for x in first_tokens(layer, length))
-    exact = reference(q.float(), k.float(), v.float(), causal, scale)
+    load = load or Load()
+    q, k, v = load.of(layer, length, device)
+    exact = reference(*(x[:1].float() for x in (q, k, v)), load.causal, scale)  # all texts are the same one
     yield None
-    _, attend_exactly = fastest_reference(q, k, v, causal)
+    _, attend_exactly = fastest_reference(q, k, v, load.causal)
     for index, candidate in enumerate(chosen):
 
         def attend(method=candidate.method):
-            return method(q, k, v, causal=causal, scale=scale)
+            return method(q, k, v, causal=load.causal, scale=scale)
 
-        rse = float(relative_squared_error(attend(), exact))
+        rse = float(relative_squared_error(attend()[:1], exact))
         sides = {"approx": attend, "exact": attend_exactly}
         times: dict[str, list[float]] = {"approx": [], "exact": []}
         for turn in range(turns):

@@ -5,6 +5,7 @@ import json
 import re
 from types import SimpleNamespace
 
+import fake_gpu
 import numpy as np
 import pytest
 import torch
@@ -13,10 +14,11 @@ from every_panel import ONE_FIGURE, takes_sample
 from multipole_lab import panels
 from multipole_lab.measure.heads import one_head
 from multipole_lab.measure.lengths import Pace
+from multipole_lab.measure.load import Load
 from multipole_lab.models.samples.sample import Sample
 from multipole_lab.panels.common.shown import parts_of
 from multipole_lab.panels.common.sync import changes
-from multipole_lab.search.candidates import candidates
+from multipole_lab.search.candidates import Cost, candidates
 
 TOKENS = 512
 
@@ -282,6 +284,25 @@ def test_the_speed_panel_keeps_what_it_has_where_memory_ends(sample, monkeypatch
     assert "At 256 tokens MuSe is 2.0 times faster" in titled(panel)
     assert "Causal, 32 heads of 4 texts" in titled(panel)
     assert "no memory for longer ones" in titled(panel)
+
+
+def test_the_front_measures_the_load_that_was_chosen_and_says_where_tokens_were_drawn_again(
+    sample, monkeypatch
+):
+    def costs(layer, length, chosen, load, *_, **__):
+        asked.append((length, load))
+        return (Cost(i, 1.0, 2.0, 0.1) for i in range(len(chosen)))
+
+    asked = []
+    monkeypatch.setattr(importlib.import_module("multipole_lab.panels.front"), "measure", costs)
+    monkeypatch.setattr("multipole_lab.panels.common.timed.chosen_device", lambda _: "cuda")
+    fake_gpu.pretend(monkeypatch)
+    panel = panels.front(sample)
+    panel.set(context=4096, heads=8, batch=4, attention="causal")
+    assert asked[-1] == (4096, Load(8, 4, True))
+    assert "Causal, 32 heads of 4 texts, tokens drawn again from 512, which flatters errors" in titled(panel)
+    panel.set(context=512)
+    assert "flatters" not in titled(panel)
 
 
 def test_a_busy_computer_is_named_beside_its_times(sample, monkeypatch):

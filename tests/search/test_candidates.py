@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from multipole_lab.measure.load import Load
 from multipole_lab.models.samples.sample import LayerSample
 from multipole_lab.search.candidates import FAMILIES, candidates, measure
 
@@ -14,7 +15,9 @@ def test_every_candidate_runs_at_its_length(length, causal):
     layer = LayerSample(*(torch.randn(1, h, length, 8, generator=random) for h in (2, 1, 1)))
     chosen = candidates(length, causal)
     assert {one.family for one in chosen} <= set(FAMILIES)
-    costs = [cost for cost in measure(layer, length, chosen, causal, turns=1) if cost is not None]
+    costs = [
+        cost for cost in measure(layer, length, chosen, Load(causal=causal), turns=1) if cost is not None
+    ]
     assert [cost.index for cost in costs] == list(range(len(chosen)))
     assert all(cost.ms > 0 and cost.exact_ms > 0 and 0 <= cost.rse < 50 for cost in costs)
 

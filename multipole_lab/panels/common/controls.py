@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipywidgets as widgets
+import torch
 
 # Work behind these takes over 50 ms, so a slider reports where it comes to rest and not the way there.
 _CALM = {"continuous_update": False}
@@ -65,6 +66,38 @@ def context(sample, value: int = 2048) -> widgets.SelectionSlider:
     """Choose how many tokens, from the start of the text."""
     tokens = len(sample.tokens)
     return powers("context", "How many tokens of the text are attended to", min(256, tokens), tokens, value)
+
+
+def lengths(own: int, device: str, most: int) -> widgets.SelectionSlider:
+    """Choose the longest text timed: the sample's own length, powers of two below it, and beyond.
+
+    On a GPU short texts are over before their kernels have begun, so the first choice there is up to ``most``.
+    """
+    if device == "cpu":
+        longest = 16384  # which takes seconds
+    else:
+        memory = torch.cuda.get_device_properties(device).total_memory
+        longest = 65536 if memory < 12e9 else 131072 if memory < 32e9 else 262144
+    longest = max(own, longest)
+    options = sorted({own, longest, *(2**i for i in range(9, 31) if 2**i < longest)})
+    first = own if device == "cpu" else max(n for n in options if n <= max(own, most))
+    return widgets.SelectionSlider(
+        options=[(f"{n:,}", n) for n in options], value=first, description="up to",
+        tooltip="The longest text timed; beyond the sample's end its tokens are drawn again", **_CALM,
+    )  # fmt: skip
+
+
+def heads() -> widgets.SelectionSlider:
+    """Choose how many heads one call has; 0 stands for the layer's own."""
+    return widgets.SelectionSlider(
+        options=[("the layer's", 0), ("8", 8), ("16", 16), ("32", 32)], value=0, description="heads",
+        tooltip="How many heads one call attends with: the layer's own, or so many with keys of their own", **_CALM,
+    )  # fmt: skip
+
+
+def batch() -> widgets.SelectionSlider:
+    """Choose how many texts one call has."""
+    return powers("batch", "How many texts are attended to in one call", 1, 16, 1)
 
 
 def clusters(value: int = 64) -> widgets.SelectionSlider:
