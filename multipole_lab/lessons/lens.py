@@ -68,7 +68,7 @@ class Lens:
 
     Raises
     ------
-    ValueError : a method with sinks.
+    ValueError : a method with sinks; causally, one of earlier points.
     """
 
     @torch.inference_mode()

@@ -8,6 +8,7 @@ import torch
 import multipole_lab as ml
 from multipole_lab.lessons.lens import Lens
 from multipole_lab.measure.operation_counts import operations
+from multipole_lab.testing import expected
 
 EARLIER = {
     "near": ml.MuSe(clusters=3, near=1, leaf=8, points="earlier"),
@@ -40,6 +41,13 @@ def test_no_later_query_changes_an_earlier_output(method):
         own = replace(method, points="own")
         moved += (own(*filled, causal=True) - own(*whole, causal=True))[:, :, :t].abs().max()
     assert moved > 1e-3
+
+
+@pytest.mark.parametrize("method", EARLIER.values(), ids=EARLIER)
+def test_earlier_points_are_those_of_the_formula(method):
+    q, k, v = qkv(Nq=37, Nk=41)
+    out, lse = method(q, k, v, causal=True, return_lse=True)
+    torch.testing.assert_close((out, lse), expected(method, q, k, v, causal=True))
 
 
 def test_no_gradient_of_an_earlier_output_reaches_a_later_query():

@@ -9,6 +9,7 @@ import multipole_lab as ml
 from multipole_lab.attention.clusters.slots import Slots
 from multipole_lab.measure.operation_counts import operations
 from multipole_lab.parallel import ContextParallel
+from multipole_lab.testing import expected
 
 
 def test_queries_of_one_cluster_that_look_for_different_keys_all_find_them():
@@ -38,6 +39,15 @@ def test_a_query_of_its_own_near_clusters_has_all_it_sums_from_those_it_sees():
         none = replace(method, near=0)
         other = replace(none, near_for="cluster")
         assert torch.equal(none(q, k, v, causal=causal), other(q, k, v, causal=causal))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_choices_around_points_of_their_own_are_those_of_the_formula(causal):
+    g = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(1, H, 37, 8, generator=g, dtype=torch.float64) for H in (4, 2, 2))
+    method = ml.MuSe(clusters=5, near=2, leaf=8, near_for="query", sinks=1)
+    out, lse = method(q, k, v, causal=causal, return_lse=True)
+    torch.testing.assert_close((out, lse), expected(method, q, k, v, causal=causal))
 
 
 def test_on_real_tokens_it_has_less_than_half_the_error_at_as_many_operations():
