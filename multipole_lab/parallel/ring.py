@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -60,13 +61,16 @@ class _Ring(torch.autograd.Function):
         block = torch.cat([k, v], -1)
         for step in range(channel.ranks):
             owner = (channel.rank - step) % channel.ranks
+            following = None
+            if step + 1 < channel.ranks:  # it travels while this rank computes
+                following = pass_on(channel, "ring", block, parts.keys[owner - 1])
             if not causal or owner <= channel.rank:
                 keys, values = block.split([k.shape[-1], v.shape[-1]], -1)
                 out, lse = exact_partial(q, keys, values, scale, causal=causal and owner == channel.rank)
                 new = out.to(lse.dtype), lse
                 partials = new if partials is None else merge([partials, new])
-            if step + 1 < channel.ranks:
-                block = pass_on(channel, "ring", block, parts.keys[owner - 1])
+            if following is not None:
+                block = following()
         out, lse = partials
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.settings = channel, parts, causal, scale
@@ -82,25 +86,29 @@ class _Ring(torch.autograd.Function):
         dq = torch.zeros_like(q, dtype=dblock.dtype)
         for step in range(channel.ranks):
             owner = (channel.rank - step) % channel.ranks
+            incoming, following = parts.keys[owner - 1], None
+            if step + 1 < channel.ranks:
+                following = pass_on(channel, "ring gradient", block, incoming)
             if not causal or owner <= channel.rank:
                 keys, values = block.split([k.shape[-1], v.shape[-1]], -1)
                 own = causal and owner == channel.rank
                 grads = block_gradients(q, keys, values, out, lse, dout, dlse, scale, own)
                 dq += grads[0]
                 dblock += torch.cat(grads[1:], -1)
-            following = parts.keys[owner - 1]
-            if step + 1 < channel.ranks:
-                block = pass_on(channel, "ring gradient", block, following)
-            dblock = pass_on(channel, "ring gradient", dblock, following)
+            if following is not None:
+                block = following()
+            dblock = pass_on(channel, "ring gradient", dblock, incoming)()
         dk, dv = dblock.split([k.shape[-1], v.shape[-1]], -1)
         return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None, None, None
 
 
-def pass_on(channel: Channel, kind: str, block: Tensor, incoming: int) -> Tensor:
-    """Send a block [B, Hk, n, F] to the next rank; the one that comes from the rank before has ``incoming`` keys."""
+def pass_on(channel: Channel, kind: str, block: Tensor, incoming: int) -> Callable[[], Tensor]:
+    """Begin to send a block [B, Hk, n, F] to the next rank; what is returned waits for the one that comes from the rank
+    before, of ``incoming`` keys."""
     to, source = ((channel.rank + step) % channel.ranks for step in (1, -1))
     shape = (*block.shape[:2], incoming, block.shape[3])
-    return channel.swap(kind, {to: block}, {source: shape}, block)[source]
+    message = channel.start(kind, {to: [block]}, {source: [shape]}, [block])
+    return lambda: message.wait()[source][0]
 
 
 def block_gradients(
@@ -117,10 +125,10 @@ def block_gradients(
     """What one block of keys contributes to the gradients, given the result over all blocks.
 
     The block's weights are ``exp(s q.k - lse)`` with the log-sum-exp over all keys, so torch's fused backward takes
-    the final ``out`` and ``lse`` as they are. Elsewhere than on a CPU the block's own result is computed again.
+    the final ``out`` and ``lse`` as they are. Elsewhere than on a CPU the block's own result is computed again, in the
+    dtype of q, k and v.
     """
     dtype = lse.dtype
-    q, k, v, dout = (x.to(dtype) for x in (q, k, v, dout))
     if q.device.type != "cpu" or scale <= 0:
         with torch.enable_grad():
             inputs = [x.detach().requires_grad_() for x in (q, k, v)]
@@ -128,7 +136,9 @@ def block_gradients(
             # out = sum_b exp(lse_b - lse) out_b, differentiated by the block's own out_b and lse_b.
             share = (part_lse - lse).exp().detach()
             dpart_lse = share * (dlse + (dout * (part.detach() - out)).sum(-1))
-            return torch.autograd.grad((part, part_lse), inputs, (share.unsqueeze(-1) * dout, dpart_lse))
+            dpart = (share.unsqueeze(-1) * dout).to(part.dtype)
+            return torch.autograd.grad((part, part_lse), inputs, (dpart, dpart_lse))
+    q, k, v, dout = (x.to(dtype) for x in (q, k, v, dout))
     B, Hk, n, D = k.shape
     Dv, size = v.shape[-1], max(D, v.shape[-1])
     k, v = (x.repeat_interleave(q.shape[1] // Hk, 1) for x in (k, v))
