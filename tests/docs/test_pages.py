@@ -12,13 +12,22 @@ import multipole_lab as ml
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")])
 EXAMPLES = ROOT / "docs/guides/examples.md"
+PARTS = ROOT / "docs/guides/examples_of_parts.md"
 
 
 @pytest.mark.slow
-def test_every_example_prints_what_stands_below_it():
-    failed, tried = doctest.testfile(str(EXAMPLES), module_relative=False)
+@pytest.mark.parametrize("page", [EXAMPLES, PARTS], ids=lambda page: page.stem)
+def test_every_example_prints_what_stands_below_it(page):
+    failed, tried = doctest.testfile(str(page), module_relative=False)
     assert tried > 30
     assert failed == 0
+
+
+@pytest.mark.parametrize("part", ["clustering", "measure", "testing"])
+def test_every_name_of_a_part_has_an_example(part):
+    lines = "\n".join(re.findall(r"^(?:>>>|\.\.\.) (.*)$", PARTS.read_text(encoding="utf-8"), re.MULTILINE))
+    names = set(getattr(ml, part).__all__) - set(ml.__all__)  # those have theirs on the first page
+    assert not [name for name in names if not re.search(rf"\b{part}\.{name}\b", lines)]
 
 
 def test_every_public_name_has_an_example():
@@ -58,7 +67,9 @@ def places(page):
 
 def test_every_question_leads_to_a_heading():
     page = ROOT / "docs/guides/questions.md"
-    rows = re.findall(r"^\| (.+\?) \| \[.+\]\(([^)#]+)#?([^)]*)\) \|$", page.read_text(encoding="utf-8"), re.M)
+    rows = re.findall(
+        r"^\| (.+\?) \| \[.+\]\(([^)#]+)#?([^)]*)\) \|$", page.read_text(encoding="utf-8"), re.M
+    )
     assert len(rows) >= 20
     for question, link, place in rows:
         assert not place or place in places(page.parent / link), question
