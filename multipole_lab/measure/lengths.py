@@ -12,7 +12,7 @@ import torch
 from multipole_lab.devices import chosen_device
 from multipole_lab.measure.errors import relative_squared_error
 from multipole_lab.measure.graphs import as_graph
-from multipole_lab.measure.load import Load
+from multipole_lab.measure.inputs import Load
 from multipole_lab.measure.references import fastest_reference, reference
 from multipole_lab.measure.timing import interleaved
 

@@ -8,7 +8,7 @@ import ipywidgets as widgets
 import numpy as np
 
 from multipole_lab.figures import front as draw
-from multipole_lab.measure.load import Load
+from multipole_lab.measure.inputs import Load
 from multipole_lab.search.candidates import FAMILIES, candidates, measure
 from multipole_lab.suggesting import suggesting
 

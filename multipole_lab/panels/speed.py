@@ -11,8 +11,8 @@ import torch
 
 from multipole_lab.attention import MuSe
 from multipole_lab.figures import speed as draw
+from multipole_lab.measure.inputs import Load
 from multipole_lab.measure.lengths import Pace, time_lengths
-from multipole_lab.measure.load import Load
 from multipole_lab.suggesting import suggesting
 
 from .common import controls

@@ -40,3 +40,16 @@ def test_the_table_of_calls_is_the_record(columns, name):
         speed, error = (cells[i] for i in columns)
         assert speed == as_printed(speed, r["speedup"])
         assert error == as_printed(error, 100 * r["rse"])
+
+
+def test_the_speeds_of_methods_as_called_are_the_record():
+    text = (ROOT / "docs" / "guides" / "gpu.md").read_text(encoding="utf-8").split("## As called")[1]
+    cells = next(line for line in text.splitlines() if "x / " in line).strip("|").split("|")
+    names = ("MuSe()", "MuSe(order='dipole')", "Window(512, sinks=4)", "MuSe(partition='balanced')")
+    at = {r["method"]: r for r in record("h200-methods") if r["n"] == 16384}
+    for name, cell in zip(names, cells, strict=True):
+        for kind, printed in zip(("call_ms", "graph_ms"), cell.strip().split(" / "), strict=True):
+            assert printed == as_printed(printed, at["exact"][kind] / at[name][kind]), (name, kind)
+    longest = record("h200-speed-panel")[-1]
+    assert f"takes {longest['approx_ms']:.2f} ms at {longest['n']:,} tokens" in text
+    assert f"cuDNN takes {longest['exact_ms']:.1f}." in text

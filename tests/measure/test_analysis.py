@@ -18,7 +18,7 @@ from multipole_lab.measure import (
     relative_squared_error,
     worst_token,
 )
-from multipole_lab.measure.load import Load
+from multipole_lab.measure.inputs import Load
 from multipole_lab.models.samples.sample import LayerSample
 
 

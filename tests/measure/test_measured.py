@@ -18,7 +18,7 @@ from multipole_lab.bench import command as bench_command
 from multipole_lab.bench.kernels.work import measure_device
 from multipole_lab.bench.recorded import record, records
 from multipole_lab.environment import Measured, machine, typed_command, versions
-from multipole_lab.measure import lengths, load
+from multipole_lab.measure import inputs, lengths
 from multipole_lab.models.samples.sample import LayerSample, Sample
 from multipole_lab.panels.common.timed import TimedPanel
 from multipole_lab.search import candidates
@@ -318,7 +318,7 @@ def test_every_panel_of_times_names_what_it_timed(name, device, words, gpu, samp
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_speed_and_front_time_the_precision_of_the_device_and_err_against_float32(dtype, monkeypatch):
     layer = LayerSample(*torch.randn(3, 1, 1, 32, 8, generator=torch.Generator().manual_seed(0)))
-    monkeypatch.setattr(load, "default_dtype", lambda device: dtype)
+    monkeypatch.setattr(inputs, "default_dtype", lambda device: dtype)
     seen = []
 
     def method(q, k, v, **kwargs):

@@ -13,8 +13,8 @@ from every_panel import ONE_FIGURE, takes_sample
 
 from multipole_lab import panels
 from multipole_lab.measure.heads import one_head
+from multipole_lab.measure.inputs import Load
 from multipole_lab.measure.lengths import Pace
-from multipole_lab.measure.load import Load
 from multipole_lab.models.samples.sample import Sample
 from multipole_lab.panels.common.shown import parts_of
 from multipole_lab.panels.common.sync import changes

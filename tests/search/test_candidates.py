@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from multipole_lab.measure.load import Load
+from multipole_lab.measure.inputs import Load
 from multipole_lab.models.samples.sample import LayerSample
 from multipole_lab.search.candidates import FAMILIES, candidates, measure
 

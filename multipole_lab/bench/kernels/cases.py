@@ -150,12 +150,11 @@ def muse_cases(s: Setting) -> Iterator[Case]:
     g = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(*points.shape, p.rank, generator=g))[0].to(points)
     along = basis[0, 0].double()
-    moment = dipole(points, s.k, s.v, k_order, k_offsets, far, far_mass, *means, basis, s.scale, p.near > 0)
+    turning = partial(dipole, basis=basis, scale=s.scale, near=p.near > 0)
+    moment = turning(points, s.k, s.v, k_order, k_offsets, far, far_mass, *means)
     yield Case(
         "dipole", (points, s.k, s.v, *means),
-        lambda c, k, v, *of_keys: dipole(
-            c, k, v, k_order, k_offsets, far, far_mass, *of_keys, basis, s.scale, p.near > 0
-        ),
+        lambda c, k, v, *of_keys: turning(c, k, v, k_order, k_offsets, far, far_mass, *of_keys),
         lambda r: error(r[0, 0], along.mT @ head.moment(is_near)),
     )  # fmt: skip
     sorts = q_order, q_offsets, k_order, k_offsets
@@ -176,9 +175,8 @@ def muse_cases(s: Setting) -> Iterator[Case]:
             return out, *torch.autograd.grad(out, (q, k, v), upstream)
 
         def check(r, directions=directions):
-            return head_error(
-                head, r, upstream, lambda h: h.muse(is_near, None if directions is None else along)[0]
-            )
+            kept = None if directions is None else along
+            return head_error(head, r, upstream, lambda h: h.muse(is_near, kept)[0])
 
         whole[name] = Case(name, inputs, call, check, partial(exact_gradients, upstream=upstream))
     yield from whole.values()

@@ -5,7 +5,7 @@ STYLE = """<style>
 .ml-panel:not(.ml-lab) { container-type: inline-size; }
 /* Controls stand above the figure; beside it, where there is room: what is moved and what moves, in one look. */
 .ml-stage { display: grid; grid-template-columns: minmax(0, 1fr); gap: 0 16px; overflow: visible; }
-.ml-settings { display: flex; flex-flow: column; align-items: stretch; align-self: start; overflow: visible;
+.ml-settings { display: flex; flex-flow: column; align-items: normal; align-self: start; overflow: visible;
   min-width: 0; }
 .ml-view, .ml-figures, .ml-figure { overflow: visible; min-width: 0; }
 .ml-figure > * { width: 100%; }
