@@ -1,11 +1,14 @@
 """Clusters of any size take memory linear in the sequence."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from parallel_worker import Alone
 
 import multipole_lab as ml
 from multipole_lab.attention.clusters.slots import from_slots, to_slots
+from multipole_lab.bench.recorded import record
 from multipole_lab.clustering.clusters import counting_sort
 from multipole_lab.parallel import ContextParallel, context, parallel_reference
 from multipole_lab.parallel.stages.pieces import Pieces
@@ -48,3 +51,20 @@ def test_without_a_cap_one_large_cluster_is_laid_out_in_pieces_and_nothing_chang
     assert_close("out", out.detach(), want.detach(), error=1e-5)
     for name, (one, other) in zip(("dq", "dk", "dv"), pairs, strict=True):
         assert_close(name, one, other, error=1e-5)
+
+
+def test_the_guide_has_the_times_that_were_recorded():
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "parallel.md").read_text(encoding="utf-8")
+    rows = {(row["what"], row["causal"]): row["forward_ms"] for row in record("parallel-h200-local")["rows"]}
+    names = {
+        "k-means, one of two ranks": "context parallel, rank 1 of 2, kmeans",
+        "k-means, one GPU alone": "one GPU, MuSe, kmeans",
+        "runs, one of two ranks": "context parallel, rank 1 of 2, runs",
+        "runs, one GPU alone": "one GPU, MuSe, runs",
+        "ring attention, one of two ranks": "ring, rank 1 of 2",
+    }
+    for words, name in names.items():
+        (line,) = (line for line in guide.splitlines() if line.startswith(f"| {words} |"))
+        for causal, cell in enumerate(line.strip("| ").split("|")[1:]):
+            if cell.strip():
+                assert float(cell) == pytest.approx(rows[name, bool(causal)], abs=0.051)
