@@ -73,3 +73,11 @@ def test_every_question_leads_to_a_heading():
     assert len(rows) >= 20
     for question, link, place in rows:
         assert not place or place in places(page.parent / link), question
+
+
+def test_no_page_of_the_site_leads_out_of_it():
+    """The site has what is in docs/ and the notebooks: a link to another file fails `make docs`."""
+    for page in (ROOT / "docs").rglob("*.md"):
+        links = re.findall(r"\]\(((?!https?:|#)[^)#\s]+)", page.read_text(encoding="utf-8"))
+        inside = [(page.parent / link).resolve().relative_to(ROOT).parts[0] for link in links]
+        assert set(inside) <= {"docs", "notebooks"}, page
