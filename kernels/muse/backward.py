@@ -146,7 +146,7 @@ def muse_backward(
         (tilt, d_mass, d_mean_k, d_mean_v), basis, d_moment, lse, dout, delta, dk, dv, scale,
         q_strides, k_strides, v_strides, dout_strides, (Hk, G, Nq, Nk, Cq, Ck, rows, tiles), D, Dv, R,
         **sizes, BINS=power_of_two(Ck), BM=tile.rows, BC=tile.cols, NEAR=near.shape[-1] > 0, DIPOLE=dipole,
-        FULL=full, PRECISION=dipole_precision if dipole else precision, tile=tile,
+        FULL=full, PRECISION=dipole_precision if dipole else precision, FAR=True, tile=tile,
     )  # fmt: skip
     tile = pick("query_grad_dipole" if dipole else "query_grad")
     tiles = member_tiles(Nq, Cq, tile.rows)

@@ -28,7 +28,7 @@ def muse_key_grad_kernel(
     scale, q_strides, k_strides, v_strides, dout_strides, sizes, D: tl.constexpr, DV: tl.constexpr,
     R: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
     BC: tl.constexpr, NEAR: tl.constexpr, DIPOLE: tl.constexpr, FULL: tl.constexpr, PRECISION: tl.constexpr,
-    FAR: tl.constexpr = True,
+    FAR: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of one tile of the members of one key cluster j.
 

@@ -171,7 +171,7 @@ def test_a_search_goes_on_only_with_the_versions_it_was_begun_with(sample, tmp_p
 
 def test_tables_say_where_they_were_measured(gpu, sample):
     for table in (
-        ml.compare(sample, [ml.MuSe(clusters=4)], repeats=1),
+        ml.compare(sample, [ml.MuSe(clusters=4)], repeats=1, device="cpu"),
         ml.sweep(sample, {"clusters": [4, 8, 16]}, device="cpu", repeats=1),
     ):
         check(table.attrs["measured"])
