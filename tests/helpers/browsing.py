@@ -157,19 +157,23 @@ class Notebook:
 
     def panel(self, name):
         """Scroll to a panel and return it, once its figure is drawn: only what is in view is."""
-        self.page.evaluate(
-            """name => {
-                const notebook = window.jupyterapp.shell.currentWidget.content;
-                const at = notebook.widgets.findIndex(
-                    cell => cell.model.sharedModel.source.includes(`ml.panels.${name}(`));
-                notebook.activeCellIndex = at;
-                notebook.scrollToItem(at, 'start');
-            }""",
-            name,
-        )
         panel = self.page.locator(f".ml-panel[aria-label='{name} panel']")
-        panel.locator(".gtitle").first.wait_for()
-        return panel
+        for _ in range(20):  # panels above that are drawn meanwhile move it out of view again
+            self.page.evaluate(
+                """name => {
+                    const notebook = window.jupyterapp.shell.currentWidget.content;
+                    const at = notebook.widgets.findIndex(
+                        cell => cell.model.sharedModel.source.includes(`ml.panels.${name}(`));
+                    notebook.activeCellIndex = at;
+                    notebook.scrollToItem(at, 'start');
+                }""",
+                name,
+            )
+            for _ in range(50):
+                if panel.locator(".gtitle").first.is_visible():
+                    return panel
+                self.page.wait_for_timeout(100)
+        raise AssertionError(f"the {name} panel came into no view")
 
     def press(self, panel, control):
         """Press a button by the keyboard, or move a slider by one key, at its upper end downwards."""
