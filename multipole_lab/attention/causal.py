@@ -110,7 +110,7 @@ def _square(
         mask = None if mask is None else pad(mask, (0, extra), value=True)
     B, H = k.shape[:2]
     out, lse = exact_partial(
-        *(_blocks(x, H, block) for x in (q, k, v)),
+        *(blocks(x, H, block) for x in (q, k, v)),
         scale,
         causal=True,
         mask=_mask_blocks(mask, H, block),
@@ -120,10 +120,10 @@ def _square(
     found = labels(q, k, mask, block, levels) if labels and levels else None
     for level in range(levels):
         size = block << level
-        left, right = (partial(_blocks, heads=H, size=size, side=side) for side in (0, 1))
+        left, right = sides(H, size)
         given = (left(q),) if earlier else ()
         if found is not None:
-            given = (tuple(map(_of_side, found[level], (right, left))),)
+            given = (tuple(map(of_side, found[level], (right, left))),)
         upper = full(right(q), left(k), left(v), scale, _mask_blocks(mask, H, size, 0), *given)
         out, lse = _merge_right(
             out, lse, _unblock(upper[0], B, H), _unblock(upper[1].unsqueeze(-1), B, H), size
@@ -131,7 +131,12 @@ def _square(
     return out[:, :, :N], lse[:, :, :N, 0]
 
 
-def _of_side(labels: Labels, side: Callable[[Tensor], Tensor]) -> Labels:
+def sides(heads: int, size: int) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """What takes the left, and what the right block of every pair of blocks of a size, as ``blocks`` does."""
+    return partial(blocks, heads=heads, size=size, side=0), partial(blocks, heads=heads, size=size, side=1)
+
+
+def of_side(labels: Labels, side: Callable[[Tensor], Tensor]) -> Labels:
     """The labels of those blocks that ``side`` takes."""
     return labels._replace(of=side(labels.of.unsqueeze(-1)).squeeze(-1))
 
@@ -157,7 +162,7 @@ def _pairs(x: Tensor, size: int, members: int = 2) -> Tensor:
     return x.reshape(B, H, -1, members, size, D)
 
 
-def _blocks(x: Tensor, heads: int, size: int, side: int | None = None) -> Tensor:
+def blocks(x: Tensor, heads: int, size: int, side: int | None = None) -> Tensor:
     """Blocks of the sequence, all of them or each pair's side 0 or 1: [B * Hk * blocks, H / Hk, size, D].
 
     Every block of a key/value head is a batch entry of its own, with the query heads that read it. So blocks of keys
@@ -169,7 +174,7 @@ def _blocks(x: Tensor, heads: int, size: int, side: int | None = None) -> Tensor
 
 
 def _unblock(x: Tensor, batch: int, heads: int) -> Tensor:
-    """The inverse of ``_blocks`` without a side."""
+    """The inverse of ``blocks`` without a side."""
     blocks = x.unflatten(0, (batch, heads, -1)).transpose(2, 3)  # [B, Hk, H / Hk, blocks, size, D]
     return blocks.flatten(3, 4).flatten(1, 2)
 
@@ -178,4 +183,4 @@ def _mask_blocks(mask: Tensor | None, heads: int, size: int, side: int | None = 
     """The mask [B, N] of every block."""
     if mask is None:
         return None
-    return _blocks(mask[:, None, :, None].expand(-1, heads, -1, -1), heads, size, side)[:, 0, :, 0]
+    return blocks(mask[:, None, :, None].expand(-1, heads, -1, -1), heads, size, side)[:, 0, :, 0]

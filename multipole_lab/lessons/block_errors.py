@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from multipole_lab.attention import Exact, MuSe
-from multipole_lab.attention.causal import block_sizes
+from multipole_lab.attention.causal import block_sizes, of_side, sides
 from multipole_lab.attention.clusters.assignments import Assignments
-from multipole_lab.attention.clusters.slots import Labels, Slots
+from multipole_lab.attention.clusters.slots import Slots
 from multipole_lab.attention.muse_formula import muse_formula
 from multipole_lab.printing import one_line
 
@@ -63,31 +63,22 @@ def block_errors(
     s = q.shape[-1] ** -0.5 if scale is None else scale
     expansion = method._expansion(s, q.shape[-1])
     for found in method._level_labels(q, k, None, size, count) if count else ():
-        right = [_side(x, size, 1) for x in (q, out, lse.unsqueeze(-1))]
-        left = [_side(x, size, 0) for x in (k, v)]
+        of_left, of_right = sides(1, size)
+        right = [of_right(x) for x in (q, out, lse.unsqueeze(-1))]
+        left = [of_left(x) for x in (k, v)]
         every = torch.ones(left[0].shape[:3], dtype=torch.bool)
         o, l = right[1:]
         clusters = Assignments(
-            *(_laid_out(x, size, side) for x, side in zip(found, (1, 0), strict=True)), every
+            *(Slots.laid_out(of_side(*x)) for x in zip(found, (of_right, of_left), strict=True)), every
         )
         o_b, l_b = exact(right[0], *left, scale=scale, return_lse=True)
         o_a, l_a = muse_formula(right[0], *left, clusters, expansion)
         w, w_a = (x.unsqueeze(-1).sub(l).exp() for x in (l_b, l_a))
         wrong = (o - w * o_b + w_a * o_a) / (1 - w + w_a).clamp(min=1e-30) - o
-        real = _side(torch.arange(N + extra).view(1, 1, -1, 1) < N, size, 1)  # fill counts for nothing
+        real = of_right(torch.arange(N + extra).view(1, 1, -1, 1) < N)  # fill counts for nothing
         error = torch.where(real, wrong.double(), 0.0).square().sum((1, 2, 3)) / energy
         mass = torch.where(real, w, 0.0).sum((1, 2, 3)) / real.sum((1, 2, 3))
         added = torch.where(real, (w * o_b).double(), 0.0).square().sum((1, 2, 3)) / energy
         levels.append(BlockLevel(size, error.numpy(), mass.numpy(), added.numpy()))
         size *= 2
     return levels
-
-
-def _laid_out(labels: Labels, size: int, side: int) -> Slots:
-    """The clusters of the blocks of one side."""
-    return Slots.laid_out(labels._replace(of=_side(labels.of.unsqueeze(-1), size, side).squeeze(-1)))
-
-
-def _side(x: Tensor, size: int, side: int) -> Tensor:
-    """The left (0) or right (1) block of every pair as batch entries: [1, 1, N, D] as [pairs, 1, size, D]."""
-    return x.view(-1, 2, 1, size, x.shape[-1])[:, side]

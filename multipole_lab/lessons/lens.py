@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from multipole_lab.attention import MuSe
-from multipole_lab.attention.causal import block_sizes
+from multipole_lab.attention.causal import block_sizes, of_side, sides
 from multipole_lab.attention.clusters.assignments import Assignments
 from multipole_lab.attention.clusters.slots import Slots
 from multipole_lab.attention.expansion import masses_at, nearest_clusters, summarise
@@ -94,15 +94,9 @@ class Lens:
         labels = method._level_labels(q, k, None, self._leaf, count)
         self._levels = []
         for level, (of_queries, of_keys) in enumerate(labels):
-            sides = ((q, of_queries, 1), (k, of_keys, 0))
-            blocks = [_of_side(x, self._leaf << level, side) for x, _, side in sides]
-            slots = [
-                Slots.laid_out(
-                    found._replace(of=_of_side(found.of[..., None], self._leaf << level, side)[..., 0])
-                )
-                for _, found, side in sides
-            ]
-            self._levels.append(_Level(*blocks, *slots))
+            left, right = sides(1, self._leaf << level)
+            slots = Slots.laid_out(of_side(of_queries, right)), Slots.laid_out(of_side(of_keys, left))
+            self._levels.append(_Level(right(q), left(k), *slots))
 
     @torch.inference_mode()
     def at(self, query: int) -> Look:
@@ -172,11 +166,6 @@ class Lens:
             nearest = nearest_clusters(a, near)
             numbers = torch.where(torch.isin(numbers, nearest), ONE_BY_ONE, numbers)
         return out[0, 0, row], lse[0, 0, row], numbers
-
-
-def _of_side(x: Tensor, size: int, side: int) -> Tensor:
-    """The left (0) or right (1) block of every pair: [1, 1, N, D] as [pairs, 1, size, D]."""
-    return x.view(-1, 2, 1, size, x.shape[-1])[:, side]
 
 
 def typical_tokens(

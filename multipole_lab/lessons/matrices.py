@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from multipole_lab.attention import Method, MuSe
-from multipole_lab.attention.causal import block_sizes
+from multipole_lab.attention.causal import block_sizes, of_side, sides
 from multipole_lab.attention.clusters.assignments import Assignments
 from multipole_lab.attention.clusters.slots import Labels, Slots
 from multipole_lab.attention.expansion import masses_at, nearest_clusters, summarise
@@ -126,13 +126,10 @@ def exact_pairs(
     q, k = (pad(x, (0, 0, 0, extra)) for x in (q, k))
     rows, columns = (pad(x, (0, 0, 0, extra)) for x in (rows, columns))
     for found in method._level_labels(q, k, None, size, levels) if levels else ():
-        right, left = (x.view(-1, 2, 1, size, x.shape[-1])[:, side] for x, side in ((q, 1), (k, 0)))
-        found = tuple(
-            labels._replace(of=labels.of.view(-1, 2, 1, size)[:, side])
-            for labels, side in zip(found, (1, 0), strict=True)
-        )
-        tops, lefts = (x.view(-1, 2, size, cells.count)[:, side] for x, side in ((rows, 1), (columns, 0)))
-        exact += _near_pairs(method, right, left, tops, lefts, scale, found)
+        left, right = sides(1, size)
+        found = tuple(map(of_side, found, (right, left)))
+        tops, lefts = (side(x[None, None])[:, 0] for side, x in ((right, rows), (left, columns)))
+        exact += _near_pairs(method, right(q), left(k), tops, lefts, scale, found)
         size *= 2
     return exact.numpy(), seen.numpy()
 
