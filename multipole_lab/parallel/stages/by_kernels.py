@@ -28,16 +28,15 @@ class KernelStages:
         self.of_queries, self.of_keys, self.scale, self.near = of_queries, of_keys, scale, near
 
     def cluster_queries(self, q: Tensor) -> Tensor:
-        found = _repeated(
-            ("queries of a rank", self.of_queries), partial(_queries, self.of_queries), q, self.of_queries
-        )
+        find = partial(_queries, self.of_queries)
+        found = replayed(("queries of a rank", self.of_queries), find, q.detach())
         self.q_sorted = found[1], found[2]
         return found[0].to(q.dtype)
 
     def cluster_keys(self, k: Tensor, mask: Tensor | None) -> None:
         if mask is None:
-            find = self.of_keys.sort_on_device
-            self.k_sorted = _repeated(("keys of a rank", self.of_keys), find, k, self.of_keys)
+            name = "keys of a rank", self.of_keys
+            self.k_sorted = replayed(name, self.of_keys.sort_on_device, k.detach())
         else:
             self.k_sorted = self.of_keys.sort_on_device(k, mask)
 
@@ -132,8 +131,3 @@ def _near_far(summary: list[Tensor], near: Fetched | None) -> tuple[Tensor, ...]
 def _queries(partition: Partition, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     found = partition.on_device(q)
     return found.centroids, found.order, found.offsets
-
-
-def _repeated(name: tuple, find, x: Tensor, partition: Partition) -> tuple[Tensor, ...]:
-    """Clusters, by a CUDA graph from the second call on; not those that are found with a look at the data."""
-    return find(x) if partition.kind == "balanced" else replayed(name, find, x.detach())
