@@ -48,7 +48,7 @@ def visible(
 
 
 @triton.jit
-def keys_of(
+def keys_in_sight(
     i_m, band, NQ, NK, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr, BANDED: tl.constexpr
 ):
     """The keys that queries i_m to i_m + BM may see, for a loop over tiles of BN: where it ends, where the sinks' tiles
@@ -67,7 +67,7 @@ def keys_of(
 
 
 @triton.jit
-def queries_of(
+def queries_in_sight(
     i_m, band, NQ, NK, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr, BANDED: tl.constexpr
 ):
     """The first, on a tile's edge, and the end of the queries that may see keys i_m to i_m + BM, unless as sinks."""

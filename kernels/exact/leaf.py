@@ -17,7 +17,7 @@ from ..common.online import softmax_lse, softmax_mean, softmax_start, softmax_st
 from ..common.rows import load_rows, of_head, store_rows
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
-from ..common.visible import NO_BAND, Band, keys_of, mask_kind, visible
+from ..common.visible import NO_BAND, Band, keys_in_sight, mask_kind, visible
 from .leaf_backward import leaf_backward
 
 
@@ -38,7 +38,7 @@ def leaf_kernel(
     m_m, b_m = o_m < NQ, o_m.to(tl.int64)
     b_q = load_rows(of_head(q, q_strides, i_b, i_h), b_m, m_m, q_strides[2], D, BD)
     b_out, b_max, b_sum = softmax_start(BM, BDV)
-    i_last, i_sinks, i_gap = keys_of(i_m, band, NQ, NK, BM, BN, CAUSAL, BANDED)
+    i_last, i_sinks, i_gap = keys_in_sight(i_m, band, NQ, NK, BM, BN, CAUSAL, BANDED)
     for i in range(0, i_last, BN):
         b_n = (i + o_n).to(tl.int64)
         if BANDED:

@@ -14,7 +14,7 @@ from ..common.online import load_lse
 from ..common.rows import load_rows, of_head, store_rows
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import choose
-from ..common.visible import NO_BAND, Band, keys_of, mask_kind, queries_of, visible
+from ..common.visible import NO_BAND, Band, keys_in_sight, mask_kind, queries_in_sight, visible
 
 
 @triton.jit
@@ -41,7 +41,7 @@ def leaf_query_grad_kernel(
     tl.store(delta + i_head * NQ + o_m, b_delta, mask=m_m)
     b_lse = load_lse(lse, i_head * NQ + o_m, m_m)
     b_dq = tl.zeros([BM, BD], dtype=tl.float32)
-    i_last, i_sinks, i_gap = keys_of(i_m, band, NQ, NK, BM, BN, CAUSAL, BANDED)
+    i_last, i_sinks, i_gap = keys_in_sight(i_m, band, NQ, NK, BM, BN, CAUSAL, BANDED)
     for i in range(0, i_last, BN):
         b_n = (i + o_n).to(tl.int64)
         if BANDED:
@@ -91,7 +91,7 @@ def leaf_key_grad_kernel(
         b_bias = tl.load(bias + i_b * NK + o_m, mask=m_m, other=0.0)
     b_dk = tl.zeros([BM, BD], dtype=tl.float32)
     b_dv = tl.zeros([BM, BDV], dtype=tl.float32)
-    i_first, i_last = queries_of(i_m, band, NQ, NK, BM, BN, CAUSAL, BANDED)
+    i_first, i_last = queries_in_sight(i_m, band, NQ, NK, BM, BN, CAUSAL, BANDED)
     for i_g in range(0, G):
         i_hq = i_head * G + i_g  # row of the query head over the whole batch
         p_q = of_head(q, q_strides, i_b, i_h * G + i_g)
@@ -145,12 +145,10 @@ def leaf_backward(
     valid, bias, band = q if valid is None else valid, q if bias is None else bias, band or NO_BAND
     tile = choose("leaf_query_grad", target, head, width)
     tiles = cdiv(Nq, tile.rows)
-    sinks = band.sinks
-    # Of every tile of queries; what no tile sees stays zero.
-    sink_grads = tuple(
-        torch.zeros(B, Hk, Hq // Hk * tiles, sinks, x.shape[-1], dtype=torch.float32, device=x.device)
-        for x in (k, v)
-    )
+    sinks, sink_grads = band.sinks, (dq, dq)
+    if sinks:  # of every tile of queries; what no tile sees stays zero
+        shape = B, Hk, Hq // Hk * tiles, sinks
+        sink_grads = tuple(torch.zeros(*shape, n, dtype=torch.float32, device=q.device) for n in (D, Dv))
     launch(
         leaf_query_grad_kernel, (B * Hq * tiles,),
         q, k, v, valid, bias, out, lse, dout, delta if dlse is None else dlse.contiguous(), delta, dq, sink_grads,
