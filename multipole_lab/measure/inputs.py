@@ -51,9 +51,15 @@ def heads_of(
     )
     label = f"{sample} layer {layer}" + (f", {side_by_side} heads side by side" if side_by_side > 1 else "")
     if tokens > q.shape[2]:
-        q, k, v = resampled((q, k, v), tokens, generator)
         label += f", resampled from {len(captured)} tokens"
-    return *(x[:, :, :tokens].contiguous() for x in (q, k, v)), label
+    return *(x.contiguous() for x in at_length((q, k, v), tokens, seed)), label
+
+
+def at_length(tensors: Sequence[Tensor], tokens: int, seed: int = 0) -> Sequence[Tensor]:
+    """The first tokens of tensors [1, H, N, D], or, where they have fewer, tokens drawn again by ``resampled``."""
+    if tokens > tensors[0].shape[2]:
+        return resampled(tensors, tokens, torch.Generator().manual_seed(seed))
+    return [x[:, :, :tokens] for x in tensors]
 
 
 def resampled(tensors: Sequence[Tensor], tokens: int, generator: torch.Generator) -> list[Tensor]:
@@ -94,7 +100,7 @@ class Load:
         if self.is_real(layer, length):
             q, k, v = first_tokens(layer, length)
         else:
-            q, k, v = resampled((layer.q, layer.k, layer.v), length, torch.Generator().manual_seed(0))
+            q, k, v = at_length((layer.q, layer.k, layer.v), length)
         if self.heads is not None:
             group = q.shape[1] // k.shape[1]
             query = torch.arange(self.heads) % q.shape[1]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from multipole_lab.attention import Method
-from multipole_lab.measure.inputs import resampled
+from multipole_lab.measure.inputs import at_length
 from multipole_lab.measure.operation_counts import operations
 from multipole_lab.measure.precision import default_dtype
 from multipole_lab.measure.references import fastest_reference, reference
@@ -61,12 +61,10 @@ class Workload:
         dtype = default_dtype(device)
         self.inputs, self.exact = [], []
         for layer in self.layers:
-            q, k, v = (getattr(sample[layer], part)[:, :, :length] for part in "qkv")
+            q, k, v = (getattr(sample[layer], part) for part in "qkv")
             kept = k.shape[1] if groups is None else min(groups, k.shape[1])
             q, k, v = q[:, : kept * (q.shape[1] // k.shape[1])], k[:, :kept], v[:, :kept]
-            if length > q.shape[2]:
-                q, k, v = resampled((q, k, v), length, torch.Generator().manual_seed(seed))
-            q, k, v = (x.contiguous().to(device, dtype) for x in (q, k, v))
+            q, k, v = (x.contiguous().to(device, dtype) for x in at_length((q, k, v), length, seed))
             self.inputs.append((q, k, v))
             with torch.no_grad():
                 self.exact.append(reference(q.float(), k.float(), v.float(), causal, self.scale))

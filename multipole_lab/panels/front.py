@@ -45,13 +45,11 @@ class FrontPanel(TimedPanel):
         """On a processor lengths of the sample, whose errors are real ones; on a GPU longer ones, too."""
         if self.device == "cpu":
             return controls.context(sample)
-        slider = controls.lengths(len(sample.tokens), self.device, 16384)
-        slider.description = "context"
-        return slider
+        return controls.lengths("context", len(sample.tokens), self.device, 16384)
 
     def compute(self, layer, context, budget, attention, heads, batch) -> Iterator[Picture | None]:
         """Measure what is not known yet of this layer, length and load, one candidate after the other."""
-        load = Load(heads or None, batch, attention == "causal")
+        load = _load(heads, batch, attention)
         tried = candidates(context, load.causal)
         known = self._measured.setdefault((layer, context, load), {})
         machine = f"{self.machine}, {load.words(self.sample[layer].q.shape[1])}"
@@ -99,9 +97,14 @@ class FrontPanel(TimedPanel):
     def _measure_again(self, _button) -> None:
         """Forget what was measured for the present state."""
         state = self.state()
-        load = Load(state["heads"] or None, state["batch"], state["attention"] == "causal")
+        load = _load(state["heads"], state["batch"], state["attention"])
         self._measured.pop((state["layer"], state["context"], load), None)
         self._moved(None)
+
+
+def _load(heads: int, batch: int, attention: str) -> Load:
+    """What the controls ask of one call."""
+    return Load(heads or None, batch, attention == "causal")
 
 
 @suggesting

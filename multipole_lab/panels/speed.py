@@ -58,7 +58,7 @@ class SpeedPanel(TimedPanel):
         """Make the controls with the ranges that this sample allows."""
         return {
             "layer": controls.layer(sample),
-            "context": controls.lengths(len(sample.tokens), self.device, 65536),
+            "context": controls.lengths("up to", len(sample.tokens), self.device, 65536),
             "sight": controls.sight("full"),
             "heads": controls.heads(),
             "batch": controls.batch(),

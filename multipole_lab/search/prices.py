@@ -134,10 +134,8 @@ def measure_prices(
     methods = [replace(one, leaf=LEAF) if isinstance(one, (MuSe, Centroid)) else one for one in MEASURED]
     methods.append(MuSe(clusters=16, leaf=8 * LEAF))  # in full attention the same as another, and left out
     tables = []
-    for length in (
-        longest // 4,
-        longest,
-    ):  # one length alone would not tell a call's price from an operation's
+    # One length alone would not tell a call's price from an operation's.
+    for length in (longest // 4, longest):
         how = {
             "lengths": [length],
             "causal": causal,

@@ -37,9 +37,8 @@ class Panel(Readable):
     controls : widgets with a ``value``, by the name that ``compute`` takes them under.
     """
 
-    main: tuple[
-        str, ...
-    ] = ()  # names of the controls in sight, at most four; the first ones where none is named
+    # Names of the controls in sight, at most four; the first ones where none is named.
+    main: tuple[str, ...] = ()
     plays = ""  # the name of a slider that a button walks through
 
     def __init__(self, name: str, controls: dict[str, widgets.Widget]) -> None:

@@ -68,7 +68,7 @@ def context(sample, value: int = 2048) -> widgets.SelectionSlider:
     return powers("context", "How many tokens of the text are attended to", min(256, tokens), tokens, value)
 
 
-def lengths(own: int, device: str, most: int) -> widgets.SelectionSlider:
+def lengths(description: str, own: int, device: str, most: int) -> widgets.SelectionSlider:
     """Choose the longest text timed: the sample's own length, powers of two below it, and beyond.
 
     On a GPU short texts are over before their kernels have begun, so the first choice there is up to ``most``.
@@ -82,7 +82,7 @@ def lengths(own: int, device: str, most: int) -> widgets.SelectionSlider:
     options = sorted({own, longest, *(2**i for i in range(9, 31) if 2**i < longest)})
     first = own if device == "cpu" else max(n for n in options if n <= max(own, most))
     return widgets.SelectionSlider(
-        options=[(f"{n:,}", n) for n in options], value=first, description="up to",
+        options=[(f"{n:,}", n) for n in options], value=first, description=description,
         tooltip="The longest text timed; beyond the sample's end its tokens are drawn again", **_CALM,
     )  # fmt: skip
 
