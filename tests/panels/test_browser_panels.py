@@ -217,6 +217,7 @@ def test_every_panel_is_whole_and_readable_in_the_dark_at_900_pixels(lab):
     lab.page.set_viewport_size({"width": 900, "height": 1200})
     for name in PANELS:
         panel = lab.panel(name)
+        lab.until_fitting(panel)  # the page takes its new width a moment later
         settings, figure = beside(panel)
         assert settings["y"] + settings["height"] <= figure["y"] + 1, (
             "above the figure where there is no room"

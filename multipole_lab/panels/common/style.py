@@ -37,7 +37,7 @@ STYLE = """<style>
 .ml-panel .ml-controls > * { width: auto; margin: 2px 0; min-width: 0; }
 .ml-panel .ml-controls .widget-label { width: 82px; flex: 0 0 82px; text-align: left; }
 .ml-panel .ml-controls .widget-readout { min-width: 46px; flex: 0 0 46px; }
-.ml-panel .ml-controls .slider-container { min-width: 60px; }
+.ml-panel .ml-controls .slider-container { min-width: 50px; }
 .ml-panel .ml-controls .widget-toggle-buttons .widget-label { flex-basis: 54px; width: 54px; }
 .ml-panel .ml-controls .widget-toggle-buttons { display: flex; flex-flow: row nowrap; width: auto; }
 .ml-panel .ml-controls .widget-toggle-button { width: auto; padding: 0 8px; }
