@@ -243,10 +243,15 @@ def test_a_link_opens_the_page_with_the_panel_as_it_was(lab):
     lab.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     lab.unfold(panel, "Take away")
     press(panel, "Link")
-    lab.page.wait_for_function(
-        "async () => (await navigator.clipboard.readText()).includes('panel.clusters')"
+    link = lab.page.evaluate(
+        """async () => {
+            for (let i = 0; i < 900; i++) {  // 90 s
+                const text = await navigator.clipboard.readText();
+                if (text.includes("panel.clusters")) return text;
+                await new Promise(soon => setTimeout(soon, 100));
+            }
+        }"""
     )
-    link = lab.page.evaluate("() => navigator.clipboard.readText()")
     assert "token" not in link
     press(panel, "Reset")
     lab.until_titled("clusters", "become 16 clusters")

@@ -217,10 +217,12 @@ def test_every_panel_is_whole_and_readable_in_the_dark_at_900_pixels(lab):
     lab.page.set_viewport_size({"width": 900, "height": 1200})
     for name in PANELS:
         panel = lab.panel(name)
-        lab.until_fitting(panel)  # the page takes its new width a moment later
-        settings, figure = beside(panel)
-        assert settings["y"] + settings["height"] <= figure["y"] + 1, (
-            "above the figure where there is no room"
+        # Above the figure where there is no room beside it; the page takes its new width a moment later.
+        lab.page.wait_for_function(
+            """panel => panel.querySelector(".ml-settings").getBoundingClientRect().bottom
+                <= panel.querySelector(".ml-figure").getBoundingClientRect().top + 1""",
+            arg=panel.element_handle(),
+            polling=100,
         )
         for words in ("More", "Take away"):
             lab.unfold(panel, words)

@@ -77,6 +77,7 @@ def test_no_button_offers_to_send_the_picture_away(tour):
 
 def test_downloads_come_from_the_page_itself(tour):
     panel = tour.panel("error")
+    tour.unfold(panel, "Take away")
     with tour.page.expect_download() as saved:
         panel.get_by_role("button", name="CSV").click()
     text = Path(saved.value.path()).read_text()

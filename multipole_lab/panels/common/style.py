@@ -3,6 +3,9 @@
 STYLE = """<style>
 .ml-panel { padding: 4px 2px; overflow: clip; position: relative; }
 .ml-panel:not(.ml-lab) { container-type: inline-size; }
+/* JupyterLab sets cells out of view aside, again and again; words that Chromium drew meanwhile keep no size, and stay
+   unseen. A panel's cell is never set aside. */
+.jp-Cell:has(.ml-panel) { content-visibility: visible !important; }
 /* Controls stand above the figure; beside it, where there is room: what is moved and what moves, in one look. */
 .ml-stage { display: grid; grid-template-columns: minmax(0, 1fr); gap: 0 16px; overflow: visible; }
 .ml-settings { display: flex; flex-flow: column; align-items: normal; align-self: start; overflow: visible;

@@ -183,8 +183,6 @@ function render({ model, el }) {
   };
   const watch = () => {
     if (!panel()) return;
-    // Words that Chromium drew in a cell set aside keep no size, and stay unseen: a panel's cell is never set aside.
-    panel().closest(".jp-Cell")?.style.setProperty("content-visibility", "visible");
     sizes.observe(panel());
     views.observe(panel());
     own(".ml-figure").forEach((place) => sizes.observe(place));
