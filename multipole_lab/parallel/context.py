@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
@@ -22,6 +23,8 @@ from multipole_lab.parallel.talk import Talk
 
 # What one process has and several have not: the questions that travel are those of whole clusters, of any position.
 ALONE = {"near_for": "cluster", "points": "own"}
+# Positions by which parts are even enough for the gradients of runs in half precision: see `_check_even`.
+EVEN = 64
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class ContextParallel(Method):
     TypeError : ``method`` is no ``MuSe``, on creation; dtypes that differ between ranks, on a call.
     ValueError : ``near_for="query"`` or ``points="earlier"``, on creation; on a call, on all ranks alike: ranks that
         differ in batch size, heads, head sizes, scale, method, ``causal`` or in whether gradients are wanted; more
-        clusters than a rank has keys, or as many sinks.
+        clusters than a rank has keys, or as many sinks; by the kernels, gradients of causal runs in half precision
+        whose parts are no multiple of 64 positions.
     RuntimeError : there is no process group; or another rank has ended or has not answered within the time limit
         that the group was made with.
 
@@ -140,6 +144,8 @@ class ContextParallel(Method):
             raise ValueError(
                 f"sinks is {method.sinks}; fewer than the {parts.keys[0]} keys of the first rank are needed"
             )
+        if causal and stages.name == "triton":
+            self._check_even(q, k, v, parts.queries)
         clustered = [n - method.sinks * (rank == 0) for rank, n in enumerate(parts.keys)]
         if not causal:
             of_keys.check_fits(min(clustered))
@@ -153,6 +159,18 @@ class ContextParallel(Method):
             listeners=tuple(range(int(causal), channel.ranks)),
         )
         return Exchange(talk, stages, mask)
+
+    def _check_even(self, q: Tensor, k: Tensor, v: Tensor, queries: tuple[int, ...]) -> None:
+        """Refuse what has given a wrong dq on a GPU (parts of 2,049 positions), and whose cause is not known."""
+        half, wanted = (
+            q.element_size() == 2,
+            torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)),
+        )
+        if half and wanted and self.method.partition == "runs" and any(n % EVEN for n in queries):
+            raise ValueError(
+                f"the ranks have {list(queries)} positions (dimension 2); for gradients of causal runs in half "
+                f'precision multiples of {EVEN} are needed: cut the sequence so, or take backend="torch"'
+            )
 
 
 def context_parallel(
