@@ -1,4 +1,4 @@
-"""Where the time of a step goes on a GPU: kernels by name, and the time in which none runs."""
+"""Where the time of a step goes: kernels by name, the time in which none runs, and the lanes of every process."""
 
 from __future__ import annotations
 
@@ -11,20 +11,29 @@ from transformers import TrainerCallback
 
 from multipole_lab import files
 from multipole_lab.environment import Measured
+from multipole_lab.training.lanes import STEP, WARM, lanes
 from multipole_lab.training.presets import PRECISIONS
+from multipole_lab.training.processes import rank, world_size
 
-FILE = "profile.json"
+
+def file_name(rank: int) -> str:
+    """Where the process of that rank writes."""
+    return f"profile-{rank}.json" if rank else "profile.json"
 
 
 class Profile(TrainerCallback):
     """Looks at some steps with torch's profiler and writes ``profile.json``; the times of those steps are not honest.
+
+    Of several processes each writes a file of its own, ``profile-1.json`` and so on for all but the first, with the
+    lanes of its last step (`lanes.lanes`) and "began_s", that step's beginning on the computer's clock: processes of
+    one computer can be drawn below each other (``ml.figures.step``).
 
     Parameters
     ----------
     folder : of the run. steps : looked at. after : steps that warm up first. rows : kernels listed, the longest.
     """
 
-    def __init__(self, folder: Path, steps: int, after: int = 5, rows: int = 40) -> None:
+    def __init__(self, folder: Path, steps: int, after: int = WARM, rows: int = 40) -> None:
         self.folder, self.steps, self.after, self.rows = Path(folder), steps, after, rows
         self._done = 0
         self._profiler: torch.profiler.profile | None = None
@@ -35,25 +44,36 @@ class Profile(TrainerCallback):
             self._profiler = torch.profiler.profile()
             self._profiler.__enter__()
             self._begun = time.perf_counter()
+        if self._profiler is not None:
+            self._began = time.time()
+            self._step = torch.profiler.record_function(STEP)
+            self._step.__enter__()
 
     def on_step_end(self, args, state, control, **kwargs):
         self._done += 1
-        if self._profiler is None or self._done < self.after + self.steps:
+        if self._profiler is None:
             return
-        _wait(args.device)
+        last = self._done == self.after + self.steps
+        if last:
+            _wait(args.device)
+        self._step.__exit__(None, None, None)
+        if not last:
+            return
         wall = time.perf_counter() - self._begun
         self._profiler.__exit__(None, None, None)
         precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
         facts = Measured.here(args.device, PRECISIONS[precision], "train_run").facts()
         table = {**facts, **summarise(self._profiler.key_averages(), self.steps, wall, self.rows)}
-        files.write(self.folder / FILE, json.dumps(table, indent=1))
+        table |= {"rank": rank(), "processes": world_size(), "began_s": self._began}
+        table["lanes"] = lanes(self._profiler.events())
+        files.write(self.folder / file_name(rank()), json.dumps(table, indent=1))
         self._profiler = None
 
 
 def summarise(events, steps: int, wall: float, rows: int = 40) -> dict:
     """Milliseconds a step: in all, in kernels, in none, and by kernel (on a CPU: by operation), the longest first."""
     events = [
-        e for e in events if not (e.is_user_annotation or e.key.startswith("## Call"))
+        e for e in events if not (e.is_user_annotation or e.key == STEP or e.key.startswith("## Call"))
     ]  # no work of their own
     on_gpu = [e for e in events if e.device_type != torch.autograd.DeviceType.CPU]
     kind = "kernels" if on_gpu else "operations"

@@ -76,7 +76,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--profile",
         type=int,
         metavar="STEPS",
-        help="of 'train' alone: write where the time of that many steps goes, to profile.json",
+        help="of 'train' alone: write where the time of that many steps goes, to profile.json, each "
+        "process to one of its own",
     )
     add("--fsdp", action="store_true", help="shard the model over the processes of torchrun (FSDP)")
     add(

@@ -71,6 +71,13 @@ def _run(args: argparse.Namespace) -> int:
         raise ValueError(f"--max-seconds is {args.max_seconds}; a positive number is needed")
     if args.profile is not None and (args.profile < 1 or args.mode != "run"):
         raise ValueError("--profile is for 'train' alone, with a positive number of steps")
+    from multipole_lab.training.lanes import WARM
+
+    if args.profile is not None and args.profile + WARM > preset.steps:
+        raise ValueError(
+            f"--profile is {args.profile}, with {preset.steps} steps in all; the first {WARM} warm up, and those of "
+            "the profile must follow them"
+        )
     log_every = args.log_every or (10 if device == "cuda" else 1)
     if log_every < 1:
         raise ValueError(f"--log-every is {log_every}; at least 1 is needed")

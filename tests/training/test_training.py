@@ -459,3 +459,8 @@ def test_profile_counts_the_steps_it_was_told_to(corpus, tmp_path):
     assert row["count"] == 1  # a step
     assert table["operations_ms"] + table["idle_ms"] == pytest.approx(table["step_ms"], rel=1e-3)
     assert (table["device"], table["dtype"]) == (machine("cpu"), "float32")
+    assert (table["rank"], table["processes"]) == (0, 1)
+    ((begin, end),) = table["lanes"]["step"]
+    assert begin == 0 < end < 2 * table["step_ms"]
+    assert set(table["lanes"]) == {"step", "compute"}
+    assert all(0 <= a < b <= end for a, b in table["lanes"]["compute"])

@@ -11,6 +11,7 @@ import torch
 
 from multipole_lab import cli
 from multipole_lab.training.processes import check_parts
+from multipole_lab.training.profiling import file_name
 from multipole_lab.training.texts.parts import NO_TARGET, PartsOf
 
 TINY = [
@@ -85,6 +86,12 @@ def test_parts_that_do_not_divide_the_processes_are_refused(capsys, tmp_path):
             check_parts(parts, processes)
     assert cli.main(["train", "--context-parallel", "2", "--out", str(tmp_path)]) == 2
     assert "context_parallel is 2, with 1 process; a divisor" in capsys.readouterr().err
+
+
+def test_a_profile_that_the_steps_would_not_reach_is_refused(capsys, tmp_path):
+    assert cli.main(["train", "--profile", "2", "--steps", "6", "--out", str(tmp_path)]) == 2
+    assert "--profile is 2, with 6 steps in all; the first 5 warm up" in capsys.readouterr().err
+    assert [file_name(rank) for rank in range(3)] == ["profile.json", "profile-1.json", "profile-2.json"]
 
 
 @pytest.mark.slow
