@@ -51,7 +51,13 @@ def block_errors(
     With the exact partial ``(o_b, l_b)`` of a block, its approximation ``(o~_b, l~_b)``, and the head's exact
     ``(o, l)``: ``w = exp(l_b - l)``, ``w~ = exp(l~_b - l)``, and the output with that block alone approximated is
     ``(o - w o_b + w~ o~_b) / (1 - w + w~)``. MuSe (2509.10406), section 4.
+
+    Raises
+    ------
+    ValueError : a method with sinks, which would be exact in every block, or of earlier points.
     """
+    if method.sinks:
+        raise ValueError(f"method: sinks are {method.sinks}; errors of blocks are of methods without")
     N, exact = q.shape[2], Exact()
     out, lse = exact(q, k, v, causal=True, scale=scale, return_lse=True)
     size, count = block_sizes(N, method.leaf)

@@ -79,6 +79,13 @@ def test_block_errors_are_what_replacing_one_block_does(tokens):
     assert level.added[0] == pytest.approx(float(added), rel=1e-4)
 
 
+@pytest.mark.parametrize("setting", [{"sinks": 2}, {"points": "earlier"}])
+def test_block_errors_refuse_what_their_blocks_do_not_know(setting):
+    (name,) = setting
+    with pytest.raises(ValueError, match=f"{name} (are|is) "):
+        block_errors(*one_head(130), MuSe(clusters=4, leaf=32, **setting))
+
+
 def test_block_errors_vanish_where_blocks_are_exact():
     q, k, v = one_head(256)
     for level in block_errors(q, k, v, MuSe(clusters=4, near=4, leaf=32)):
