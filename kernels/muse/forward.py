@@ -173,15 +173,15 @@ class _MuSe(KernelFunction):
         tensors += [dout] if dlse is None else [dout, dlse]
         settings = ctx.scale, ctx.near, ctx.precision
         if moment is None:
-            grads = ctx.run(("muse backward", *settings), partial(_gradients, settings), *tensors)
+            grads = ctx.run(("muse backward", *settings), partial(muse_gradients, settings), *tensors)
         else:
             directions = basis is not None and ctx.needs_input_grad[11]
-            grads = _gradients(settings, *tensors, dipole=(basis, moment, share), directions=directions)
+            grads = muse_gradients(settings, *tensors, dipole=(basis, moment, share), directions=directions)
         d_basis = grads[3].to(basis.dtype) if len(grads) > 3 else None
         return *grads[:3], *(None,) * 8, d_basis, None, None, None
 
 
-def _gradients(
+def muse_gradients(
     settings: tuple[float, int, str], q: Tensor, k: Tensor, v: Tensor, centroids: Tensor, q_order: Tensor,
     q_offsets: Tensor, k_order: Tensor, k_offsets: Tensor, out: Tensor, lse: Tensor, dout: Tensor,
     dlse: Tensor | None = None, dipole: tuple[Tensor | None, ...] = (None, None, None), directions: bool = False,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 import torch
 
+from ..hub.package import NAME, write_package
 from .compiling import TARGETS, report
 from .problem import Problem
 from .table import ENTRIES
@@ -22,12 +24,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--dtype", choices=_DTYPES, nargs="+", default=["fp16"], help="dtypes (default fp16)")
     parser.add_argument("--capability", type=int, nargs="+", help="targets, for example 80 90 (default: all)")
     parser.add_argument("--only", default="", help="launchers whose name contains this")
+    parser.add_argument(
+        "--hub",
+        metavar="FOLDER",
+        help="write the kernels to FOLDER as a package for Hugging Face's Kernel Hub",
+    )
+    parser.add_argument("--repo", default=f"OWNER/{NAME}", help="of --hub: where on the Hub it will be")
     parser.set_defaults(run=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report; 1 where a kernel does not compile, does not fit in shared memory or spills."""
+    """Print the report, or write the package; 1 where a kernel does not compile, does not fit or spills."""
+    if args.hub:
+        return _write_for_hub(args)
     problems = [Problem(head=head, dtype=_DTYPES[dtype]) for head in args.head for dtype in args.dtype]
     targets = [t for t in TARGETS if not args.capability or t.capability in args.capability]
     _print_costs(problems, args.only)
@@ -45,6 +55,20 @@ def run(args: argparse.Namespace) -> int:
               f"{'' if row.good else '  <-- ' + (row.error or 'does not fit')}", flush=True)  # fmt: skip
     print(f"{total} compiled, {bad} do not fit, spill or fail")
     return 1 if bad else 0
+
+
+def _write_for_hub(args: argparse.Namespace) -> int:
+    from multipole_lab import __version__
+
+    try:
+        folder = write_package(args.hub, args.repo, __version__)
+    except ValueError as error:
+        print(f"multipole-lab kernels: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"{folder}: {sum(path.is_file() for path in folder.rglob('*'))} files; docs/releasing.md has what comes next"
+    )
+    return 0
 
 
 def _print_costs(problems: list[Problem], only: str) -> None:
