@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from multipole_lab import extras
@@ -30,13 +31,27 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def meet(device: str) -> None:
-    """Wait until every process has come this far; ``device`` is what they train on."""
-    if world_size() > 1:
-        extras.require("training", "models", "accelerate")
-        from accelerate import PartialState
+@contextmanager
+def together(device: str, limit: float) -> Iterator[None]:
+    """Within it, all processes of the run are one group: a failure of one ends all, see ``failing_together``.
 
-        PartialState(cpu=device == "cpu").wait_for_everyone()
+    Parameters
+    ----------
+    device : what they train on. limit : seconds without a sign of life, or without an answer to a message, after which
+        a process counts as dead.
+    """
+    if world_size() == 1:
+        yield
+        return
+    extras.require("training", "models", "accelerate")
+    from accelerate import PartialState
+
+    from multipole_lab.parallel.failing import failing_together
+
+    state = PartialState(cpu=device == "cpu", timeout=timedelta(seconds=limit))
+    with failing_together(limit):
+        state.wait_for_everyone()
+        yield
 
 
 def end_group(status: int) -> None:
@@ -66,11 +81,11 @@ def check_parts(parts: int, processes: int) -> None:
 
 @contextmanager
 def attention_in_parts(
-    model: nn.Module, method: MuSe | None, layers: tuple[int, ...], parts: int
+    model: nn.Module, method: MuSe | None, layers: tuple[int, ...], parts: int, limit: float
 ) -> Iterator[None]:
     """Within it, the model attends over whole sequences: MuSe in its layers, ring attention in all others.
 
-    Every process of the run must enter it together.
+    Every process of the run must enter it together. ``limit`` is in seconds, see ``together``.
 
     Raises
     ------
@@ -82,7 +97,7 @@ def attention_in_parts(
 
     group = None
     for first in range(0, world_size(), parts):  # every process takes part in making every group
-        made = dist.new_group(range(first, first + parts))
+        made = dist.new_group(range(first, first + parts), timeout=timedelta(seconds=limit))
         group = made if first <= rank() < first + parts else group
     ring = RingAttention(group)
     chosen = dict.fromkeys(range(model.config.num_hidden_layers), ring)

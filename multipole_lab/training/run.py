@@ -14,7 +14,7 @@ from multipole_lab.environment import Measured
 from multipole_lab.suggesting import suggesting
 from multipole_lab.training.journal import Journal
 from multipole_lab.training.presets import PRECISIONS, Preset
-from multipole_lab.training.processes import attention_in_parts, check_parts, is_first, meet, world_size
+from multipole_lab.training.processes import attention_in_parts, check_parts, is_first, together, world_size
 from multipole_lab.training.texts.corpus import Corpus, Sequences
 
 SETTINGS = "run.json"
@@ -33,6 +33,7 @@ class Run:
     log_every : steps between two rows of the log; on a GPU reading a loss makes the host wait.
     compiled : whether what lies around attention is compiled, see ``compile_parts``.
     context_parallel : how many processes share a sequence, a part each.
+    limit : seconds after which a silent process ends all, where there are several.
     """
 
     preset: Preset
@@ -44,6 +45,7 @@ class Run:
     log_every: int = 1
     compiled: bool = False
     context_parallel: int = 1
+    limit: float = 600.0
 
     @property
     def settings(self) -> dict:
@@ -136,16 +138,17 @@ def train_run(
     journal = Journal(run.folder)
     if resume >= run.preset.steps:
         return journal.rows()
-    meet(run.device)  # all have read the folder before the first process changes it
-    if is_first():
-        run.folder.mkdir(parents=True, exist_ok=True)
-        settings = {**run.settings, "measured": run.measured.facts()}
-        files.write(run.folder / SETTINGS, json.dumps(settings, indent=1))
-        journal.cut(resume)
-        for step, path in whole.items():
-            if step > resume:
-                shutil.rmtree(path)
     with ExitStack() as stack:
+        # All have read the folder before the first process changes it.
+        stack.enter_context(together(run.device, run.limit))
+        if is_first():
+            run.folder.mkdir(parents=True, exist_ok=True)
+            settings = {**run.settings, "measured": run.measured.facts()}
+            files.write(run.folder / SETTINGS, json.dumps(settings, indent=1))
+            journal.cut(resume)
+            for step, path in whole.items():
+                if step > resume:
+                    shutil.rmtree(path)
         trainer = _trainer(run, whole.get(resume), journal, callbacks, stop, show, fsdp, stack)
         trainer.train(resume_from_checkpoint=str(whole[resume]) if resume else None)
     return journal.rows()
@@ -174,7 +177,7 @@ def _trainer(run: Run, start: Path | None, journal, callbacks, stop, show, fsdp,
         configure_attention(model, parse_method(run.method), p.muse_layers)
     if parts > 1:
         method = None if run.method is None else parse_method(run.method)
-        stack.enter_context(attention_in_parts(model, method, p.muse_layers, parts))
+        stack.enter_context(attention_in_parts(model, method, p.muse_layers, parts, run.limit))
     clock = stack.enter_context(AttentionClock(run.device).on(model))
     if run.compiled:
         compile_parts(model)

@@ -87,3 +87,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         metavar="P",
         help="share every sequence among P processes of torchrun, each with a part of it; default: 1",
     )
+    add(
+        "--limit",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="of several processes: after that long without a sign of one, all end; default: 600",
+    )

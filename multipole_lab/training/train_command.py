@@ -67,8 +67,10 @@ def _run(args: argparse.Namespace) -> int:
         check_parts(args.context_parallel, world_size())
         if args.compile or args.mode != "run":
             raise ValueError("--context-parallel is for 'train' alone, without --compile")
-    if args.max_seconds is not None and not args.max_seconds > 0:
-        raise ValueError(f"--max-seconds is {args.max_seconds}; a positive number is needed")
+    for name in ("max_seconds", "limit"):
+        seconds = getattr(args, name)
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"--{name.replace('_', '-')} is {seconds}; a positive number is needed")
     if args.profile is not None and (args.profile < 1 or args.mode != "run"):
         raise ValueError("--profile is for 'train' alone, with a positive number of steps")
     from multipole_lab.training.lanes import WARM
@@ -152,7 +154,7 @@ def _train(args, preset, corpus, device, out, seeds, log_every, say) -> int:
     for seed in seeds:
         method = None if args.attention == "exact" else preset.method
         run = Run(preset, corpus, method, seed, device, out / f"seed-{seed}" / args.attention, log_every,
-                  args.compile, args.context_parallel)  # fmt: skip
+                  args.compile, args.context_parallel, args.limit)  # fmt: skip
         with _bar(f"{args.attention}, seed {seed}", preset.steps) as bar:
             rows = train_run(
                 run,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from multipole_lab import cli
+from multipole_lab.parallel.failing import ENDED
 from multipole_lab.training.processes import check_parts
 from multipole_lab.training.profiling import file_name
 from multipole_lab.training.texts.parts import NO_TARGET, PartsOf
@@ -139,3 +141,53 @@ def test_two_processes_with_half_of_each_sequence_learn_what_one_does(tmp_path):
     again = train(torchrun, "two", "--context-parallel", "2")
     for mine, theirs in zip(two, again, strict=True):
         assert theirs.get("loss") == mine.get("loss")
+
+
+# The second process is stopped after its first step: it is not dead, and says nothing.
+STOPPED = """
+import os, signal, sys
+from multipole_lab import cli
+from multipole_lab.training.trainer import Recorder
+
+after = Recorder.on_step_end
+
+def on_step_end(*args, **kwargs):
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return after(*args, **kwargs)
+
+Recorder.on_step_end = on_step_end
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_falls_silent_ends_the_others_with_its_reason(tmp_path):
+    text, store = tmp_path / "text", socket.create_server(("127.0.0.1", 0))
+    text.mkdir()
+    for i in range(40):
+        (text / f"{i}.txt").write_text(f"word{i:02d} is here, {i * i} " * 40, encoding="utf-8")
+    port = store.getsockname()[1]
+    store.close()
+    command = [sys.executable, "-c", STOPPED, "train", "--data", str(text), "--limit", "6", "--context-parallel", "2",
+               "--attention", "muse", "--out", str(tmp_path / "out"), *TINY]  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"MULTIPOLE_LAB_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1",
+                              "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+                              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        said = processes[0].communicate(timeout=180)[1]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[0].returncode == ENDED, said[-3000:]
+    assert "rank 1 has given no sign of life for 6 s: it was killed, or is stopped" in said
