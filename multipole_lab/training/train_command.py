@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace) -> int:
             raise ValueError(f"--{name.replace('_', '-')} is {seconds}; a positive number is needed")
     if args.profile is not None and (args.profile < 1 or args.mode != "run"):
         raise ValueError("--profile is for 'train' alone, with a positive number of steps")
-    from multipole_lab.training.lanes import WARM
+    from multipole_lab.training.profiles.lanes import WARM
 
     if args.profile is not None and args.profile + WARM > preset.steps:
         raise ValueError(
@@ -190,7 +190,7 @@ def _compare(args, preset, corpus, device, out, seeds, log_every) -> int:
 def _profile(steps: int | None, folder: Path) -> list:
     if steps is None:
         return []
-    from multipole_lab.training.profiling import Profile
+    from multipole_lab.training.profiles.profiling import Profile
 
     return [Profile(folder, steps)]
 

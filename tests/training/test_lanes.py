@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from multipole_lab.training.lanes import STEP, lanes, union
+from multipole_lab.training.profiles.lanes import STEP, lanes, union
 
 CPU, GPU = torch.autograd.DeviceType.CPU, torch.autograd.DeviceType.CUDA
 

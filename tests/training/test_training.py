@@ -450,7 +450,7 @@ def test_compiled_parts_keep_names_loss_and_gradients():
 
 
 def test_profile_counts_the_steps_it_was_told_to(corpus, tmp_path):
-    from multipole_lab.training.profiling import Profile
+    from multipole_lab.training.profiles.profiling import Profile
 
     run = Run(SMALL, corpus, None, 0, "cpu", tmp_path / "run")
     train_run(run, callbacks=[Profile(run.folder, steps=2, after=2, rows=1000)])

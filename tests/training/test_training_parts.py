@@ -13,7 +13,7 @@ import torch
 from multipole_lab import cli
 from multipole_lab.parallel.failing import ENDED
 from multipole_lab.training.processes import check_parts
-from multipole_lab.training.profiling import file_name
+from multipole_lab.training.profiles.profiling import file_name
 from multipole_lab.training.texts.parts import NO_TARGET, PartsOf
 
 TINY = [

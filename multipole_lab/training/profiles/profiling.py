@@ -11,9 +11,9 @@ from transformers import TrainerCallback
 
 from multipole_lab import files
 from multipole_lab.environment import Measured
-from multipole_lab.training.lanes import STEP, WARM, lanes
 from multipole_lab.training.presets import PRECISIONS
 from multipole_lab.training.processes import rank, world_size
+from multipole_lab.training.profiles.lanes import STEP, WARM, lanes
 
 
 def file_name(rank: int) -> str:
