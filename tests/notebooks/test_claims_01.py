@@ -120,3 +120,20 @@ def test_solution_4_a_million_tokens(book):
     assert factor**2 == pytest.approx(squared, rel=0.01)
     book.says(r"A tenth of a second becomes (more than an hour and a half)")
     assert 1.5 < 0.1 * squared / 3600 < 2
+
+
+def test_02_products_of_random_vectors_have_the_size_of_the_root_of_their_length(book):
+    size, length = book.says(r"has a size of \$\\sqrt D\$: (\d+) for \$D = (\d+)\$")
+    a, b = torch.randn(2, 50_000, int(length), generator=torch.Generator().manual_seed(0))
+    assert (a * b).sum(1).std() == pytest.approx(size, rel=0.02)
+
+
+def test_02_three_parts_merge_in_any_grouping_and_an_empty_one_adds_nothing(book):
+    book.says(
+        r"A part without keys has \$\\ell = (-\\infty)\$ and weighs \$e\^\{\\ell\} = 0\$: it adds nothing"
+    )
+    one, two, three = ((torch.randn(1, 1, 5, 4), torch.randn(1, 1, 5)) for _ in range(3))
+    left, right = ml.merge([ml.merge([one, two]), three]), ml.merge([one, ml.merge([two, three])])
+    nothing = torch.zeros(1, 1, 5, 4), torch.full((1, 1, 5), -torch.inf)
+    for a, b in zip(left + ml.merge([one, nothing]), right + one, strict=True):
+        torch.testing.assert_close(a, b)

@@ -7,6 +7,7 @@ from claims import Notebook
 from sklearn.neighbors import NearestNeighbors
 
 import multipole_lab as ml
+from multipole_lab.clustering.clusters import Clusters
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +197,53 @@ def test_solution_4_neither_keys_nor_queries_lie_around_the_origin(book):
         assert np.linalg.norm(origin - middle) > 0.5 * np.linalg.norm(cloud - middle, axis=1).mean()
     gap = np.linalg.norm(keys.mean(0) - queries.mean(0))
     assert gap > np.linalg.norm(keys - keys.mean(0), axis=1).mean()
+
+
+def test_02_equal_weights_make_the_mean_of_any_values_exact(book):
+    book.says(r"the cluster gives its weight times the mean of its values, \*(exactly)\*")
+    keys, values = torch.randn(1, 1, 2, 8).repeat_interleave(3, 2), torch.randn(1, 1, 6, 8)
+    q = torch.randn(1, 1, 5, 8)
+    means = [values[:, :, part].mean(2, keepdim=True) for part in (slice(3), slice(3, 6))]
+    short = ml.Exact()(
+        q, keys[:, :, ::3], torch.cat(means, 2)
+    )  # clusters of one size, so that no mass is needed
+    torch.testing.assert_close(short, ml.Exact()(q, keys, values))
+
+
+def test_08_a_step_of_k_means_is_a_small_part_of_exact_attention(book):
+    n, c, part = book.says(r"for ([\d,]+) keys and (\d+) centroids a (\d+)th of the \$2 N\^2 D\$")
+    assert n * c / (2 * n**2) == 1 / part
+
+
+def test_14_clusters_of_keys_turned_back_are_none_of_the_keys_that_queries_meet(book, seen):
+    turned, own = book.says(
+        r"these leave ([\d.]+) of the spread .*? clusters of the rotated keys leave ([\d.]+)\."
+    )
+    k = seen.k
+    angle = torch.arange(4096)[:, None] * 100_000.0 ** (-torch.arange(0, 64, 2) / 64)  # SmolLM2's
+    x, y = k[..., :32], k[..., 32:]
+    back = torch.cat([x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()], -1)
+    the = [i for i, token in enumerate(seen.sample.tokens) if token == " the"]
+    spread = [(z[0, 0, the].var(0).sum() / z[0, 0].var(0).sum()).item() for z in (k, back)]
+    assert spread[1] < 0.6 * spread[0]  # one word's keys come together, so that this does turn them back
+    found = Clusters.from_labels(k, ml.kmeans(back, clusters=64, iterations=5).labels, 64)
+    assert seen.left(k, found)[0] == pytest.approx(turned, abs=0.01)
+    assert seen.left(k, ml.kmeans(k, clusters=64, iterations=5))[0] == pytest.approx(own, abs=0.01)
+
+
+def test_18_four_times_the_clusters_leave_less_of_the_spread(book, seen):
+    *left, head = book.says(
+        r"16, 64 and 256 clusters leave ([\d.]+), ([\d.]+) and ([\d.]+) of the spread of head (\d)"
+    )
+    for clusters, share in zip((16, 64, 256), left, strict=True):
+        found = ml.kmeans(seen.k, clusters=clusters, iterations=5)
+        assert seen.left(seen.k, found)[int(head)] == pytest.approx(share, abs=0.01)
+
+
+def test_18_seeds_move_the_error_by_some_percent(book, seen):
+    low, high = book.says(r"With eight seeds .*? lies between ([\d.]+) and ([\d.]+)\.")
+    layer = seen.sample[15]
+    x = [y[:, :, :2048] for y in (layer.q, layer.k, layer.v)]
+    exact = ml.Exact()(*x)
+    errors = [ml.relative_squared_error(ml.MuSe(seed=i)(*x), exact).item() for i in range(8)]
+    assert (min(errors), max(errors)) == pytest.approx((low, high), abs=0.002)

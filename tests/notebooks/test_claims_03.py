@@ -5,7 +5,9 @@ import pytest
 import torch
 from claims import Notebook
 
+import multipole_lab as ml
 from multipole_lab.lessons import toy
+from multipole_lab.measure import share_of_exact
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +144,32 @@ def test_solution_4_the_second_order_is_a_covariance(book):
     w = (ran.s * ran.k @ ran.p).softmax(0)
     apart = ran.k - w @ ran.k
     torch.testing.assert_close(bend, ran.s**2 * (w[:, None] * apart).T @ apart, rtol=1e-8, atol=1e-10)
+
+
+def test_12_at_the_origin_the_mean_counts_as_all_keys(book):
+    book.says(r"the log mass is \$\\log (n_j)\$")
+    ran = book.cell("22")
+    logits = ran.s * ran.k @ torch.zeros_like(ran.p)
+    assert logits.logsumexp(0).item() == pytest.approx(np.log(len(ran.k)))
+    torch.testing.assert_close(logits.softmax(0) @ ran.k, ran.k.mean(0))
+
+
+def test_23_the_dipole_overshoots_far_from_its_point(book):
+    *said, far_mono, far_dip = book.says(
+        r"the relative squared errors are ([\d.]+) without and ([\d.]+) with the dipole where the real queries are; "
+        r"three times as far away they are ([\d.]+) and ([\d.]+)\."
+    )
+    ran = book.cell("22")
+    for t, wanted in ((1, said), (3, (far_mono, far_dip))):
+        exact = (ran.s * (ran.p + t * ran.d) @ ran.k.T).softmax(1) @ ran.v
+        value = ran.names["value"]
+        guesses = value, value + ran.s * t * ran.d @ ran.M.T
+        errors = [((guess - exact).square().sum() / exact.square().sum()).item() for guess in guesses]
+        assert errors == pytest.approx(wanted, abs=0.006)
+
+
+def test_23_what_the_dipole_costs(book):
+    dipole, monopole = book.says(r"(\d+)% of exact attention's products instead of the monopole's (\d+)%")
+    for order, percent in (("dipole", dipole), ("monopole", monopole)):
+        share = share_of_exact(ml.MuSe(order=order), 2048, heads=9, kv_heads=3)
+        assert 100 * share == pytest.approx(percent, abs=0.5)

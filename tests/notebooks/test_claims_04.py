@@ -10,7 +10,7 @@ from claims import Notebook
 
 import multipole_lab as ml
 from multipole_lab.figures import front
-from multipole_lab.measure import share_of_exact
+from multipole_lab.measure import operations, share_of_exact
 from multipole_lab.measure.heads import first_tokens
 
 
@@ -193,3 +193,62 @@ def test_solution_4_what_is_lost_without_the_far_values(book):
     ((zero, left),) = printed.rows(r"tensor\((\S+?)\) tensor\((\S+?)\)")
     assert max(zero, left) < 1e-3
     assert torch.equal(printed.zero, ((1 - printed.f) * printed.near_out - printed.exact).norm(dim=-1))
+
+
+def test_02_the_error_is_bounded_by_the_far_mass_times_the_largest_distance_of_values(book):
+    book.says(r"wrong by at most \$(\(f \+ \|f' - f\|\)\\, d)\$")
+    values, generator = torch.randn(60, 8, dtype=torch.double), torch.Generator().manual_seed(0)
+    d = torch.cdist(values, values).max()
+    for _ in range(200):
+        right, wrong = torch.randn(2, 60, dtype=torch.double, generator=generator).mul(2).softmax(1)
+        f, other = right[20:].sum(), torch.rand((), dtype=torch.double, generator=generator)
+        near = (right[:20] / (1 - f)) @ values[:20]
+        guess = (1 - other) * near + other * (wrong[20:] / wrong[20:].sum()) @ values[20:]
+        assert (guess - right @ values).norm() <= (f + (other - f).abs()) * d
+
+
+def test_07_the_heaviest_clusters_are_not_the_nearest(book):
+    heavy, nearest = book.says(
+        r"the four heaviest clusters hold (\d+)% of the attention of these points, "
+        r"the four whose centroids lie nearest to the point hold (\d+)%"
+    )
+    ran = book.cell("06")
+    centroids = ml.kmeans(ran.k, clusters=64, cap=1.5).centroids[0, 0]
+    near = torch.cdist(ran.p, centroids).topk(4, 1, largest=False).indices
+    held = [ran.mass.topk(4, 1).values.sum(1).mean(), ran.mass.gather(1, near).sum(1).mean()]
+    assert [100 * x.item() for x in held] == pytest.approx([heavy, nearest], abs=0.6)
+
+
+def test_10_what_sharing_near_clusters_costs_and_what_is_missed(book):
+    shared, own, hit = book.says(
+        r"the shared four hold (\d+)% of a query's attention, where the four best for each single query would hold "
+        r"(\d+)%\. The one heaviest key of a query lies in a shared near cluster in (\d+)% of the cases"
+    )
+    ran = book.cell("06")
+    weights = (ran.sample.scale * ran.q[0, 0] @ ran.k[0, 0].T).softmax(-1)
+    mass = torch.zeros(2048, 64).index_add(1, ran.label, weights)
+    near = ran.mass.topk(4, 1).indices[ml.kmeans(ran.q, clusters=64).labels[0, 0]]
+    best = ran.label[weights.argmax(1)]
+    found = [
+        mass.gather(1, near).sum(1),
+        mass.topk(4, 1).values.sum(1),
+        (near == best[:, None]).any(1).float(),
+    ]
+    assert [100 * x.mean().item() for x in found] == pytest.approx([shared, own, hit], abs=0.6)
+    half, rare = book.says(
+        r"half of all outputs of the layer are wrong by less than (\d+)% of their length, and one in a hundred by "
+        r"more than (\d+)%"
+    )
+    exact = ml.Exact()(ran.q, ran.k, ran.v)
+    wrong = (ml.MuSe(near=4)(ran.q, ran.k, ran.v) - exact).norm(dim=-1) / exact.norm(dim=-1)
+    assert 100 * wrong.median() == pytest.approx(half, abs=0.5)
+    assert rare < 100 * wrong.flatten().quantile(0.99) < rare + 3
+
+
+def test_12_the_best_number_of_clusters_with_four_near(book):
+    equal, best = book.says(
+        r"\$C = \\sqrt\{mN\}\$, (\d+) here.*?counted, (\d+) clusters need the fewest products"
+    )
+    assert pytest.approx(equal, abs=0.5) == (4 * 2048) ** 0.5
+    counts = {C: operations(ml.MuSe(clusters=C, near=4), 2048) for C in range(8, 257)}
+    assert min(counts, key=counts.get) == best

@@ -1,10 +1,13 @@
 """What notebook 05 says about the causal hierarchy, computed; numbers are those of cells and exercises."""
 
+import re
+
 import pytest
 import torch
 from claims import Notebook
 
 import multipole_lab as ml
+from multipole_lab.attention.causal import block_sizes
 from multipole_lab.lessons.block_errors import block_errors
 from multipole_lab.measure import operations, share_of_exact
 from multipole_lab.measure.heads import first_tokens
@@ -230,3 +233,38 @@ def test_solution_4_keys_never_leak_and_queries_move_24_outputs(book):
     count, place, plain = (x.item() for x in queries.value)
     assert (count, place, plain) == (outputs, first, 0)
     assert torch.equal(keys.before[:, :, :1024], keys.after[:, :, :1024])
+
+
+def test_09_a_length_that_is_no_power_of_two(book):
+    n, leaf, extra = book.says(r"([\d,]+) tokens make eight leaves of (\d+), and the (four) places too many")
+    size, levels = block_sizes(int(n), 256)
+    assert (size, 1 << levels, size * 8 - n) == (leaf, 8, 4)
+    assert extra == 4
+
+
+def test_09_the_gradients_of_notebook_9(book):
+    gradient, output = book.says(
+        r"an error of ([\d.]+) for the gradient of the queries, where the output has ([\d.]+)\."
+    )
+    errors = dict(re.findall(r"error of (\w+) *: ([\d.]+)", Notebook("09").cell("06").printed))
+    assert (float(errors["q"]), float(errors["output"])) == pytest.approx((gradient, output), abs=1e-4)
+
+
+def test_19_later_tokens_have_more_error(book):
+    second, low, high = book.says(
+        r"the error is ([\d.]+) in the next 256 tokens and ([\d.]+) to ([\d.]+) in each 256 of the second half"
+    )
+    layer = book.cell("18").sample[15]
+    x = [y[:, :, :2048] for y in (layer.q, layer.k, layer.v)]
+    exact = ml.Exact()(*x, causal=True)
+    wrong = (
+        (ml.MuSe(clusters=32, leaf=256)(*x, causal=True) - exact)
+        .square()
+        .sum((0, 1, 3))
+        .reshape(8, 256)
+        .sum(1)
+    )
+    errors = (wrong / exact.square().sum((0, 1, 3)).reshape(8, 256).sum(1)).tolist()
+    assert errors[0] < 1e-10
+    assert errors[1] == pytest.approx(second, abs=5e-4)
+    assert (min(errors[4:]), max(errors[4:])) == pytest.approx((low, high), abs=6e-4)

@@ -264,3 +264,26 @@ def test_exercise_4_losses_recorded(book):
     assert story["tokens"] == tokens
     assert story["loss_above_percent"] / 100 == pytest.approx(above, abs=5e-5)
     assert topics["loss_above_percent"] / 100 == pytest.approx(-below, abs=5e-5)
+
+
+def test_18_what_clustering_the_prompt_took(book):
+    tokens, prompt, first, later = book.says(
+        r"four layers, ([\d,]+) tokens\): the prompt took (\d+) ms, the first step (\d+) ms, a later one ([\d.]+) ms"
+    )
+    (row,) = (
+        r for r in record("h200-generate-32768")["rows"] if "1 level)" in r["side"] and not r["compiled"]
+    )
+    assert row["prompt"] == tokens
+    found = [row[name] for name in ("first_token_ms", "first_step_ms", "median_ms")]
+    assert found == pytest.approx([prompt, first, later], rel=0.01)
+
+
+def test_20_what_a_whole_cache_takes(book):
+    numbers, megabytes, kilobytes, gigabytes = book.says(
+        r"so ([\d,]+) numbers a token, (\d+) MB for 4,096 tokens .*? keeps (\d+) kB a token, (\d+) GB for 131,072"
+    )
+    assert numbers == 30 * 3 * 2 * 64
+    assert numbers * 2 * 4096 / 1e6 == pytest.approx(megabytes, abs=0.5)
+    token = 32 * 8 * 2 * 128 * 2
+    assert (token / 1e3, token * 131_072 / 1e9) == pytest.approx((kilobytes, gigabytes), abs=0.5)
+    assert gigabytes >= 8 * 2  # 8 billion numbers of 2 bytes

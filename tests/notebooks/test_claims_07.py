@@ -190,3 +190,39 @@ def test_exercise_4_clusters_without_members_weigh_nothing(book):
     assert mass[:2].tolist() == [-torch.inf, -torch.inf]
     assert mass[2:].isfinite().all()
     assert mean == 0
+
+
+def test_16_halves_are_summed_with_32_bits(book):
+    (power,) = book.says(r"relative squared error of about \$5 \\cdot 10\^\{-(\d)\}\$")
+    ran = book.cell("28")
+    halves = (x.half() for x in (ran.points, ran.k, ran.v))
+    _, _, mean = ran.summarise(*halves, ran.found.order, ran.found.offsets, 0.125)
+    p, k, v = (x[0, 0].double() for x in (ran.points, ran.k, ran.v))
+    members = [ran.found.labels[0, 0] == j for j in range(8)]
+    right = torch.stack([(0.125 * p @ k[m].T).softmax(1) @ v[m] for m in members], 1)
+    wrong = (mean[0, 0].double() - right).square().sum() / right.square().sum()
+    assert wrong.item() == pytest.approx(5 * 10.0**-power, rel=0.2)
+
+
+def test_18_the_largest_cluster_without_and_with_a_cap(book):
+    mean, largest, most = book.says(
+        r"64 clusters of (\d+) keys in the mean\) has one of (\d+); with `cap=1.5` none is above (\d+)"
+    )
+    k = ml.load_sample("smollm2")[15].k
+    assert k.shape[2] / 64 == mean
+    assert ml.kmeans(k, clusters=64, iterations=5).counts.max() == largest
+    assert ml.kmeans(k, clusters=64, iterations=5, cap=1.5).counts.max() == most
+
+
+def test_63_what_each_kernel_takes(book):
+    summaries, reading, whole, cap = book.says(
+        r"a quarter of it \((\d+) and (\d+) of (\d+) µs\); the rest finds clusters, and the cap alone takes (\d+)"
+    )
+    found = dict(re.findall(r"(\w+) +(\d+) µs", book.cell("62").printed))
+    said = {"summarise": summaries, "evaluate": reading, "muse": whole, "capped_rounds": cap}
+    assert {name: float(found[name]) for name in said} == said
+    assert (summaries + reading) / whole == pytest.approx(0.25, abs=0.01)
+    rows = record("h200-kernels")["rows"]
+    assert {(row["n"], tuple(row["heads"]), row["near"], row["source"]) for row in rows} == {
+        (16_384, (8, 8), 0, "random normal")
+    }

@@ -10,6 +10,7 @@ import re
 import pytest
 import torch
 from claims import Notebook
+from tiny_models import ids_of, tiny
 from transformers import AutoModelForCausalLM
 
 import multipole_lab as ml
@@ -193,3 +194,23 @@ def test_exercises_3_and_4_with_the_weights(book):
         for near, said in zip((0, 2, 8), losses[1:], strict=True):
             with ml.MuSe(clusters=16, near=near, leaf=128, sinks=4).on(model):
                 assert model(ids, labels=ids).loss.item() == pytest.approx(said, abs=0.002)
+
+
+def test_16_quarters_of_one_text_differ(book):
+    said = book.says(r"in layer 15 is ([\d.]+), ([\d.]+), ([\d.]+) and ([\d.]+)\.")
+    layer = ml.load_sample("smollm2")[15]
+    for i, error in enumerate(said):
+        x = [y[:, :, 1024 * i : 1024 * (i + 1)] for y in (layer.q, layer.k, layer.v)]
+        found = ml.relative_squared_error(ml.MuSe(clusters=32)(*x), ml.Exact()(*x)).item()
+        assert found == pytest.approx(error, abs=0.002)
+
+
+def test_61_dropout_stays_exact_and_is_counted_with_its_reason(book):
+    book.says(r"They are counted with the reason in `(dropped_in\.exact)`")
+    model, ids = tiny("llama", attention_dropout=0.1).train(), ids_of()
+    with pytest.warns(UserWarning, match="dropout"), ml.MuSe(clusters=4, leaf=16).on(model) as dropped_in:
+        model(ids)
+    assert not dropped_in.approximated
+    assert all("dropout" in reason for _, reason in dropped_in.exact)
+    with pytest.raises(ValueError, match="dropout"), ml.MuSe(clusters=4, leaf=16).on(model, strict=True):
+        model(ids)

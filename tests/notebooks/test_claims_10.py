@@ -180,3 +180,44 @@ def test_exercise_4_the_error_need_not_grow_with_the_length(book):
     ):
         found = [of_64(layer, n) for n in (1024, 2048, 4096)]
         assert found == pytest.approx(book.says(pattern), abs=0.0006)
+
+
+def test_08_a_million_tokens_in_products_time_and_bytes(book):
+    exact, grown, fixed, hours, minutes, seconds = book.says(
+        r"exact attention needs \$([\d.]+) \\cdot 10\^\{14\}\$ products a head, .*? \$([\d.]+) \\cdot 10\^\{12\}\$, "
+        r".*? \$([\d.]+) \\cdot 10\^\{10\}\$\. .*? takes ([\d.]+) hours, ([\d.]+) minutes, ([\d.]+) seconds"
+    )
+    n, methods = 2**20, (ml.Exact(), ml.MuSe(clusters="auto", near=4), ml.MuSe(clusters=64))
+    counts = [operations(method, n) for method in methods]
+    assert [counts[0] / 1e14, counts[1] / 1e12, counts[2] / 1e10] == pytest.approx(
+        [exact, grown, fixed], abs=0.06
+    )
+    took = [count / 1e10 for count in counts]  # ten million a millisecond
+    assert [took[0] / 3600, took[1] / 60, took[2]] == pytest.approx([hours, minutes, seconds], abs=0.06)
+    gigabytes, megabytes, terabytes = book.says(
+        r"outputs, ([\d.]+) GB a head .*? besides, (\d+) MB for 64 clusters\. .*? need ([\d.]+) TB"
+    )
+    assert [4 * n * 64 * 4 / 1e9, 64**2 * 129 * 4 / 1e6, n**2 * 4 / 1e12] == pytest.approx(
+        [gigabytes, megabytes, terabytes], abs=0.12
+    )
+    (times,) = book.says(r"none of the exponents either: ([\d.]+) times the products of the monopole")
+    for length in (4096, n):
+        dipole, monopole = (operations(ml.MuSe(order=order), length) for order in ("dipole", "monopole"))
+        assert dipole / monopole == pytest.approx(times, abs=0.05)
+
+
+def test_19_the_data_decide_more_than_the_law(book):
+    *said, with_dipole, without = book.says(
+        r"the error falls from ([\d.]+) to ([\d.]+) in layer 3, and from ([\d.]+) to ([\d.]+) in layer 28\. "
+        r"A dipole lowers the curve \(with 64 clusters ([\d.]+) instead of ([\d.]+) in layer 15\)"
+    )
+    sample = ml.load_sample("smollm2")
+
+    def error(number, method):
+        layer = sample[number]
+        x = layer.q[:, :3, :1024], layer.k[:, :1, :1024], layer.v[:, :1, :1024]
+        return ml.relative_squared_error(method(*x), ml.Exact()(*x)).item()
+
+    found = [error(number, ml.MuSe(clusters=C)) for number in (3, 28) for C in (16, 256)]
+    found += [error(15, ml.MuSe(order="dipole")), error(15, ml.MuSe())]
+    assert found == pytest.approx([*said, with_dipole, without], abs=0.006)
