@@ -216,4 +216,5 @@ def test_exercise_4_either_model_reads_as_well_both_ways(small):
 def test_26_the_records_have_no_window_and_no_clusters_by_k_means(book):
     book.says(r"(No run here) asks whether a window or a smaller model of the same cost would do as well")
     methods = [of(name)["preset"]["method"] for name in RECORDS]
-    assert all("partition='spatial'" in method and method.startswith("MuSe") for method in methods)
+    # Another partition than the one that stands without being named.
+    assert all(method.startswith("MuSe(") and "partition=" in method for method in methods)
