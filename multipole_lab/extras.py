@@ -86,6 +86,30 @@ def require(feature: str, extra: str, *modules: str) -> None:
         )
 
 
+def require_versions(feature: str, extra: str, *modules: str) -> None:
+    """Refuse to go on where a process has loaded a package that is too old: one that is installed then comes too late.
+
+    Parameters
+    ----------
+    feature, extra, modules : as `require` has them; the modules are imported.
+
+    Raises
+    ------
+    MissingPackage : names the first of them, its version, what is needed, and what to do.
+    """
+    from packaging.specifiers import SpecifierSet
+
+    ranges = {need.module: need.range for need in needs()}
+    for module in modules:
+        version, wanted = importlib.import_module(module).__version__, ranges.get(module, "")
+        if not SpecifierSet(wanted).contains(version, prereleases=True):
+            raise MissingPackage(
+                f"{feature} needs {module}{wanted}, and {version} is loaded: {command(extra, module)}, then restart "
+                "the kernel (in Colab: Runtime, Restart session)",
+                name=module,
+            )
+
+
 def command(extra: str, *modules: str) -> str:
     """What a reader types to install an extra; or these modules, which the library itself needs."""
     names = {module: name for name, module in APART.items()}

@@ -20,7 +20,8 @@ import os
 import sys
 
 if importlib.util.find_spec("multipole_lab") is None:  # on Colab and Kaggle; elsewhere this cell does nothing
-    os.system(f"{sys.executable} -m pip install -q multipole_lab 'anywidget>=0.9.13' 'ipywidgets>=8.1'")
+    wanted = "multipole_lab 'accelerate>=1.1' 'anywidget>=0.9.13' 'ipywidgets>=8.1'"
+    os.system(f"{sys.executable} -m pip install -q {wanted}")
 if "google.colab" in sys.modules:
     sys.modules["google.colab"].output.enable_custom_widget_manager()"""
 

@@ -35,6 +35,11 @@ LINKS = {
     "lab.html": "The desk",
     "gallery.html": "All figures",
 }
+# What a panel's module says of itself and is not so here.
+OTHERWISE = {
+    "timed here and now": "timed when this page was built",
+    "at this machine's prices": "at the prices of the machine that built this page",
+}
 STILL = (
     "Nothing is computed here: the pictures were made when the page was built, and the sliders choose among them. "
     "In JupyterLab (<code>multipole-lab lab</code>) every control moves, on your own tensors too. "
@@ -51,7 +56,8 @@ def make(folder: Path, names: Iterable[str] = ()) -> None:
     for name in chosen:
         keep(folder, name, PLANS[name])
         about = words_of(name)
-        body = f"<h1>{name}</h1><p>{html.escape(about)}</p>{section(name)}<p>{STILL}</p>"
+        said = f"<p>{html.escape(about)} {html.escape(PLANS[name].ask)}</p>"
+        body = f"<h1>The {name} panel</h1>{said}{section(name)}<p>{STILL}</p>"
         write(folder, name, f"The {name} panel", body, [name])
     if names:
         return
@@ -66,7 +72,8 @@ def make(folder: Path, names: Iterable[str] = ()) -> None:
     cards = "".join(
         f'<li><a href="{name}.html"><b>{name}</b></a><br>{html.escape(words_of(name))}</li>' for name in PLANS
     )
-    body = f'<h1>Panels without a kernel</h1><p>{STILL}</p><ul class="cards">{cards}</ul>'
+    begin = 'New here? <a href="tour.html">The tour</a> shows the first six in their order and tells what they mean.'
+    body = f'<h1>Panels without a kernel</h1><p>{begin}</p><ul class="cards">{cards}</ul><p>{STILL}</p>'
     write(folder, "index", "Panels without a kernel", body, [])
     write(folder, "gallery", "All figures", gallery.body(), [], drawn=True)
     tour_body, needed = tour.body(set(PLANS))
@@ -152,8 +159,10 @@ def safe(script: str) -> str:
 def words_of(name: str) -> str:
     """What a panel is, in the first paragraph of its module's docstring."""
     module = sys.modules[getattr(ml.panels, name).__module__]
-    first = inspect.getdoc(module).split("\n\n")[0].replace("\n", " ")
-    return re.sub(r"^The \w+ panel: ", "", first)[:1].upper() + re.sub(r"^The \w+ panel: ", "", first)[1:]
+    first = re.sub(r"^The \w+ panel: ", "", inspect.getdoc(module).split("\n\n")[0].replace("\n", " "))
+    for live, here in OTHERWISE.items():
+        first = first.replace(live, here)
+    return first[:1].upper() + first[1:]
 
 
 if __name__ == "__main__":

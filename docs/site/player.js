@@ -62,7 +62,7 @@
       this.code = made("pre", { className: "ml-code", tabIndex: 0 });
       this.code.setAttribute("aria-label", "the line that makes this picture");
       const reset = made("button", { type: "button", textContent: "Reset" });
-      reset.addEventListener("click", () => this.move(panel.controls.map((control) => control.start)));
+      reset.addEventListener("click", () => (TIED.has(this) ? TIED : [this]).forEach((player) => player.reset()));
       const fixed = Object.entries(panel.still).map(([name, value]) => `${name} ${value}`).join(", ");
       const words = made("dl", {}, ...panel.controls.flatMap((control) => [
         made("dt", { textContent: control.label }), made("dd", { textContent: control.help })]));
@@ -95,7 +95,7 @@
       });
       const labels = inputs.map((input, at) => made("label", {}, input, control.values[at]));
       const group = made("fieldset", { className: "control", title: control.help },
-        made("legend", { textContent: control.label }), ...labels);
+        made("legend", { textContent: control.label }), made("div", { className: "choices" }, ...labels));
       return [group, (at) => { inputs[at].checked = true; }];
     }
 
@@ -110,6 +110,10 @@
       const i = this.panel.controls.findIndex((control) => control.name === name);
       const at = i < 0 ? -1 : this.panel.controls[i].values.indexOf(value);
       if (at >= 0) this.move(this.at.with(i, at));
+    }
+
+    reset() {
+      this.move(this.panel.controls.map((control) => control.start));
     }
 
     move(at) {

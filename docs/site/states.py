@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -18,6 +19,8 @@ from multipole_lab.panels.common.sampled import SHIPPED
 from multipole_lab.panels.common.shown import parts_of
 from multipole_lab.panels.common.words import readout
 
+# What pictures say of a live panel and is not so here, by the words that a line may end between.
+_OTHERWISE = {"just now": "beforehand", " Click on a dot to see another head.": ""}
 # A part of a picture that is longer than this is kept once, however many states show it.
 _SHARED = 48
 
@@ -32,12 +35,14 @@ class Plan:
     moves : the values of each control, by name; the slowest to compute first.
     fixed : values of other controls, set once.
     prepare : called with the panel before the first state: what somebody would press a button for.
+    ask : what to try and to look for, in a sentence or two below the page's title.
     """
 
     make: Callable[[], Panel]
     moves: Mapping[str, tuple]
     fixed: Mapping[str, object] = field(default_factory=dict)
     prepare: Callable[[Panel], object] = lambda panel: None
+    ask: str = ""
 
 
 class Pool:
@@ -158,6 +163,8 @@ def plain(value: object) -> object:
         return plain(value.item())
     if isinstance(value, float):
         return _short(value, 6)
+    if isinstance(value, str):
+        return of_a_page(value)
     if isinstance(value, bytes):
         return {"bytes": base64.b64encode(value).decode()}
     if isinstance(value, dict):
@@ -165,6 +172,13 @@ def plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     return value
+
+
+def of_a_page(text: str) -> str:
+    """What a picture says, as it is so on a page that computes nothing."""
+    for live, here in _OTHERWISE.items():
+        text = re.sub(r"(?: |<br>)".join(map(re.escape, live.split(" "))), here, text)
+    return text
 
 
 def _short(number: float, digits: int) -> float | int | None:

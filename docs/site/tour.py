@@ -23,7 +23,8 @@ _OTHERWISE = {
     "when this page was built. Some controls are missing therefore, and others have fewer steps; some pictures show a "
     "shorter text.",
     r" It runs on a CPU, without a network; the cells take less than a minute on two cores\.": "",
-    r", or click in a square": "",
+    r",(?: or)? click in a square(?:, or drag the ring around it)?": "",
+    r"Click on a dot to see another head\. Then read": "Read",
     r"\s*Every panel works like this one\..*?the panel shows that\.": "",
     r" \(under \*\*More\*\*\)|, under \*\*More\*\*,": "",
     r"\]\((\d\d_\w+)\.ipynb\)": r"](../notebooks/\1.html)",

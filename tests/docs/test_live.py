@@ -34,7 +34,7 @@ def test_every_panel_has_a_page_of_states_that_it_allows(site, monkeypatch):
     plans = site("plans")
     assert {*plans.PLANS, "lab"} == set(ml.panels.__all__)
     for cls in subclasses(Panel):  # pictures are another matter
-        monkeypatch.setattr(cls, "compute", lambda self, **state: iter([Picture(go.Figure())]))
+        monkeypatch.setattr(cls, "compute", lambda self, **state: iter([Picture(go.Figure(go.Scatter()))]))
     for name, plan in [*plans.PLANS.items(), *plans.DESK.items()]:
         panel = plan.make()
         panel.set(**plan.fixed)
@@ -66,6 +66,22 @@ def test_what_states_share_is_kept_once_and_comes_back(site):
 
 def test_what_is_no_number_becomes_nothing(site):
     assert site("states").plain([float("nan"), 2.0, b"\0"]) == [None, 2, {"bytes": "AA=="}]
+
+
+def test_pages_say_nothing_that_is_so_of_a_live_panel_only(site):
+    here = site("states").plain(
+        {"text": "Measured just<br>now on this. Left is faster. Click on a dot to<br>see another head."}
+    )
+    assert here == {"text": "Measured beforehand on this. Left is faster."}
+    assert "now" not in site("live").words_of("speed")
+    assert "this machine" not in site("live").words_of("cost")
+    for name, plan in site("plans").PLANS.items():
+        assert plan.ask.endswith((".", "?", ".)")), f"{name}: what is a reader to try?"
+
+
+def test_the_gallery_writes_a_docstrings_names_as_code(site):
+    written = site("gallery").written("``level`` < *leaves* 2 * 3 * 4")
+    assert written == "<code>level</code> &lt; <em>leaves</em> 2 * 3 * 4"
 
 
 def test_states_beyond_3_MB_are_refused(site, monkeypatch, tmp_path):
@@ -212,5 +228,8 @@ def test_one_file_holds_several_panels_that_move_together(opened, pages):
     opened.get_by_role("slider", name="p x").press("ArrowLeft")
     assert title(opened, "expansion") != before[0]
     assert title(opened, "lens") == before[1]
+    opened.locator("#lens").get_by_role("slider", name="near").press("ArrowLeft")
+    opened.locator("#lens").get_by_role("button", name="Reset", exact=True).click()  # of a desk, all go back
+    assert (title(opened, "expansion"), title(opened, "lens")) == before
     opened.evaluate("document.documentElement.style.width = '420px'")  # a telephone's width
     assert opened.evaluate("document.documentElement.scrollWidth") <= 1000

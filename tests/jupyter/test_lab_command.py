@@ -104,6 +104,17 @@ def test_without_jupyterlab_nothing_is_copied_and_the_command_says_what_installs
     assert not (tmp_path / "new").exists()
 
 
+def test_a_package_that_is_loaded_and_too_old_is_named_with_what_to_do(monkeypatch):
+    extras.require_versions("a panel", "lab", "ipywidgets", "plotly")
+    monkeypatch.setattr("ipywidgets.__version__", "7.7.1")  # Colab's own
+    with pytest.raises(
+        extras.MissingPackage,
+        match=r"a panel needs ipywidgets>=8\.1, and 7\.7\.1 is loaded: pip install 'multipole_lab\[lab\]', "
+        r"then restart the kernel \(in Colab",
+    ):
+        extras.require_versions("a panel", "lab", "plotly", "ipywidgets")
+
+
 def test_the_default_folder_is_no_name_that_python_could_import():
     assert not lab_command.FOLDER.isidentifier()
 

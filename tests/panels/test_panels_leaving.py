@@ -6,6 +6,7 @@ import importlib
 import os
 import struct
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -73,6 +74,18 @@ def test_a_person_at_a_live_front_end_waits_for_no_picture(tmp_path, monkeypatch
     assert [set(one) for one in data] == [{"text/plain", VIEW}]
     assert not [m for m in results if m["msg_type"] == "stream"]
     assert not browser.with_suffix(".started").exists()
+
+
+def test_colab_draws_a_panel_that_is_a_cells_last_value(monkeypatch):
+    assert leaving._manager() == {}
+    asked, widgets = [], SimpleNamespace(_installed_url="https://a.place/manager.js")
+    colab = SimpleNamespace(enable_custom_widget_manager=lambda: asked.append(1), _widgets=widgets)
+    monkeypatch.setitem(sys.modules, "google.colab.output", colab)
+    monkeypatch.setenv("MULTIPOLE_LAB_PICTURES", "none")
+    data, metadata = panels.expansion(steps=9)._repr_mimebundle_()
+    assert VIEW in data
+    assert metadata == {VIEW: {"colab": {"custom_widget_manager": {"url": widgets._installed_url}}}}
+    assert asked
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from ipywidgets.widgets.widget import Widget
@@ -34,11 +35,26 @@ def leave_picture(panel: Panel, data: dict) -> dict | tuple[dict, dict]:
         page = panel.figure().to_html(full_html=False, include_plotlyjs=False, config=CONFIG)
         data.pop(_VIEW, None)
         return {**data, "text/html": page}
+    metadata = _manager()
     if wanted == "png" and kernel is not None and not live:
         picture = png(panel.figure())
         if picture is not None:
-            return {**data, "image/png": base64.b64encode(picture).decode()}, {}
-    return data
+            return {**data, "image/png": base64.b64encode(picture).decode()}, metadata
+    return (data, metadata) if metadata else data
+
+
+def _manager() -> dict:
+    """The mark by which Colab draws widgets that are not ipywidgets' own, as the figure in every panel is.
+
+    Colab sets it on what ``display`` shows; the last value of a cell is shown in another way. The first cell of a
+    notebook may have been left out, so the manager is switched on here, too.
+    """
+    output = sys.modules.get("google.colab.output")
+    if output is None:
+        return {}
+    output.enable_custom_widget_manager()
+    url = getattr(getattr(output, "_widgets", None), "_installed_url", None)
+    return {_VIEW: {"colab": {"custom_widget_manager": {"url": url}}}} if url else {}
 
 
 def _kernel() -> object | None:

@@ -3,3 +3,4 @@
 from multipole_lab import extras
 
 extras.require("a panel", "lab", "ipywidgets", "anywidget")
+extras.require_versions("a panel", "lab", "ipywidgets", "plotly")  # Colab begins with older ones
