@@ -1,6 +1,9 @@
 """Right answers get their marks, however they are written and whatever stands around them."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from one_question import grade_one, solved
@@ -129,6 +132,34 @@ def test_the_text_of_a_cell_becomes_python(monkeypatch, installed):
         exec(as_python(source), space)
         assert space["x"] == 1
     assert as_python("def f(:") == "def f(:\n" if installed else "def f(:"
+
+
+GRADE = """
+from one_question import grade_one
+from multipole_lab.course.grading import notebook
+from multipole_lab.course.sandbox.session import ForkServer, library_paths
+
+with ForkServer(0, [notebook.masters_folder(), library_paths()[1][0]]) as one:
+    grade, _ = grade_one(one, "A1.1")
+print(grade.earned / grade.points)
+"""
+
+
+@pytest.mark.parametrize("of", ["the environment", "a folder above it"])
+def test_an_environment_may_lie_behind_a_link(tmp_path, of):
+    environment, link = Path(sys.prefix), tmp_path / "link"
+    link.symlink_to(environment if of == "the environment" else environment.parent)
+    python = (link if of == "the environment" else link / environment.name) / "bin" / "python"
+    helpers = Path(__file__).resolve().parents[1] / "helpers"
+    done = subprocess.run(
+        [python, "-c", GRADE],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(helpers)},
+    )
+    assert done.stdout.split() == ["1.0"], done.stderr[-2000:]
 
 
 def test_packages_outside_of_python_are_seen(fork_server, tmp_path, monkeypatch):

@@ -39,9 +39,13 @@ def library_paths() -> tuple[list[str], list[Path]]:
 
 
 def python_paths(packages: list[str]) -> list[str]:
-    """Where this Python lies, and ``packages``, those that the fork server can import, but for multipole_lab's own."""
+    """Where this Python lies, and ``packages``, those that the fork server can import, but for multipole_lab's own.
+
+    Python is there by the names that it goes by itself, too: they may pass through a link, and ``sys.path`` does.
+    """
     ours = Path(multipole_lab.__file__).resolve().parents[1]
-    prefixes = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)}
+    named = {Path(prefix) for prefix in (sys.prefix, sys.base_prefix)}
+    prefixes = named | {prefix.resolve() for prefix in named}
     outside = {Path(path).resolve() for path in packages} - {ours}
     outside = {
         p for p in outside if not any(p.is_relative_to(q) for q in (*prefixes, ours / "multipole_lab"))
