@@ -9,10 +9,9 @@ from jaxtyping import Float, Int
 from multipole_lab.suggesting import suggesting
 
 from .common import theme
+from .looks.squares import QUERIES, ROWS, axes, draw_field, draw_nearer, square
 
-# Three columns of square plots: the two ends of each in the figure's width; the colour bars take the rest.
-_COLUMNS = ((0.0, 0.28), (0.315, 0.595), (0.63, 0.91))
-_ROWS = ((0.57, 0.96), (0.0, 0.4))
+_GRIP = 0.35  # half the width of the ring that drags p
 NAMES = {"potential": "Log mass", "output": "Output"}
 
 
@@ -38,8 +37,10 @@ def expansion(
     How to read it: each square is the plane of queries, brighter is larger, lines join equal values. In the
     top row the two approximations should look like the first square. Below each is its error: dark is good.
     The origin's expansion is dark around the origin, the tilted one around p (the cross), which is where the
-    queries are. The lower left square shows the keys themselves: a dot is as large as p's weight on it, and
-    the star (the tilted centroid) has moved from the plain mean (the x) towards the heavy dots.
+    queries are. The square on the left of them shows the keys themselves: a dot is as large as p's weight on it,
+    and the star (the tilted centroid) has moved from the plain mean (the x) towards the heavy dots. The last
+    square compares the two errors: orange where p is nearer to the truth, purple where the origin is. A zoom into
+    one square of queries is a zoom into all; in the panel the ring around p can be dragged.
 
     Parameters
     ----------
@@ -53,13 +54,14 @@ def expansion(
     """
     errors = np.abs(origin - truth), np.abs(tilted - truth)
     finding, reading = _words(axis, errors, p, at_query, quantity)
-    top = theme.heading_height(finding, reading)
-    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 560, "uirevision": "expansion"})
+    top = theme.heading_height(finding, reading) + 20
+    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 660, "uirevision": "expansion"})
     fields = [("exact", truth), ("at the origin", origin), (f"at p: {order}", tilted)]
     for column, (name, values) in enumerate(fields):
-        _draw_field(fig, axis, values, name, 0, column, "coloraxis")
+        draw_field(fig, axis, values, name, 0, column, "coloraxis")
     for column, values in enumerate(errors, start=1):
-        _draw_field(fig, axis, values, "its error", 1, column, "coloraxis2")
+        draw_field(fig, axis, values, "its error", 1, column, "coloraxis2")
+    draw_nearer(fig, axis, *errors)
     _draw_keys(fig, keys, labels, weights, centroids, tilted_centroids)
     _draw_points(fig, p, query)
     _colours(fig, (truth, origin, tilted), errors)
@@ -86,69 +88,9 @@ def _words(axis, errors, p, at_query, quantity) -> tuple[str, str]:
     return finding, f"{reading} Among the keys: × plain means, ★ tilted centroids."
 
 
-def _axes(row: int, column: int) -> tuple[str, str]:
-    """Name the axes of the square at (row, column), plotly's way: x, x2, ... x6."""
-    index = 3 * row + column + 1
-    suffix = "" if index == 1 else str(index)
-    return f"x{suffix}", f"y{suffix}"
-
-
-def _draw_field(fig, axis, values, name, row, column, coloraxis) -> None:
-    """Fill one square with the field and its level lines, and lay out its axes and heading."""
-    x, y = _axes(row, column)
-    fig.add_trace(
-        go.Contour(
-            x=axis,
-            y=axis,
-            z=values,
-            coloraxis=coloraxis,
-            contours={"showlines": True},
-            line={"width": 0.6, "color": "rgba(255, 255, 255, 0.55)"},
-            ncontours=14,
-            name=name,
-            hovertemplate="query (%{x:.2f}, %{y:.2f})<br>" + name + ": %{z:.3f}<extra></extra>",
-            xaxis=x,
-            yaxis=y,
-        )
-    )
-    _square(fig, row, column, name, (axis[0], axis[-1]))
-
-
-def _square(fig, row, column, heading, limits) -> None:
-    """Lay out one square plot with its heading; only the outer ones carry numbers."""
-    x, y = _axes(row, column)
-    (left, right), (bottom, top) = _COLUMNS[column], _ROWS[row]
-    across = "" if row == 0 else "key x" if column == 0 else "query x"
-    upward = "" if column else "key y" if row else "query y"
-    common = {"range": list(limits), "showgrid": False, "zeroline": False, "dtick": 2}
-    fig.layout[x.replace("x", "xaxis")] = {
-        **common,
-        "domain": [left, right],
-        "anchor": y,
-        "title": {"text": across},
-    }
-    fig.layout[y.replace("y", "yaxis")] = {
-        **common,
-        "domain": [bottom, top],
-        "anchor": x,
-        "showticklabels": column == 0,
-        "title": {"text": upward},
-    }
-    fig.add_annotation(
-        text=heading,
-        x=0.5,
-        xref=f"{x} domain",
-        y=1,
-        yref=f"{y} domain",
-        yanchor="bottom",
-        showarrow=False,
-        font={"size": 13},
-    )
-
-
 def _draw_keys(fig, keys, labels, weights, centroids, tilted) -> None:
     """Draw the sources: one dot a key, its area p's weight on it; the mean moves from the x to the star."""
-    x, y = _axes(1, 0)
+    x, y = axes(1, 0)
     place = {"xaxis": x, "yaxis": y, "mode": "markers", "showlegend": False}
     shade = theme.cycle(theme.QUALITATIVE, labels)
     fig.add_trace(
@@ -179,16 +121,20 @@ def _draw_keys(fig, keys, labels, weights, centroids, tilted) -> None:
             )
         )
     reach = max(3.0, float(np.abs(keys).max()) * 1.05)
-    _square(fig, 1, 0, "keys, seen from p", (-reach, reach))
+    square(fig, 1, 0, "keys, seen from p", (-reach, reach))
 
 
 def _draw_points(fig, p, query) -> None:
     """Mark p and the query in every square of queries, ringed so that they show on any colour."""
-    for row, column in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)):
-        x, y = _axes(row, column)
-        about = p if column == 2 else np.zeros(2)
+    x, y = axes(0, 2)
+    corners = {"x0": p[0] - _GRIP, "x1": p[0] + _GRIP, "y0": p[1] - _GRIP, "y1": p[1] + _GRIP}
+    look = {"line": {"color": "#ffffff", "width": 2, "dash": "dot"}, "fillcolor": "rgba(255, 255, 255, 0.01)"}
+    fig.add_shape(type="circle", xref=x, yref=y, name="p", **corners, **look)
+    for row, column in QUERIES:
+        x, y = axes(row, column)
+        about = p if column == 2 or row == 2 else np.zeros(2)
         for point, symbol, words in ((about, "cross", "expansion point"), (query, "circle", "query")):
-            if column == 0 and symbol == "cross":
+            if row == column == 0 and symbol == "cross":
                 continue
             fig.add_trace(
                 go.Scatter(
@@ -222,7 +168,7 @@ def _colours(fig, fields, errors) -> None:
     low, high = float(fields[0].min()), float(fields[0].max())
     worst = max(float(np.quantile(errors[0], 0.75)), 1e-6)
     for name, row, limits in (("coloraxis", 0, (low, high)), ("coloraxis2", 1, (0.0, worst))):
-        bottom, top = _ROWS[row]
+        bottom, top = ROWS[row]
         height = {"y": (bottom + top) / 2, "len": (top - bottom) * 1.05}
         fig.layout[name] = {
             "colorscale": theme.SEQUENTIAL,

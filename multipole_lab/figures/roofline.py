@@ -59,6 +59,7 @@ def roofline(
         _draw_kernels(fig, own, names, intensity, bound, ms, words, colour, symbol)
     _draw_recorded(fig, recorded_names, recorded_intensity, recorded_tflops, recorded)
     _draw_times(fig, names, ms, memory)
+    _name_marks(fig, names, intensity, bound, memory)
     _place(fig, ms)
     top = theme.heading_height(finding, reading) + 48
     fig.update_layout(title=theme.title(finding, reading), margin={"t": top})
@@ -105,6 +106,30 @@ def _draw_kernels(fig, own, names, intensity, bound, ms, words, colour, symbol) 
             hovertemplate="<b>%{text}</b><br>%{x:.3g} operations a byte<br>at best %{y:.3g} TFLOP/s, "
             "%{customdata:.3g} ms<extra></extra>",
             name=words,
+        )
+    )
+
+
+def _name_marks(fig, names, intensity, bound, memory) -> None:
+    """Write beside marks what they are, as far as there is room; all have their name in the hover and in the bars."""
+    places = np.log10(np.maximum(intensity, 1e-9))
+    named, last = [], -np.inf
+    for i in np.argsort(intensity, kind="stable"):
+        room = 0.42 if memory[i] else 1.1  # decades, from the label before: below each other, or side by side
+        if places[i] - last >= room:
+            named.append(i)
+            last = places[i]
+    fig.add_trace(
+        go.Scatter(
+            x=intensity[named],
+            y=bound[named],
+            text=[names[i] for i in named],
+            textposition=["bottom right" if memory[i] else "bottom center" for i in named],
+            textfont={"size": 10},
+            mode="text",
+            hoverinfo="skip",
+            showlegend=False,
+            name="names",
         )
     )
 

@@ -50,7 +50,7 @@ def speed(
         reading = f"{reading} {_alone(device_ms[:, -1])}".strip()
     reading = f"{reading} {detail}".strip()
     top = theme.heading_height(finding, reading) + 34
-    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 490, "uirevision": "speed"})
+    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 600, "uirevision": "speed"})
     for i, (times, words, colour, symbol) in enumerate(
         ((exact_ms, "exact", theme.EXACT, "circle"), (approx_ms, name, theme.TILTED, "square"))
     ):
@@ -76,8 +76,8 @@ def speed(
             mode="lines+markers",
             line={"color": theme.PURPLE, "width": 2, "dash": "dot"},
             marker={"symbol": "diamond-open", "size": 9},
-            hovertemplate="error at %{x:,} tokens: %{y:.2g}<br>of the output's energy<extra></extra>",
-            name="its error, right axis",
+            hovertemplate="error at %{x:,} tokens: %{y:.2~%}<br>of the output's energy<extra></extra>",
+            name="its error, below",
             yaxis="y2",
         )
     )
@@ -145,7 +145,7 @@ def _crossing(lengths, exact_ms, approx_ms) -> float | None:
 
 
 def _place(fig, lengths, rse) -> None:
-    """Make all axes logarithmic, with ticks at the lengths that were measured."""
+    """Put the times above the errors on logarithmic axes, with ticks at the lengths that were measured."""
     fig.update_layout(
         xaxis={
             "title": {"text": "context length (tokens)"},
@@ -153,21 +153,21 @@ def _place(fig, lengths, rse) -> None:
             "tickvals": list(map(int, lengths)),
             "ticktext": [f"{int(n):,}" for n in lengths],
             "showgrid": False,
+            "anchor": "y2",
         },
         yaxis={
             "title": {"text": "time for one call (ms)"},
             "type": "log",
             "dtick": 1,
             "tickformat": "~g",
+            "domain": [0.4, 1],
         },
         yaxis2={
-            "title": {"text": "relative squared error"},
+            "title": {"text": "rel. squared error"},
             "type": "log",
-            "overlaying": "y",
-            "side": "right",
-            "showgrid": False,
             "dtick": 1,
-            "tickformat": "~g",
+            "tickformat": "~%",
+            "domain": [0, 0.3],
             # A decade to spare on both sides: without it noise in a flat error fills the height.
             "range": _decades(rse),
         },

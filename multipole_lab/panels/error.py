@@ -10,6 +10,7 @@ import torch
 
 from multipole_lab.attention import Centroid, Exact, MuSe
 from multipole_lab.figures import error as draw
+from multipole_lab.figures.error import WorstToken
 from multipole_lab.measure.errors import per_query_error
 from multipole_lab.measure.heads import one_head
 from multipole_lab.suggesting import suggesting
@@ -19,11 +20,12 @@ from .common import controls
 from .common.base import Picture
 from .common.sampled import SampledPanel
 
-_SPANS, _ROWS = 64, 128  # points of the line along the text; columns of the strips of output
+_SPANS, _WORST = 64, 10  # points of the line along the text; tokens in the list
+_AROUND = 60  # characters of the text on either side of a token
 
 
 class ErrorPanel(SampledPanel):
-    """Error per head, where in the sequence it sits, and the output exact and approximate."""
+    """Error per head, where in the sequence it sits, and the tokens where it is largest."""
 
     title = "error"
     main = "method", "clusters", "near", "head"
@@ -35,6 +37,7 @@ class ErrorPanel(SampledPanel):
         self._exact = lru_cache(maxsize=64)(self._attend_exactly)
         self._approx = lru_cache(maxsize=128)(self._attend)
         super().__init__(sample)
+        self._shown.data[0].on_click(self._clicked)
 
     def controls_for(self, sample) -> dict:
         """Make the controls with the ranges that this sample allows."""
@@ -56,7 +59,7 @@ class ErrorPanel(SampledPanel):
         }
 
     def compute(self, head: int, **choices) -> Iterator[Picture | None]:
-        """Show the chosen head at once, then measure the others and fill in their bars."""
+        """Show the chosen head at once, then measure the others and fill in their dots."""
         heads = self.sample[choices["layer"]].q.shape[1]
         rse = np.full(heads, np.nan)
         for h in [head, *(h for h in range(heads) if h != head)]:
@@ -74,24 +77,32 @@ class ErrorPanel(SampledPanel):
         return per_query_error(self._approx(head=head, **choices), exact)[0, 0].numpy()
 
     def _draw(self, head: int, choices: dict, rse: np.ndarray, done: float) -> Picture:
-        """Summarise one head's error along the text and its outputs, and draw them below the bars."""
+        """Summarise one head's error along the text and at its worst tokens, and draw both below the dots."""
         context = choices["context"]
         place = self._error(head, choices)
         spans = np.array_split(np.arange(context), min(_SPANS, context))
         worst = [int(part[place[part].argmax()]) for part in spans]
-        rows = np.linspace(0, context - 1, min(_ROWS, context)).astype(int)
+        order = np.argsort(-place)[:_WORST]
         figure = draw(
             rse=rse.copy(),
             head=head,
             positions=np.array([part[0] for part in spans]),
             by_position=np.array([place[part].mean() for part in spans]),
             tokens=[self.sample.tokens[i] for i in worst],
-            rows=rows,
-            exact=self._exact(choices["layer"], head, context)[0, 0, rows].numpy(),
-            approx=self._approx(head=head, **choices)[0, 0, rows].numpy(),
-            name=choices["method"],
+            worst=[self._in_its_sentence(int(i), float(place[i])) for i in order],
         )
         return Picture(figure, {"head": np.arange(len(rse)), "relative_squared_error": rse.copy()}, done)
+
+    def _in_its_sentence(self, at: int, wrong: float) -> WorstToken:
+        """A token with its error and the text around it."""
+        tokens = self.sample.tokens
+        before, after = "".join(tokens[max(at - _AROUND, 0) : at]), "".join(tokens[at + 1 : at + _AROUND])
+        return WorstToken(at, wrong, before[-_AROUND:], tokens[at], after[:_AROUND])
+
+    def _clicked(self, _trace, points, _keys) -> None:
+        """Look at the head whose dot was clicked."""
+        if points.xs:
+            self.set(head=int(points.xs[0]))
 
     @one_thread()
     @torch.inference_mode()

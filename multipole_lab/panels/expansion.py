@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from multipole_lab.figures import expansion as draw
+from multipole_lab.figures.common.theme import CONFIG
 from multipole_lab.lessons import toy
 from multipole_lab.suggesting import suggesting
 
@@ -42,8 +43,12 @@ class ExpansionPanel(Panel):
         }
         super().__init__("expansion", moves)
         # A click on any of the fields moves p there: the mouse's way to do what the two sliders do.
-        for trace in self._shown.data[:5]:
+        for trace in self._shown.data[:6]:
             trace.on_click(self._clicked)
+        self._shown._config = CONFIG | {
+            "edits": {"shapePosition": True}
+        }  # the one shape is the ring around p
+        self._shown.observe(self._dragged, "_js2py_relayout")
 
     def compute(self, p_x, p_y, query_x, query_y, clusters, spread, seed, order, field) -> Iterator[Picture]:
         """Evaluate the exact field and both expansions over the grid, and at the one query."""
@@ -78,9 +83,24 @@ class ExpansionPanel(Panel):
         yield Picture(figure, table)
 
     def _clicked(self, _trace, points, _keys) -> None:
-        """Move p to where a field was clicked, on the sliders' steps."""
+        """Move p to where a field was clicked."""
         if points.xs:
-            self.set(p_x=round(points.xs[0] / 0.2) * 0.2, p_y=round(points.ys[0] / 0.2) * 0.2)
+            self._place(points.xs[0], points.ys[0])
+
+    def _dragged(self, change) -> None:
+        """Move p to where the ring around it was let go."""
+        moved = (change["new"] or {}).get("relayout_data", {})
+        ends = [[moved.get(f"shapes[0].{side}{i}") for i in (0, 1)] for side in "xy"]
+        if None in [*ends[0], *ends[1]]:
+            return
+        self._place(*(sum(pair) / 2 for pair in ends))
+        ring = self._work.picture.figure.layout.shapes[0]  # where p is now, on the sliders' steps
+        self._shown.put_back({f"shapes[0].{name}": ring[name] for name in ("x0", "x1", "y0", "y1")})
+
+    def _place(self, x: float, y: float) -> None:
+        """Move p to a place in the plane, on the sliders' steps and between their ends."""
+        p_x, p_y = (float(np.clip(round(value / 0.2) * 0.2, -3, 3)) for value in (x, y))
+        self.set(p_x=p_x, p_y=p_y)
 
 
 @suggesting

@@ -6,6 +6,7 @@ import pytest
 
 from multipole_lab import figures
 from multipole_lab.figures.common import theme
+from multipole_lab.figures.error import WorstToken
 from multipole_lab.lessons import toy
 from multipole_lab.lessons.projection import neighbour_colours, principal_axes
 
@@ -102,19 +103,33 @@ def test_expansion_does_not_praise_an_expansion_point_at_the_origin():
     assert "move it" in expansion_figure(np.zeros(2)).layout.title.text
 
 
-def test_error_draws_bars_the_line_and_both_outputs():
-    rng = np.random.default_rng(0)
-    exact = rng.standard_normal((8, 4))
-    arguments = {"positions": np.arange(0, 80, 10), "by_position": np.full(8, 0.1), "tokens": ["x"] * 8,
-                 "rows": np.arange(8), "exact": exact, "approx": exact + 1}  # fmt: skip
-    fig = figures.error(np.array([0.1, 0.02, 0.3]), 1, **arguments)
-    bars, line, top, bottom = fig.data
-    assert list(bars.y) == [0.1, 0.02, 0.3]
-    assert bars.marker.color[1] != bars.marker.color[0]
+def test_expansion_has_square_axes_that_zoom_as_one_and_says_which_is_nearer():
+    fig = expansion_figure(np.array([1.2, 0.9]))
+    queries = [1, 2, 3, 5, 6, 7]  # the fourth square shows keys
+    for number in range(1, 8):
+        across, up = fig.layout[f"xaxis{number}"], fig.layout[f"yaxis{number}"]
+        assert up.scaleanchor == ("x" if number == 1 else f"x{number}")
+        assert (across.matches, up.matches) == (("x", "y") if number in queries[1:] else (None, None))
+    nearer = next(trace for trace in fig.data if trace.name == "which is nearer")
+    assert nearer.z[10, 10] == -2  # the origin, where its expansion is exact
+    assert nearer.z[13, 14] == 2  # where p is
+    ring = fig.layout.shapes[0]
+    assert ((ring.x0 + ring.x1) / 2, (ring.y0 + ring.y1) / 2) == pytest.approx((1.2, 0.9))
+
+
+def test_error_draws_a_dot_a_head_the_line_and_the_worst_words():
+    worst = [WorstToken(7, 2.0, "before ", " <b>", "\nafter"), WorstToken(3, 0.5, "a", "\n", "b")]
+    arguments = {"positions": np.arange(0, 80, 10), "by_position": np.full(8, 0.1), "tokens": ["x"] * 8}
+    fig = figures.error(np.array([0.1, 0.02, 0.3]), 1, **arguments, worst=worst)
+    dots, line, shares, words = fig.data
+    assert list(dots.y) == [0.1, 0.02, 0.3]
+    assert list(dots.text) == ["10%", "2.0%", "30%"]
+    assert dots.marker.color[1] != dots.marker.color[0]
     assert list(line.x) == list(range(0, 80, 10))
-    np.testing.assert_array_equal(top.z, exact.T)
-    np.testing.assert_array_equal(bottom.z, exact.T + 1)
-    assert "Mean error 0.14" in fig.layout.title.text
+    assert list(shares.text) == ["200%", "50%"]
+    assert list(words.text) == ["…before <b> &lt;b&gt;</b>⏎after…", "…a<b>⏎</b>b…"]
+    assert "token 7" in words.customdata[0]
+    assert "Mean error 14%" in fig.layout.title.text
     waiting = figures.error(np.array([np.nan, 0.02, np.nan]), 1, **arguments)
     assert "measuring the other heads" in waiting.layout.title.text
 
@@ -130,6 +145,7 @@ def test_speed_states_the_ratio_at_the_longest_text_and_names_the_machine(approx
     assert list(fig.data[0].y) == [5, 20]
     assert list(fig.data[2].y) == [0.1, 0.2]
     assert fig.data[2].yaxis == "y2"
+    assert fig.layout.yaxis2.domain[1] < fig.layout.yaxis.domain[0]  # two plots, one below the other
 
 
 @pytest.mark.parametrize(

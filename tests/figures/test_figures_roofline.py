@@ -95,3 +95,10 @@ def test_every_recorded_kernel_is_one_that_there_is():
 def test_more_clusters_than_keys_are_refused():
     with pytest.raises(ValueError, match="1,024 clusters of 512 keys"):
         kernel_work(tokens=512, clusters=1024)
+
+
+def test_marks_are_named_where_there_is_room():
+    x = np.array([0.0, 1.0, 1.5, 10.0, 1e4, 2e4])
+    fig = figures.roofline(list("abcdef"), np.ones(6), x, 1000.0, 1000.0, "a test GPU")
+    (words,) = (trace for trace in fig.data if trace.name == "names")
+    assert list(words.text) == ["a", "b", "d", "e"]

@@ -111,6 +111,11 @@ def look(lab, panel, name, picture):
     lab.settled(panel)
     lab.until_fitting(panel)
     panel.screenshot(path=browsing.SHOTS / f"panel-{name}-{picture}.png")
+    cut = panel.evaluate(
+        """panel => [...panel.querySelectorAll(".widget-readout, .widget-label")].filter(words =>
+            words.checkVisibility() && words.scrollWidth > words.clientWidth + 1).map(words => words.textContent)"""
+    )
+    assert not cut
     serious = lab.page.evaluate(
         """async name => {
             const panel = document.querySelector(`.ml-panel[aria-label='${name} panel']`);
@@ -214,7 +219,7 @@ def test_large_type_and_back(lab):
 
 def test_every_panel_is_whole_and_readable_in_the_dark_at_900_pixels(lab):
     lab.theme("JupyterLab Dark")
-    lab.page.set_viewport_size({"width": 900, "height": 1200})
+    lab.page.set_viewport_size({"width": 900, "height": 1700})  # room for a panel with all its controls
     for name in PANELS:
         panel = lab.panel(name)
         # Above the figure where there is no room beside it; the page takes its new width a moment later.
@@ -284,6 +289,32 @@ def test_the_words_of_the_lens_are_chosen_by_arrow_keys_and_clicks(lab):
     lab.page.keyboard.press("a")  # inserts a cell where the notebook hears it
     lab.page.wait_for_timeout(300)
     assert lab.page.locator(".jp-Cell").count() == cells
+
+
+def test_p_is_dragged_on_the_picture_and_a_head_is_chosen_by_a_click(lab):
+    panel = lab.panel("expansion")
+    lab.settled(panel)
+    lab.until_fitting(panel)
+    ring = panel.locator(".shapelayer path").first
+    ring.scroll_into_view_if_needed()
+    box, before = ring.bounding_box(), lab.drawn("expansion")
+    at = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    lab.page.mouse.move(*at)
+    lab.page.mouse.down()
+    lab.page.mouse.move(at[0] - 40, at[1] + 20, steps=5)
+    lab.page.mouse.up()
+    lab.until_redrawn("expansion", before)
+    slider = panel.get_by_role("slider", name="p x", exact=True)
+    assert float(slider.get_attribute("aria-valuenow")) < 1.2
+    panel = lab.panel("error")
+    lab.settled(panel)
+    lab.until_fitting(panel)
+    before, dot = lab.drawn("error"), panel.locator(".point").nth(3)
+    dot.scroll_into_view_if_needed()
+    box = dot.bounding_box()
+    lab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    lab.until_redrawn("error", before)
+    assert float(panel.get_by_role("slider", name="head", exact=True).get_attribute("aria-valuenow")) == 3
 
 
 def test_every_label_has_a_sentence_behind_it(lab):

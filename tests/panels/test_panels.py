@@ -248,6 +248,7 @@ def test_export_gives_csv_json_and_a_page_that_needs_no_network(sample):
 def test_the_error_panel_shows_the_error_of_the_method_itself(sample):
     from multipole_lab.attention.exact import Exact
     from multipole_lab.attention.muse import MuSe
+    from multipole_lab.measure.errors import per_query_error
 
     panel = panels.error(sample)
     panel.set(clusters=16, head=2)
@@ -257,6 +258,25 @@ def test_the_error_panel_shows_the_error_of_the_method_itself(sample):
     wanted = (approx - exact).square().sum((-1, -2)) / exact.square().sum((-1, -2))
     np.testing.assert_allclose(panel.table()["relative_squared_error"], wanted[0], rtol=1e-3)
     assert panel.figure().data[0].x[2] == 2
+    panel._clicked(None, SimpleNamespace(xs=[1]), None)
+    assert panel.state()["head"] == 1
+    place = per_query_error(approx, exact)[0, 1]
+    shown = [float(text.rstrip("%")) / 100 for text in panel.figure().data[2].text]
+    np.testing.assert_allclose(shown, place.sort(descending=True).values[:10], rtol=0.05)
+
+
+def test_the_ring_around_p_and_a_click_move_p_to_the_sliders_steps():
+    panel = panels.expansion(steps=9)
+    ring = {"shapes[0].x0": -1.35, "shapes[0].x1": -0.65, "shapes[0].y0": 1.79, "shapes[0].y1": 2.49}
+    panel._dragged({"new": {"relayout_data": ring}})
+    assert (panel.state()["p_x"], panel.state()["p_y"]) == pytest.approx((-1.0, 2.2))
+    shape = panel._shown._layout["shapes"][0]
+    assert (shape["x0"] + shape["x1"], shape["y0"] + shape["y1"]) == pytest.approx((-2.0, 4.4))
+    panel._dragged({"new": {"relayout_data": {"xaxis.range[0]": -1.0}}})  # a zoom moves no p
+    panel._dragged({"new": None})
+    assert panel.state()["p_x"] == pytest.approx(-1.0)
+    panel._clicked(None, SimpleNamespace(xs=[9.0], ys=[0.31]), None)
+    assert (panel.state()["p_x"], panel.state()["p_y"]) == pytest.approx((3.0, 0.4))
 
 
 def test_the_speed_panel_measures_every_length_on_this_machine(sample):

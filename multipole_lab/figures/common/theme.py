@@ -122,7 +122,10 @@ def enlarge(figure: go.Figure, factor: float = 1.35) -> go.Figure:
         axis.title.standoff = 8
     for note in large.layout.annotations:
         note.font.size = (note.font.size or 13) * factor
-    for trace in large.select_traces("bar"):
+    texts = large.select_traces(
+        lambda trace: trace.type == "bar" or "text" in (getattr(trace, "mode", None) or "")
+    )
+    for trace in texts:
         trace.textfont.size = (trace.textfont.size or 12) * factor
     return large
 
@@ -158,6 +161,11 @@ def number(value: float) -> str:
     if abs(value) >= 99.5:
         return f"{value:,.0f}"
     return f"{value:#.2g}".rstrip(".")
+
+
+def percent(value: float) -> str:
+    """Write a share in percent with two significant digits, as ``number`` does."""
+    return f"{number(100 * value)}%"
 
 
 def palette_scale(colours: Sequence[str]) -> list[tuple[float, str]]:

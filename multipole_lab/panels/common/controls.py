@@ -90,7 +90,7 @@ def lengths(description: str, own: int, device: str, most: int) -> widgets.Selec
 def heads() -> widgets.SelectionSlider:
     """Choose how many heads one call has; 0 stands for the layer's own."""
     return widgets.SelectionSlider(
-        options=[("the layer's", 0), ("8", 8), ("16", 16), ("32", 32)], value=0, description="heads",
+        options=[("own", 0), ("8", 8), ("16", 16), ("32", 32)], value=0, description="heads",
         tooltip="How many heads one call attends with: the layer's own, or so many with keys of their own", **_CALM,
     )  # fmt: skip
 

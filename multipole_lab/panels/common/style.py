@@ -48,7 +48,7 @@ STYLE = """<style>
 .ml-panel .ml-buttons { display: flex; flex-flow: row wrap; gap: 2px 8px; align-items: center; }
 .ml-panel .ml-buttons button { width: auto; padding: 0 10px; margin: 2px 0; }
 /* Text of a figure follows the theme. */
-.ml-panel .js-plotly-plot :is(.gtitle, .legendtext, .annotation-text, .bartext, .colorbar text,
+.ml-panel .js-plotly-plot :is(.gtitle, .legendtext, .annotation-text, .bartext, .textpoint text, .colorbar text,
   [class$="title"], [class$="tick"] text) { fill: var(--jp-ui-font-color1) !important; }
 /* The kernel is another one, or gone: one banner in the place of a broken chain at every part. */
 .ml-panel.jupyter-widgets-disconnected::before { content: "The kernel has started again: run this cell again.";
