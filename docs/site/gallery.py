@@ -51,6 +51,11 @@ LINES = {
         "ring, muse = 512.0 * tokens, np.full(3, 512.0 * 64)  # keys and values, or 64 summaries\n"
         "ml.figures.parallel(tokens, muse, ring, ranks=2)"
     ),
+    "step": (
+        "from multipole_lab.bench.recorded import record\n"
+        'run = record("step-cpu-two-processes")  # of `multipole-lab train --profile 1`\n'
+        'ml.figures.step(run["profiles"], "Two processes of one computer share every text.")'
+    ),
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from .front import front
 from .lines import lines
 from .looks.lens import lens
 from .looks.matrix import matrix
+from .looks.step import step
 from .looks.writing import writing
 from .parallel import parallel
 from .roofline import roofline
@@ -35,6 +36,7 @@ __all__ = [
     "parallel",
     "roofline",
     "speed",
+    "step",
     "sweep",
     "tuner",
     "writing",
