@@ -58,7 +58,7 @@ PLANS = {
     ),
     "speed": Plan(
         lambda: ml.panels.speed(sample(1024)), {"clusters": (16, 64, 256), "order": ("monopole", "dipole")},
-        ask="Where do the two lines cross? More clusters make the error smaller: what do they do to the time?",
+        ask="Do the two lines cross, and where? More clusters make the error smaller: what do they do to the time?",
     ),
     "blocks": Plan(
         lambda: ml.panels.blocks(sample(1024)),
