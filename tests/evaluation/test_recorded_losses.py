@@ -24,6 +24,8 @@ def test_a_third_of_the_cost_spent_otherwise():
         assert share == pytest.approx(row["share_of_exact"], abs=1e-4)
         assert share <= 1 / 3
         said = re.findall(r"`(MuSe\([^`]*)`[^;.`]*? \+(\d\.\d\d)%", words)
+        if row["text"] == "reading":
+            assert f"{row['above_percent']:+.2f}% on the story" in words
         if row["text"] == "python-topics":
             assert f"{row['above_percent']:.2f}" in [
                 n for text, n in said if as_text(parse_method(text)) == as_text(method)
