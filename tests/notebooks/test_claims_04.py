@@ -252,3 +252,17 @@ def test_12_the_best_number_of_clusters_with_four_near(book):
     assert pytest.approx(equal, abs=0.5) == (4 * 2048) ** 0.5
     counts = {C: operations(ml.MuSe(clusters=C, near=4), 2048) for C in range(8, 257)}
     assert min(counts, key=counts.get) == best
+
+
+def test_10_what_queries_gain_that_choose_for_themselves(book):
+    shared, own, rare, rarer = book.says(
+        r"takes the error of the layer from ([\d.]+) to ([\d.]+), and the one in a hundred from (\d+)% to (\d+)%"
+    )
+    ran = book.cell("06")
+    x = ran.q, ran.k, ran.v
+    exact = ml.Exact()(*x)
+    for choice, wrong, percent in (("cluster", shared, rare), ("query", own, rarer)):
+        out = ml.MuSe(near=4, near_for=choice)(*x)
+        assert ml.relative_squared_error(out, exact).item() == pytest.approx(wrong, abs=0.001)
+        length = ((out - exact).norm(dim=-1) / exact.norm(dim=-1)).flatten()
+        assert percent < 100 * length.quantile(0.99) < percent + 3

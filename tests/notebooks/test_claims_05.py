@@ -268,3 +268,20 @@ def test_19_later_tokens_have_more_error(book):
     assert errors[0] < 1e-10
     assert errors[1] == pytest.approx(second, abs=5e-4)
     assert (min(errors[4:]), max(errors[4:])) == pytest.approx((low, high), abs=6e-4)
+
+
+def test_exercise_4_points_that_no_later_query_moves(book):
+    earlier, own = book.says(r"pays with its error, ([\d.]+) instead of ([\d.]+) on this head")
+    ran = book.cell("05")
+    q, k, v = ran.q, ran.k, ran.v
+    torch.manual_seed(0)
+    other = torch.cat([q[:, :, :1048], q[:, :, 1048:][:, :, torch.randperm(1000)]], 2)
+    method = ml.MuSe(clusters=32, leaf=256, points="earlier")
+    out = method(q, k, v, causal=True)
+    assert torch.equal(out[:, :, :1048], method(other, k, v, causal=True)[:, :, :1048])
+    exact = ml.Exact()(q, k, v, causal=True)
+    errors = [
+        ml.relative_squared_error(m(q, k, v, causal=True), exact).item()
+        for m in (method, ml.MuSe(clusters=32, leaf=256))
+    ]
+    assert errors == pytest.approx([earlier, own], abs=1e-4)
