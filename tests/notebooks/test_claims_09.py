@@ -3,6 +3,8 @@
 What it trains is smaller here: its sentences name no number of a live run. Numbers of records come from the records.
 """
 
+import itertools
+
 import pytest
 import torch
 from claims import Notebook
@@ -178,6 +180,22 @@ def test_26_no_difference_of_the_losses_can_be_told_from_chance(book):
     assert min(off) < 0 < max(off)
     assert [step for (step,) in book.cell("25").rows(r"step +(\d+):")] == [50, 50, 100, 150]
     assert len(text.splitlines()) == len(rows) == 4
+
+
+def test_uneven_the_second_half_of_a_text_is_more_work(book):
+    busy, less, gap, whole = book.says(
+        r"rank 1 computes for (\d+%) of the step and rank 0 for (\d+%); the longest gap in rank 0's upper lane, (\d+) "
+        r"ms of (\d+), is spent waiting for rank 1"
+    )
+    figure = book.cell("step").value
+    assert f"Rank 1 computes for {busy:.0%} of the step, rank 0 for {less:.0%};" in figure.layout.title.text
+    first, second = (profile["lanes"] for profile in book.cell("step").run["profiles"])
+    assert first["step"][0][1] == pytest.approx(whole, abs=0.5)
+    pauses = [(b[0] - a[1], a[1], b[0]) for a, b in itertools.pairwise(first["compute"])]
+    length, begin, end = max(pauses)
+    assert length == pytest.approx(gap, abs=0.5)
+    worked = sum(max(0.0, min(end, b) - max(begin, a)) for a, b in second["compute"])
+    assert worked > 0.9 * length, "the other rank is at work meanwhile"
 
 
 def test_26_a_laptops_size_shows_no_sign_either(book):
