@@ -182,14 +182,14 @@ def test_26_no_difference_of_the_losses_can_be_told_from_chance(book):
     assert len(text.splitlines()) == len(rows) == 4
 
 
-def test_uneven_the_second_half_of_a_text_is_more_work(book):
+def test_31_the_second_half_of_a_text_is_more_work(book):
     busy, less, gap, whole = book.says(
         r"rank 1 computes for (\d+%) of the step and rank 0 for (\d+%); the longest gap in rank 0's upper lane, (\d+) "
         r"ms of (\d+), is spent waiting for rank 1"
     )
-    figure = book.cell("step").value
+    figure = book.cell("30").value
     assert f"Rank 1 computes for {busy:.0%} of the step, rank 0 for {less:.0%};" in figure.layout.title.text
-    first, second = (profile["lanes"] for profile in book.cell("step").run["profiles"])
+    first, second = (profile["lanes"] for profile in book.cell("30").run["profiles"])
     assert first["step"][0][1] == pytest.approx(whole, abs=0.5)
     pauses = [(b[0] - a[1], a[1], b[0]) for a, b in itertools.pairwise(first["compute"])]
     length, begin, end = max(pauses)
