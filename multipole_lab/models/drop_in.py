@@ -68,7 +68,8 @@ def attention_on(
         While the model runs: packed texts that see each other; if ``strict``, all that the method cannot honour (see
         ``DropIn``).
     RuntimeError
-        When another thread is running this model with a replaced attention.
+        When another thread is running this model with a replaced attention; while the model runs, in the replicas that
+        ``nn.DataParallel`` makes of it, which would be exact in silence.
     """
     from multipole_lab.models import drop_in_names  # noqa: F401  whoever drops in may also want the names
 
@@ -169,6 +170,12 @@ class DropIn:
         layer = self._numbers.get(module)
         method = self.methods.get(layer)
         if method is None:
+            if getattr(module, "_is_replica", False):
+                raise RuntimeError(
+                    f"{type(module).__name__} is a replica made by nn.DataParallel, whose layers are not known again. "
+                    "Where one process sees several GPUs, start a process for each by torchrun, or name one GPU by "
+                    "CUDA_VISIBLE_DEVICES"
+                )
             return former(module, query, key, value, attention_mask, **kwargs)
         if torch.compiler.is_compiling():
             call = module, query, key, value, attention_mask

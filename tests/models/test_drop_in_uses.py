@@ -142,6 +142,24 @@ def test_a_copy_made_inside_says_what_to_do():
     assert torch.equal(read(copied, ids), exact)
 
 
+def test_a_replica_of_data_parallel_is_not_exact_in_silence():
+    """One layer's, as nn.DataParallel makes them for a second GPU."""
+    model, ids = tiny("llama"), ids_of()
+    layer = model.base_model.layers[1]
+    whole, replica = layer.self_attn, layer.self_attn._replicate_for_data_parallel()
+    for name, part in whole.named_children():
+        setattr(replica, name, part)
+    with SMALL.on(model):
+        approximate = read(model, ids)
+        layer.self_attn = replica
+        with pytest.raises(
+            RuntimeError, match=r"replica made by nn\.DataParallel.* start a process for each by torchrun"
+        ):
+            read(model, ids)
+        layer.self_attn = whole
+        assert torch.equal(read(model, ids), approximate)
+
+
 def test_a_capture_inside_sees_what_the_method_makes():
     class Letters:
         def __call__(self, text, **_):
