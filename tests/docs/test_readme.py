@@ -44,6 +44,16 @@ def test_the_table_of_methods_has_the_share_of_products(method, share):
     assert int(share) == round(100 * share_of_exact(parse_method(method), 2048, heads=9, kv_heads=3))
 
 
+def test_the_other_layers_have_the_errors_that_stand_above_the_table():
+    sample, method = ml.load_sample("smollm2").crop(2048), ml.MuSe()
+    errors = []
+    for number in (3, 28):
+        q, k, v = sample[number].q, sample[number].k, sample[number].v
+        errors.append(100 * ml.relative_squared_error(method(q, k, v), ml.Exact()(q, k, v)).item())
+    words = "layer 3 is harder ({:.1f}% with `MuSe()`) and layer 28 easier ({:.1f}%)".format(*errors)
+    assert words in " ".join(CHOOSING.split())
+
+
 def test_the_table_of_methods_has_the_errors(layer):
     exact = ml.Exact()(layer.q, layer.k, layer.v)
     assert len(ROWS) > 8

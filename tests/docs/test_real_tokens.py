@@ -55,6 +55,8 @@ def test_errors_on_long_texts_are_those_of_real_tokens_beside_drawn_ones():
 def test_errors_grow_with_the_length():
     words = " ".join(GUIDE.split("**Errors grow with the")[1].split("Real texts of")[0].split())
     said = re.findall(r"from (\S+%) to (\S+%)", words)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "errors grow: {} at 16,384, {} at 32,768 (three layers)".format(*said[0]) in readme
     for method, pair in zip(("MuSe(clusters=64)", "MuSe(clusters=64, near=4)"), said, strict=True):
         short = recorded("h200-real-tokens", method, causal=True, source="real", dtype="bfloat16")["error"]
         long = recorded("cpu-real-tokens-32k", method, causal=True)["error"]
@@ -95,6 +97,11 @@ def test_what_is_told_of_layers_is_what_was_chosen():
     assert re.search(r"it has\s+19% \(full\) and 2\.4%", (ROOT / "README.md").read_text(encoding="utf-8"))
     layer = recorded("h200-real-tokens", "MuSe(clusters=64)", causal=True, source="real", dtype="bfloat16")
     assert f"{100 * layer['errors']['15']:.1f}% with `MuSe()`" in " ".join(GUIDE.split())
+    full = recorded("h200-real-tokens", "MuSe(clusters=64)", causal=False, source="real", dtype="bfloat16")
+    layers = "{:.0%} with `MuSe()`, {:.0%} in layer 15 and {:.0%} in layer 28".format(
+        *(full["errors"][layer] for layer in ("3", "15", "28"))
+    )
+    assert layers in " ".join(GUIDE.split())
     assert (topics["holds"], novel["holds"]) == (True, False)
 
 
