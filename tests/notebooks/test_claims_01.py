@@ -137,3 +137,16 @@ def test_02_three_parts_merge_in_any_grouping_and_an_empty_one_adds_nothing(book
     nothing = torch.zeros(1, 1, 5, 4), torch.full((1, 1, 5), -torch.inf)
     for a, b in zip(left + ml.merge([one, nothing]), right + one, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_10_where_the_exponential_overflows_in_16_bits(book):
+    (limit,) = book.says(r"in the 16 bits of `float16` from (\d+) on")
+    assert limit == math.floor(math.log(torch.finfo(torch.float16).max))
+
+
+def test_18_what_written_logits_would_move(book):
+    megabytes, tokens, together = book.says(
+        r"moves \$N\^2\$ numbers each time, (\d+) MB a head at ([\d,]+) tokens, where .*? together are (\d+) MB"
+    )
+    assert 4 * tokens**2 / 1e6 == pytest.approx(megabytes, abs=0.5)
+    assert 4 * 4 * tokens * 64 / 1e6 == pytest.approx(together, abs=0.5)

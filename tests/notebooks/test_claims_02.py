@@ -247,3 +247,29 @@ def test_18_seeds_move_the_error_by_some_percent(book, seen):
     exact = ml.Exact()(*x)
     errors = [ml.relative_squared_error(ml.MuSe(seed=i)(*x), exact).item() for i in range(8)]
     assert (min(errors), max(errors)) == pytest.approx((low, high), abs=0.002)
+
+
+def test_08_a_cluster_that_nobody_joins_starts_again(book, seen):
+    book.says(r"Its mean would be (NaN) above, a sum divided by 0; the library starts it again")
+    assert seen.keys[:0].mean(0).isnan().all()
+    starts = seen.k[:, :, :8].clone()
+    starts[:, :, 3] = 1e4  # nearest to no key
+    empty = ml.kmeans(seen.k, clusters=8, iterations=0, init=starts)
+    assert (empty.counts[..., 3] == 0).all()
+    assert torch.equal(empty.labels[0, 0], torch.cdist(seen.keys, starts[0, 0]).argmin(1))  # plain distance
+    assert (ml.kmeans(seen.k, clusters=8, iterations=1, init=starts).counts > 0).all()
+
+
+def test_08_and_solution_2_count_from_different_zeros(book, seen):
+    book.says(r"it begins where the (second) line of \$k\$-means by hand stands")
+    by_hand = book.cell("07").column(r"distance ([\d.]+)")
+    around = seen.left(seen.k, ml.kmeans(seen.k, clusters=64, iterations=0))[0]
+    whole = (seen.keys - seen.keys.mean(0)).square().sum(1).mean().item()
+    assert around * whole == pytest.approx(by_hand[1], rel=0.1)
+    assert around * whole < 0.7 * by_hand[0]
+
+
+def test_31_weights_differ_by_a_factor_of_five_or_six(book):
+    said = book.says(r"the weights that a query gives differ by a factor of (\w+) or (\w+)\.")
+    differ = book.cell("21").column(r"differ by ([\d.]+)")
+    assert (round(np.exp(min(differ))), round(np.exp(max(differ)))) == said

@@ -173,3 +173,17 @@ def test_23_what_the_dipole_costs(book):
     for order, percent in (("dipole", dipole), ("monopole", monopole)):
         share = share_of_exact(ml.MuSe(order=order), 2048, heads=9, kv_heads=3)
         assert 100 * share == pytest.approx(percent, abs=0.5)
+    *own, times = book.says(r"A head with keys of its own: (\d+)% and (\d+)%, ([\d.]+) times as many")
+    shares = [share_of_exact(ml.MuSe(order=order), 2048) for order in ("dipole", "monopole")]
+    assert [100 * share for share in shares] == pytest.approx(own, abs=0.5)
+    assert shares[0] / shares[1] == pytest.approx(times, abs=0.05)
+
+
+def test_31_the_gradient_of_the_values_is_the_weights(book):
+    book.says(
+        r"they are the softmax (weights) alone, where those of queries and keys have differences of values"
+    )
+    x = [torch.randn(1, 1, 6, 8).double().requires_grad_() for _ in range(3)]
+    upstream = torch.randn(1, 1, 6, 8).double()
+    (of_values,) = torch.autograd.grad((ml.Exact()(*x, scale=1.0) * upstream).sum(), x[2])
+    torch.testing.assert_close(of_values, (x[0] @ x[1].mT).softmax(-1).mT @ upstream)
