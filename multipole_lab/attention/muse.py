@@ -43,7 +43,7 @@ class MuSe(Method):
     attention on every other query; in causal attention, beyond the leaf, also on later queries of its block, and
     through the length on where blocks begin, though never on later keys or values. By k-means that is no rounding: with
     other queries behind them results move by a quarter to all of the method's own squared error; by runs of positions
-    they stay. A sampler that reads its text again for every token meets other numbers there than teacher forcing.
+    they hardly do. A sampler that reads its text again for every token meets other numbers there than teacher forcing.
     With ``points="earlier"`` it does not, if it fills the text up to the length that was trained: every token gets what
     the whole text gives it. A step with a cache is exact attention or the cache's own, and differs by the error.
 
