@@ -266,3 +266,18 @@ def test_10_what_queries_gain_that_choose_for_themselves(book):
         assert ml.relative_squared_error(out, exact).item() == pytest.approx(wrong, abs=0.001)
         length = ((out - exact).norm(dim=-1) / exact.norm(dim=-1)).flatten()
         assert percent < 100 * length.quantile(0.99) < percent + 3
+
+
+def test_10_to_choose_for_oneself_costs_as_many_products(book):
+    (cost,) = book.says(
+        r"As many products, (\d+%) of exact attention's; but each query fetches keys of its own"
+    )
+    for choice in ("cluster", "query"):
+        share = share_of_exact(ml.MuSe(near=4, near_for=choice), 2048, heads=9, kv_heads=3)
+        assert share == pytest.approx(cost, abs=0.005)
+
+
+def test_12_a_tolerance_is_a_setting_of_the_cache_alone(book):
+    held, name = book.says(r"reading until the keys hold (\d+%) of the attention, say, .*? alone: `(\w+)`")
+    assert ml.MultipoleCache(budget=None, top_p=held).settings.top_p == held
+    assert not any(name in method.__dataclass_fields__ for method in (ml.MuSe, ml.Centroid, ml.TopK))

@@ -1,11 +1,13 @@
 """What notebook 06 says about decoding, computed; numbers are those of cells and exercises."""
 
+import math
 import re
 from unittest.mock import patch
 
 import pytest
 import torch
 from claims import Notebook
+from tiny_models import ids_of, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import multipole_lab as ml
@@ -13,6 +15,7 @@ from multipole_lab.bench.recorded import record
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.step.reference import decode_step, masses
 from multipole_lab.decoding.store.hierarchy import Hierarchy
+from multipole_lab.decoding.store.short import LEAST_BYTES
 
 PEAK, BANDWIDTH = 989e12, 3.35e12  # of an H100: operations and bytes a second
 
@@ -287,3 +290,76 @@ def test_20_what_a_whole_cache_takes(book):
     token = 32 * 8 * 2 * 128 * 2
     assert (token / 1e3, token * 131_072 / 1e9) == pytest.approx((kilobytes, gigabytes), abs=0.5)
     assert gigabytes >= 8 * 2  # 8 billion numbers of 2 bytes
+
+
+def test_02_the_metric_of_the_queries_halves_the_error_but_not_in_every_head(book, decode):
+    watched, plain, here, here_plain = book.says(
+        r"of a step is ([\d.]+) with that metric and ([\d.]+) with the plain distance \(`watch=0`\); "
+        r".*? it is ([\d.]+) and ([\d.]+)\."
+    )
+    (steps,) = book.says(r"of up to (\d+) steps before a join are watched")
+    assert Settings().watch == steps
+    layers = ml.load_sample("smollm2").layers
+    for watch, mean, shown in ((16, watched, here), (0, plain, here_plain)):
+        found = {(n, h): decode(layer=n, head=h, watch=watch)[0] for n in layers for h in range(3)}
+        assert sum(found.values()) / 9 == pytest.approx(mean, abs=1e-4)
+        assert found[15, 2] == pytest.approx(shown, abs=5e-4)
+
+
+def test_07_the_prompt_may_be_read_by_muse(book):
+    book.says(r"(the prompt goes through the method), and each new token through the cache")
+    model, ids = tiny("llama"), ids_of(1, 100)
+    cache = ml.MultipoleCache(budget=16, sinks=2, recent=8, interval=8, dense_until=0)
+    with torch.no_grad(), cache.on(model), ml.MuSe(clusters=4, leaf=16).on(model) as drop_in:
+        model(ids, past_key_values=cache)
+        model(ids[:, :1], past_key_values=cache)
+    assert set(drop_in.approximated.values()) == {1}
+    assert {reason for _, reason in drop_in.exact} == {"MultipoleCache attends for single tokens"}
+
+
+def test_12_query_heads_of_a_key_head_choose_together(book):
+    book.says(r"choose (together), by the sum of their shares of a cluster")
+    state, q, *_ = clustered(15, 2)
+    step = decode_step(q[:, :, -1:], state, scale=0.125, budget=128)[0]
+    swapped = decode_step(q[:, [2, 0, 1], -1:], state, scale=0.125, budget=128)[0]
+    torch.testing.assert_close(step[:, [2, 0, 1]], swapped)
+    alone = decode_step(q[:, :1, -1:], state, scale=0.125, budget=128)[0]
+    assert not torch.allclose(step[:, :1], alone, rtol=1e-3, atol=1e-4)  # it would choose others
+
+
+def test_18_a_join_clusters_the_last_block_only(book):
+    (size,) = book.says(r"The last block only, of up to ([\d,]+) keys")
+    assert Settings().block == size
+    layer = ml.load_sample("smollm2")[15]
+    store = Hierarchy(Settings(block=256, interval=64, recent=16, dense_until=0))
+    store.append(layer.k[:, :, :600], layer.v[:, :, :600])
+    store.join()
+    full = next(block.end for block in store.blocks)
+    before = store.keys.view()[:, :, :full].clone()
+    store.append(layer.k[:, :, 600:700], layer.v[:, :, 600:700])
+    store.join()
+    assert full == 10 + 256
+    assert torch.equal(store.keys.view()[:, :, :full], before)
+
+
+def test_20_the_error_does_not_drift(book):
+    interval, first, last = book.says(
+        r"with an interval of (\d+) it is ([\d.]+) in the first quarter of them and ([\d.]+) in the last"
+    )
+    ran, sample = book.cell("13"), ml.load_sample("smollm2")
+    q, k, v = sample[15].q[:, 6:9], sample[15].k[:, 2:], sample[15].v[:, 2:]
+    settings = Settings(budget=64, recent=16, interval=int(interval))
+    errors = [x.error for x in ran.decode_trace(q, k, v, settings, 256, sample.scale)]
+    assert (sum(errors[:64]) / 64, sum(errors[-64:]) / 64) == pytest.approx((first, last), abs=5e-4)
+
+
+def test_26_where_the_cache_begins_to_cluster_on_a_cpu(book):
+    megabytes, tokens = book.says(r"of a layer take (\d+) MB, at ([\d,]+) tokens of this layer in `float32`")
+    assert LEAST_BYTES["cpu"] == megabytes * 1e6
+    assert tokens == math.ceil(megabytes * 1e6 / (3 * 2 * 64 * 4))
+
+
+def test_exercise_1_ten_sinks_make_other_clusters(book, decode):
+    (ten,) = book.says(r"The cells above have ([\d.]+) for this budget: with (?:ten) sinks")
+    assert decode(budget=128)[0] == pytest.approx(ten, abs=5e-4)
+    assert Settings().sinks == 10
