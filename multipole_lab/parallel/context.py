@@ -13,6 +13,7 @@ from multipole_lab.attention.calls.backend import use_triton
 from multipole_lab.attention.exact import exact_partial
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.muse import MuSe
+from multipole_lab.attention.muse_kernels import EVEN
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.parallel.agreement import agree
 from multipole_lab.parallel.channel import Channel, Traffic
@@ -23,8 +24,6 @@ from multipole_lab.parallel.talk import Talk
 
 # What one process has and several have not: the questions that travel are those of whole clusters, of any position.
 ALONE = {"near_for": "cluster", "points": "own"}
-# Positions by which parts are even enough for the gradients of runs in half precision: see `_check_even`.
-EVEN = 64
 
 
 @dataclass(frozen=True)

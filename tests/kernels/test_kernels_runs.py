@@ -110,6 +110,44 @@ def test_half_precision_is_as_good_as_torch():
         check(results(method, tensors, "triton", True), expected, limits)
 
 
+def half_precision(N):
+    """Tensors of that many positions, in the dtypes that are tried here."""
+    dtypes = [torch.float16] if DEVICE == "cpu" else [torch.float16, torch.bfloat16]
+    return [inputs(1, 2, 1, N, N, 16, 16, dtype) for dtype in dtypes]
+
+
+def test_gradients_in_half_precision_over_ragged_blocks_take_the_general_kernels(monkeypatch):
+    """They are not proven on a GPU; without gradients, and over whole tiles, runs have their own."""
+
+    def refused(*_, **__):
+        raise AssertionError("the kernels of runs ran")
+
+    monkeypatch.setattr("multipole_lab.kernels.runs.muse.runs_muse", refused)
+    method = ml.MuSe(clusters=4, leaf=40, partition="runs")
+    for tensors in half_precision(130):
+        check(
+            results(method, tensors, "triton", True),
+            results(method, tensors, "torch", True),
+            dict.fromkeys(NAMES, 4e-3),
+        )
+        with pytest.raises(AssertionError, match="the kernels of runs ran"):
+            replace(method, backend="triton")(*(x.detach() for x in tensors), causal=True)
+    for tensors in half_precision(128):
+        with pytest.raises(AssertionError, match="the kernels of runs ran"):
+            replace(method, leaf=64, backend="triton")(*tensors, causal=True)
+
+
+def test_ragged_blocks_in_half_precision_by_the_kernels_of_runs_alone(poisoned):
+    """Run this on a GPU: there a gradient of theirs may be wrong, which is why `in_runs` leaves such calls out."""
+    for tensors in half_precision(132):
+        q, k, v = (x.detach().requires_grad_() for x in tensors)
+        out, lse = runs_muse(q, k, v, Tree.causal_of(33, 2, 4, 4), 0.25)
+        loss = out.float().square().sum() + lse.float().sin().sum()
+        got = dict(zip(NAMES, (out, lse, *torch.autograd.grad(loss, (q, k, v))), strict=True))
+        method = ml.MuSe(clusters=4, leaf=40, partition="runs")
+        check(got, results(method, tensors, "torch", True), dict.fromkeys(NAMES, 4e-3))
+
+
 def test_near_with_gradients_takes_the_general_kernels():
     tensors = inputs(1, 2, 1, 130, 130, 16, 16)
     method = ml.MuSe(clusters=4, near=1, leaf=40, partition="runs")
