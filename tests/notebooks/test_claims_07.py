@@ -5,10 +5,11 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from claims import Notebook
+from claims import FOLDER, Notebook
 
 import multipole_lab as ml
 from multipole_lab.bench.recorded import attention_speedups, record, records
+from multipole_lab.kernels.common.checks import MIN_CAPABILITY
 
 pytest.importorskip("triton")
 PEAK, BANDWIDTH = 989e12, 3.35e12  # of an H100: operations and bytes a second
@@ -216,13 +217,32 @@ def test_18_the_largest_cluster_without_and_with_a_cap(book):
 
 def test_63_what_each_kernel_takes(book):
     summaries, reading, whole, cap = book.says(
-        r"a quarter of it \((\d+) and (\d+) of (\d+) µs\); the rest finds clusters, and the cap alone takes (\d+)"
+        r"a quarter of it \((\d+) and (\d+) of (\d+) µs\), the gradients the rest; .*? the cap alone takes (\d+)"
     )
     found = dict(re.findall(r"(\w+) +(\d+) µs", book.cell("62").printed))
     said = {"summarise": summaries, "evaluate": reading, "muse": whole, "capped_rounds": cap}
     assert {name: float(found[name]) for name in said} == said
     assert (summaries + reading) / whole == pytest.approx(0.25, abs=0.01)
+    times, call = book.says(
+        r"takes ([\d.]+) times as long\. A call of .*?: (\d+) µs were recorded on an H200"
+    )
+    assert float(found["muse_dipole"]) / whole == pytest.approx(times, abs=0.05)
+    (row,) = (x for x in record("h200-muse-8x64")["rows"] if (x["method"], x["n"]) == ("MuSe()", 16_384))
+    assert (round(row["ms"] * 1e3), row["heads"], row["causal"]) == (call, 8, False)
+    assert summaries + reading < call / 2  # what finds clusters is the rest
+    assert {"dipole", "leaf"} < set(found)
     rows = record("h200-kernels")["rows"]
     assert {(row["n"], tuple(row["heads"]), row["near"], row["source"]) for row in rows} == {
         (16_384, (8, 8), 0, "random normal")
     }
+
+
+def test_34_which_gpus(book):
+    least, dots = book.says(
+        r"from compute capability ([\d.]+) on \(T4, RTX 20\), and use tensor cores from ([\d.]+) on"
+    )
+    assert (least // 1, round(10 * (least % 1))) == MIN_CAPABILITY
+    guide = (FOLDER.parent / "docs/guides/gpu.md").read_text(encoding="utf-8")
+    assert f"compute capability {dots} and up (A100, RTX 30 and later)" in guide
+    assert "measured on one H100 and one H200" in guide
+    assert "AMD, Apple (`mps`) | not tried" in guide

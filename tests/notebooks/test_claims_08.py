@@ -214,3 +214,27 @@ def test_61_dropout_stays_exact_and_is_counted_with_its_reason(book):
     assert all("dropout" in reason for _, reason in dropped_in.exact)
     with pytest.raises(ValueError, match="dropout"), ml.MuSe(clusters=4, leaf=16).on(model, strict=True):
         model(ids)
+
+
+def test_09_a_capture_is_made_after_rope_and_takes_two_bytes_a_number(book):
+    numbers, bytes_, megabytes, tokens = book.says(
+        r"SmolLM2 has (\d+) numbers a token and layer, so ([\d,]+) bytes, ([\d.]+) MB for ([\d,]+) tokens of three"
+    )
+    layer = ml.load_sample("smollm2")[15]
+    assert sum(x.shape[1] * x.shape[3] for x in (layer.q, layer.k, layer.v)) == numbers == bytes_ / 2
+    assert 3 * bytes_ * tokens / 1e6 == pytest.approx(megabytes, abs=0.05)
+    mine = book.cell("08").mine
+    assert (mine.provenance["after_rope"], mine.provenance["stored_dtype"]) == (True, "float16")
+    ids, keys = mine.token_ids.tolist(), mine[0].k[0, 0]
+    first = ids.index(ids[0])
+    again = ids.index(ids[0], first + 1)
+    torch.testing.assert_close(mine[0].v[0, 0, first], mine[0].v[0, 0, again])  # one token, one value
+    assert (keys[first] - keys[again]).norm() > 0.01 * keys[first].norm()  # at two positions, two keys
+
+
+def test_exercise_3_errors_of_layers_on_the_same_text(book):
+    said = book.says(r"which is the same text, it is ([\d.]+), ([\d.]+) and ([\d.]+) in the mean")
+    for near, error in zip((0, 2, 8), said, strict=True):
+        method = ml.MuSe(clusters=16, near=near, leaf=128, sinks=4)
+        assert errors(method, causal=True, tokens=512) == pytest.approx(error, abs=1e-4)
+    assert max(said) < 0.01
