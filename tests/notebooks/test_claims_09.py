@@ -15,6 +15,7 @@ from multipole_lab.measure import operations, share_of_exact
 from multipole_lab.method_text import parse_method
 from multipole_lab.training import PRESETS
 from multipole_lab.training.comparison_result import figure, table
+from multipole_lab.training.texts.sources import is_heldout
 
 SMALLER = {
     '"context": 1024, "steps": 60, "every": 20, "heldout_blocks": 4': (
@@ -233,6 +234,46 @@ def test_exercise_4_either_model_reads_as_well_both_ways(small):
 
 def test_26_the_records_have_no_window_and_no_clusters_by_k_means(book):
     book.says(r"(No run here) asks whether a window or a smaller model of the same cost would do as well")
+    (slower,) = book.says(r"\(one on an H200 has, in the central layer: ([\d.]+%) \*more\* time a step\)")
+    means = record("training-h200-16k-kmeans-central")
+    assert (parse_method(means["preset"]["method"]).partition, means["preset"]["muse_layers"]) == (
+        "kmeans",
+        [3],
+    )
+    assert means["summary"]["seconds_difference"]["mean"] / 100 == pytest.approx(slower, abs=6e-4)
     methods = [of(name)["preset"]["method"] for name in RECORDS]
     # Another partition than the one that stands without being named.
     assert all(method.startswith("MuSe(") and "partition=" in method for method in methods)
+
+
+def test_07_each_document_has_one_chance_in_twenty(book):
+    book.says(r"(Each has one chance in twenty), drawn by a hash of its name and however long it is")
+    held = [is_heldout(f"{i}.py", seed=0) for i in range(20_000)]
+    assert sum(held) / len(held) == pytest.approx(1 / 20, abs=0.005)
+    assert held[:99] == [is_heldout(f"{i}.py", seed=0) for i in range(99)]
+
+
+def test_15_a_live_run_may_end_sooner(book):
+    (steps,) = book.says(
+        r"say much after (\d+) steps of one seed, or fewer: both sides stop after `max_seconds`"
+    )
+    code = "".join(cell.source for cell in book.cells if cell.cell_type == "code")
+    assert f'"steps": {steps:.0f}' in code
+    assert "max_seconds=25" in code
+
+
+def test_16_records_are_the_monopole_without_near_clusters_and_early(book):
+    (most,) = book.says(r"All have the (?:monopole) and no near clusters, and (\d+) steps at most")
+    for name in RECORDS:
+        method = parse_method(of(name)["preset"]["method"])
+        assert (method.order, method.near) == ("monopole", 0)
+    assert max(row["steps"] for name in RECORDS for row in of(name)["seeds"]) == most
+
+
+def test_26_the_last_step_has_no_second_seed(book):
+    below, step = book.says(
+        r"\(The (-[\d.]+%) of the last table is step (\d+), which one seed alone has reached"
+    )
+    (row,) = of("64k-six")["seeds"]
+    assert (row["steps"], round(row["heldout_loss_difference"], 2) / 100) == (step, pytest.approx(below))
+    assert all(other["steps"] < step for other in of("64k-six-seed1")["seeds"])
