@@ -114,7 +114,21 @@ def test_every_file_that_says_a_version_says_the_same():
     version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
     citation = yaml.safe_load(read("CITATION.cff"))
     assert citation["version"] == version == multipole_lab.__version__
-    assert f"## [{version}] - {citation['date-released']}" in read("CHANGELOG.md")
+    assert f"## [{version}] - {citation.get('date-released', '')}" in read("CHANGELOG.md")
+
+
+def test_the_index_says_the_oldest_versions_that_are_taken():
+    packages = tomllib.loads(read("pyproject.toml"))["project"]["dependencies"]
+    oldest = dict(re.findall(r"(torch|transformers|triton)>=([\d.]+)", " ".join(packages)))
+    words = (
+        "It needs torch {torch}, transformers {transformers} and, on Linux, Triton {triton}, or newer ones"
+    )
+    assert words.format(**oldest) in read("docs/index.md")
+
+
+def test_until_the_first_release_the_changelog_says_so():
+    published = "date-released" in yaml.safe_load(read("CITATION.cff"))
+    assert published != ("Nothing is published yet" in read("CHANGELOG.md"))
 
 
 # --- what gets installed --------------------------------------------------------------------------
