@@ -1,5 +1,8 @@
 """A text too short to gain is attended densely, and nothing of it is clustered before it is long enough."""
 
+import math
+from pathlib import Path
+
 import pytest
 import torch
 from exact_cache import EXACT
@@ -81,3 +84,13 @@ def test_without_a_number_the_bytes_of_a_layer_decide():
 def test_a_number_below_none_is_refused():
     with pytest.raises(ValueError, match="dense_until is -1"):
         Settings(dense_until=-1)
+
+
+def test_the_guide_says_from_which_text_on_a_cpu_clusters():
+    token = 3 * (64 + 64) * 4  # SmolLM2's key heads, keys and values of 64, float32
+    least = math.ceil(short.LEAST_BYTES["cpu"] / token)
+    text = " ".join((Path(__file__).parents[2] / "docs/guides/uses.md").read_text(encoding="utf-8").split())
+    assert (
+        f"take {short.LEAST_BYTES['cpu'] // 10**6} MB** (SmolLM2, one text in float32: {least:,} tokens)"
+        in text
+    )

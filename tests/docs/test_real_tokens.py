@@ -52,6 +52,33 @@ def test_errors_on_long_texts_are_those_of_real_tokens_beside_drawn_ones():
                 assert cell == f"{100 * row['error']:.{2 if causal else 0}f}%", (method, causal, source)
 
 
+def test_what_runs_of_positions_cost_is_in_the_tables():
+    said = re.search(
+        r"error: up to ([\d.]+) times in full attention, ([\d.]+) to ([\d.]+) times in causal", GUIDE
+    )
+    full, causal = [], []
+    for runs, means in (
+        ("MuSe(partition='runs')", "MuSe()"),
+        ("MuSe(near=4, partition='runs')", "MuSe(near=4)"),
+    ):
+        runs, means = (as_text(parse_method(text)) for text in (runs, means))
+        short = {
+            as_text(parse_method(m)): float(e)
+            for m, e in re.findall(r"^\| `(\w+\(.*?\))` \| ([\d.]+)%", GUIDE, re.M)[:11]
+        }
+        full.append(short[runs] / short[means])
+        for name, facts in (
+            ("h200-real-tokens", {"source": "real", "dtype": "bfloat16"}),
+            ("cpu-real-tokens-32k", {}),
+        ):
+            a, b = (
+                [recorded(name, m, causal=c, **facts)["error"] for c in (False, True)] for m in (runs, means)
+            )
+            full.append(a[0] / b[0])
+            causal.append(a[1] / b[1])
+    assert [float(x) for x in said.groups()] == pytest.approx([max(full), min(causal), max(causal)], abs=0.06)
+
+
 def test_errors_grow_with_the_length():
     words = " ".join(GUIDE.split("**Errors grow with the")[1].split("Real texts of")[0].split())
     said = re.findall(r"from (\S+%) to (\S+%)", words)

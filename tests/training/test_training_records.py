@@ -62,3 +62,14 @@ def test_when_one_layer_can_save_what_the_paper_says():
     assert numbers[4] == pytest.approx(parts[2] * parts[3] / 100, abs=0.06)
     assert numbers[6] == pytest.approx(7 * numbers[5], abs=0.6)
     assert numbers[7:] == pytest.approx(shares, abs=0.6)
+    shares = said(
+        r"On the H100 one layer of seven is ([\d.]+) ms of ([\d.]+): a layer that cost nothing would save ([\d.]+)%\. "
+        r"The ([\d.]+)% above are of the H200, whose step is shorter: ([\d.]+) ms of ([\d.]+)\."
+    )
+    older = record("training-h100-16k-central")["seeds"][0]
+    rows = [
+        (1e3 * row["by_layer"]["3"]["exact"], 1e3 * row["exact_seconds"])
+        for row in (older, short["seeds"][0])
+    ]
+    (a, b), (c, d) = rows
+    assert shares == pytest.approx([a, b, 100 * a / b, 100 * c / d, c, d], abs=0.12)
