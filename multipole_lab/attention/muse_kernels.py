@@ -31,7 +31,7 @@ def in_graphs(compute: Callable[..., Partial]) -> Callable[..., Partial]:
 
     @wraps(compute)
     def call(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        if mask is not None or _graded(q, k, v):
+        if mask is not None or graded(q, k, v):
             return compute(method, q, k, v, scale, mask)
         name = compute.__name__, method, scale
         return replayed(name, lambda *tensors: compute(method, *tensors, scale, None), q, k, v)
@@ -39,7 +39,7 @@ def in_graphs(compute: Callable[..., Partial]) -> Callable[..., Partial]:
     return call
 
 
-def _graded(*tensors: Tensor) -> bool:
+def graded(*tensors: Tensor) -> bool:
     """Whether a gradient flows to one of the tensors."""
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
@@ -171,16 +171,16 @@ def in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool
     from multipole_lab.kernels.runs.muse import fits
 
     positions = block_sizes(q.shape[2], method.leaf)[0] if causal else min(q.shape[2], k.shape[2])
-    graded = _graded(q, k, v)
+    wanted = graded(q, k, v)
     # Their gradients in half precision over blocks that no tile divides are not proven on a GPU: where one was wrong
     # (context parallelism, parts of 2,049 positions) they had a part. The general kernels compute the same.
-    unproven = causal and graded and q.element_size() == 2 and positions % EVEN != 0
+    unproven = causal and wanted and q.element_size() == 2 and positions % EVEN != 0
     return (
         method.partition == "runs"
         and method.order == "monopole"
         and method.clusters != "auto"
         and max(method.clusters, method.query_clusters or 0) <= positions
-        and not (method.near and graded)
+        and not (method.near and wanted)
         and not unproven
         and fits(q, v)
     )

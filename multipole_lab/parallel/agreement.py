@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from multipole_lab.attention.muse_kernels import graded
 from multipole_lab.parallel.channel import Channel
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -39,7 +40,6 @@ def agree(channel: Channel, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale
     ValueError, TypeError : on all ranks, where they differ in batch size, heads, head sizes, dtype, scale, method,
         in being causal or in whether gradients are wanted; where causal queries are not as many as the keys.
     """
-    wants = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     notes = {
         "the batch size (dimension 0)": q.shape[0],
         "the query heads (dimension 1 of q)": q.shape[1],
@@ -50,7 +50,7 @@ def agree(channel: Channel, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale
         "causal": int(causal),
         "the scale": struct.unpack("q", struct.pack("d", scale))[0],
         "the method and its parameters": zlib.crc32(name.encode()),
-        "whether q, k or v requires gradients": int(wants),
+        "whether q, k or v requires gradients": int(graded(q, k, v)),
     }
     mine = torch.tensor([*notes.values(), q.shape[2], k.shape[2]], dtype=torch.int64, device=q.device)
     everyone = range(channel.ranks)

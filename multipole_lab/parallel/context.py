@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +12,7 @@ from multipole_lab.attention.calls.backend import use_triton
 from multipole_lab.attention.exact import exact_partial
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.muse import MuSe
-from multipole_lab.attention.muse_kernels import EVEN
+from multipole_lab.attention.muse_kernels import EVEN, graded
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.parallel.agreement import agree
 from multipole_lab.parallel.channel import Channel, Traffic
@@ -161,11 +160,8 @@ class ContextParallel(Method):
 
     def _check_even(self, q: Tensor, k: Tensor, v: Tensor, queries: tuple[int, ...]) -> None:
         """Refuse what has given a wrong dq on a GPU (parts of 2,049 positions), and whose cause is not known."""
-        half, wanted = (
-            q.element_size() == 2,
-            torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)),
-        )
-        if half and wanted and self.method.partition == "runs" and any(n % EVEN for n in queries):
+        ragged = self.method.partition == "runs" and any(n % EVEN for n in queries)
+        if ragged and q.element_size() == 2 and graded(q, k, v):
             raise ValueError(
                 f"the ranks have {list(queries)} positions (dimension 2); for gradients of causal runs in half "
                 f'precision multiples of {EVEN} are needed: cut the sequence so, or take backend="torch"'

@@ -96,13 +96,19 @@ def test_a_profile_that_the_steps_would_not_reach_is_refused(capsys, tmp_path):
     assert [file_name(rank) for rank in range(3)] == ["profile.json", "profile-1.json", "profile-2.json"]
 
 
-@pytest.mark.slow
-def test_two_processes_with_half_of_each_sequence_learn_what_one_does(tmp_path):
-    """MuSe in one layer, ring attention in the others; on from a checkpoint. 61 tokens: the parts differ by one."""
-    text = tmp_path / "text"
+def written(folder):
+    """Forty short texts in a folder of that folder."""
+    text = folder / "text"
     text.mkdir()
     for i in range(40):
         (text / f"{i}.txt").write_text(f"word{i:02d} is here, {i * i} " * 40, encoding="utf-8")
+    return text
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_of_each_sequence_learn_what_one_does(tmp_path):
+    """MuSe in one layer, ring attention in the others; on from a checkpoint. 61 tokens: the parts differ by one."""
+    text = written(tmp_path)
     env = {**os.environ, "MULTIPOLE_LAB_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
 
     def train(launcher: list[str], out: str, *more: str) -> list[dict]:
@@ -163,10 +169,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_a_process_that_falls_silent_ends_the_others_with_its_reason(tmp_path):
-    text, store = tmp_path / "text", socket.create_server(("127.0.0.1", 0))
-    text.mkdir()
-    for i in range(40):
-        (text / f"{i}.txt").write_text(f"word{i:02d} is here, {i * i} " * 40, encoding="utf-8")
+    text, store = written(tmp_path), socket.create_server(("127.0.0.1", 0))
     port = store.getsockname()[1]
     store.close()
     command = [sys.executable, "-c", STOPPED, "train", "--data", str(text), "--limit", "6", "--context-parallel", "2",

@@ -182,4 +182,4 @@ def _list(words: Sequence[str]) -> str:
 
 def _percent(share: float) -> str:
     """A share with as many digits as it needs: 12%, 1.2%, 0.04%."""
-    return "under 0.01%" if 0 < share < 1e-4 else f"{theme.number(100 * share)}%"
+    return "under 0.01%" if 0 < share < 1e-4 else theme.percent(share)

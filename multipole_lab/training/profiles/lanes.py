@@ -68,6 +68,8 @@ def _lane(event, gpu: bool) -> str | None:
         return "messages" if _on_gpu(event) == gpu else None
     if event.is_user_annotation:
         return None
-    if gpu:
-        return "compute" if _on_gpu(event) else "host" if event.name.startswith("aten::") else None
-    return "compute" if event.name.startswith("aten::") else None
+    if _on_gpu(event):
+        return "compute"
+    if event.name.startswith("aten::"):
+        return "host" if gpu else "compute"
+    return None

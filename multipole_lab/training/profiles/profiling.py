@@ -45,7 +45,7 @@ class Profile(TrainerCallback):
             self._profiler.__enter__()
             self._begun = time.perf_counter()
         if self._profiler is not None:
-            self._began = time.time()
+            self._step_began = time.time()
             self._step = torch.profiler.record_function(STEP)
             self._step.__enter__()
 
@@ -64,7 +64,7 @@ class Profile(TrainerCallback):
         precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
         facts = Measured.here(args.device, PRECISIONS[precision], "train_run").facts()
         table = {**facts, **summarise(self._profiler.key_averages(), self.steps, wall, self.rows)}
-        table |= {"rank": rank(), "processes": world_size(), "began_s": self._began}
+        table |= {"rank": rank(), "processes": world_size(), "began_s": self._step_began}
         table["lanes"] = lanes(self._profiler.events())
         files.write(self.folder / file_name(rank()), json.dumps(table, indent=1))
         self._profiler = None
