@@ -6,6 +6,7 @@ from claims import Notebook
 
 import multipole_lab as ml
 from multipole_lab.lessons.matrices import Cells, exact_pairs
+from multipole_lab.measure import operations, share_of_exact
 from multipole_lab.measure.heads import one_head
 
 
@@ -75,3 +76,61 @@ def test_24_which_paper_is_which_method(book):
     )
     for name, paper in ((muse, "2509.10406"), (centroid, "2506.13059"), (cache, "2506.13059")):
         assert paper in getattr(ml, name).__doc__
+
+
+def test_08_the_scale_and_a_summary_that_mixes_before_and_after(book):
+    (numbers,) = book.says(r"\$1/\\sqrt D\$, where a query and a key have \$D\$ numbers, (\d+) in this model")
+    sample = book.cell("01").sample
+    assert sample[15].q.shape[-1] == sample[15].k.shape[-1] == numbers
+    assert sample.scale == numbers**-0.5
+    book.says(r"it (mixes) keys before the query with keys after it")
+    labels = ml.kmeans(sample[15].k, clusters=64, cap=1.5).labels[0, 0]
+    early, late = (set(part.tolist()) for part in (labels[:2048], labels[2048:]))
+    assert early & late  # for a query in the middle
+
+
+def test_12_the_value_of_the_monopole(book):
+    book.says(r"\$\\tilde v_j\(p\) = (\\sum_\{n \\in j\} w_n v_n)\$")
+    toy = book.cell("13").keys
+    p = np.array([1.2, 0.8])
+    found = book.cell("13").toy.moments(toy, p)
+    w = np.exp(toy.keys @ p)
+    for j in range(toy.clusters):
+        here = toy.labels == j
+        assert found.value[j] == pytest.approx(w[here] @ toy.values[here] / w[here].sum())
+
+
+def test_19_and_24_near_clusters_buy_more_than_the_dipole(book):
+    near, dipole, plain = book.says(
+        r"four near clusters need (\d+%) of exact attention's products here, the dipole (\d+%), and plain `MuSe` (\d+%)"
+    )
+
+    def point(layer, method):
+        q, k, v = (x[:, :, :2048] for x in (layer.q, layer.k, layer.v))
+        wrong = ml.relative_squared_error(method(q, k, v), ml.Exact()(q, k, v)).item()
+        return share_of_exact(method, 2048, heads=9, kv_heads=3), wrong
+
+    sample = book.cell("01").sample
+    methods = ml.MuSe(near=4), ml.MuSe(order="dipole"), ml.MuSe()
+    shares, errors = zip(*(point(sample[15], method) for method in methods), strict=True)
+    assert shares == pytest.approx([near, dipole, plain], abs=0.005)
+    assert errors[0] < errors[1] < errors[2]
+    book.says(
+        r"`near=(8)` has less error than `near=4` with a dipole, for fewer products, in each of the three"
+    )
+    for number in sample.layers:
+        (cost, wrong), (more, other) = (
+            point(sample[number], m) for m in (ml.MuSe(near=8), ml.MuSe(order="dipole", near=4))
+        )
+        assert cost < more
+        assert wrong < other
+
+
+def test_20_what_near_clusters_cost(book):
+    near, clusters, part, most = book.says(
+        r"with (\d) of (\d+) clusters a (sixteenth) of exact attention at any length, and up to ([\d.]+) times that"
+    )
+    assert (near / clusters, part) == (1 / 16, "sixteenth")
+    for n in (2048, 4096, 8192):
+        added = operations(ml.MuSe(near=int(near)), n) - operations(ml.MuSe(), n)
+        assert added / operations(ml.Exact(), n) == pytest.approx(most / 16, rel=0.02)
