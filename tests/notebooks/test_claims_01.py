@@ -140,8 +140,11 @@ def test_02_three_parts_merge_in_any_grouping_and_an_empty_one_adds_nothing(book
 
 
 def test_10_where_the_exponential_overflows_in_16_bits(book):
-    (limit,) = book.says(r"in the 16 bits of `float16` from (\d+) on")
-    assert limit == math.floor(math.log(torch.finfo(torch.float16).max))
+    (limit,) = book.says(r"in the 16 bits of `float16` from ([\d.]+) on")
+    assert limit == round(math.log(torch.finfo(torch.float16).max), 1)
+    inside, beyond = torch.tensor([limit - 0.1, limit]).double().exp().half()
+    assert inside.isfinite()
+    assert beyond.isinf()
 
 
 def test_18_what_written_logits_would_move(book):
