@@ -73,7 +73,7 @@ def wrap_class(cls):
             setattr(cls, name, property(checked(value.fget), value.fset, value.fdel, value.__doc__))
         elif inspect.isfunction(value) and not (name == "__init__" and dataclasses.is_dataclass(cls)):
             setattr(cls, name, checked(value))
-    hints = shaped_hints(vars(cls).get("__annotations__", {}), vars(sys.modules[cls.__module__]))
+    hints = shaped_hints(inspect.get_annotations(cls), vars(sys.modules[cls.__module__]))
     if dataclasses.is_dataclass(cls) and hints:
         init, agreed = cls.__init__, set()
 
