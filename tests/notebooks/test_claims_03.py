@@ -1,5 +1,7 @@
 """What notebook 03 says about monopoles and dipoles, computed; numbers are those of cells and exercises."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from claims import Notebook
 import multipole_lab as ml
 from multipole_lab.lessons import toy
 from multipole_lab.measure import share_of_exact
+from multipole_lab.method_text import parse_method
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,13 @@ def test_31_gradients(book):
     assert dipole[0] > plain[0]
     assert (dipole[1:] < plain[1:]).all()
     assert plain / near == pytest.approx(times, rel=0.12)
+    (output,) = book.says(r"These errors are larger than that of the output, ([\d.]+);")
+    x = [part.detach() for part in book.cell("30").x]
+    exact = ml.Exact()(*x)
+    wrong = ((ml.MuSe()(*x) - exact).square().sum() / exact.square().sum()).item()  # of all heads, as above
+    assert wrong == pytest.approx(output, abs=0.0006)
+    assert plain.min() > wrong
+    book.says(r"divided by a sum in which the far mass is (approximate)")
 
 
 def test_solution_1_the_origin_wins_near_the_origin(book):
@@ -144,6 +154,58 @@ def test_solution_4_the_second_order_is_a_covariance(book):
     w = (ran.s * ran.k @ ran.p).softmax(0)
     apart = ran.k - w @ ran.k
     torch.testing.assert_close(bend, ran.s**2 * (w[:, None] * apart).T @ apart, rtol=1e-8, atol=1e-10)
+    near_first, near_second, far_first, far_second = book.says(
+        r"wrong by ([\d.]+) with the first order and by ([\d.]+) with .*? it is ([\d.]+) and ([\d.]+): better"
+    )
+    near, far = book.solution(4)[0].rows(r"\d (\S+) (\S+)\n(?!$)")[:2]
+    assert near == pytest.approx((near_first, near_second), abs=0.005)
+    assert far == pytest.approx((far_first, far_second), abs=0.05)
+
+
+def test_19_how_far_is_far(book):
+    (said,) = book.says(r"For the pair above it is ([\d.]+) \(root of the mean square over the queries\)")
+    ran = book.cell("18")
+    changes = ran.s * ran.d @ ran.k.T  # of the logits, [m, n]
+    w = (ran.s * ran.k @ ran.p).softmax(0)
+    deviation = (changes.square() @ w - (changes @ w).square()).clamp(min=0)
+    assert deviation.mean().sqrt().item() == pytest.approx(said, abs=0.05)
+    assert book.solution(4)[0].column(r"how far: (\S+)")[0] == pytest.approx(deviation.mean().sqrt().item())
+
+
+def test_25_at_equal_cost_the_dipole_loses(book):
+    cell = next(cell.source for cell in book.cells if cell.id.endswith("-25"))
+    rows = re.findall(r"^\| `(MuSe\(.*?\))`.*? \| (\d+)% \| ([\d.]+) \|$", cell, flags=re.M)
+    assert len(rows) == 6
+    sample = book.cell("14").sample
+    for number in sample.layers:
+        q, k, v = (x[:, :, :2048] for x in (sample[number].q, sample[number].k, sample[number].v))
+        exact, points = ml.Exact()(q, k, v), {}
+        for line, percent, error in rows:
+            method = parse_method(line)
+            share = share_of_exact(method, 2048, heads=9, kv_heads=3)
+            wrong = ml.relative_squared_error(method(q, k, v), exact).item()
+            points[line] = share, wrong
+            assert 100 * share == pytest.approx(float(percent), abs=0.5)
+            assert number != 15 or wrong == pytest.approx(float(error), abs=0.0006)
+        for better, worse in (
+            ("MuSe(near=4)", 'MuSe(order="dipole")'),
+            ("MuSe(near=8)", 'MuSe(order="dipole", near=4)'),
+        ):
+            assert points[better][0] < points[worse][0]
+            assert points[better][1] < points[worse][1]
+    book.says(r"(four near clusters beat the dipole alone), and eight beat the dipole with four")
+
+
+def test_29_the_share_does_not_order_the_gain(book):
+    head, share, gain, other, less, more = book.says(
+        r"head (\d) has the largest share, (\d+%), and gains ([\d.]+) times; head (\d) has (\d+%) and gains ([\d.]+) "
+    )
+    rows = {
+        int(h): (part / 100, times)
+        for h, part, times in book.cell("28").rows(r"head (\d): within (\d+)%.*error ([\d.]+)")
+    }
+    assert max(rows.values())[0] == rows[head][0]
+    assert (rows[head], rows[other]) == ((share, gain), (less, more))
 
 
 def test_12_at_the_origin_the_mean_counts_as_all_keys(book):
