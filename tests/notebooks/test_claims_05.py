@@ -307,7 +307,7 @@ def test_exercise_4_points_that_no_later_query_moves(book):
 
 def test_19_errors_grow_with_the_length(book):
     *short, sixteen, thirty_two = book.says(
-        r"in the mean of the three layers, from ([\d.]+) at 2,048 tokens to ([\d.]+) at 4,096\. .*? "
+        r"in the mean of the three layers, from ([\d.]+%) at 2,048 tokens to ([\d.]+%) at 4,096\. .*? "
         r"([\d.]+%) at 16,384 tokens and ([\d.]+%) at 32,768"
     )
     sample, method = ml.load_sample("smollm2"), ml.MuSe(leaf=1024)
