@@ -16,6 +16,8 @@ from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.step.reference import decode_step, masses
 from multipole_lab.decoding.store.hierarchy import Hierarchy
 from multipole_lab.decoding.store.short import LEAST_BYTES
+from multipole_lab.lessons.step_times import step_times
+from multipole_lab.threads import one_thread
 
 PEAK, BANDWIDTH = 989e12, 3.35e12  # of an H100: operations and bytes a second
 
@@ -101,7 +103,7 @@ def test_16_sinks_and_recent_keys_hold_most_and_the_budget_adds_slowly(book, dec
     assert got == pytest.approx(error, abs=5e-5)
 
 
-def test_16_two_levels_look_at_256_of_494_and_cost_next_to_nothing(book):
+def test_16_two_levels_look_at_256_of_494_and_cost_next_to_nothing(book, decode):
     there, looked = book.says(r"there are (\d+) here, and two levels look at (\d+) of them")
     state, *_, members = clustered(15, 2, fraction=1 / 8)
     assert len(members) == there
@@ -110,6 +112,13 @@ def test_16_two_levels_look_at_256_of_494_and_cost_next_to_nothing(book):
     assert Settings().branch == 4
     two, one = book.says(r"an error of ([\d.]+) instead of ([\d.]+)\. The clusters")
     assert book.cell("17").column(r"error (\S+),") == [one, two]
+    (before,) = book.says(
+        r"The same budget had ([\d.]+) in the table above\. The difference is the number of centroids"
+    )
+    assert before == dict(book.cell("14").rows(r"budget +(\d+):.*; error ([\d.]+);"))[128]
+    assert decode(budget=128, levels=1)[0] == pytest.approx(before, abs=1e-4)
+    book.says(r"(an eighth) of the keys here, a sixteenth there")
+    assert Settings().fraction == 1 / 16
 
 
 def test_18_a_longer_interval_reads_more_keys_at_a_smaller_error_and_clusters_less_often(book, decode):
@@ -279,6 +288,23 @@ def test_18_what_clustering_the_prompt_took(book):
     assert row["prompt"] == tokens
     found = [row[name] for name in ("first_token_ms", "first_step_ms", "median_ms")]
     assert found == pytest.approx([prompt, first, later], rel=0.01)
+    sides = {row["side"]: row for row in record("h200-generate-32768")["rows"]}
+    assert record("h200-generate-32768")["turns"] == 1
+    (dense,) = book.says(
+        r"And a dense step takes ([\d.]+) ms there: \*\*called like that, the clustered cache never pays\*\*"
+    )
+    eager = sides["DynamicCache"]["median_ms"]
+    assert eager == pytest.approx(dense, abs=0.05)
+    assert eager < later < first
+    begin, step, compiled, more, saved, steps = book.says(
+        r"first step takes (\d+) ms and a later one ([\d.]+) \(a compiled dense step takes ([\d.]+)\)\. The first "
+        r"costs (\d+) ms more than an uncompiled dense one, each later one saves ([\d.]+) ms: after about (\d+) of them"
+    )
+    ours = sides["MultipoleCache(0.05, 1 level), compiled"]
+    assert (ours["first_step_ms"], ours["median_ms"]) == pytest.approx((begin, step), rel=0.02)
+    assert sides["StaticCache, compiled"]["median_ms"] == pytest.approx(compiled, abs=0.05)
+    extra, gain = ours["first_step_ms"] - eager, eager - ours["median_ms"]
+    assert (round(extra), round(gain, 1), round(extra / gain)) == (more, saved, steps)
 
 
 def test_20_what_a_whole_cache_takes(book):
@@ -294,7 +320,7 @@ def test_20_what_a_whole_cache_takes(book):
 
 def test_02_the_metric_of_the_queries_halves_the_error_but_not_in_every_head(book, decode):
     watched, plain, here, here_plain = book.says(
-        r"of a step is ([\d.]+) with that metric and ([\d.]+) with the plain distance \(`watch=0`\); "
+        r"error of a step is ([\d.]+) with that metric and ([\d.]+) with the plain distance \(`watch=0`\); "
         r".*? it is ([\d.]+) and ([\d.]+)\."
     )
     (steps,) = book.says(r"of up to (\d+) steps before a join are watched")
@@ -363,3 +389,26 @@ def test_exercise_1_ten_sinks_make_other_clusters(book, decode):
     (ten,) = book.says(r"The cells above have ([\d.]+) for this budget: with (?:ten) sinks")
     assert decode(budget=128)[0] == pytest.approx(ten, abs=5e-4)
     assert Settings().sinks == 10
+
+
+def test_02_the_second_order_of_the_mass(book, decode):
+    book.says(r"counts (eight) tenths of it \(`spread=0\.8`\)")
+    assert Settings().spread == 0.8
+    with_it, without = book.says(r"of a step is ([\d.]+) with it and ([\d.]+) without \(`spread=0`\)")
+    layers = ml.load_sample("smollm2").layers
+    for spread, said in ((0.8, with_it), (0.0, without)):
+        found = [decode(layer=n, head=h, spread=spread)[0] for n in layers for h in range(3)]
+        assert sum(found) / 9 == pytest.approx(said, abs=1e-4)
+
+
+def test_26_and_29_a_step_over_few_keys_is_slower_than_a_dense_one(book):
+    book.says(r"one level is (slower) than exact attention, and two levels are slower too")
+    (tokens,) = book.says(r"With the weights the text ends at ([\d,]+) tokens, and the title has the numbers")
+    book.says(r"At a thousand tokens the clustered side writes \*(slower)\* than the dense one")
+    layer, scale = ml.load_sample("smollm2")[15], ml.load_sample("smollm2").scale
+    for n in (int(tokens), 4096):
+        for levels in (1, 2):
+            x = (y[:, :, :n] for y in (layer.q, layer.k, layer.v))
+            with one_thread():
+                ms = step_times(*x, Settings(levels=levels), scale)
+            assert ms["clustered"] > ms["exact"]
