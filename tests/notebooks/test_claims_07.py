@@ -1,6 +1,10 @@
 """What notebook 07 says about kernels, computed; numbers are those of cells and exercises."""
 
+import inspect
+import os
 import re
+import subprocess
+import sys
 from unittest.mock import patch
 
 import pytest
@@ -37,7 +41,7 @@ def times(name):
 
 def test_02_the_corner_of_the_roof(book):
     peak, bandwidth, corner = book.says(
-        r"\$P = (\d+) \\cdot 10\^\{12\}\$ for 16-bit numbers and \$B = ([\d.]+) \\cdot 10\^\{12\}\$, so its corner "
+        r"\$P = (\d+) \\cdot 10\^\{12\}\$ for 16-bit numbers and \$R = ([\d.]+) \\cdot 10\^\{12\}\$, so its corner "
         r"lies at (\d+)"
     )
     assert (peak * 1e12, bandwidth * 1e12) == (PEAK, BANDWIDTH)
@@ -56,6 +60,10 @@ def test_10_what_memory_bound_means_in_numbers(book):
     )
     assert [rows[i][0] for i in (1, 2, 3)] == [served, summaries, decoding]
     assert 0.5 < summaries / (PEAK / BANDWIDTH) < 0.6
+    of_bytes, of_operations = book.says(r"their bytes take ([\d.]+) µs, their operations ([\d.]+)\. To fetch")
+    operations, moved = book.cell("08").work["summaries of all clusters"]
+    assert (round(moved / BANDWIDTH * 1e6, 1), round(operations / PEAK * 1e6, 1)) == (of_bytes, of_operations)
+    assert 2 * moved / BANDWIDTH > operations / PEAK
 
 
 def test_12_every_line_of_the_kernel_is_shown_once(book):
@@ -246,3 +254,53 @@ def test_34_which_gpus(book):
     assert f"compute capability {dots} and up (A100, RTX 30 and later)" in guide
     assert "measured on one H100 and one H200" in guide
     assert "AMD, Apple (`mps`) | not tried" in guide
+
+
+def test_12_which_capitals_are_compiled_and_which_are_of_the_call(book):
+    prose = " ".join(next(cell.source for cell in book.cells if cell.id.endswith("-12")).split())
+    compiled, called = re.search(
+        r"Capitals are sizes\. (.*?\(`tl\.constexpr`\)).*?: another .*? kernel\. (.*)$", prose
+    ).groups()
+    kernel = book.cell("11").muse_summarise_kernel
+    constants = {name for name, kind in kernel.fn.__annotations__.items() if "constexpr" in str(kind)}
+    assert set(re.findall(r"`([A-Z]+)`", compiled)) == constants
+    (sizes,) = re.findall(r"^ +([A-Z, ]+) = sizes$", inspect.getsource(kernel.fn), re.M)
+    assert re.findall(r"`([A-Z]+)`", called) == sizes.split(", ")
+
+
+def test_22_exp_is_compiled_to_a_power_of_two(book, tmp_path):
+    book.says(r"makes of `tl\.exp\(x\)` a product with \$\\log_2 e\$ and an `(exp2)`")
+    (tmp_path / "power.py").write_text(
+        "import triton\n"
+        "import triton.language as tl\n"
+        "from triton.backends.compiler import GPUTarget\n"
+        "from triton.compiler import ASTSource\n\n\n"
+        "@triton.jit\n"
+        "def power(x, y):\n"
+        "    tl.store(y, tl.exp(tl.load(x)))\n\n\n"
+        'source = ASTSource(power, {"x": "*fp32", "y": "*fp32"})\n'
+        'print(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"])\n'
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(tmp_path / "power.py")]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert "ex2.approx" in run.stdout
+    assert "0f3FB8AA3B" in run.stdout  # log2 e in 32 bits
+
+
+def test_29_what_the_report_says_in_its_first_lines(book):
+    book.says(r"`(spill)` the bytes of a thread for which there was no register")
+    printed = book.cell("30").printed
+    megabytes, operations, intensity = map(
+        float, re.search(r"([\d.]+) MB +([\d.]+) Gop +([\d.]+) op/B", printed).groups()
+    )
+    assert 1e9 * operations / (1e6 * megabytes) == pytest.approx(intensity, rel=1e-3)
+    names = re.search(r"^B=\d+ Hq=\d+ Hk=\d+ N=\d+ C=\d+ D=\d+", printed, re.M)
+    assert names
+    heads, of_keys, n, clusters, size = (int(x) for x in re.findall(r"=(\d+)", names[0])[1:])
+    points = heads * clusters  # of all heads
+    assert 1e9 * operations == pytest.approx(6 * n * size * points, rel=0.01)
+    moved = 2 * (
+        2 * of_keys * n * size + points * clusters * 2 * size
+    )  # keys, values and summaries of 2 bytes
+    assert 1e6 * megabytes == pytest.approx(moved, rel=0.03)
