@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 import multipole_lab as ml
 from multipole_lab.measure.heads import first_tokens
 from multipole_lab.models.samples.sample import data_folder
+from multipole_lab.threads import one_thread
 
 SMALL = {
     "muse": ml.MuSe(clusters=32, leaf=128),
@@ -45,14 +46,20 @@ def book():
 
 
 def errors(method, causal, tokens=1024):
-    """Over the three layers of the shipped sample."""
+    """The mean over the three layers of the shipped sample."""
+    return sum(by_layer(method, causal, tokens)) / 3
+
+
+def by_layer(method, causal, tokens=1024):
     sample = ml.load_sample("smollm2")
     found = []
     for layer in sample.layers:
         parts = first_tokens(sample[layer], tokens)
         options = {"scale": sample.scale, "causal": causal}
-        found.append(ml.relative_squared_error(method(*parts, **options), ml.Exact()(*parts, **options)))
-    return float(torch.stack(found).mean())
+        found.append(
+            ml.relative_squared_error(method(*parts, **options), ml.Exact()(*parts, **options)).item()
+        )
+    return found
 
 
 def test_12_every_row_has_an_error_and_a_time(book):
@@ -81,11 +88,13 @@ def test_18_a_methods_text_is_its_configuration(book):
 
 def test_19_a_leaf_longer_than_the_text_is_exact(book):
     leaf, tokens = book.says(
-        r"The `leaf` is 128 here\. With the default of ([\d,]+) these (\d+) tokens would be one leaf"
+        r"The `leaf` is 128 here\. With the default, ([\d,]+) on a CPU, these (\d+) tokens would be one leaf"
     )
-    assert ml.MuSe().leaf == leaf
-    q, k, v = (torch.randn(1, 2, int(tokens), 8) for _ in range(3))
     options = {"causal": True}
+    for n, one in ((int(leaf), True), (int(leaf) + 1, False)):
+        x = [torch.randn(1, 1, n, 8) for _ in range(3)]
+        assert torch.allclose(ml.MuSe()(*x, **options), ml.Exact()(*x, **options), atol=1e-5) == one
+    q, k, v = (torch.randn(1, 2, int(tokens), 8) for _ in range(3))
     same = ml.MuSe(clusters=16)(q, k, v, **options) - ml.Exact()(q, k, v, **options)
     assert same.abs().max() < 1e-5
     assert (
@@ -237,4 +246,43 @@ def test_exercise_3_errors_of_layers_on_the_same_text(book):
     for near, error in zip((0, 2, 8), said, strict=True):
         method = ml.MuSe(clusters=16, near=near, leaf=128, sinks=4)
         assert errors(method, causal=True, tokens=512) == pytest.approx(error, abs=1e-4)
-    assert max(said) < 0.01
+    worst = book.says(r"in the mean, and ([\d.]+), ([\d.]+) and ([\d.]+) in the worst of the three")
+    for near, error in zip((0, 2, 8), worst, strict=True):
+        method = ml.MuSe(clusters=16, near=near, leaf=128, sinks=4)
+        assert max(by_layer(method, causal=True, tokens=512)) == pytest.approx(error, abs=1e-4)
+    assert max(worst) < 0.01
+    book.says(r"\(The other (27) layers are not in the sample\.\)")
+
+
+def test_09_capture_replaces_the_attention_function_for_one_reading(book):
+    book.says(r"it is (replaced) by one that keeps the three and then does what the model's own does")
+    ran = book.cell("08")
+    calls = []
+
+    class Counted(ran.Bytes):
+        def __call__(self, text, **_):
+            calls.append(text)
+            return super().__call__(text)
+
+    before = ran.model.config._attn_implementation
+    kept = ml.capture(ran.model, Counted(), ran.text, layers=[0], max_tokens=64)
+    assert len(calls) == 1
+    assert ran.model.config._attn_implementation == before
+    ids = torch.tensor([kept.token_ids.tolist()])
+    hidden = ran.model.model.layers[0].input_layernorm(ran.model.model.embed_tokens(ids))
+    values = ran.model.model.layers[0].self_attn.v_proj(hidden).reshape(1, 64, 2, -1).transpose(1, 2)
+    torch.testing.assert_close(kept[0].v, values, rtol=1e-2, atol=1e-3)
+    three, nine = book.says(r"so there are fewer of those: (\w+) for (\w+) in SmolLM2")
+    layer = ml.load_sample("smollm2")[15]
+    assert (layer.k.shape[1], layer.q.shape[1]) == (three, nine)
+
+
+def test_10_top_k_is_slower_and_two_near_clusters_take_about_as_long(book):
+    book.says(r"that is (top-k) always, for it computes every logit and sorts")
+    book.says(r"(Two near clusters) take about the time of exact attention there")
+    methods = [ml.TopK(keys=64), ml.MuSe(clusters=32, near=2)]
+    with one_thread():
+        table = ml.compare(ml.load_sample("smollm2").crop(1024), methods, layers=[15], repeats=5)
+    top, near = table["speedup"]
+    assert top < 0.6
+    assert 0.6 < near < 1.7
