@@ -248,7 +248,7 @@ def test_10_what_sharing_near_clusters_costs_and_what_is_missed(book):
 
 
 def test_12_the_best_number_of_clusters_with_four_near(book):
-    equal, m = book.says(r"alone have \$r = 1\$: (\d+) clusters for \$m = (\d)\$ here")
+    equal, m = book.says(r"alone have \$\\rho = 1\$: (\d+) clusters for \$m = (\d)\$ here")
     assert pytest.approx(equal, abs=0.5) == (m * 2048) ** 0.5
     cluster, read, near, best = book.says(
         r"a cluster cost \$(\d) N D\$ instead of \$(\d) N D\$, and the cap of 1\.5 a near key "
@@ -261,7 +261,7 @@ def test_12_the_best_number_of_clusters_with_four_near(book):
     assert (near, read) == (ml.MuSe().cap * 2, 2)
     assert operations(ml.MuSe(clusters=65), 2048) - operations(ml.MuSe(), 2048) == cluster * 2048 * 64
     root, taken, more, fewest = book.says(
-        r"with \$r = 3/4\$, (\d+), so (\d+): it needs (\d+%) more products than (\d+)\."
+        r"with \$\\rho = 3/4\$, (\d+), so (\d+): it needs (\d+%) more products than (\d+)\."
     )
     assert fewest == best
     assert (3 / 4 * m * 2048) ** 0.5 == pytest.approx(root, abs=0.5)
