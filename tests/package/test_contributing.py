@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import multipole_lab as ml
+from multipole_lab.measure import operations
 from multipole_lab.testing import assert_close, oracle, qkv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +47,23 @@ def test_the_method_shown_sees_every_third_key_and_the_latest(strided, causal):
 def test_the_method_shown_refuses_what_it_cannot_do(strided):
     with pytest.raises(ValueError, match="step is 0"):
         strided(step=0)
+
+
+def test_what_takes_a_method_that_is_in_no_module_is_what_the_guide_says(strided):
+    sample = ml.load_sample("smollm2").crop(64)
+    asked = {"layers": [15], "repeats": 1}
+    assert list(ml.compare(sample, [strided()], tokens=64, **asked)["method"]) == ["Strided()"]
+    for refuses in (
+        lambda: ml.tune(sample, methods=[strided()], **asked),
+        lambda: ml.sweep(sample, [strided()], **asked),
+    ):
+        with pytest.raises(TypeError, match="method is a Strided; one of"):
+            refuses()
+    with pytest.raises(TypeError, match="no formula for Strided"):
+        operations(strided(), 64)
+    guide = (ROOT / "docs/guides/uses.md").read_text(encoding="utf-8").split("## A method of your own")[1]
+    answers = re.findall(r"^\| `(?:ml\.|measure\.)(\w+).*?\| (yes|no)", guide, re.MULTILINE)
+    assert answers == [("compare", "yes"), ("tune", "no"), ("operations", "no")]
 
 
 def test_the_benchmark_shown_prints_error_and_time(strided, monkeypatch, capsys):

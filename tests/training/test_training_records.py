@@ -46,11 +46,9 @@ def test_the_table_of_the_h200(words):
 
 
 def test_when_one_layer_can_save_what_the_paper_says():
-    numbers = said(
-        r"that is ([\d.]+)% times (\d+)% at 16,384 tokens, and ([\d.]+)% times (\d+)% at 65,536, or ([\d.]+)%\. One of "
-        r"seven equal layers saves ([\d.]+)% only where attention is more than (\d+)% of a step.* it is (\d+)% at "
-        r"16,384 tokens and (\d+)% at 65,536"
-    )
+    rows = re.findall(r"^\| (?:16,384|65,536) tokens, H\d00 \|(.*)\|$", GUIDE, re.MULTILINE)
+    rows = [[float(x) for x in re.findall(r"([\d.]+)%", row)] for row in rows]
+    needed, least = said(r"what ([\d.]+)% would need \|.*?more than (\d+)%")
     short, long = (record(name) for name in ("training-h200-16k-runs-central", "training-h100-64k-six"))
     parts, shares = [], []
     for found in (short, long):
@@ -58,10 +56,14 @@ def test_when_one_layer_can_save_what_the_paper_says():
         layer = row["by_layer"]["3"]
         parts += [100 * layer["exact"] / row["exact_seconds"], 100 * (1 - layer["muse"] / layer["exact"])]
         shares.append(100 * row["exact_attention_seconds"] / row["exact_seconds"])
-    assert numbers[:4] == pytest.approx(parts, abs=0.6)
-    assert numbers[4] == pytest.approx(parts[2] * parts[3] / 100, abs=0.06)
-    assert numbers[6] == pytest.approx(7 * numbers[5], abs=0.6)
-    assert numbers[7:] == pytest.approx(shares, abs=0.6)
+    for row, (part, taken), share in zip(rows, (parts[:2], parts[2:]), shares, strict=True):
+        assert row == pytest.approx([part, taken, part * taken / 100, share], abs=0.6)
+        assert row[2] == pytest.approx(part * taken / 100, abs=0.06)
+    assert least == pytest.approx(7 * needed, abs=0.6)
+    measured = short["summary"]["seconds_difference"]["mean"]
+    assert said(
+        r"Of the ([\d.]+)% that the first row foretells the whole step showed ([\d.]+)%"
+    ) == pytest.approx([rows[0][2], -measured], abs=0.06)
     shares = said(
         r"On the H100 one layer of seven is ([\d.]+) ms of ([\d.]+): a layer that cost nothing would save ([\d.]+)%\. "
         r"The ([\d.]+)% above are of the H200, whose step is shorter: ([\d.]+) ms of ([\d.]+)\."

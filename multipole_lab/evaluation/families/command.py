@@ -35,7 +35,16 @@ capture (`ml.capture`) must be what the layer computed.
 - **exact**: right, by the model's own attention: it wants what no approximation honours, for the reason given.
 - **refused**: an error with these words.
 - **wrong**: neither right nor refused. There must be none.
-- **untested**: the small sizes known here make no model of the family.
+- **untested**: the small sizes known here make no model of the family, which says nothing about the family.
+
+The cache is **exact** where a model has in its softmax what a step over clusters does not know, learned sinks
+(gpt_oss) for one: each step then sums every key by the model's own attention, right and no faster. The cell counts
+those steps.
+
+**Yours is untested, or not here?** `multipole-lab models check NAME`, with transformers' `model_type` as NAME, tries it
+with your transformers and says why it could make no tiny model. Your own model answers better:
+`with ml.Exact().on(model, strict=True):` must give the logits that it gives without, and `print` of what
+`ml.MuSe().on(model)` gives counts calls that were approximated and calls left exact.
 """
 
 
