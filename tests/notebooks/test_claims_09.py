@@ -4,6 +4,8 @@ What it trains is smaller here: its sentences name no number of a live run. Numb
 """
 
 import itertools
+import statistics
+import sys
 
 import pytest
 import torch
@@ -98,7 +100,7 @@ def test_03_gradients_are_those_of_the_approximation(book):
 def test_07_gradients_are_no_worse_than_the_output(book):
     output, *gradients = book.cell("06").column(r"error of \w+ *: (\S+)")
     queries, rest, out = book.says(
-        r"no worse than the output: ([\d.]+) for the queries and ([\d.]+) .*?, against ([\d.]+)\."
+        r"no worse than the output here: ([\d.]+) for the queries and ([\d.]+) .*?, against ([\d.]+)\."
     )
     assert (output, gradients) == (out, [queries, rest, rest])
     assert max(gradients) <= output
@@ -277,3 +279,77 @@ def test_26_the_last_step_has_no_second_seed(book):
     (row,) = of("64k-six")["seeds"]
     assert (row["steps"], round(row["heldout_loss_difference"], 2) / 100) == (step, pytest.approx(below))
     assert all(other["steps"] < step for other in of("64k-six-seed1")["seeds"])
+
+
+def test_03_clusters_are_made_in_every_forward_pass(book):
+    book.says(r"So clusters are made again in \*\*(every forward pass)\*\*")
+    one = ml.load_sample("smollm2")[15]
+    q, k, v = one.q[:, :3, :256], one.k[:, :1, :256], one.v[:, :1, :256]
+    method, turned = (
+        ml.MuSe(clusters=8, leaf=64),
+        torch.randperm(256, generator=torch.Generator().manual_seed(0)),
+    )
+    before = method(q, k, v, causal=True)
+    method(q, k[:, :, turned], v, causal=True)  # other keys meanwhile leave nothing behind
+    assert torch.equal(before, method(q, k, v, causal=True))
+    more, exact = book.says(r"recorded on an H200, that layer took (\d+) ms a step instead of (\d+)\.")
+    for row in record("training-h200-16k-kmeans-central")["seeds"]:
+        layer = row["by_layer"]["3"]
+        assert (round(layer["muse"] * 1e3), round(layer["exact"] * 1e3)) == (more, exact)
+
+
+def test_07_why_notebook_3_has_worse_gradients(book):
+    *full, output = book.says(
+        r"Notebook 3 had the opposite: ([\d.]+), ([\d.]+) and ([\d.]+), where .*? has ([\d.]+)\."
+    )
+    causal = book.says(r"with that loss causal attention has ([\d.]+), ([\d.]+) and ([\d.]+), so the")
+    ran = book.cell("06")
+    towards = torch.randn(1, 3, 1024, 64, generator=torch.Generator().manual_seed(0))
+
+    def wrong(method, mask):
+        both = []
+        for one in (ml.Exact(), method):
+            x = [part.clone().requires_grad_() for part in ran.parts]
+            out = one(*x, scale=ran.sample.scale, causal=mask)
+            both.append([out.detach(), *torch.autograd.grad((out * towards).sum(), x)])
+        return [((m - e).square().sum() / e.square().sum()).item() for e, m in zip(*both, strict=True)]
+
+    of_full, of_causal = wrong(ml.MuSe(), False), wrong(ml.MuSe(clusters=32, leaf=256), True)
+    assert of_full == pytest.approx([output, *full], abs=6e-4)
+    assert of_causal[1:] == pytest.approx(causal, abs=6e-5)
+    assert of_causal[1] > of_causal[0] > of_causal[3]
+    times = [a / b for a, b in zip(of_full[1:], of_causal[1:], strict=True)]
+    book.says(r"are (forty) to a hundred times better than full ones under one loss")
+    assert (min(times), max(times)) == pytest.approx((40, 100), rel=0.05)
+
+
+@pytest.mark.skipif(sys.version_info[:3] != (3, 11, 7), reason="another Python has other documents")
+def test_07_how_much_is_held_out(book):
+    few, documents, held, tokens, part = book.says(
+        r"With Python 3\.11\.7 (\w+) long documents of (\d+) are held out, and they have ([\d,]+) of the "
+        r"([\d,]+) tokens: (\d+%) and not a twentieth"
+    )
+    parts = book.cell("08").value
+    assert parts["heldout"]["documents"] == few
+    assert parts["train"]["documents"] == documents - few
+    assert (parts["heldout"]["tokens"], parts["train"]["tokens"]) == (held, tokens - held)
+    assert held / tokens == pytest.approx(part, abs=0.005)
+
+
+def test_26_how_many_pairs_of_seeds_would_do(book):
+    spread, sure, paper, seeds = book.says(
+        r"The three differences have one of ([\d.]+)%\. .*?: ([\d.]+)% with three seeds\. To bring that to the paper's "
+        r"([\d.]+)% takes about (\d+) seeds"
+    )
+    rows = record("training-tiny")["seeds"]
+    differences = [row["heldout_loss_difference"] for row in rows]
+    (alone,) = book.says(r"exact attention have a standard deviation of ([\d.]+)% over these seeds")
+    losses = [row["exact_heldout_loss"] for row in rows]
+    assert 100 * statistics.stdev(losses) / statistics.mean(losses) == pytest.approx(alone, abs=0.05)
+    deviation = statistics.stdev(differences)
+    assert deviation == pytest.approx(spread, abs=0.005)
+    assert 2 * deviation / len(differences) ** 0.5 == pytest.approx(sure, abs=0.005)
+    assert (2 * deviation / paper) ** 2 == pytest.approx(seeds, abs=0.5)
+    book.says(
+        r"Both sides of a seed begin with the same (weights) and read the same text: they are a \*pair\*"
+    )
