@@ -9,6 +9,7 @@ import torch
 from claims import Notebook
 
 import multipole_lab as ml
+from multipole_lab.clustering import inertia
 from multipole_lab.measure import operations, share_of_exact
 from multipole_lab.measure.inputs import resampled
 
@@ -198,7 +199,7 @@ def test_08_a_million_tokens_in_products_time_and_bytes(book):
     took = [count / 1e10 for count in counts]  # ten million a millisecond
     assert [took[0] / 3600, took[1] / 60, took[2]] == pytest.approx([hours, minutes, seconds], abs=0.06)
     gigabytes, megabytes, terabytes = book.says(
-        r"outputs, ([\d.]+) GB a head .*? besides, (\d+) MB for 64 clusters\. .*? need ([\d.]+) TB"
+        r"outputs, ([\d.]+) GB a head at .*? besides, (\d+) MB for 64 clusters\. .*? need ([\d.]+) TB"
     )
     assert [4 * n * 64 * 4 / 1e9, 64**2 * 129 * 4 / 1e6, n**2 * 4 / 1e12] == pytest.approx(
         [gigabytes, megabytes, terabytes], abs=0.12
@@ -247,3 +248,43 @@ def test_19_the_data_decide_more_than_the_law(book):
     found = [error(number, ml.MuSe(clusters=C)) for number in (3, 28) for C in (16, 256)]
     found += [error(15, ml.MuSe(order="dipole")), error(15, ml.MuSe())]
     assert found == pytest.approx([*said, with_dipole, without], abs=0.006)
+
+
+def test_08_memory_and_price_of_auto(book):
+    gigabytes, clusters, times = book.says(
+        r"not small: ([\d.]+) GB a head for ([\d,]+) clusters, (twice) as much as the rest"
+    )
+    n, auto = 2**20, ml.MuSe(clusters="auto", near=4)
+    assert auto._partition.count(n) == clusters
+    summaries, rest = clusters**2 * (2 * 64 + 1) * 4, 4 * n * 64 * 4
+    assert summaries / 1e9 == pytest.approx(gigabytes, abs=0.05)
+    assert (times, summaries / rest) == ("twice", pytest.approx(2, abs=0.05))
+    (more,) = book.says(r"which costs (\d+%) more of them at 4,096 tokens and lowers the error")
+    counts = {C: operations(ml.MuSe(clusters=C, near=4), 4096) for C in range(16, 257)}
+    best = min(counts, key=counts.get)
+    assert counts[auto._partition.count(4096)] / counts[best] - 1 == pytest.approx(more, abs=0.005)
+    layer = heads(15)
+    assert error(auto, *layer) < error(ml.MuSe(clusters=best, near=4), *layer)
+
+
+def test_19_why_more_clusters_help_slowly(book):
+    *left, dimensions = book.says(
+        r"16, 64 and 256 clusters leave ([\d.]+), ([\d.]+) and ([\d.]+) \(4,096 tokens, notebook 2\), as if "
+        r"\$d\$ were (\d)"
+    )
+    k = ml.load_sample("smollm2")[15].k[:, :1]
+    whole = inertia(k, ml.kmeans(k, clusters=1))
+    found = [(inertia(k, ml.kmeans(k, clusters=C, iterations=5)) / whole).item() for C in (16, 64, 256)]
+    assert found == pytest.approx(left, abs=0.01)
+    slope = np.polyfit(np.log([16, 64, 256]), np.log(found), 1)[0]
+    assert -2 / slope == pytest.approx(dimensions, abs=0.5)
+
+
+def test_22_the_miss_is_bad_and_a_speedup_below_1_is_none(book):
+    book.says(
+        r"the miss is tens of percent, for a length that is only (twice) the longest of the fit: \*\*that is bad"
+    )
+    assert book.cell("20").short.table["length"].max() * 2 == 4096
+    assert book.cell("20").miss.max() > 0.1
+    book.says(r"Where its `(speedup)` is below 1, take exact attention")
+    assert "speedup" in book.cell("23").best
