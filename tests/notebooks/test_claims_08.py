@@ -285,4 +285,4 @@ def test_10_top_k_is_slower_and_two_near_clusters_take_about_as_long(book):
         table = ml.compare(ml.load_sample("smollm2").crop(1024), methods, layers=[15], repeats=5)
     top, near = table["speedup"]
     assert top < 0.6
-    assert 0.6 < near < 1.7
+    assert 0.5 < near < 2  # 0.9 to 1.3 on the CPUs that were tried; others differ
