@@ -109,7 +109,7 @@ def _prompt(record: Record) -> list[str]:
     if not record.clustering:
         return [f"Prompt: {whole:,.1f} ms in the model; nothing was clustered."]
     return [
-        f"Prompt: {whole:,.1f} ms in the model, with exact attention; then {spent:,.1f} ms to cluster its keys "
+        f"Prompt: {whole:,.1f} ms in the model; then {spent:,.1f} ms to cluster its keys "
         f"({spent / whole:.0%} of that), in the first step."
     ]
 
