@@ -28,7 +28,7 @@ _OTHERWISE = {
     r"\s*Every panel works like this one\..*?the panel shows that\.": "",
     r" \(under \*\*More\*\*\)|, under \*\*More\*\*,": "",
     r"\]\((\d\d_\w+)\.ipynb\)": r"](../notebooks/\1.html)",
-    r"\]\(\.\./docs/(\w+)\.md\)": r"](../\1.html)",
+    r"\]\(\.\./docs/([\w/]+)\.md(#[\w-]+)?\)": r"](../\1.html\2)",
 }
 
 

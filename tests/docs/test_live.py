@@ -116,6 +116,7 @@ def test_the_tour_becomes_a_page_with_its_panels_in_order(site, monkeypatch):
         "Run All Cells",
         "click in a square",
         ".ipynb",
+        "../docs/",
         "images/",
         "$$",
         "less than a minute",
