@@ -154,7 +154,7 @@ def _draw_levels(fig, leaf, total, palette) -> None:
         go.Bar(
             x=names,
             y=values,
-            text=[theme.number(float(value)) for value in values],
+            text=["≈ 0" if 0 < value < 1e-6 else theme.number(float(value)) for value in values],
             textposition="outside",
             textfont={"size": 11},
             constraintext="none",

@@ -13,10 +13,7 @@ from multipole_lab.suggesting import suggesting
 
 from .common import theme
 
-_KEY = (
-    "<b>%{text}</b><br>position %{customdata[0]:,}<br>"
-    "in cluster %{customdata[1]}, with %{customdata[2]}<extra></extra>"
-)
+_KEY = "%{hovertext}<extra></extra>"
 _QUERY = "centroid of query cluster %{customdata[0]}<br>its queries: %{customdata[1]:,}<extra></extra>"
 _BAR = "cluster %{x}<br>%{customdata}<extra></extra>"
 
@@ -61,16 +58,16 @@ def clusters(
     if dims not in (2, 3):
         raise ValueError(f"points: need 2 or 3 columns, got {dims}")
     finding, reading = _words(labels, tokens, counts, limit, spotlight)
-    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 640, "uirevision": f"{dims}d"})
-    _draw_keys(fig, points, labels, tokens, counts, colours, spotlight)
+    traces = [_keys(points, labels, tokens, counts, colours, spotlight)]
     if queries is not None:
-        _draw_queries(fig, queries, query_counts)
+        traces.append(_queries(queries, query_counts))
     if origin is not None:
-        _draw_origin(fig, origin)
-    _draw_sizes(fig, counts, colours, limit, spotlight)
-    _place(fig, dims, explained, theme.heading_height(finding, reading))
-    fig.update_layout(title=theme.title(finding, reading))
-    return fig
+        traces.append(_origin(origin))
+    traces.append(_sizes(counts, colours, spotlight))
+    layout = {"template": theme.TEMPLATE, "height": 640, "uirevision": f"{dims}d",
+              "title": theme.title(finding, reading), "margin": {"t": theme.heading_height(finding, reading)},
+              **_axes(dims, explained), **_cap(limit)}  # fmt: skip
+    return go.Figure(traces, layout)  # of dicts: a figure is checked once, not at every step
 
 
 def _words(labels, tokens, counts, limit, spotlight) -> tuple[str, str]:
@@ -91,7 +88,7 @@ def _words(labels, tokens, counts, limit, spotlight) -> tuple[str, str]:
         finding += f"; {full:,} {'is' if full == 1 else 'are'} filled to the cap"
     return (
         finding,
-        "A dot is a key, coloured by cluster. ◇ query centroids. ✚ origin.",
+        "A dot is a key, coloured by cluster. ◇ query centroids. ✚\u00a0origin.",
     )
 
 
@@ -102,31 +99,32 @@ def _numbers(counts) -> np.ndarray:
     return numbers
 
 
-def _draw_keys(fig, points, labels, tokens, counts, colours, spotlight) -> None:
-    """Add one trace with all the keys: one trace updates faster than a trace per cluster."""
+def _keys(points, labels, tokens, counts, colours, spotlight) -> dict:
+    """One trace with all the keys: one trace updates faster than a trace per cluster."""
     shade = _shade(colours[labels], labels, spotlight)
-    sizes = np.array([count(int(size), "key") for size in counts])[labels]
+    inside = [
+        f"in cluster {number}, with {count(int(size), 'key')}"
+        for number, size in zip(_numbers(counts), counts, strict=True)
+    ]
+    words = [
+        f"<b>{theme.visible_token(token)}</b><br>position {i:,}<br>{inside[label]}"
+        for i, (token, label) in enumerate(zip(tokens, labels, strict=True))
+    ]
     common = {
         "mode": "markers",
-        "text": [theme.visible_token(token) for token in tokens],
-        "customdata": np.array(
-            [
-                [i, number, size]
-                for i, (number, size) in enumerate(zip(_numbers(counts)[labels], sizes, strict=True))
-            ],
-            dtype=object,
-        ),
+        "hovertext": words,  # a mark with data of its own takes plotly a tenth longer
         "hovertemplate": _KEY,
         "name": "keys",
         "showlegend": False,
     }
-    x, y = points[:, 0], points[:, 1]
-    if points.shape[1] == 3:
-        marker = {"size": 3, "opacity": 0.9, **shade}
-        fig.add_trace(go.Scatter3d(x=x, y=y, z=points[:, 2], marker=marker, **common))
-    else:
-        marker = {"size": 5.5, "opacity": 0.8, **shade}
-        fig.add_trace(go.Scatter(x=x, y=y, marker=marker, **common))
+    size = {"size": 3, "opacity": 0.9} if points.shape[1] == 3 else {"size": 5.5, "opacity": 0.8}
+    return {**_at(points), "marker": {**size, **shade}, **common}
+
+
+def _at(points) -> dict:
+    """A trace in the plane or in space, and where its marks are."""
+    kind = "scatter3d" if points.shape[1] == 3 else "scatter"
+    return {"type": kind, **dict(zip("xyz", points.T, strict=False))}
 
 
 def _shade(colours, clusters, spotlight) -> dict:
@@ -140,8 +138,8 @@ def _shade(colours, clusters, spotlight) -> dict:
     return {"color": index, "colorscale": scale, "cmin": -0.5, "cmax": faint + 0.5, "showscale": False}
 
 
-def _draw_queries(fig, queries, query_counts) -> None:
-    """Add the query centroids as white diamonds with a black rim: other than keys in shape too."""
+def _queries(queries, query_counts) -> dict:
+    """The query centroids as white diamonds with a black rim: other than keys in shape too."""
     look = {"color": "#ffffff", "line": {"width": 1.5, "color": "#000000"}}
     sizes = np.zeros(len(queries), dtype=int) if query_counts is None else query_counts
     common = {
@@ -151,17 +149,12 @@ def _draw_queries(fig, queries, query_counts) -> None:
         "name": "query centroids",
         "showlegend": False,
     }
-    x, y = queries[:, 0], queries[:, 1]
-    if queries.shape[1] == 3:
-        marker = {"symbol": "diamond", "size": 6, **look}
-        fig.add_trace(go.Scatter3d(x=x, y=y, z=queries[:, 2], marker=marker, **common))
-    else:
-        marker = {"symbol": "diamond", "size": 9, **look}
-        fig.add_trace(go.Scatter(x=x, y=y, marker=marker, **common))
+    marker = {"symbol": "diamond", "size": 6 if queries.shape[1] == 3 else 9, **look}
+    return {**_at(queries), "marker": marker, **common}
 
 
-def _draw_origin(fig, origin) -> None:
-    """Mark the zero vector, around which centroid replacement expands, to be compared with the queries."""
+def _origin(origin) -> dict:
+    """The zero vector, around which centroid replacement expands, to be compared with the queries."""
     common = {
         "mode": "markers",
         "marker": {
@@ -174,68 +167,60 @@ def _draw_origin(fig, origin) -> None:
         "name": "origin",
         "showlegend": False,
     }
-    if len(origin) == 3:
-        fig.add_trace(go.Scatter3d(x=origin[:1], y=origin[1:2], z=origin[2:], **common))
-    else:
-        fig.add_trace(go.Scatter(x=origin[:1], y=origin[1:], **common))
+    return {**_at(origin[None]), **common}
 
 
-def _draw_sizes(fig, counts, colours, limit, spotlight) -> None:
-    """Add the bars, largest cluster first, and the cap as a dashed line with its number."""
+def _sizes(counts, colours, spotlight) -> dict:
+    """The bars, largest cluster first."""
     order = np.argsort(-counts, kind="stable")
-    fig.add_trace(
-        go.Bar(
-            x=np.arange(1, len(counts) + 1),
-            y=counts[order],
-            customdata=[count(int(size), "key") for size in counts[order]],
-            hovertemplate=_BAR,
-            marker={**_shade(colours[order], order, spotlight), "line": {"width": 0}},
-            name="cluster sizes",
-            showlegend=False,
-            xaxis="x2",
-            yaxis="y2",
-        )
-    )
+    return {
+        "type": "bar",
+        "x": np.arange(1, len(counts) + 1),
+        "y": counts[order],
+        "customdata": [count(int(size), "key") for size in counts[order]],
+        "hovertemplate": _BAR,
+        "marker": {**_shade(colours[order], order, spotlight), "line": {"width": 0}},
+        "name": "cluster sizes",
+        "showlegend": False,
+        "xaxis": "x2",
+        "yaxis": "y2",
+    }
+
+
+def _cap(limit) -> dict:
+    """The cap as a dashed line with its number, where there is one."""
     if limit is None:
-        return
-    rule = {"color": theme.VERMILION, "width": 1.5, "dash": "dash"}
-    fig.add_shape(
-        type="line", x0=0, x1=1, xref="x2 domain", y0=limit, y1=limit, yref="y2", line=rule, name="cap"
-    )
-    fig.add_annotation(
-        text=f"cap: {limit:,} keys",
-        x=1,
-        xref="x2 domain",
-        xanchor="right",
-        y=limit,
-        yref="y2",
-        yanchor="bottom",
-        showarrow=False,
-        font={"color": theme.VERMILION},
-    )
+        return {}
+    line = {
+        "type": "line", "x0": 0, "x1": 1, "xref": "x2 domain", "y0": limit, "y1": limit, "yref": "y2", "name": "cap",
+        "line": {"color": theme.VERMILION, "width": 1.5, "dash": "dash"},
+    }  # fmt: skip
+    words = {
+        "text": f"cap: {limit:,} keys", "x": 1, "xref": "x2 domain", "xanchor": "right", "y": limit, "yref": "y2",
+        "yanchor": "bottom", "showarrow": False, "font": {"color": theme.VERMILION},
+    }  # fmt: skip
+    return {"shapes": [line], "annotations": [words]}
 
 
-def _place(fig, dims, explained, top) -> None:
-    """Put the scatter in the upper three quarters and the bars below it; name the axes."""
+def _axes(dims, explained) -> dict:
+    """The scatter in the upper two thirds and the bars below it, with the names of the axes."""
     names = [f"{'axis' if dims == 3 else 'principal axis'} {i + 1}" for i in range(dims)]
     if explained is not None:
         names = [f"{name} ({share:.0%})" for name, share in zip(names, explained, strict=False)]
     upper, lower = [0.33, 1], [0, 0.2]
+    bars = {
+        "xaxis2": {"title": {"text": "cluster, largest first"}, "anchor": "y2", "showgrid": False},
+        "yaxis2": {"title": {"text": "keys"}, "domain": lower, "anchor": "x2", "rangemode": "tozero"},
+        "bargap": 0.15,
+    }
     if dims == 3:
         camera = {"eye": {"x": 1.35, "y": 1.35, "z": 0.8}, "center": {"x": 0, "y": 0, "z": -0.15}}
         axes = {f"{a}axis": {"title": {"text": name}} for a, name in zip("xyz", names, strict=True)}
-        fig.update_layout(
-            scene={**axes, "domain": {"x": [0, 1], "y": upper}, "aspectmode": "data", "camera": camera}
-        )
-        fig.update_layout(xaxis={"visible": False}, yaxis={"visible": False, "domain": upper})
-    else:
-        fig.update_layout(
-            xaxis={"title": {"text": names[0]}, "visible": True, "anchor": "y"},
-            yaxis={"title": {"text": names[1]}, "visible": True, "domain": upper, "anchor": "x"},
-        )
-    fig.update_layout(
-        xaxis2={"title": {"text": "cluster, largest first"}, "anchor": "y2", "showgrid": False},
-        yaxis2={"title": {"text": "keys"}, "domain": lower, "anchor": "x2", "rangemode": "tozero"},
-        bargap=0.15,
-        margin={"t": top},
-    )
+        place = {"domain": {"x": [0, 1], "y": upper}, "aspectmode": "data", "camera": camera}
+        hidden = {"xaxis": {"visible": False}, "yaxis": {"visible": False, "domain": upper}}
+        return {"scene": {**axes, **place}, **hidden, **bars}
+    shown = {
+        "xaxis": {"title": {"text": names[0]}, "visible": True, "anchor": "y"},
+        "yaxis": {"title": {"text": names[1]}, "visible": True, "domain": upper, "anchor": "x"},
+    }
+    return {**shown, **bars}

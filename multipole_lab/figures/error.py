@@ -57,7 +57,7 @@ def error(
     _draw_heads(fig, rse, head)
     _draw_positions(fig, positions, by_position, tokens, float(rse[head]))
     _draw_worst(fig, worst, head)
-    fig.update_layout(title=theme.title(finding, reading), margin={"t": top})
+    fig.update_layout(title=theme.title(finding, reading), margin={"t": top, "r": 24})
     return fig
 
 
@@ -132,9 +132,14 @@ def _draw_positions(fig, positions, by_position, tokens, level) -> None:
     rule = {"color": theme.TEXT, "width": 1, "dash": "dot"}
     fig.add_shape(type="line", x0=0, x1=1, xref="x2 domain", y0=level, y1=level, yref="y2", line=rule)
     fig.update_layout(
-        xaxis2={"title": {"text": "position of the query in the text (tokens)"}, "anchor": "y2"},
+        xaxis2={
+            "title": {"text": "position of the query in the text (tokens)"},
+            "anchor": "y2",
+            "ticks": "outside",
+        },
         yaxis2={
             "title": {"text": "error there"},
+            "ticks": "outside",
             "type": "log",
             "dtick": "D2",  # 1, 2 and 5: all digits would stand on each other
             "tickformat": "~%",

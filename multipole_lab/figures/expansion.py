@@ -55,18 +55,19 @@ def expansion(
     errors = np.abs(origin - truth), np.abs(tilted - truth)
     finding, reading = _words(axis, errors, p, at_query, quantity)
     top = theme.heading_height(finding, reading) + 20
-    fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 660, "uirevision": "expansion"})
+    layout = {"template": theme.TEMPLATE, "height": 690, "uirevision": "expansion", "annotations": [],
+              "title": theme.title(finding, reading), "margin": {"t": top, "r": 8}}  # fmt: skip
+    parts = {"data": [], "layout": layout}  # as dicts: a figure is checked once, not at every step
     fields = [("exact", truth), ("at the origin", origin), (f"at p: {order}", tilted)]
     for column, (name, values) in enumerate(fields):
-        draw_field(fig, axis, values, name, 0, column, "coloraxis")
+        draw_field(parts, axis, values, name, 0, column, "coloraxis")
     for column, values in enumerate(errors, start=1):
-        draw_field(fig, axis, values, "its error", 1, column, "coloraxis2")
-    draw_nearer(fig, axis, *errors)
-    _draw_keys(fig, keys, labels, weights, centroids, tilted_centroids)
-    _draw_points(fig, p, query)
-    _colours(fig, (truth, origin, tilted), errors)
-    fig.update_layout(title=theme.title(finding, reading), margin={"t": top, "r": 8})
-    return fig
+        draw_field(parts, axis, values, "its error", 1, column, "coloraxis2")
+    draw_nearer(parts, axis, *errors)
+    _draw_keys(parts, keys, labels, weights, centroids, tilted_centroids)
+    _draw_points(parts, p, query)
+    _colours(parts, (truth, origin, tilted), errors)
+    return go.Figure(parts)
 
 
 def _words(axis, errors, p, at_query, quantity) -> tuple[str, str]:
@@ -88,74 +89,69 @@ def _words(axis, errors, p, at_query, quantity) -> tuple[str, str]:
     return finding, f"{reading} Among the keys: × plain means, ★ tilted centroids."
 
 
-def _draw_keys(fig, keys, labels, weights, centroids, tilted) -> None:
+def _draw_keys(parts, keys, labels, weights, centroids, tilted) -> None:
     """Draw the sources: one dot a key, its area p's weight on it; the mean moves from the x to the star."""
     x, y = axes(1, 0)
-    place = {"xaxis": x, "yaxis": y, "mode": "markers", "showlegend": False}
+    place = {"type": "scatter", "xaxis": x, "yaxis": y, "mode": "markers", "showlegend": False}
     shade = theme.cycle(theme.QUALITATIVE, labels)
-    fig.add_trace(
-        go.Scatter(
-            x=keys[:, 0],
-            y=keys[:, 1],
-            marker={"size": 4 + 22 * np.sqrt(weights), "color": shade, "opacity": 0.75},
-            customdata=weights,
-            hovertemplate="a key<br>p gives it %{customdata:.0%} of its cluster's weight<extra></extra>",
-            name="keys",
+    parts["data"].append(
+        {
+            "x": keys[:, 0],
+            "y": keys[:, 1],
+            "marker": {"size": 4 + 22 * np.sqrt(weights), "color": shade, "opacity": 0.75},
+            "customdata": weights,
+            "hovertemplate": "a key<br>p gives it %{customdata:.0%} of its cluster's weight<extra></extra>",
+            "name": "keys",
             **place,
-        )
+        }
     )
     for points, symbol, words in ((centroids, "x", "plain mean"), (tilted, "star", "tilted centroid")):
-        fig.add_trace(
-            go.Scatter(
-                x=points[:, 0],
-                y=points[:, 1],
-                marker={
-                    "symbol": symbol,
-                    "size": 9 if symbol == "x" else 14,
-                    "color": "#ffffff",
-                    "line": {"width": 1.2, "color": "#000000"},
-                },
-                hovertemplate=words + " of one cluster<extra></extra>",
-                name=words,
+        rim = {"color": "#ffffff", "line": {"width": 1.2, "color": "#000000"}}
+        parts["data"].append(
+            {
+                "x": points[:, 0],
+                "y": points[:, 1],
+                "marker": {"symbol": symbol, "size": 9 if symbol == "x" else 14, **rim},
+                "hovertemplate": words + " of one cluster<extra></extra>",
+                "name": words,
                 **place,
-            )
+            }
         )
     reach = max(3.0, float(np.abs(keys).max()) * 1.05)
-    square(fig, 1, 0, "keys, seen from p", (-reach, reach))
+    square(parts, 1, 0, "the keys", (-reach, reach))
 
 
-def _draw_points(fig, p, query) -> None:
+def _draw_points(parts, p, query) -> None:
     """Mark p and the query in every square of queries, ringed so that they show on any colour."""
     x, y = axes(0, 2)
     corners = {"x0": p[0] - _GRIP, "x1": p[0] + _GRIP, "y0": p[1] - _GRIP, "y1": p[1] + _GRIP}
     look = {"line": {"color": "#ffffff", "width": 2, "dash": "dot"}, "fillcolor": "rgba(255, 255, 255, 0.01)"}
-    fig.add_shape(type="circle", xref=x, yref=y, name="p", **corners, **look)
+    ring = {"type": "circle", "xref": x, "yref": y, "name": "p", **corners, **look}
+    parts["layout"]["shapes"] = [ring]
     for row, column in QUERIES:
         x, y = axes(row, column)
         about = p if column == 2 or row == 2 else np.zeros(2)
         for point, symbol, words in ((about, "cross", "expansion point"), (query, "circle", "query")):
             if row == column == 0 and symbol == "cross":
                 continue
-            fig.add_trace(
-                go.Scatter(
-                    x=[point[0]],
-                    y=[point[1]],
-                    mode="markers",
-                    marker={
-                        "symbol": symbol,
-                        "size": 11,
-                        "color": "#ffffff" if symbol == "cross" else theme.ORANGE,
-                        "line": {"width": 1.5, "color": "#000000"},
-                    },
-                    hovertemplate=words + " (%{x:.2f}, %{y:.2f})<extra></extra>",
-                    showlegend=False,
-                    xaxis=x,
-                    yaxis=y,
-                )
+            colour = "#ffffff" if symbol == "cross" else theme.ORANGE
+            rim = {"line": {"width": 1.5, "color": "#000000"}}
+            parts["data"].append(
+                {
+                    "type": "scatter",
+                    "x": [point[0]],
+                    "y": [point[1]],
+                    "mode": "markers",
+                    "marker": {"symbol": symbol, "size": 11, "color": colour, **rim},
+                    "hovertemplate": words + " (%{x:.2f}, %{y:.2f})<extra></extra>",
+                    "showlegend": False,
+                    "xaxis": x,
+                    "yaxis": y,
+                }
             )
 
 
-def _colours(fig, fields, errors) -> None:
+def _colours(parts, fields, errors) -> None:
     """Give each row one colour scale: the truth's range, and one range for both errors."""
     bar = {
         "thickness": 11,
@@ -170,7 +166,7 @@ def _colours(fig, fields, errors) -> None:
     for name, row, limits in (("coloraxis", 0, (low, high)), ("coloraxis2", 1, (0.0, worst))):
         bottom, top = ROWS[row]
         height = {"y": (bottom + top) / 2, "len": (top - bottom) * 1.05}
-        fig.layout[name] = {
+        parts["layout"][name] = {
             "colorscale": theme.SEQUENTIAL,
             "cmin": limits[0],
             "cmax": limits[1],

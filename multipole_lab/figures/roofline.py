@@ -61,7 +61,7 @@ def roofline(
     _draw_times(fig, names, ms, memory)
     _name_marks(fig, names, intensity, bound, memory)
     _place(fig, ms)
-    top = theme.heading_height(finding, reading) + 48
+    top = theme.heading_height(finding, reading) + 60
     fig.update_layout(title=theme.title(finding, reading), margin={"t": top})
     return fig
 
@@ -144,7 +144,7 @@ def _draw_recorded(fig, names, intensity, tflops, words) -> None:
             marker={"symbol": "x-thin", "size": 10, "line": {"width": 2.5, "color": theme.VERMILION}},
             text=list(names),
             hovertemplate="<b>%{text}</b>, recorded<br>%{y:.3g} TFLOP/s<extra></extra>",
-            name=f"recorded: {words}" if words else "recorded",
+            name=f"recorded: {words.replace('NVIDIA ', '')}" if words else "recorded",
             showlegend=len(intensity) > 0,
         )
     )

@@ -103,8 +103,7 @@ def _alone(ms) -> str:
     if not np.isfinite(ms).all():
         return ""
     ratio = float(ms[0] / ms[1])
-    pace = f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
-    return f"The GPU alone, in a CUDA graph: {pace}."
+    return f"The GPU alone, in a CUDA graph: {theme.pace(ratio)}."
 
 
 def _bars(times, low, high, colour) -> dict:
@@ -117,8 +116,7 @@ def _words(lengths, exact_ms, approx_ms, rse, machine, name, measuring) -> tuple
     if measuring or len(lengths) == 0:
         return "Measuring exact and approximate attention, turn by turn", f"On {machine}."
     ratio = float(exact_ms[-1] / approx_ms[-1])
-    pace = f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower"
-    finding = f"At {lengths[-1]:,} tokens {name} is {pace} than exact"
+    finding = f"At {lengths[-1]:,} tokens {name} is {theme.pace(ratio, 'exact')}"
     real = np.flatnonzero(np.isfinite(rse))
     drawn = len(real) < len(lengths)
     if len(real):

@@ -67,9 +67,8 @@ def _words(rse, speedup, methods, max_error, chosen, machine, note) -> tuple[str
             reading,
         )
     pace = float(speedup[chosen])
-    words = f"{pace:.1f} times faster" if pace >= 1 else f"{1 / pace:.1f} times slower"
     return (
-        f"Under an error of {target} the best is {words} than exact, with error "
+        f"Under an error of {target} the best is {theme.pace(pace, 'exact')}, with error "
         f"{theme.number(float(rse[chosen]))}: {methods[chosen]}",
         reading,
     )
@@ -122,9 +121,15 @@ def _place(fig, rse, speedup, max_error) -> None:
     rule = {"color": theme.EXACT, "width": 2}
     fig.add_shape(type="line", x0=0, x1=1, xref="x domain", y0=1, y1=1, line=rule, name="exact")
     fig.update_layout(
-        xaxis={"title": {"text": "relative squared error"}, "type": "log", "dtick": 1, "tickformat": "~g",
-               "range": [float(errors.min() - 0.4), high]},
-        yaxis={"title": {"text": "times as fast as exact"}, "type": "log", "tickformat": "~g", "dtick": "D1",
+        xaxis={"title": {"text": "relative squared error"}, "type": "log", "dtick": _ticks(high - errors.min() + 0.4),
+               "tickformat": "~g", "range": [float(errors.min() - 0.4), high]},
+        yaxis={"title": {"text": "times as fast as exact"}, "type": "log", "tickformat": "~g",
+               "dtick": _ticks(np.ptp(paces) + 0.3),
                "range": [float(paces.min() - 0.15), float(paces.max() + 0.15)]},
         legend={"y": 1.0, "yanchor": "bottom"},
     )  # fmt: skip
+
+
+def _ticks(decades: float) -> str | int:
+    """Every digit, or 1, 2 and 5, or powers of ten alone: as many as do not stand on each other."""
+    return "D1" if decades < 0.6 else "D2" if decades < 2.5 else 1

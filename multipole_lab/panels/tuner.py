@@ -93,7 +93,9 @@ class TunerPanel(TimedPanel):
         """Show the line to paste."""
         self._line = code
         what = 'class="ml-code" role="region" aria-label="recommended line"'
-        self._code.value = f"<pre {what}>{html.escape(code) or ' '}</pre>"
+        self._code.value = (
+            f"<pre {what}>{html.escape(code) or '# Tune writes the recommended line here'}</pre>"
+        )
 
     def _below(self) -> list[widgets.Widget]:
         """The recommended line stands below the figure."""

@@ -33,12 +33,21 @@ def test_clusters_draws_each_key_with_its_token_position_and_cluster(dims):
     keys, queries, bars = fig.data
     assert isinstance(keys, go.Scatter3d if dims == 3 else go.Scatter)
     np.testing.assert_array_equal(np.stack([keys.x, keys.y], 1), arguments["points"][:, :2])
-    assert keys.text[0] == "␣a&lt;b&gt;⏎"
-    assert list(keys.customdata[7]) == [7, 2, "10 keys"]
+    assert keys.hovertext[0].startswith("<b>␣a&lt;b&gt;⏎</b>")
+    assert keys.hovertext[7].endswith("position 7<br>in cluster 2, with 10 keys")
     assert len(queries.x) == 3
     assert sum(bars.y) == 60
     assert fig.layout.shapes[0].y0 == 15
     assert "60 keys become 6 clusters of about 10" in fig.layout.title.text
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [(2.0, "2.0 times faster than it"), (0.5, "2.0 times slower than it"), (0.97, "as fast as it")],
+)
+def test_what_is_as_fast_is_not_said_to_be_1_0_times_faster(ratio, words):
+    assert theme.pace(ratio, "it") == words
+    assert words.startswith(theme.pace(ratio))
 
 
 def test_spotlight_leaves_one_cluster_in_colour_and_names_its_tokens():
@@ -55,8 +64,8 @@ def test_a_cluster_has_one_number_wherever_it_is_named_and_one_key_is_a_key():
     fig = figures.clusters(**arguments, spotlight=0)
     assert "Cluster 3: 1 key, 1 different token" in fig.layout.title.text
     keys, _, bars = fig.data
-    assert [keys.customdata[i][1] for i in (0, 1, 9)] == [3, 1, 2]
-    assert keys.customdata[0][2] == "1 key"
+    named = [keys.hovertext[i].rpartition("<br>")[2] for i in (0, 1, 9)]
+    assert named == ["in cluster 3, with 1 key", "in cluster 1, with 7 keys", "in cluster 2, with 2 keys"]
     assert (list(bars.y), list(bars.customdata)) == ([7, 2, 1], ["7 keys", "2 keys", "1 key"])
     assert set(np.flatnonzero(np.asarray(bars.marker.color) < len(theme.MANY))) == {2}
 

@@ -167,6 +167,16 @@ def test_twenty_moves_in_two_seconds_end_at_the_last_value(lab):
     lab.until_titled("clusters", "become 16 clusters")
 
 
+def test_many_dots_are_drawn_by_webgl(lab):
+    """Of 1,024 keys; the marks that are few, as the centroids of the queries, stay elements of the page."""
+    panel = lab.panel("clusters")
+    lab.page.wait_for_function(
+        """panel => panel.querySelector(".js-plotly-plot")._fullData[0].type === "scattergl"
+            && panel.querySelector(".gl-canvas") && panel.querySelectorAll(".point").length < 200""",
+        arg=panel.element_handle(),
+    )
+
+
 def test_a_sample_that_cannot_be_opened_is_explained_in_the_panel(lab):
     panel = lab.panel("clusters")
     lab.unfold(panel, "More")

@@ -32,6 +32,27 @@ def test_inside_an_event_loop_only_the_last_of_many_moves_is_computed(sample):
     assert "become 32" in title
 
 
+def test_a_single_move_after_a_rest_does_not_wait_where_a_picture_is_quick(sample, monkeypatch):
+    monkeypatch.setattr(work, "_SETTLE_SECONDS", 60)
+    monkeypatch.setattr(work, "_QUICK_SECONDS", 60)
+
+    async def move():
+        panel = panels.clusters(sample)
+        panel.controls["clusters"].value = 8
+        panel._flush()
+        titles = []
+        for wait in (0.4, 0):  # after a rest; in a row of moves
+            await asyncio.sleep(wait)
+            panel.controls["clusters"].value *= 2
+            await asyncio.sleep(0.1)
+            titles.append(panel._shown.layout.title.text)
+        return titles
+
+    first, second = asyncio.run(move())
+    assert "become 16" in first
+    assert first == second
+
+
 @pytest.mark.parametrize("seconds", [0.0, 0.15])
 def test_a_dragged_slider_redraws_on_its_way_where_that_is_quick_and_is_marked_busy_elsewhere(
     seconds, sample, monkeypatch
@@ -66,7 +87,7 @@ def test_a_dragged_slider_redraws_on_its_way_where_that_is_quick_and_is_marked_b
     computed, busy, panel = asyncio.run(drag())
     assert computed[-1] == 32
     assert (len(computed) > 1) == (seconds == 0)
-    assert all(busy)
+    assert all(marked == (seconds > 0) for marked in busy)
     assert "ml-working" not in panel._dom_classes
 
 

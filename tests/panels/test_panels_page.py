@@ -1,5 +1,7 @@
 """What a page makes of a panel's messages: at any time the very figure that a page loaded now would be given."""
 
+import base64
+
 import numpy as np
 import pytest
 from every_panel import ONE_FIGURE, takes_sample
@@ -78,6 +80,9 @@ def plain(x):
     """Without what is the same to plotly: arrays and lists, an empty group and none."""
     if isinstance(x, dict) and "buffer" in x:
         return plain(np.frombuffer(x["buffer"], dtype=x["dtype"]).tolist())
+    if isinstance(x, dict) and "bdata" in x:
+        table = np.frombuffer(base64.b64decode(x["bdata"]), dtype=x["dtype"])
+        return plain(table.reshape([int(size) for size in x["shape"].split(",")]).tolist())
     if isinstance(x, dict):
         named = {name: plain(one) for name, one in x.items() if name != "uid"}
         return {name: one for name, one in named.items() if one is not None and one != {}}

@@ -115,6 +115,8 @@ def enlarge(figure: go.Figure, factor: float = 1.35) -> go.Figure:
         old = 1 + text.count("<br>")
         large.layout.title = title(finding, reading, factor)
         large.layout.margin.t = (large.layout.margin.t or 90) + 18 * (factor * len(lines) - old)
+    if large.layout.legend.yanchor == "bottom":  # it stands on the picture, and takes more rows
+        large.layout.margin.t += 36
     large.layout.font.size = 13 * factor
     for axis in [*large.select_xaxes(), *large.select_yaxes()]:
         axis.title.font.size = 13 * factor
@@ -145,6 +147,15 @@ def visible_token(token: str) -> str:
     """Write a token so that it reads as words in a hover box: spaces and line ends shown, HTML escaped."""
     text = token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def pace(ratio: float, other: str = "") -> str:
+    """Say how fast something is beside the other: 2.0 times faster than it, as fast as it, 1.5 times slower than it."""
+    times = f"{max(ratio, 1 / ratio):.1f}"
+    if times == "1.0":
+        return f"as fast as {other}" if other else "as fast"
+    words = f"{times} times {'faster' if ratio > 1 else 'slower'}"
+    return f"{words} than {other}" if other else words
 
 
 def number(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -67,15 +68,15 @@ def lens(
         ),
         *_rows(2, weights, np.array(list(parts)) < 0, np.zeros(len(parts), int), said[1], more[1]),
     ]
-    top = theme.heading_height(finding, reading) + 44  # two rows of the legend in a narrow window
+    top = theme.heading_height(finding, reading) + 64  # three rows of the legend in a narrow window
     layout = {"template": theme.TEMPLATE, "height": top + _ROW * rows + 56, "uirevision": "lens",
-              "title": theme.title(finding, reading), "margin": {"t": top},
+              "title": theme.title(finding, reading), "margin": {"t": top, **_sides(*said)},
               "legend": {"y": 1.0, "yanchor": "bottom"}}  # fmt: skip
-    for i, (labels, what) in enumerate(zip(said, ("words", "clusters"), strict=True), 1):
+    for i, (labels, what) in enumerate(zip(said, ("word", "cluster"), strict=True), 1):
         layout[f"xaxis{i}"] = {
-            "type": "log", "range": [np.log10(FAINTEST) - 0.15, 0.1], "tickvals": [1e-3, 1e-2, 0.1, 1],
+            "type": "log", "range": [np.log10(FAINTEST) - 0.15, 0.3], "tickvals": [1e-3, 1e-2, 0.1, 1],
             "ticktext": ["", "1%", "", "100%"], "domain": [0.51 * (i - 1), 0.49 + 0.51 * (i - 1)],
-            "anchor": f"y{i}", "title": {"text": f"share of {what}"},
+            "anchor": f"y{i}", "title": {"text": f"by {what}"},
         }  # fmt: skip
         layout[f"yaxis{i}"] = {
             "range": [rows - 0.4, -0.6], "tickmode": "array", "showgrid": False, "zeroline": False,
@@ -83,6 +84,18 @@ def lens(
             "anchor": f"x{i}",
         }  # fmt: skip
     return go.Figure(traces, layout)
+
+
+def _sides(*labels: Sequence[str]) -> dict[str, int]:
+    """Margins in which the labels of both sides have room: plotly draws twice where it has to find that out itself.
+
+    In steps, so that the picture keeps its place from one word to the next.
+    """
+    widths = (
+        max((sum(12 if ord(c) > 0x1100 else 7 for c in words) for words in side), default=0)
+        for side in labels
+    )
+    return {side: 16 + 28 * math.ceil(width / 28) for side, width in zip("lr", widths, strict=True)}
 
 
 def _parts(exact, approximate, cluster, rows) -> dict[int, np.ndarray]:
@@ -121,37 +134,47 @@ def _words(tokens, query, exact, approximate, cluster, names, error, name) -> tu
     return finding, reading
 
 
-def _rows(column, weights, itself, moved, labels, more) -> list[go.Scatter]:
+def _rows(column, weights, itself, moved, labels, more) -> list[dict]:
     """The lines from exact to approximate, the rings, and the dots by how the keys are seen."""
     x, y = np.maximum(weights, FAINTEST), np.arange(weights.shape[1])
-    axes = {"xaxis": f"x{column}", "yaxis": f"y{column}", "showlegend": False}
+    axes = {"type": "scatter", "xaxis": f"x{column}", "yaxis": f"y{column}", "showlegend": False}
     gap = np.full(len(y), np.nan)
-    lines = go.Scatter(
-        x=np.stack([*x, gap], 1).ravel(), y=np.repeat(y.astype(float), 3), mode="lines", hoverinfo="skip",
-        line={"color": theme.RULE, "width": 3}, name="difference", **axes,
-    )  # fmt: skip
+    lines = {
+        "x": np.stack([*x, gap], 1).ravel(), "y": np.repeat(y.astype(float), 3), "mode": "lines", "hoverinfo": "skip",
+        "line": {"color": theme.RULE, "width": 3}, "name": "difference", **axes,
+    }  # fmt: skip
     hover = "<b>%{text}</b>, %{customdata}<extra></extra>"
     data = np.array([
         f"{words}<br>exactly {_percent(pair[0])}, here {_percent(pair[1])}"
         for words, pair in zip(more, weights.T, strict=True)
     ])  # fmt: skip
     common = {"mode": "markers", "hovertemplate": hover, **axes}
-    rings = go.Scatter(x=x[0], y=y, text=labels, customdata=data, marker=_RING, name="exactly", **common)
+    rings = {
+        "x": x[0],
+        "y": y,
+        "text": labels,
+        "customdata": data,
+        "marker": _RING,
+        "name": "exactly",
+        **common,
+    }
     symbols = np.array(["circle", "triangle-right", "triangle-left"])  # -1 is the last
     dots = [
-        go.Scatter(
-            x=x[1][own], y=y[own], text=[labels[i] for i in np.flatnonzero(own)], customdata=data[own], name=words,
-            marker={"size": 10, "color": colour, "symbol": symbols[moved[own]].tolist(), "opacity": 1}, **common,
-        )
+        {
+            "x": x[1][own], "y": y[own], "text": [labels[i] for i in np.flatnonzero(own)], "customdata": data[own],
+            "name": words, **common,
+            "marker": {"size": 10, "color": colour, "symbol": symbols[moved[own]].tolist(), "opacity": 1},
+        }
         for own, (words, colour) in ((itself, _DOTS[0]), (~itself, _DOTS[1]))
     ]  # fmt: skip
     return [lines, rings, *dots]
 
 
-def _legend() -> list[go.Scatter]:
+def _legend() -> list[dict]:
     """Marks that stand in the legend alone, whatever shape the first one of a picture has."""
     marks = [("exactly", _RING), *((w, {"size": 10, "color": colour}) for w, colour in _DOTS)]
-    return [go.Scatter(x=[None], y=[None], mode="markers", marker=mark, name=words) for words, mark in marks]
+    common = {"type": "scatter", "x": [None], "y": [None], "mode": "markers"}
+    return [{"marker": mark, "name": words, **common} for words, mark in marks]
 
 
 def _word(token: str, most: int = 14) -> str:

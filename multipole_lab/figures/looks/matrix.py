@@ -63,17 +63,18 @@ def matrix(
          "hovertemplate": f"{where}{name} %{{customdata:.2%}}<extra></extra>", "showscale": False, **logs},
         {"z": _short(difference), "zmin": -most, "zmax": most, "colorscale": _both_ways(), "name": "difference",
          "hovertemplate": f"{where}%{{z:+.2%}}<extra></extra>", "showscale": False},
-        {"z": np.where(seen, summed / np.maximum(pairs, 1), -1.0).round(2), "zmin": -1, "zmax": 1, "opacity": 0.85,
+        {"z": _short(np.where(seen, summed / np.maximum(pairs, 1), -1.0)), "zmin": -1, "zmax": 1, "opacity": 0.85,
          "colorscale": [(0, theme.CLEAR), (0.49, theme.CLEAR), (0.5, theme.TILTED), (1, theme.EXACT)],
          "name": "summed", "hovertemplate": f"{where}%{{z:.0%}} key by key<extra></extra>", "showscale": False},
     ]  # fmt: skip
     grid = {"x0": tokens / len(exact) / 2, "dx": tokens / len(exact)}
     grid |= {"y0": grid["x0"], "dy": grid["dx"]}
-    traces = [go.Heatmap(**one, **grid, xaxis=f"x{i}", yaxis=f"y{i}") for i, one in enumerate(pictures, 1)]
+    grid["type"] = "heatmap"
+    traces = [{**one, **grid, "xaxis": f"x{i}", "yaxis": f"y{i}"} for i, one in enumerate(pictures, 1)]
     top = theme.heading_height(finding, reading) + 24
     layout = {"template": theme.TEMPLATE, "height": 780, "uirevision": "matrix", "title": theme.title(finding, reading),
               "margin": {"t": top, "l": 4, "r": 4}, "plot_bgcolor": BACKGROUND, "annotations": []}  # fmt: skip
-    for i, words in enumerate(("exact", name, "too much, too little", "how it is summed"), 1):
+    for i, words in enumerate(("exact", name, *_keys()), 1):
         right, low, own = (i - 1) % 2, (i - 1) // 2, "" if i == 1 else i
         axis = {
             "range": [0, tokens],
@@ -89,9 +90,21 @@ def matrix(
         }  # fmt: skip
         layout["annotations"].append(
             {"text": words, "showarrow": False, "xref": f"x{own} domain", "x": 0.5, "yref": f"y{own} domain", "y": 1,
-             "yanchor": "bottom", "font": {"size": 14}}
+             "yanchor": "bottom", "font": {"size": 13}}
         )  # fmt: skip
     return go.Figure([*traces, *_outlines(edges)], layout)
+
+
+def _keys() -> tuple[str, str]:
+    """The headings of the lower squares, which say what their colours mean."""
+    marked = [
+        [(theme.VERMILION, "too much"), (theme.BLUE, "too little")],
+        [(theme.EXACT, "key by key"), (theme.TILTED, "in clusters")],
+    ]
+    first, second = (
+        "  ".join(f"<span style='color:{c}'>■</span> {words}" for c, words in row) for row in marked
+    )
+    return first, second
 
 
 def _logs(share: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -127,16 +140,19 @@ def _both_ways() -> list[tuple[float, str]]:
     return [(0, theme.BLUE), (0.5, clear), (1, theme.VERMILION)]
 
 
-def _outlines(edges: Sequence[tuple[float, float, float, float]]) -> list[go.Scatter]:
+def _outlines(edges: Sequence[tuple[float, float, float, float]]) -> list[dict]:
     """Outlines of blocks in every picture, in one trace a picture."""
     x, y = [], []
     for left, top, right, bottom in edges:
         x += [left, right, right, left, left, None]
         y += [top, top, bottom, bottom, top, None]
     look = {
+        "type": "scatter",
         "mode": "lines",
         "line": {"color": theme.RULE, "width": 1},
         "hoverinfo": "skip",
         "showlegend": False,
     }
-    return [go.Scatter(x=x, y=y, name="blocks", xaxis=f"x{i}", yaxis=f"y{i}", **look) for i in range(1, 5)]
+    return [
+        {"x": x, "y": y, "name": "blocks", "xaxis": f"x{i}", "yaxis": f"y{i}", **look} for i in range(1, 5)
+    ]

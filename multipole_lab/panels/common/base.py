@@ -172,8 +172,9 @@ class Panel(Readable):
         if playing:
             self._player.moved()
         self._hold.tell()
-        self._status.working()
-        self.add_class("ml-working")
+        if not self._work.quick:  # each word costs the page a frame
+            self._status.working()
+            self.add_class("ml-working")
         self._work.move()
 
     def _flush(self) -> None:
@@ -186,12 +187,14 @@ class Panel(Readable):
         self._again = False
         self.remove_class("ml-working")
         self._message.value = self._notice
-        self._porter.picture = self.summary
-        self._porter.values = {c.description: readout(c) for c in self.controls.values()}
+        with self._porter.hold_sync():  # one message, after the picture: the page answers it
+            self._porter.picture = self.summary
+            self._porter.values = {c.description: readout(c) for c in self.controls.values()}
+            if self._work.picture.done == 1:
+                self._porter.drawn = self._status.drawn(self._work)
         if self._work.picture.done < 1:
             self._status.under_way(self._work)
             return
-        self._porter.drawn = self._status.drawn(self._work)  # after the picture, for the page answers it
         for control in self.controls.values():
             if control.has_trait("continuous_update"):  # a slider that is dragged then redraws at every step
                 control.continuous_update = self._work.quick

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ipywidgets as widgets
+import numpy as np
 import plotly.graph_objects as go
 import traitlets
+from _plotly_utils.utils import to_typed_array_spec
 from plotly.basedatatypes import Undefined
 from plotly.serializers import custom_serializers
 
@@ -26,8 +30,34 @@ const plotly = (model) => {  // one for the page: every figure's code is a modul
   window.multipole_lab_plotly.catch(() => { delete window.multipole_lab_plotly; });
   return window.multipole_lab_plotly;
 };
+// What a view does with a message: it draws, and then asks for the model's traces, to compare all of them with what it
+// has drawn and tell Python. That takes half as long as to draw, and Python asks the page nothing: the view ends there.
+const ENOUGH = {};
+const drawing = (call, at) => (...news) => {
+  at.draws = true;
+  try {
+    return call(...news);
+  } catch (end) {
+    if (end !== ENOUGH) throw end;
+  } finally {
+    at.draws = false;
+  }
+};
+// Thousands of dots are drawn by WebGL, where there is any: as elements of the page they take three times as long. A
+// page has room for sixteen such drawings, of which a figure takes two; the next ones would take it from the first.
+const webgl = () => (window.multipole_lab_webgl ??= (() => {
+  const drawing = document.createElement("canvas").getContext("webgl");
+  drawing?.getExtension("WEBGL_lose_context")?.loseContext();
+  return Boolean(drawing);
+})());
+const quicker = (trace) => {
+  const many = (trace.x?.length ?? trace.x?.shape?.[0]) > 1000;
+  return many && trace.type === "scatter" && trace.mode === "markers" && webgl()
+    && document.querySelectorAll(".gl-canvas").length < 18 ? { ...trace, type: "scattergl" } : trace;
+};
 export default () => {
   let figure, heard, news;
+  const at = { draws: false };
   return {
     initialize({ model }) {
       news = model;
@@ -38,7 +68,21 @@ export default () => {
         hear.forEach(([event, note]) => model.off(event, note));
         const made = library.default();
         // A view that is gone would go on hearing, fail, and keep the news from the views that are there.
-        const noting = { ...model, on: (event, call) => { heard?.push([event, call]); model.on(event, call); } };
+        const noting = {
+          ...model,
+          get: (name) => {
+            if (at.draws && name === "_widget_data") throw ENOUGH;
+            const value = model.get(name);
+            if (heard && name === "_widget_data") return value.map(quicker);
+            if (value && name === "_py2js_addTraces") return { ...value, trace_data: value.trace_data.map(quicker) };
+            return value;
+          },
+          on: (event, call) => {
+            const does = heard && event === "change:_py2js_update" ? drawing(call, at) : call;
+            heard?.push([event, does]);
+            model.on(event, does);
+          },
+        };
         made.initialize({ model: noting });
         early.forEach(([name, value]) => model.set(name, value));
         return made;
@@ -88,7 +132,7 @@ class Shown(go.FigureWidget):
         """The state for a page; the whole of it is the present figure, with no message under way."""
         state = super().get_state(key, drop_defaults)
         if key is None and self.wanted is not None:  # else it is still being made
-            state["_widget_data"] = custom_serializers["to_json"](self._data, self)
+            state["_widget_data"] = custom_serializers["to_json"](packed(self._data), self)
             state["_widget_layout"] = custom_serializers["to_json"](self._layout, self)
             state |= {name: None for name in state if name.startswith(("_py2js_", "_js2py_"))}
         return state
@@ -101,6 +145,20 @@ class Shown(go.FigureWidget):
         for path, value in layout.items():
             self._set_in(self._layout, path, value)
         self._send_relayout_msg(layout)
+
+    def change(self, traces: dict[int, dict], layout: dict) -> None:
+        """Set properties of traces and of the layout, by path, in one message.
+
+        They come from a figure, which has checked them: only what is an object of its own, as an annotation is, passes
+        plotly's checks again.
+        """
+        with self.batch_update():
+            self._batch_trace_edits.update({i: _own(changed) for i, changed in traces.items()})
+            for path, value in layout.items():
+                if isinstance(value, list | tuple) and any(isinstance(part, dict) for part in value):
+                    self.layout[path] = value
+                else:
+                    self._batch_layout_edits[path] = _own(value)
 
     def _send_update_msg(
         self,
@@ -119,7 +177,7 @@ class Shown(go.FigureWidget):
         if not isinstance(values, list):
             return values
         return [
-            self._get_in(self._data[trace], path) if value is Undefined else value
+            packed(self._get_in(self._data[trace], path) if value is Undefined else value, path)
             for trace, value in zip(traces, values, strict=True)
         ]
 
@@ -131,9 +189,29 @@ class Shown(go.FigureWidget):
         return trace
 
 
+def packed(part: Any, name: str = "") -> Any:
+    """Tables of numbers as plotly.js takes them in one piece; ipywidgets looks at every number of a list.
+
+    In half the bytes, but for numbers that stand in a picture as they are.
+    """
+    if isinstance(part, dict):
+        return {own: packed(value, own) for own, value in part.items()}
+    if isinstance(part, list) and any(isinstance(value, dict) for value in part):
+        return [packed(value) for value in part]
+    if not isinstance(part, np.ndarray) or part.ndim == 1:
+        return part
+    return to_typed_array_spec(part.astype(np.float32) if part.dtype == float and name != "text" else part)
+
+
 def parts_of(figure: go.Figure) -> dict:
-    """A figure's traces and layout as dicts, with arrays as they are: ``figure.to_plotly_json`` packs them."""
-    return {
-        "data": [trace.to_plotly_json() for trace in figure.data],
-        "layout": figure.layout.to_plotly_json(),
-    }
+    """A figure's traces and layout as dicts of their own, with arrays and the template as they are."""
+    return {"data": [_own(trace) for trace in figure._data], "layout": _own(figure._layout)}
+
+
+def _own(part: Any) -> Any:
+    """A copy that shares no dict or list with a figure, whose template is never changed."""
+    if isinstance(part, dict):
+        return {name: value if name == "template" else _own(value) for name, value in part.items()}
+    if isinstance(part, list | tuple) and any(isinstance(value, dict) for value in part):
+        return [_own(value) for value in part]
+    return part

@@ -12,6 +12,7 @@ STYLE = """<style>
   min-width: 0; }
 .ml-view, .ml-figures, .ml-figure { overflow: visible; min-width: 0; }
 .ml-figure > * { width: 100%; }
+.ml-figure { position: relative; }
 .ml-held { display: contents; }
 .ml-held > :first-child { grid-column: 1 / -1; order: -1; }
 .ml-figures { display: grid; grid-template-columns: minmax(0, 1fr); gap: 4px 12px; align-items: start; }
@@ -57,9 +58,10 @@ STYLE = """<style>
 .ml-panel .jupyter-widgets-disconnected::before { content: none; }
 /* A busy mark that fast work never shows: it stays invisible for its first 0.3 s. */
 .ml-panel .ml-busy { animation: ml-appear 0s linear 0.3s both; color: var(--jp-ui-font-color1); }
-.ml-working > .ml-stage .ml-figures > .ml-figure { animation: ml-fade 0.2s linear 0.3s both;
-  cursor: progress; }
-@keyframes ml-fade { to { opacity: 0.45; } }
+/* A veil over the picture: by an opacity or a cursor of its own all its marks would be placed and drawn again. */
+.ml-working > .ml-stage .ml-figures > .ml-figure::after { content: ""; position: absolute; inset: 0; opacity: 0;
+  background: var(--jp-layout-color0); pointer-events: none; animation: ml-veil 0.2s linear 0.3s both; }
+@keyframes ml-veil { to { opacity: 0.55; } }
 @keyframes ml-appear { from { opacity: 0; } to { opacity: 1; } }
 .ml-panel .ml-error { border-left: 4px solid #D55E00; padding: 6px 10px; line-height: 1.4;
   color: var(--jp-ui-font-color1); background: rgba(213, 94, 0, 0.12); white-space: normal; }
@@ -71,6 +73,8 @@ STYLE = """<style>
 .ml-panel.ml-large :is(.widget-label, .widget-readout, .widget-toggle-button, button, .widget-html-content, input,
   select) { font-size: 18px; }
 .ml-panel.ml-large .widget-html-content { line-height: 1.5; }
+.ml-panel.ml-large :is(.ml-story, .ml-prompt) { font-size: 17px; height: 300px; }
+.ml-panel.ml-large :is(.ml-find, .ml-story-foot) { font-size: 15px; }
 .ml-panel .ml-code { margin: 4px 0; padding: 6px 10px; white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.4;
   color: var(--jp-ui-font-color1); background: rgba(128, 128, 128, 0.13); }
 /* The text of a story: blue is summed itself, orange seen in a cluster, both as strong as --a. */

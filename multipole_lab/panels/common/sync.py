@@ -32,19 +32,14 @@ def sync_figure(shown: Shown, wanted: go.Figure, again: bool = False) -> int:
     if replace:
         shown.data = ()
         shown.add_traces(list(wanted.data))
-    sent = 0
-    with shown.batch_update():
-        if not replace:
-            for trace, old, new in zip(shown.data, before["data"], now["data"], strict=True):
-                for path, value in changes(old, new).items():
-                    trace[path] = value
-                    sent += 1
-        for path, value in layout.items():
-            shown.layout[path] = value
-            sent += 1
+        pairs = []
+    else:
+        pairs = zip(before["data"], now["data"], strict=True)
+    traces = {i: changed for i, (old, new) in enumerate(pairs) if (changed := changes(old, new))}
+    shown.change(traces, layout)
     if again:
         shown.put_back(_places(shown, now["layout"]))
-    return sent
+    return len(layout) + sum(map(len, traces.values()))
 
 
 def _places(shown: Shown, wanted: dict) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 # A move waits this long for the next one: a slider held down then computes once, not at each step. Where a picture is
-# quick, it does not wait for the end of the moves: it is drawn while the slider is dragged.
+# quick, it does not wait for the end of the moves: it is drawn while the slider is dragged, and after a rest at once.
 _SETTLE_SECONDS = 0.03
+_REST_SECONDS = 0.3
 _QUICK_SECONDS = 0.1
 
 
@@ -81,9 +82,8 @@ class Work:
 
     def move(self) -> None:
         """Drop what is under way and compute the new state: soon in Jupyter, at once elsewhere."""
-        self.moves += 1
-        self.heard = time.perf_counter()
-        self._job = None
+        now, before = time.perf_counter(), self.heard
+        self.moves, self.heard, self._job = self.moves + 1, now, None
         loop = running_loop()
         if self._timer is not None:
             if self.quick:
@@ -92,7 +92,8 @@ class Work:
         if loop is None:
             self._restart()
         else:
-            self._timer = loop.call_later(_SETTLE_SECONDS, self._restart)
+            single = self.quick and now - before > _REST_SECONDS
+            self._timer = loop.call_later(0 if single else _SETTLE_SECONDS, self._restart)
 
     def finish(self) -> None:
         """Do all that waits or is under way, now."""

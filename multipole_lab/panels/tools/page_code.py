@@ -135,14 +135,17 @@ function fit(model, panel, own) {
     const place = plot.closest(".ml-figure") ?? panel, width = place.clientWidth;
     if (!width) continue;
     let height = model.get("taller") ? Math.min(width + model.get("taller"), 800) : 0;
+    const large = panel.classList.contains("ml-large");
     if (document.fullscreenElement === panel) {  // all of the screen that the rest leaves
       height = Math.max(360, window.innerHeight - around(panel, place) - 40);
+    } else if (large) {  // larger type in a larger picture
+      height = Math.round(1.3 * (height || Number(plot.dataset.own ?? plot.clientHeight)));
     } else if (!height && plot.dataset.own) {
       height = Number(plot.dataset.own);
       delete plot.dataset.own;
     }
     if (height && Math.abs(height - plot.clientHeight) > 8) {
-      if (document.fullscreenElement === panel) plot.dataset.own ??= plot.clientHeight;
+      if (large || document.fullscreenElement === panel) plot.dataset.own ??= plot.clientHeight;
       plot.style.height = height + "px";
       plot._responsiveChartHandler?.();
       continue;
