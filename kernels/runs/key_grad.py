@@ -68,12 +68,15 @@ def runs_key_grad_kernel(
                     i_part = (i_start - i_from + i_from // n // 2 * n) // BLOCK * tl.cdiv(BLOCK, BM)
                     i_part += i_start % BLOCK // BM
                 p_part = parts + ((i_head * LEVELS + i_depth) * PARTS + i_part) * CQ * D
-                for i_j in range(i_first, i_last + 1):
-                    m_j = ((b_m - i_from) // size == i_j) & m_m
-                    for i in range(0, CQ, BC):
-                        i_c = (i_head * NODES + i_node) * CQ + i
-                        i_s, m_c = i_c * CK + i_j, i + o_c < CQ
-                        b_p = load_tile(centroids + i_c * D, m_c, D, D, BC, BD)  # [BC, BD]
+                for i in range(0, CQ, BC):
+                    i_c, m_c = (i_head * NODES + i_node) * CQ + i, i + o_c < CQ
+                    b_p = load_tile(centroids + i_c * D, m_c, D, D, BC, BD)  # [BC, BD]
+                    b_dp = tl.zeros(
+                        [BD, BC], dtype=tl.float32
+                    )  # the long side first, as tensor cores like it
+                    for i_j in range(i_first, i_last + 1):
+                        m_j = ((b_m - i_from) // size == i_j) & m_m
+                        i_s = i_c * CK + i_j
                         b_a = tl.load(mass + i_s + o_c * CK, mask=m_c, other=float("inf"))
                         b_da = tl.load(d_mass + i_s + o_c * CK, mask=m_c, other=0.0)
                         b_tilt = tl.load(tilt + i_s + o_c * CK, mask=m_c, other=0.0)
@@ -84,19 +87,13 @@ def runs_key_grad_kernel(
                         b_g = tl.dot(b_k, tl.trans(b_sk), input_precision=PRECISION)
                         b_g = tl.dot(b_v, tl.trans(b_sv), b_g, input_precision=PRECISION) - b_tilt[None, :]
                         b_g = b_w * b_g * scale
-                        # [BD, BC], the long side first, as tensor cores like it. The sum over the clusters of a
-                        # tile is kept in memory: registers that live through both loops would spill.
-                        b_dp = tl.dot(tl.trans(b_k), b_g.to(b_k.dtype), input_precision=PRECISION)
-                        b_dp = tl.trans(b_dp)
-                        if i_j > i_first:
-                            tl.debug_barrier()
-                            b_dp += load_tile(p_part + i * D, m_c, D, D, BC, BD)
-                        store_tile(p_part + i * D, m_c, D, b_dp, D, BC, BD)
+                        b_dp = tl.dot(tl.trans(b_k), b_g.to(b_k.dtype), b_dp, input_precision=PRECISION)
                         b_g += b_w * (b_da * scale)[None, :]
                         b_w = b_w.to(b_k.dtype)
                         b_dk = tl.dot(b_g.to(b_k.dtype), b_p, b_dk, input_precision=PRECISION)
                         b_dk = tl.dot(b_w, b_sk, b_dk, input_precision=PRECISION)
                         b_dv = tl.dot(b_w, b_sv, b_dv, input_precision=PRECISION)
+                    store_tile(p_part + i * D, m_c, D, tl.trans(b_dp), D, BC, BD)
     store_rows(of_head(dk, dk_strides, i_b, i_h), o_row, m_m, dk_strides[2], b_dk, D, BD)
     store_rows(of_head(dv, dv_strides, i_b, i_h), o_row, m_m, dv_strides[2], b_dv, DV, BDV)
 

@@ -22,9 +22,6 @@ from multipole_lab.attention.partials import Partial
 if TYPE_CHECKING:
     from multipole_lab.attention.muse import MuSe
 
-# Blocks of a multiple of so many positions are cut into whole tiles by the kernels of runs.
-EVEN = 64
-
 
 def in_graphs(compute: Callable[..., Partial]) -> Callable[..., Partial]:
     """The computation, which repeats as a CUDA graph where no gradient and no padding is asked for."""
@@ -171,17 +168,12 @@ def in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool
     from multipole_lab.kernels.runs.muse import fits
 
     positions = block_sizes(q.shape[2], method.leaf)[0] if causal else min(q.shape[2], k.shape[2])
-    wanted = graded(q, k, v)
-    # Their gradients in half precision over blocks that no tile divides are not proven on a GPU: where one was wrong
-    # (context parallelism, parts of 2,049 positions) they had a part. The general kernels compute the same.
-    unproven = causal and wanted and q.element_size() == 2 and positions % EVEN != 0
     return (
         method.partition == "runs"
         and method.order == "monopole"
         and method.clusters != "auto"
         and max(method.clusters, method.query_clusters or 0) <= positions
-        and not (method.near and wanted)
-        and not unproven
+        and not (method.near and graded(q, k, v))
         and fits(q, v)
     )
 

@@ -12,7 +12,6 @@ from multipole_lab.attention.calls.backend import use_triton
 from multipole_lab.attention.exact import exact_partial
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.muse import MuSe
-from multipole_lab.attention.muse_kernels import EVEN, graded
 from multipole_lab.attention.partials import Partial, merge
 from multipole_lab.parallel.agreement import agree
 from multipole_lab.parallel.channel import Channel, Traffic
@@ -72,8 +71,7 @@ class ContextParallel(Method):
     TypeError : ``method`` is no ``MuSe``, on creation; dtypes that differ between ranks, on a call.
     ValueError : ``near_for="query"`` or ``points="earlier"``, on creation; on a call, on all ranks alike: ranks that
         differ in batch size, heads, head sizes, scale, method, ``causal`` or in whether gradients are wanted; more
-        clusters than a rank has keys, or as many sinks; by the kernels, gradients of causal runs in half precision
-        whose parts are no multiple of 64 positions.
+        clusters than a rank has keys, or as many sinks.
     RuntimeError : there is no process group; or another rank has ended or has not answered within the time limit
         that the group was made with.
 
@@ -142,8 +140,6 @@ class ContextParallel(Method):
             raise ValueError(
                 f"sinks is {method.sinks}; fewer than the {parts.keys[0]} keys of the first rank are needed"
             )
-        if causal and stages.name == "triton":
-            self._check_even(q, k, v, parts.queries)
         clustered = [n - method.sinks * (rank == 0) for rank, n in enumerate(parts.keys)]
         if not causal:
             of_keys.check_fits(min(clustered))
@@ -157,15 +153,6 @@ class ContextParallel(Method):
             listeners=tuple(range(int(causal), channel.ranks)),
         )
         return Exchange(talk, stages, mask)
-
-    def _check_even(self, q: Tensor, k: Tensor, v: Tensor, queries: tuple[int, ...]) -> None:
-        """Refuse what has given a wrong dq on a GPU (parts of 2,049 positions), and whose cause is not known."""
-        ragged = self.method.partition == "runs" and any(n % EVEN for n in queries)
-        if ragged and q.element_size() == 2 and graded(q, k, v):
-            raise ValueError(
-                f"the ranks have {list(queries)} positions (dimension 2); for gradients of causal runs in half "
-                f'precision multiples of {EVEN} are needed: cut the sequence so, or take backend="torch"'
-            )
 
 
 def context_parallel(

@@ -171,4 +171,13 @@ def test_kernels_at_risk_fit_the_smallest_and_the_largest_target_without_spillin
     """What has spilled before, in fp16 at one head size. All kernels, the seven targets and both head sizes are the
     command's own default, `multipole-lab kernels`: many minutes, where this takes half of one."""
     result = compile_report("--only", launchers, "--head", "64", "--capability", "75", "90")
-    assert result.returncode == 0, result.stdout + result.stderr
+    kernel, spilling = "", []
+    for line in result.stdout.splitlines():
+        kernel = line.split(": ")[-1] if line.endswith("_kernel") else kernel
+        if "does not fit" in line:
+            spilling.append((kernel, line.split()[0], line.split("<--")[0].split()[-1]))
+    # One tile that was measured right on an H200 is kept, with eight registers too few; no other spills there.
+    assert spilling == ([("runs_key_grad_kernel", "90", "32")] if launchers == "runs_causal" else []), (
+        result.stdout
+    )
+    assert result.returncode == bool(spilling), result.stderr

@@ -118,29 +118,7 @@ def half_precision(N):
     return [inputs(1, 2, 1, N, N, 16, 16, dtype) for dtype in HALF]
 
 
-def test_gradients_in_half_precision_over_ragged_blocks_take_the_general_kernels(monkeypatch):
-    """They are not proven on a GPU; without gradients, and over whole tiles, runs have their own."""
-
-    def refused(*_, **__):
-        raise AssertionError("the kernels of runs ran")
-
-    monkeypatch.setattr("multipole_lab.kernels.runs.muse.runs_muse", refused)
-    method = ml.MuSe(clusters=4, leaf=40, partition="runs")
-    for tensors in half_precision(130):
-        check(
-            results(method, tensors, "triton", True),
-            results(method, tensors, "torch", True),
-            dict.fromkeys(NAMES, 4e-3),
-        )
-        with pytest.raises(AssertionError, match="the kernels of runs ran"):
-            replace(method, backend="triton")(*(x.detach() for x in tensors), causal=True)
-    for tensors in half_precision(128):
-        with pytest.raises(AssertionError, match="the kernels of runs ran"):
-            replace(method, leaf=64, backend="triton")(*tensors, causal=True)
-
-
-def test_ragged_blocks_in_half_precision_by_the_kernels_of_runs_alone(poisoned):
-    """Run this on a GPU: there a gradient of theirs may be wrong, which is why `in_runs` leaves such calls out."""
+def test_ragged_blocks_in_half_precision_equal_torch(poisoned):
     for tensors in half_precision(132):
         q, k, v = (x.detach().requires_grad_() for x in tensors)
         out, lse = runs_muse(q, k, v, Tree.causal_of(33, 2, 4, 4), 0.25)

@@ -82,17 +82,3 @@ def test_two_ranks_by_the_kernels_are_one_process(tmp_path):
         traffic = json.loads((tmp_path / f"{rank}.json").read_text())["traffic"]["full"]
         said = 4 * B * Hq * C * (D + C * (1 + D + Dv))
         assert traffic["forward"] - 96 == traffic["backward"] == said
-
-
-def test_gradients_of_causal_runs_in_half_precision_need_even_parts(monkeypatch):
-    """Where they have been wrong on a GPU; results without gradients, other partitions and torch are as they were."""
-    monkeypatch.setattr(context, "Channel", Alone)
-    q, k, v, *_ = (x if x is None else x.to(DEVICE) for x in worker.problem((1, 2, 1, 37, 16, 16), False))
-    half = [x.half() for x in (q, k, v)]
-    wanted = [x.clone().requires_grad_() for x in half]
-    runs = ContextParallel(ml.MuSe(clusters=4, leaf=16, partition="runs", backend="triton"))
-    with pytest.raises(ValueError, match=r"the ranks have \[37\] positions .* multiples of 64 are needed"):
-        runs(*wanted, causal=True)
-    runs(*half, causal=True)
-    replace(runs, method=replace(runs.method, backend="torch"))(*wanted, causal=True)
-    replace(runs, method=replace(runs.method, partition="kmeans"))(*wanted, causal=True)
