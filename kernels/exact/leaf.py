@@ -18,6 +18,7 @@ from ..common.rows import load_rows, of_head, store_rows
 from ..common.sizes import cdiv, power_of_two
 from ..common.tiles import Tile, choose
 from ..common.visible import NO_BAND, Band, keys_in_sight, mask_kind, visible
+from . import by_cudnn
 from .leaf_backward import leaf_backward
 
 
@@ -167,8 +168,16 @@ def _taken(given: tuple[bool, ...], tensors: tuple[Tensor, ...]) -> list[Tensor 
     return [next(rest) if there else None for there in given]
 
 
+def _by_cudnn(settings: tuple, given: tuple[bool, ...], q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether the triangle below the diagonal is all that is asked for, of tensors that cuDNN takes."""
+    _, causal, band, tile, _ = settings
+    return causal and band is None and tile is None and not any(given) and by_cudnn.fits(q, k, v)
+
+
 def _result(settings: tuple, given: tuple[bool, ...], q, k, v, *masks) -> tuple[Tensor, Tensor]:
     scale, causal, band, tile, precision = settings
+    if _by_cudnn(settings, given, q, k, v):
+        return by_cudnn.attend(q, k, v, scale)
     out = torch.empty(*q.shape[:3], v.shape[-1], dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     leaf_into(out, lse, q, k, v, scale, causal, *_taken(given, masks), band, tile, precision)
@@ -177,5 +186,7 @@ def _result(settings: tuple, given: tuple[bool, ...], q, k, v, *masks) -> tuple[
 
 def _gradients(settings: tuple, given: tuple[bool, ...], q, k, v, out, lse, dout, *others):
     scale, causal, band, _, precision = settings
+    if _by_cudnn(settings, given, q, k, v):
+        return by_cudnn.gradients(q, k, v, out, lse, dout, scale)
     dlse, valid, bias = _taken(given, others)
     return leaf_backward(q, k, v, valid, bias, out, lse, dout, dlse, scale, causal, band, precision)

@@ -18,11 +18,13 @@ from ..common.derivatives import KernelFunction, Run, run_now
 from ..common.graphs import in_branches
 from ..common.launch import fp32_precision
 from ..common.layout import row_strided
+from ..exact import by_cudnn
 from ..exact.leaf import leaf_into
 from ..exact.leaf_backward import leaf_backward
 from .backward import muse_backward
 from .evaluate import evaluate
 from .forward import one_head_size
+from .levels import level_sum
 from .select import select_near
 from .summarise import summarise
 
@@ -45,9 +47,13 @@ def causal_leaves(q: Tensor, k: Tensor, v: Tensor, block: int, scale: float) -> 
     check_tensors("causal_leaves", q=q, k=k, v=v)
     check_attention("causal_leaves", q, k, v)
     q, k, v = (x.detach() for x in flat_heads(*one_head_size(q, k, v)))
+    inputs = [_blocks(x, block) for x in (q, k, v)]
+    if by_cudnn.fits(*inputs):
+        out, lse = by_cudnn.attend(*inputs, scale)
+        return _whole(out), _whole(lse[..., None])
     out = torch.empty(*q.shape[:2], v.shape[-1], dtype=q.dtype, device=q.device)
     lse = torch.empty(*q.shape[:2], 1, dtype=torch.float32, device=q.device)
-    to, to_lse, *inputs = (_blocks(x, block) for x in (out, lse, q, k, v))
+    to, to_lse = (_blocks(x, block) for x in (out, lse))
     leaf_into(to, to_lse[..., 0], *inputs, scale, precision=fp32_precision(q))
     return out, lse
 
@@ -184,6 +190,8 @@ def causal_gradients(settings: tuple, with_lse: int, *tensors: Tensor) -> tuple[
     dlse = None if dlse is None else _blocks(dlse, block)[..., 0]
 
     def leaf_parts() -> tuple[Tensor, ...]:
+        if dlse is None and by_cudnn.fits(*inputs):
+            return by_cudnn.gradients(*inputs, to, to_lse[..., 0], do, scale)
         seen = to.contiguous(), to_lse[..., 0].contiguous()
         return leaf_backward(*inputs, None, None, *seen, do, dlse, scale, True, None, precision)
 
@@ -197,19 +205,21 @@ def causal_gradients(settings: tuple, with_lse: int, *tensors: Tensor) -> tuple[
         )  # fmt: skip
         return grads[:3]
 
-    parts = in_branches([leaf_parts, *(partial(level_parts, level) for level in range(len(kept) // 5))])
-    grads = [
-        part.transpose(0, 1).float().reshape(x.shape) for part, x in zip(parts[0], (q, k, v), strict=True)
-    ]
-    for level, added in enumerate(parts[1:]):
-        for grad, part in zip(sides(block << level, "rll", *grads), added, strict=True):
-            grad += part
-    return tuple(grad.to(x.dtype) for grad, x in zip(grads, (q, k, v), strict=True))
+    of_leaves, *of_levels = in_branches(
+        [leaf_parts, *(partial(level_parts, level) for level in range(len(kept) // 5))]
+    )
+    dq, dk, dv = zip(of_leaves, *of_levels, strict=True)
+    return level_sum(*dq, right=True), level_sum(*dk, right=False), level_sum(*dv, right=False)
 
 
 def _blocks(x: Tensor, size: int) -> Tensor:
     """[H, N, D] as the view [N / size, H, size, D]."""
     return x.unflatten(1, (-1, size)).transpose(0, 1)
+
+
+def _whole(x: Tensor) -> Tensor:
+    """The way back from `_blocks`, without a copy where the memory is still that of [H, N, D]."""
+    return x.transpose(0, 1).flatten(1, 2)
 
 
 def sides(size: int, which: str, *tensors: Tensor) -> list[Tensor]:

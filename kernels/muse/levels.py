@@ -1,4 +1,5 @@
-"""Attention of every query to the key clusters of all levels in one launch, where its own cluster is the same at each.
+"""All levels of causal blocks in one launch: the attention of every query to their key clusters, where its own cluster
+is the same at each, and the sum of what they give to a gradient.
 
 A program keeps a tile of the queries of one cluster of one leaf and goes up: at every level where its leaf lies in the
 right block it sees the clusters of the left one. So the exact part of the leaf is read and written once.
@@ -6,6 +7,7 @@ right block it sees the clusters of the left one. So the exact part of the leaf 
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -125,3 +127,58 @@ def evaluate_levels(
         (Hq, Hq // Hk, leaf, blocks, Cq, Ck, near.shape[-1] if near.numel() else 0, levels, parts), D, Dv,
         BD=BD, BDV=BDV, BM=tile.rows, BN=tile.cols, PRECISION=fp32_precision(k), tile=tile,
     )  # fmt: skip
+
+
+@triton.jit
+def level_sum_kernel(
+    leaves, levels, total, leaf_strides, sizes, RIGHT: tl.constexpr, LEVELS: tl.constexpr, D: tl.constexpr,
+    BD: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    # one program: BM positions of one head
+    H, N, BLOCK, TILES = sizes
+    i_h, o_n = tl.program_id(0) // TILES, tl.program_id(0) % TILES * BM + tl.arange(0, BM)
+    o_d, i_head = tl.arange(0, BD), i_h.to(tl.int64)
+    m_n, m_d = o_n < N, (o_d < D)[None, :]
+    o_row = o_n.to(tl.int64)
+    o_leaf = (o_row // BLOCK) * leaf_strides[0] + i_head * leaf_strides[1] + (o_row % BLOCK) * leaf_strides[2]
+    b_sum = tl.load(leaves + o_leaf[:, None] + o_d[None, :], mask=m_n[:, None] & m_d, other=0.0).to(
+        tl.float32
+    )
+    for i_level in tl.static_range(LEVELS):
+        size = BLOCK << i_level
+        i_block = o_row // size
+        m_side = m_n & (i_block % 2 == RIGHT)  # a level gives to one half of every pair of blocks
+        o_part = ((i_block // 2 * H + i_head) * size + o_row % size) * D
+        b_sum += tl.load(
+            levels[i_level] + o_part[:, None] + o_d[None, :], mask=m_side[:, None] & m_d, other=0.0
+        ).to(tl.float32)
+    p_total = total + (i_head * N + o_row) * D
+    tl.store(p_total[:, None] + o_d[None, :], b_sum.to(total.dtype.element_ty), mask=m_n[:, None] & m_d)
+
+
+def level_sum(leaves: Tensor, *levels: Tensor, right: bool, tile: Tile | None = None) -> Tensor:
+    """What the blocks on the diagonal and all levels give to the queries (right) or to the keys (left).
+
+    total[n] = leaves[n] + sum over levels of the part of n, where n is in a right (left) block of that level.
+
+    Parameters
+    ----------
+    leaves : [blocks, H, block, D], any strides with the last dimension contiguous.
+    levels : of level l [blocks / 2^(l + 1), H, block 2^l, D].
+
+    Returns
+    -------
+    [H, blocks block, D] in the dtype of the leaves, summed in fp32.
+
+    Bytes: every part once, the sum once.
+    """
+    blocks, H, block, D = leaves.shape
+    N = blocks * block
+    total = torch.empty(H, N, D, dtype=leaves.dtype, device=leaves.device)
+    tile = choose("level_sum", target_of(leaves), power_of_two(D), leaves.element_size(), tile)
+    tiles = cdiv(N, tile.rows)
+    launch(
+        level_sum_kernel, (H * tiles,), leaves, tuple(x.contiguous() for x in levels), total, leaves.stride()[:3],
+        (H, N, block, tiles), right, len(levels), D, BD=power_of_two(D), BM=tile.rows, tile=tile,
+    )  # fmt: skip
+    return total

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from multipole_lab.attention.calls.leaf import Leaf, leaf_length
 from multipole_lab.attention.clusters.slots import Labels
 from multipole_lab.attention.exact import exact_causal, exact_partial
 from multipole_lab.attention.partials import Partial, merge
@@ -82,9 +83,9 @@ def with_sinks(
     return torch.cat([p[0] for p in partials], 2), torch.cat([p[1] for p in partials], 2)
 
 
-def block_sizes(positions: int, leaf: int) -> tuple[int, int]:
-    """The size of the blocks on the diagonal and how many times they are doubled."""
-    levels = (-(-positions // leaf) - 1).bit_length()
+def block_sizes(positions: int, leaf: Leaf) -> tuple[int, int]:
+    """The size of the blocks on the diagonal and how many times they are doubled; "auto" as on a CPU."""
+    levels = (-(-positions // leaf_length(leaf)) - 1).bit_length()
     return -(-positions // (1 << levels)), levels
 
 

@@ -48,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--near", type=int, default=0)
     add("--budget", type=int, default=0, help="centroid: tokens a query sums exactly; default: 0")
     add("--sinks", type=int, default=0)
-    add("--leaf", type=int, default=1024)
+    add(
+        "--leaf",
+        type=int,
+        help="causal blocks of at most this many positions are exact; default: the method's own",
+    )
     add(
         "--partition",
         type=partial(renamed.value, "partition"),
@@ -124,9 +128,10 @@ def method_of(args: argparse.Namespace):
     from multipole_lab.attention import Centroid, MuSe
 
     shared = {
-        name: getattr(args, name)
-        for name in ("cap", "iterations", "sinks", "leaf", "partition", "seed", "backend")
+        name: getattr(args, name) for name in ("cap", "iterations", "sinks", "partition", "seed", "backend")
     }
+    if args.leaf is not None:
+        shared["leaf"] = args.leaf
     shared["clusters"] = args.clusters if args.clusters == "auto" else int(args.clusters)
     if args.method == "centroid":
         return Centroid(**shared, budget=args.budget)

@@ -13,6 +13,7 @@ from multipole_lab.evaluation.texts import token_ids
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects as go
+    from transformers import PreTrainedConfig
 
     from multipole_lab.evaluation.reader import Reader
 
@@ -137,6 +138,11 @@ def accuracies(
         right = {method: shares[method].to_numpy() for method in methods}
         figures.append(accuracy(names, right, counts, chance, groups[group]))
     return figures
+
+
+def head_size(config: PreTrainedConfig) -> int:
+    """The size of the heads of a model's text configuration."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _ordered(values: pandas.Series) -> list:

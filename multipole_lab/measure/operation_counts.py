@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, TopK, Window
+from multipole_lab.attention.calls.leaf import leaf_length
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.attention.clusters.partition import Partition
 from multipole_lab.suggesting import suggesting
@@ -51,7 +52,8 @@ def operations(
       dipole of rank r ``C N (D + r (D + Dv))`` and ``N r (D + Dv)``; of an earlier block's points, ``N C D`` to join
       the nearest.
     - Centroid: the keys' clustering and means, ``N C (D + Dv)`` and ``N budget (D + Dv)``.
-    - causal MuSe and Centroid: exact blocks on the diagonal and the full method on every level above them.
+    - causal MuSe and Centroid: exact blocks on the diagonal and the full method on every level above them; blocks of
+      the length that "auto" has on a CPU.
     - Window: the keys that each query sees. TopK: all logits, ``keys`` values a query.
 
     Parameters
@@ -201,7 +203,7 @@ def _with_sinks(
         total += sum(2 ** (levels - 1 - i) * full(block << i, block << i) for i in range(levels))
     before = keys - queries
     if before:
-        total += size.pairs(queries * before) if before <= method.leaf else past(queries, before)
+        total += size.pairs(queries * before) if before <= leaf_length(method.leaf) else past(queries, before)
     return total
 
 

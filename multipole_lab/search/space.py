@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, Window
+from multipole_lab.attention.calls.leaf import leaf_length
 from multipole_lab.method_text import as_text, parse_method
 from multipole_lab.suggesting import nearest
 
@@ -141,9 +142,10 @@ def _fits(method: Method, length: int, causal: bool) -> bool:
     clusters = getattr(method, "clusters", None)
     block = length
     if causal and clusters is not None:
-        if method.leaf >= length:
+        leaf = leaf_length(method.leaf)
+        if leaf >= length:
             return False
-        block = max(method.leaf // 2, 1)  # the smallest block that is clustered
+        block = max(leaf // 2, 1)  # the smallest block that is clustered
     if isinstance(clusters, int) and clusters > block:
         return False
     if isinstance(method, MuSe):

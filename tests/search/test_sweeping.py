@@ -99,7 +99,7 @@ def test_what_is_suggested_fits_every_length(causal):
 def test_the_setting_recorded_on_a_gpu_is_suggested():
     for length in (16_384, 65_536):
         found = suggest_methods(length, causal=True)
-        assert ml.MuSe(clusters=128, query_clusters=16, partition="runs", sinks=4) in found
+        assert ml.MuSe(clusters=128, query_clusters=16, leaf=1024, partition="runs", sinks=4) in found
 
 
 @pytest.mark.parametrize(

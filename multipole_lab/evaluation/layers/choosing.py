@@ -19,7 +19,9 @@ from transformers import PreTrainedModel
 
 from multipole_lab import files
 from multipole_lab.attention import Exact, Method
+from multipole_lab.attention.calls.leaf import settled
 from multipole_lab.environment import Measured
+from multipole_lab.evaluation.options import head_size
 from multipole_lab.evaluation.reader import Head
 from multipole_lab.interface.layers import attention_layers
 from multipole_lab.measure.operation_counts import share_of_exact
@@ -133,9 +135,16 @@ def choose_layers(
     limit = Effect(*(float("inf") if x is None else float(x) for x in (max_kl, max_above)))
     config, length = model.config.get_text_config(), text.shape[1]
     heads, kv_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    size = head_size(config)
     shares = {
-        method: share_of_exact(method, length, causal=True, head_size=size, heads=heads, kv_heads=kv_heads)
+        method: share_of_exact(
+            settled(method, model.device, model.dtype, size),
+            length,
+            causal=True,
+            head_size=size,
+            heads=heads,
+            kv_heads=kv_heads,
+        )
         for method in methods
     }
     layers, texts = sorted(attention_layers(model)), _Texts(model, text)
