@@ -62,6 +62,20 @@ def test_all_lengths_that_are_asked_for_are_there():
     assert {row[-1].strip("`").split("-")[0] for row in rows} == {"h100", "h200", "cpu"}
 
 
+def test_the_errors_of_longer_leaves_are_recorded():
+    part = (GUIDES / "choosing.md").read_text(encoding="utf-8").split("cpu-real-tokens-leaves.json`):")[1]
+    lines = [
+        line.strip("|").split("|") for line in part.split("\n## ")[0].splitlines() if line.startswith("| `")
+    ]
+    rows = record("cpu-real-tokens-leaves")["rows"]
+    for method, *errors in lines:
+        for n, error in zip((8192, 16384), errors, strict=True):
+            said = parse_method(method.strip(" `"))
+            (row,) = [r for r in rows if r["tokens"] == n and parse_method(r["method"]) == said]
+            assert error.strip() == f"{100 * row['error']:.2f}%"
+    assert len(lines) == 5
+
+
 @pytest.mark.parametrize("near", [0, 4])
 @pytest.mark.parametrize("N", [16384, 65536])
 def test_the_formulas_of_costs_are_those_that_are_counted(N, near):
