@@ -55,7 +55,7 @@ def cost(
     top = theme.heading_height(finding, reading) + 26
     layout = {
         "template": theme.TEMPLATE, "height": top + 300, "uirevision": "cost", "bargap": 0.3, "bargroupgap": 0.08,
-        "xaxis": {"visible": False, "range": [0, 1.25]}, "yaxis": {"autorange": "reversed", "showgrid": False},
+        "xaxis": {"visible": False, "range": [0, 1.3]}, "yaxis": {"autorange": "reversed", "showgrid": False},
         "title": theme.title(finding, reading), "margin": {"t": top}, "legend": {"y": 1.0, "yanchor": "bottom"},
     }  # fmt: skip
     return go.Figure(bars, layout)

@@ -90,7 +90,7 @@ def matrix(
         }  # fmt: skip
         layout["annotations"].append(
             {"text": words, "showarrow": False, "xref": f"x{own} domain", "x": 0.5, "yref": f"y{own} domain", "y": 1,
-             "yanchor": "bottom", "font": {"size": 13}}
+             "yanchor": "bottom", "font": {"size": 12}}
         )  # fmt: skip
     return go.Figure([*traces, *_outlines(edges)], layout)
 

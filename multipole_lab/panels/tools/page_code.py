@@ -138,8 +138,8 @@ function fit(model, panel, own) {
     const large = panel.classList.contains("ml-large");
     if (document.fullscreenElement === panel) {  // all of the screen that the rest leaves
       height = Math.max(360, window.innerHeight - around(panel, place) - 40);
-    } else if (large) {  // larger type in a larger picture
-      height = Math.round(1.3 * (height || Number(plot.dataset.own ?? plot.clientHeight)));
+    } else if (large) {  // larger type in a larger picture; squares that fill the width grow no higher
+      height = Math.round(height ? 1.1 * height : 1.3 * Number(plot.dataset.own ?? plot.clientHeight));
     } else if (!height && plot.dataset.own) {
       height = Number(plot.dataset.own);
       delete plot.dataset.own;
