@@ -43,6 +43,11 @@ def fits(q: Tensor, k: Tensor, v: Tensor) -> bool:
     )
 
 
+def fits_backward(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """The same for `gradients`, whose last bits differ from call to call: not where torch is asked for equal ones."""
+    return not torch.are_deterministic_algorithms_enabled() and fits(q, k, v)
+
+
 def _in_steps(x: Tensor) -> bool:
     """Whether every row begins at a multiple of 16 bytes, and no two are one."""
     *outer, last = x.stride()

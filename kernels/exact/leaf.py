@@ -168,15 +168,15 @@ def _taken(given: tuple[bool, ...], tensors: tuple[Tensor, ...]) -> list[Tensor 
     return [next(rest) if there else None for there in given]
 
 
-def _by_cudnn(settings: tuple, given: tuple[bool, ...], q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether the triangle below the diagonal is all that is asked for, of tensors that cuDNN takes."""
+def _a_triangle(settings: tuple, given: tuple[bool, ...]) -> bool:
+    """Whether the triangle below the diagonal is all that is asked for, and no tile of ours."""
     _, causal, band, tile, _ = settings
-    return causal and band is None and tile is None and not any(given) and by_cudnn.fits(q, k, v)
+    return causal and band is None and tile is None and not any(given)
 
 
 def _result(settings: tuple, given: tuple[bool, ...], q, k, v, *masks) -> tuple[Tensor, Tensor]:
     scale, causal, band, tile, precision = settings
-    if _by_cudnn(settings, given, q, k, v):
+    if _a_triangle(settings, given) and by_cudnn.fits(q, k, v):
         return by_cudnn.attend(q, k, v, scale)
     out = torch.empty(*q.shape[:3], v.shape[-1], dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
@@ -186,7 +186,7 @@ def _result(settings: tuple, given: tuple[bool, ...], q, k, v, *masks) -> tuple[
 
 def _gradients(settings: tuple, given: tuple[bool, ...], q, k, v, out, lse, dout, *others):
     scale, causal, band, _, precision = settings
-    if _by_cudnn(settings, given, q, k, v):
+    if _a_triangle(settings, given) and by_cudnn.fits_backward(q, k, v):
         return by_cudnn.gradients(q, k, v, out, lse, dout, scale)
     dlse, valid, bias = _taken(given, others)
     return leaf_backward(q, k, v, valid, bias, out, lse, dout, dlse, scale, causal, band, precision)

@@ -190,7 +190,7 @@ def causal_gradients(settings: tuple, with_lse: int, *tensors: Tensor) -> tuple[
     dlse = None if dlse is None else _blocks(dlse, block)[..., 0]
 
     def leaf_parts() -> tuple[Tensor, ...]:
-        if dlse is None and by_cudnn.fits(*inputs):
+        if dlse is None and by_cudnn.fits_backward(*inputs):
             return by_cudnn.gradients(*inputs, to, to_lse[..., 0], do, scale)
         seen = to.contiguous(), to_lse[..., 0].contiguous()
         return leaf_backward(*inputs, None, None, *seen, do, dlse, scale, True, None, precision)

@@ -57,6 +57,18 @@ def test_the_second_call_of_a_shape_is_captured_and_results_are_their_owners():
     assert len(replays.graphs) == 1
 
 
+def test_where_torch_is_asked_for_equal_bits_is_another_graph():
+    replays, x = Anywhere(), torch.arange(3.0)
+    for equal in (False, True):
+        torch.use_deterministic_algorithms(equal)
+        try:
+            for _ in range(3):
+                replays("double", double, x)
+        finally:
+            torch.use_deterministic_algorithms(False)
+    assert [graph.calls for graph in replays.graphs.values()] == [2, 2]
+
+
 def test_another_name_or_dtype_is_another_graph():
     replays, x = Anywhere(), torch.ones(3)
     for _ in range(2):

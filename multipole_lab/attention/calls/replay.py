@@ -110,7 +110,8 @@ class Replays:
         if not self.may_replay(tensors):
             return function(*tensors)
         tensors = tuple(x.detach() for x in tensors)
-        key = name, tensors[0].device, tuple((x.shape, x.dtype) for x in tensors)
+        equal = torch.are_deterministic_algorithms_enabled()  # which kernels are captured may depend on it
+        key = (name, equal), tensors[0].device, tuple((x.shape, x.dtype) for x in tensors)
         with self.lock:
             if (graph := self.graphs.get(key)) is not None:
                 self.graphs.move_to_end(key)

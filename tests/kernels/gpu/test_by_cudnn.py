@@ -77,6 +77,18 @@ def test_cudnn_takes_nothing_on_a_cpu():
 
 
 @needs_cudnn
+def test_gradients_that_must_be_equal_are_not_cudnn_s():
+    x = torch.randn(1, 2, 256, 64, dtype=torch.bfloat16, device="cuda")
+    assert by_cudnn.fits_backward(x, x, x)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert by_cudnn.fits(x, x, x)
+        assert not by_cudnn.fits_backward(x, x, x)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@needs_cudnn
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("size", [(2, 3, 333, 64), (1, 2, 1000, 128), (3, 2, 129, 16)])
 def test_exact_attention_by_cudnn_is_that_of_the_kernel(size, dtype):
@@ -105,6 +117,7 @@ def test_causal_muse_with_leaves_by_cudnn_is_that_of_the_kernels(heads, levels, 
         found = []
         for by in (by_cudnn.fits, lambda *_: False):
             monkeypatch.setattr(by_cudnn, "fits", by)
+            monkeypatch.setattr(by_cudnn, "fits_backward", by)
             x = [y.clone().requires_grad_() for y in (q, k, v)]
             results = method(*x, causal=True, return_lse=True)
             found.append((*results, *torch.autograd.grad(results[: len(upstream)], x, upstream)))
