@@ -106,6 +106,7 @@ class ClusteredLayer(CacheLayerMixin):
             self.shared.record.came(self)
             return key_states, value_states
         if key_states.shape[2] == 1:
+            self.shared.record.handed = True
             return Handle.of(self, 0), Handle.of(self, 1)
         return self.hierarchy.dense()
 

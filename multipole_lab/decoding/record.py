@@ -48,6 +48,7 @@ class Record:
     clustering : beginning and end of what each layer did to cluster the prompt.
     joins : of the last joins behind it.
     steps : when the first layer began each of the last steps.
+    handed : whether the model's attention was given handles, with which ``sdpa`` asks for a step; others do not.
     """
 
     def __init__(self) -> None:
@@ -55,6 +56,7 @@ class Record:
         self.clustering: list[tuple[Mark, Mark]] = []
         self.joins: deque[tuple[Mark, Mark]] = deque(maxlen=LAST)
         self.steps: deque[Mark] = deque(maxlen=LAST + 1)
+        self.handed = False
         self._leader: object = None
 
     def __deepcopy__(self, _: dict) -> Record:
@@ -84,10 +86,12 @@ def told(record: Record, layers: Sequence[Any], clustered: Sequence[ClusteredLay
     """The text of ``MultipoleCache.report``."""
     if not clustered or not clustered[0].is_initialized:
         return "The cache holds nothing yet."
-    return "\n".join([*_held(layers, clustered), *_prompt(record), *_steps(record), *_read(clustered)])
+    return "\n".join(
+        [*_held(record, layers, clustered), *_prompt(record), *_steps(record), *_read(clustered)]
+    )
 
 
-def _held(layers: Sequence[Any], clustered: Sequence[ClusteredLayer]) -> list[str]:
+def _held(record: Record, layers: Sequence[Any], clustered: Sequence[ClusteredLayer]) -> list[str]:
     h = clustered[0].hierarchy
     text = f"Held: {count(h.length, 'key')} a head in {count(len(layers), 'layer')}"
     if len(clustered) < len(layers):
@@ -95,6 +99,11 @@ def _held(layers: Sequence[Any], clustered: Sequence[ClusteredLayer]) -> list[st
     if not h.blocks:
         least = dense_until(h)
         why = f", as long as there are fewer than {least:,} keys" if h.length < least else ""
+        if record.handed and not record.steps and not any(one.dense_steps for one in clustered):
+            why = (
+                ", for the model's attention takes the keys themselves, as every function but sdpa does: "
+                "decode inside `with cache.on(model):`"
+            )
         return [f"{text}; none is in a cluster yet, so every step is dense and exact{why}."]
     levels = ", these in ".join(count(level.keys.length, "cluster") for level in h.levels)
     exact = h.length - h.clustered + h.sinks

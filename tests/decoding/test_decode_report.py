@@ -23,14 +23,15 @@ SMALL = {
 }
 
 
-def read(cache, n):
+def read(cache, n, attention="sdpa"):
     """A small model reads n tokens, the last nine one by one."""
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=32, intermediate_size=48, num_hidden_layers=2, vocab_size=99, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16,
     )  # fmt: skip
-    model, ids = LlamaForCausalLM._from_config(config).eval(), torch.randint(3, 99, (1, n))
+    model = LlamaForCausalLM._from_config(config, attn_implementation=attention).eval()
+    ids = torch.randint(3, 99, (1, n))
     with torch.no_grad():
         for part in (ids[:, :-9], *ids[:, -9:].split(1, 1)):
             model(part, past_key_values=cache)
@@ -92,6 +93,18 @@ def test_it_says_that_nothing_is_held_or_nothing_clustered_or_that_steps_were_de
     cache.update(torch.randn(1, 2, 1, 16), torch.randn(1, 2, 1, 16), 0)
     assert cache.layers[0].attend(torch.randn(1, 4, 1, 16), bias, None) is None
     assert "1 step of a layer had a mask that hides more than padding" in cache.report()
+
+
+@pytest.mark.filterwarnings("ignore:the model's attention calls")
+def test_it_says_that_the_attention_function_took_the_keys_themselves():
+    cache, why = ml.MultipoleCache(**SMALL), "takes the keys themselves, as every function but sdpa does"
+    read(cache, 60, "eager")
+    assert f"so every step is dense and exact, for the model's attention {why}" in cache.report()
+    assert "with cache.on(model):" in cache.report()
+    cache.reset()
+    read(cache, 15)
+    assert cache.attends_densely
+    assert why not in cache.report()
 
 
 def test_a_copy_and_a_cache_that_was_reset_have_no_past(used):
