@@ -47,9 +47,14 @@ def exact_partial(
         from multipole_lab.kernels.exact.leaf import leaf
 
         return leaf(q, k, v, scale, causal, mask)
+    group = q.shape[1] // k.shape[1]
+    if group > 1 and not causal and (mask is None or mask.ndim == 2):
+        # The queries of a group see the same keys: one head with all of them, where a copy of the keys would cost more.
+        together = q.unflatten(1, (-1, group)).flatten(2, 3)
+        out, lse = exact_partial(together, k, v, scale, mask=mask, backend=backend)
+        return out.unflatten(2, (group, -1)).flatten(1, 2), lse.unflatten(2, (group, -1)).flatten(1, 2)
     if causal and scale <= 0:  # the fused kernel scales the -inf of its causal mask: to NaN, or to inf
         q, scale = (-q, -scale) if scale < 0 else (0 * q, 1.0)
-    group = q.shape[1] // k.shape[1]
     if group > 1:
         k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
     Dv = v.shape[-1]

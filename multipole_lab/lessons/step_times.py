@@ -37,7 +37,7 @@ def step_times(
     Median milliseconds of ``"exact"`` and ``"clustered"``.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    # The query heads of a key head are rows of one product: ``Exact`` would copy the keys for each of them.
+    # The query heads of a key head are rows of one product, as they are in the model.
     grouped = q[:, :, -1:].reshape(1, k.shape[1], -1, q.shape[-1])
     store, last, work = Hierarchy(replace(settings, dense_until=0)), q[:, :, -1:], Shared().work(q.device)
     store.append(k, v)

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 import multipole_lab as ml
+from multipole_lab.attention.exact import exact_partial
 from multipole_lab.attention.expansion import summarise
 from multipole_lab.testing import assert_close, expected, oracle, qkv
 
@@ -180,3 +181,20 @@ def test_a_merge_with_partials_that_saw_nothing_has_finite_gradients(blind):
     assert lse[0].isinf() == all(blind)
     for grad in torch.autograd.grad(out.sum() + lse.masked_fill(lse.isinf(), 0).sum(), [*outs, *lses]):
         assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_exact_attention_of_grouped_heads_copies_no_keys(masked, monkeypatch):
+    """The queries of a group are rows of one head: the same numbers and gradients as with a copy for each."""
+    g = torch.Generator().manual_seed(0)
+    shapes = (2, 6, 5, 16), (2, 2, 37, 16), (2, 2, 37, 12)
+    q, k, v = (torch.randn(s, generator=g, dtype=torch.float64).requires_grad_() for s in shapes)
+    mask = torch.rand(2, 37, generator=g) < 0.7 if masked else None
+    copied = exact_partial(q, *(x.repeat_interleave(3, 1) for x in (k, v)), 0.3, mask=mask)
+    monkeypatch.setattr(torch.Tensor, "repeat_interleave", None)
+    got = exact_partial(q, k, v, 0.3, mask=mask)
+    monkeypatch.undo()
+    losses = [out.sin().sum() + lse.cos().sum() for out, lse in (got, copied)]
+    grads = [torch.autograd.grad(loss, (q, k, v)) for loss in losses]
+    for one, other in zip((*got, *grads[0]), (*copied, *grads[1]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
