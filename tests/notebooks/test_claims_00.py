@@ -5,6 +5,7 @@ import pytest
 from claims import Notebook
 
 import multipole_lab as ml
+from multipole_lab.bench.recorded import record
 from multipole_lab.lessons.matrices import Cells, exact_pairs
 from multipole_lab.measure import operations, share_of_exact
 from multipole_lab.measure.heads import one_head
@@ -134,3 +135,48 @@ def test_20_what_near_clusters_cost(book):
     for n in (2048, 4096, 8192):
         added = operations(ml.MuSe(near=int(near)), n) - operations(ml.MuSe(), n)
         assert added / operations(ml.Exact(), n) == pytest.approx(most / 16, rel=0.02)
+
+
+def test_12_at_the_origin_the_log_mass_is_the_log_of_the_count(book):
+    book.says(r"the log mass is \$(\\log n_j)\$: the mean counts as the \$n_j\$ keys")
+    toy = book.cell("13").keys
+    counts = np.bincount(toy.labels)
+    assert np.allclose(book.cell("13").toy.moments(toy, np.zeros(2)).mass, np.log(counts))
+
+
+def test_16_zeros_have_an_error_of_one(book):
+    book.says(r"an error of 1 is as wrong as an output of (zeros)")
+    v = book.cell("01").sample[15].v[:, :, :64].float()
+    assert ml.relative_squared_error(v * 0, v).item() == 1
+
+
+def test_19_more_clusters_lower_the_error_and_cost_more(book):
+    more, few, before, after, cost, most = book.says(
+        r"(\d+) instead of (\d+) take plain `MuSe` from ([\d.]+) to ([\d.]+) and from (\d+%) to (\d+%) of the"
+    )
+    layer = book.cell("01").sample[15]
+    q, k, v = (x[:, :, :2048] for x in (layer.q, layer.k, layer.v))
+    exact = ml.Exact()(q, k, v)
+    for clusters, error, share in ((few, before, cost), (more, after, most)):
+        method = ml.MuSe(clusters=int(clusters))
+        assert ml.relative_squared_error(method(q, k, v), exact).item() == pytest.approx(error, abs=0.005)
+        assert share_of_exact(method, 2048, heads=9, kv_heads=3) == pytest.approx(share, abs=0.005)
+
+
+def test_23_from_which_length_on_it_pays(book):
+    found = book.says(
+        r"AMD EPYC between ([\d,]+) and ([\d,]+) tokens; on an H100, .*? between ([\d,]+) and ([\d,]+)\. Causal .*? "
+        r"that CPU at about ([\d,]+) tokens, on an H200 .*? between ([\d,]+) and ([\d,]+) \("
+    )
+    names = "cpu-muse-short-8x64", "h100-attention-8x64", "cpu-muse-causal-8x64"
+    cpu, gpu, causal = ({row["n"]: row["speedup"] for row in record(name)["rows"]} for name in names)
+    call = {
+        (row["n"], row["method"]): row["call_ms"]
+        for row in record("h200-causal")["rows"]
+        if row["batch"] == 1 and not row["backward"]
+    }
+    h200 = {n: call[n, "exact"] / call[n, "MuSe()"] for n in (8192, 16_384)}
+    for speedups, (short, long) in ((cpu, found[:2]), (gpu, found[2:4]), (h200, found[5:])):
+        assert speedups[short] < 1 < speedups[long]
+    assert causal[found[4]] == pytest.approx(1, abs=0.05)
+    assert "cap=None" in record("h100-attention-8x64")["rows"][0]["method"]

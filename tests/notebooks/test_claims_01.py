@@ -79,6 +79,11 @@ def test_18_operations_and_bytes(book):
     assert products / (4 * tokens * 64 * 4) == a_byte == tokens / 8
     causal = operations(ml.Exact(), int(tokens), causal=True, head_size=64)
     assert causal == pytest.approx(products / 2, rel=1e-3)
+    sixteenth, kind = book.says(
+        r"\(full attention; (causal) has half the products for the same bytes, \$N/(\d+)\$\)"
+    )[::-1]
+    assert kind == "causal"
+    assert causal / (4 * tokens * 64 * 4) == pytest.approx(tokens / sixteenth, rel=1e-3)
     book.says(r"(a quarter of a product a byte), whatever \$N\$")
     assert operations(ml.Exact(), 1, 4096, head_size=64) / (2 * 4096 * 64 * 4) == 1 / 4
 
@@ -153,3 +158,18 @@ def test_18_what_written_logits_would_move(book):
     )
     assert 4 * tokens**2 / 1e6 == pytest.approx(megabytes, abs=0.5)
     assert 4 * 4 * tokens * 64 / 1e6 == pytest.approx(together, abs=0.5)
+
+
+def test_12_a_backward_pass_needs_the_output_and_the_log_sum_exp_alone(book):
+    book.says(r"keeps \$o\$ and (\$\\ell\$ alone) and makes each weight again")
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, g = (torch.randn(n, 8, dtype=torch.double, generator=generator) for n in (1, 9, 9, 1))
+    q.requires_grad_()
+    s = 8**-0.5
+    lse = (s * q @ k.T).logsumexp(1)
+    out = (s * q @ k.T).softmax(1) @ v
+    w = (s * q @ k.T - lse).exp()  # from the log-sum-exp
+    (slope,) = torch.autograd.grad(lse.sum(), q, retain_graph=True)
+    assert torch.allclose(slope, s * w @ k)
+    (back,) = torch.autograd.grad((out * g).sum(), q)
+    assert torch.allclose(back, s * (w * (g @ v.T - (g * out).sum())) @ k)

@@ -249,3 +249,21 @@ def test_31_the_gradient_of_the_values_is_the_weights(book):
     upstream = torch.randn(1, 1, 6, 8).double()
     (of_values,) = torch.autograd.grad((ml.Exact()(*x, scale=1.0) * upstream).sum(), x[2])
     torch.testing.assert_close(of_values, (x[0] @ x[1].mT).softmax(-1).mT @ upstream)
+
+
+def test_12_and_exercise_4_the_slope_and_the_curvature_of_the_log_mass(book):
+    book.says(r"(Differentiate the log): \$\\nabla a_j =")
+    book.says(
+        r"A covariance is never (negative): the log mass is \*convex\* and lies above each of its tangents"
+    )
+    generator = torch.Generator().manual_seed(0)
+    k, p = torch.randn(12, 8, dtype=torch.double, generator=generator), torch.randn(8, dtype=torch.double)
+    s = 8**-0.5
+
+    def mass(x):
+        return (s * x @ k.T).logsumexp(-1)
+
+    key = (s * k @ p).softmax(0) @ k
+    assert torch.allclose(torch.autograd.functional.jacobian(mass, p), s * key)
+    d = 3 * torch.randn(500, 8, dtype=torch.double, generator=generator)
+    assert (mass(p + d) - (mass(p) + s * d @ key)).min() >= 0
