@@ -19,8 +19,9 @@ def record(name):
 
 
 def table(heading):
-    """The rows of the table under a heading: a method and its other cells."""
-    lines = GUIDE.split(f"## {heading}\n")[1].split("\n## ")[0].splitlines()
+    """The rows of the first table under a heading: a method and its other cells."""
+    part = GUIDE.split(f"## {heading}\n")[1].split("\n## ")[0]
+    lines = part.split("**Longer leaves**")[0].splitlines()
     cells = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")
     ]
@@ -83,7 +84,9 @@ def test_errors_grow_with_the_length():
     words = " ".join(GUIDE.split("**Errors grow with the")[1].split("Real texts of")[0].split())
     said = re.findall(r"from (\S+%) to (\S+%)", words)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "errors grow: {} at 16,384, {} at 32,768 (three layers)".format(*said[0]) in readme
+    assert (
+        "errors grow: {} at 16,384, {} at 32,768 (three layers, a leaf of 1,024)".format(*said[0]) in readme
+    )
     for method, pair in zip(("MuSe(clusters=64)", "MuSe(clusters=64, near=4)"), said, strict=True):
         short = recorded("h200-real-tokens", method, causal=True, source="real", dtype="bfloat16")["error"]
         long = recorded("cpu-real-tokens-32k", method, causal=True)["error"]
@@ -121,7 +124,11 @@ def test_what_is_told_of_layers_is_what_was_chosen():
     assert f"{topics['held_out']['above']:+.2f}% on a novel" in words
     assert set(novel["methods"].values()) == {"MuSe(clusters=64, near=4)", "MuSe(clusters=64, near=8)"}
     assert f"loss was {novel['held_out']['above']:+.2f}%" in words
-    assert re.search(r"it has\s+19% \(full\) and 2\.4%", (ROOT / "README.md").read_text(encoding="utf-8"))
+    leaves = recorded("cpu-real-tokens-leaves", "MuSe(clusters=64, leaf=4096)", tokens=16384)
+    said = re.search(
+        r"it has\s+19% \(full\) and (\S+) \(causal\)", (ROOT / "README.md").read_text(encoding="utf-8")
+    )
+    assert said[1] == f"{100 * leaves['errors']['15']:.1f}%"
     layer = recorded("h200-real-tokens", "MuSe(clusters=64)", causal=True, source="real", dtype="bfloat16")
     assert f"{100 * layer['errors']['15']:.1f}% with `MuSe()`" in " ".join(GUIDE.split())
     full = recorded("h200-real-tokens", "MuSe(clusters=64)", causal=False, source="real", dtype="bfloat16")
