@@ -30,7 +30,7 @@ def python() -> Iterator[Finding]:
         yield Finding("Python", f"{name}; the library needs {known}", "problem", fix)
     elif version > newest:
         fix = "make clean install PYTHON=python3.13"
-        yield Finding("Python", f"{name}; tried on {known}", "warning", fix)
+        yield Finding("Python", f"{name}; packages are pinned for {known}", "warning", fix)
     else:
         yield Finding("Python", name)
     yield Finding("multipole_lab", str(Path(__file__).resolve().parents[1]))
