@@ -14,6 +14,7 @@ from claims import FOLDER, Notebook
 import multipole_lab as ml
 from multipole_lab.bench.recorded import attention_speedups, record, records
 from multipole_lab.kernels.common.checks import MIN_CAPABILITY
+from multipole_lab.method_text import parse_method
 
 pytest.importorskip("triton")
 PEAK, BANDWIDTH = 989e12, 3.35e12  # of an H100: operations and bytes a second
@@ -63,7 +64,14 @@ def test_10_what_memory_bound_means_in_numbers(book):
     of_bytes, of_operations = book.says(r"their bytes take ([\d.]+) µs, their operations ([\d.]+)\. To fetch")
     operations, moved = book.cell("08").work["summaries of all clusters"]
     assert (round(moved / BANDWIDTH * 1e6, 1), round(operations / PEAK * 1e6, 1)) == (of_bytes, of_operations)
-    assert 2 * moved / BANDWIDTH > operations / PEAK
+    more, less, micro, times = book.says(
+        r"keys and values twice would move ([\d.]+) MB instead of ([\d.]+): ([\d.]+) µs, ([\d.]+) times as long"
+    )
+    twice = moved + 2 * 2 * 16_384 * 64  # keys and values once more, two bytes a number
+    assert (round(twice / 1e6, 1), round(moved / 1e6, 1)) == (more, less)
+    assert round(twice / BANDWIDTH * 1e6, 1) == micro
+    assert round(twice / moved, 1) == times
+    assert twice / BANDWIDTH > operations / PEAK
 
 
 def test_12_every_line_of_the_kernel_is_shown_once(book):
@@ -122,7 +130,7 @@ def test_34_times_are_of_the_gpu_alone(book):
 
 
 def test_34_short_texts_do_not_pay(book, speedups):
-    (pays,) = book.says(r"With k-means and 8 heads of 64 that is so up to ([\d,]+) tokens")
+    (pays,) = book.says(r"in all these records\) and 8 heads of 64 that is so up to ([\d,]+) tokens")
     for n, row in speedups[8, "k-means", 0].items():
         assert (row["speedup"] < 1) == (n <= pays)
     few, many, exact_few, exact_many = book.says(
@@ -304,3 +312,33 @@ def test_29_what_the_report_says_in_its_first_lines(book):
         2 * of_keys * n * size + points * clusters * 2 * size
     )  # keys, values and summaries of 2 bytes
     assert 1e6 * megabytes == pytest.approx(moved, rel=0.03)
+
+
+def test_01_how_fast_fast_memory_is(book):
+    a_clock, processors, clock, speed, times, far = book.says(
+        r"gives (\d+) bytes a clock to each of (\d+) multiprocessors: at ([\d.]+) GHz (\d+) · 10¹² bytes a second, "
+        r"(\d) times the ([\d.]+) · 10¹²"
+    )
+    fast = a_clock * processors * clock * 1e9
+    assert (round(fast / 1e12), round(fast / BANDWIDTH), far * 1e12) == (speed, times, BANDWIDTH)
+
+
+def test_12_and_20_sizes_that_triton_takes(book):
+    import triton
+    import triton.language as tl
+    from triton.backends.nvidia.compiler import min_dot_size
+
+    book.says(r"`tl\.arange` makes no (other) lengths")
+    size, block = book.says(r"a head of (\d+) numbers takes a block of (\d+) with a mask")
+    assert triton.next_power_of_2(int(size)) == block
+    assert "range must be a power of 2" in inspect.getsource(sys.modules["triton.language.semantic"])
+    (least,) = book.says(r"it has to sum over at least (\d+) numbers")
+    assert min_dot_size(None)(tl.float16, tl.float16) == (1, 1, least)
+
+
+def test_34_k_means_of_the_records_has_no_cap(book):
+    book.says(r"\((`cap=None`) in all these records\)")
+    rows = [row for path in records("h100-attention*.json") for row in record(path.stem)["rows"]]
+    means = [method for row in rows if (method := parse_method(row["method"])).partition == "kmeans"]
+    assert means
+    assert all(method.cap is None for method in means)
