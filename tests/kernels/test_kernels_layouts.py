@@ -97,6 +97,8 @@ INNER = {
     "runs_summary_grad",
 }  # fmt: skip
 WRITING = {"restart_empty"}  # what they read: not where several numbers are one
+# Equal places in an order are no clustering: two members are written to one place, and on a GPU either comes last.
+PLACING = {"merge_levels"}
 GRADED = {
     "centroid_field",
     "covariances",
@@ -240,7 +242,7 @@ def test_every_launcher_gives_the_same_numbers(calls, first, poisoned):
 
 
 def test_a_stride_of_zero_gives_the_same_numbers(calls, poisoned):
-    for name in sorted(calls.keys() - INNER - WRITING):
+    for name in sorted(calls.keys() - INNER - WRITING - PLACING):
         args, kwargs, _ = calls[name]
         laid = mapped((args, kwargs), laying(BROADCAST))
         upstream = BROADCAST["position"]
