@@ -270,7 +270,8 @@ def test_09_the_gradients_of_notebook_9(book):
 
 def test_19_later_tokens_have_more_error(book):
     second, low, high = book.says(
-        r"the error is ([\d.]+) in the next 256 tokens and ([\d.]+) to ([\d.]+) in each 256 of the second half"
+        r"\(32 clusters, leaves of 256\) the error is ([\d.]+) in the next 256 tokens "
+        r"and ([\d.]+) to ([\d.]+) in each 256 of the second half"
     )
     layer = book.cell("18").sample[15]
     x = [y[:, :, :2048] for y in (layer.q, layer.k, layer.v)]
@@ -350,3 +351,13 @@ def test_28_causal_attention_pays_later(book):
         gain = {row["n"]: row["exact_ms"] / row["ms"] for row in record(f"h100-{name}")["rows"]}
         assert min((n for n in gain if gain[n] > 1), default=None) == faster
         assert max((n for n in gain if gain[n] < 1), default=None) == slower
+
+
+def test_solution_4_gradients_of_later_keys_and_values_are_zero_and_of_queries_not(book):
+    book.says(r"is 0 for all later (keys and values), and not for all later queries")
+    layer = book.cell("04").sample[15]
+    x = [y[:, :1, :2048].clone().requires_grad_() for y in (layer.q, layer.k, layer.v)]
+    out = ml.MuSe(clusters=32, leaf=256)(*x, causal=True)[:, :, :1048]
+    q, k, v = (g[:, :, 1048:].abs().max().item() for g in torch.autograd.grad(out.square().sum(), x))
+    assert (k, v) == (0, 0)
+    assert q > 0
