@@ -412,3 +412,15 @@ def test_26_and_29_a_step_over_few_keys_is_slower_than_a_dense_one(book):
             with one_thread():
                 ms = step_times(*x, Settings(levels=levels), scale)
             assert ms["clustered"] > ms["exact"]
+
+
+def test_18_and_26_one_level_against_two_over_131072_keys(book):
+    one = {row["batch"]: row for row in record("h100-decode")["rows"] if row["side"] == "1 level"}
+    two = {row["batch"]: row for row in record("h100-decode")["rows"] if row["side"] == "2 levels"}
+    coarse, fine = book.says(r"further down, it is more: ([\d.]+) with two levels, ([\d.]+) with one\.")
+    assert (round(two[1]["error"], 4), round(one[1]["error"], 4)) == (coarse, fine)
+    fewer, first, last = book.says(
+        r"\(one level: ([\d.]+) times fewer bytes, ([\d.]+) and ([\d.]+) times less time\)"
+    )
+    assert 0.536870912 / one[1]["gigabytes"] == pytest.approx(fewer, abs=0.05)
+    assert (round(one[1]["speedup"], 1), round(one[16]["speedup"], 1)) == (first, last)

@@ -14,6 +14,7 @@ from tiny_models import ids_of, tiny
 from transformers import AutoModelForCausalLM
 
 import multipole_lab as ml
+from multipole_lab.measure import interleaved
 from multipole_lab.measure.heads import first_tokens
 from multipole_lab.models.samples.sample import data_folder
 from multipole_lab.threads import one_thread
@@ -286,3 +287,23 @@ def test_10_top_k_is_slower_and_two_near_clusters_take_about_as_long(book):
     top, near = table["speedup"]
     assert top < 0.6
     assert 0.5 < near < 2  # 0.9 to 1.3 on the CPUs that were tried; others differ
+
+
+def test_10_how_a_time_is_taken(book):
+    (turns,) = book.says(
+        r"called once untimed; then all take turns, (three) times each \(`repeats`\), and the median"
+    )
+    assert inspect.signature(ml.compare).parameters["repeats"].default == turns
+    calls = []
+    interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=2)
+    assert calls == ["a", "b"] * 3  # one round untimed
+
+
+def test_21_what_attention_can_save_at_most(book):
+    short, long, first, last = book.says(
+        r"\$f\$ is (\d+%) at 16,384 tokens and (\d+%) at 65,536: ([\d.]+) and ([\d.]+) times at most"
+    )
+    assert (round(1 / (1 - short), 1), round(1 / (1 - long), 1)) == (first, last)
+    other = Notebook("09")
+    assert other.says(r"attention is (\d+%) of a step at 16,384 tokens") == (short,)
+    assert other.says(r"Four times the length\*\*: attention is (\d+%) of a step") == (long,)

@@ -4,6 +4,7 @@ What it trains is smaller here: its sentences name no number of a live run. Numb
 """
 
 import itertools
+import json
 import statistics
 import sys
 
@@ -353,3 +354,26 @@ def test_26_how_many_pairs_of_seeds_would_do(book):
     book.says(
         r"Both sides of a seed begin with the same (weights) and read the same text: they are a \*pair\*"
     )
+
+
+def test_03_a_step_against_the_gradient_lowers_the_loss_that_is_computed(book):
+    book.says(r"a small step against it (lowers) that loss")
+    layer, method = ml.load_sample("smollm2")[15], ml.MuSe(clusters=8, leaf=64)
+    q, k, v = (x[:, :1, :512].float() for x in (layer.q, layer.k, layer.v))
+    towards = torch.randn(v.shape, generator=torch.Generator().manual_seed(0))
+
+    def loss(x):
+        return (method(x, k, v, causal=True) * towards).sum()
+
+    x = q.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(x), x)
+    assert loss(q - 1e-2 * slope / slope.norm()) < loss(q)
+
+
+def test_15_and_26_what_a_record_does_not_have(book):
+    book.says(r"On a laptop the clock of a run of (60) steps is mostly noise")
+    book.says(r"The error of MuSe's output was (not measured) while a model learned")
+    for name in RECORDS:
+        text = json.dumps(of(name))
+        assert '"rse"' not in text
+        assert '"error"' not in text
