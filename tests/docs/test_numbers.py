@@ -62,6 +62,16 @@ def test_all_lengths_that_are_asked_for_are_there():
     assert {row[-1].strip("`").split("-")[0] for row in rows} == {"h100", "h200", "cpu"}
 
 
+def test_real_causal_errors_are_so_many_times_those_of_drawn_tokens():
+    text = (GUIDES / "choosing.md").read_text(encoding="utf-8")
+    part = text.split("| method | full, real | drawn | causal, real | drawn |")[1].split("\n\n")[0]
+    cells = [line.strip("|").split("|") for line in part.splitlines() if line.startswith("| `")]
+    ratios = [float(row[3].strip(" %")) / float(row[4].strip(" %")) for row in cells]
+    assert len(ratios) == 11
+    for said in re.findall(r"([\d.]+) to (\d) times (?:as large|those of drawn)", " ".join(text.split())):
+        assert (round(min(ratios), 1), round(max(ratios))) == (float(said[0]), int(said[1]))
+
+
 def test_the_errors_of_longer_leaves_are_recorded():
     part = (GUIDES / "choosing.md").read_text(encoding="utf-8").split("cpu-real-tokens-leaves.json`):")[1]
     lines = [
