@@ -33,7 +33,7 @@ COMMANDS = {  # name: (module, what --help says of it)
     "tune": ("multipole_lab.search.tune_command", "the fastest method under an error, as a line to paste"),
     "eval": (
         "multipole_lab.evaluation.eval_command",
-        "evaluate a whole model: perplexity, needles, reasoning, LongBench v2, decoding",
+        "evaluate a whole model: perplexity, needles, reasoning, LongBench v2, RULER, lm-eval, decoding",
     ),
     "models": (
         "multipole_lab.evaluation.families.command",

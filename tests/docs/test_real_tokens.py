@@ -126,7 +126,8 @@ def test_what_is_told_of_layers_is_what_was_chosen():
     assert f"loss was {novel['held_out']['above']:+.2f}%" in words
     leaves = recorded("cpu-real-tokens-leaves", "MuSe(clusters=64, leaf=4096)", tokens=16384)
     said = re.search(
-        r"it has\s+19% \(full\) and (\S+) \(causal\)", (ROOT / "README.md").read_text(encoding="utf-8")
+        r"it has\s+19% \(full\) and (\S+) \(causal, the leaf of 4,096\)",
+        (ROOT / "README.md").read_text(encoding="utf-8"),
     )
     assert said[1] == f"{100 * leaves['errors']['15']:.1f}%"
     layer = recorded("h200-real-tokens", "MuSe(clusters=64)", causal=True, source="real", dtype="bfloat16")

@@ -79,6 +79,21 @@ def test_every_method_has_a_name_and_survives_saving(method, tmp_path):
     torch.testing.assert_close(read(plain), read(llama()))
 
 
+def test_what_is_saved_inside_the_with_is_the_ordinary_model(tmp_path):
+    model = llama()
+    model.save_pretrained(tmp_path / "before")
+    with ml.MuSe(clusters=8, leaf=16).on(model):
+        model.save_pretrained(tmp_path / "inside")
+    before, inside = ((tmp_path / name / "config.json").read_text() for name in ("before", "inside"))
+    assert inside == before
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "inside").eval()
+    assert torch.equal(read(plain), read(llama()))
+    configure_attention(model, ml.MuSe(clusters=8, leaf=16))
+    model.save_pretrained(tmp_path / "named")
+    named = json.loads((tmp_path / "named/config.json").read_text())
+    assert named.keys() - json.loads(before).keys() == {"muse"}
+
+
 def test_without_a_configuration_a_method_has_its_defaults():
     model = llama()
     exact = read(model)
