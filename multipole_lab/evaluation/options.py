@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from multipole_lab.attention.calls.leaf import settled
 from multipole_lab.evaluation import DENSE
 from multipole_lab.evaluation.report import compression
 from multipole_lab.evaluation.texts import token_ids
@@ -13,6 +15,7 @@ from multipole_lab.evaluation.texts import token_ids
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects as go
+    import torch
     from transformers import PreTrainedConfig
 
     from multipole_lab.evaluation.reader import Reader
@@ -138,6 +141,22 @@ def accuracies(
         right = {method: shares[method].to_numpy() for method in methods}
         figures.append(accuracy(names, right, counts, chance, groups[group]))
     return figures
+
+
+def warn_of_leaves(methods: Iterable[tuple[str, object]], model: torch.nn.Module, tokens: int) -> None:
+    """A method that sums short blocks exactly has nothing to approximate in a context no longer than that.
+
+    methods : names and methods.
+    """
+    for name, method in methods:
+        method = settled(method, model.device, model.dtype, head_size(model.config.get_text_config()))
+        leaf = getattr(method, "leaf", 0)
+        if tokens <= leaf:
+            print(
+                f"{name} sums blocks of up to leaf={leaf} tokens exactly: at --max-tokens {tokens} it "
+                "approximates nothing. Give more tokens, or the method a smaller leaf",
+                file=sys.stderr,
+            )
 
 
 def head_size(config: PreTrainedConfig) -> int:

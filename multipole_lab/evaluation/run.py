@@ -14,11 +14,10 @@ import pandas
 import torch
 
 import multipole_lab
-from multipole_lab.attention.calls.leaf import settled
 from multipole_lab.environment import Measured
 from multipole_lab.evaluation import DENSE, report
 from multipole_lab.evaluation.engine import Evaluation, results_path, run_items
-from multipole_lab.evaluation.options import check_positions, head_size
+from multipole_lab.evaluation.options import check_positions, warn_of_leaves
 from multipole_lab.evaluation.reader import Reader, weights_digest
 from multipole_lab.journal import Journal, settings_hash
 from multipole_lab.method_text import check_method
@@ -46,7 +45,7 @@ def run(args: argparse.Namespace, prepare: Callable[..., Evaluation]) -> pandas.
     )
     readers = [Reader(model, method) for method in (DENSE, *methods)]
     check_positions(model, args.max_tokens)
-    _warn_of_leaves(readers, model, args.max_tokens)
+    warn_of_leaves([(reader.name, reader.method) for reader in readers], model, args.max_tokens)
     evaluation = prepare(args, model, tokenizer)
     items = list({item.id: item for item in evaluation.items}.values())[: args.limit]
     if not items:
@@ -95,19 +94,6 @@ def _check(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; at least {least} is needed")
     if Path(args.model).expanduser().is_file():
         raise ValueError(f"--model {args.model} is a file; a folder, a hub id or a short name is needed")
-
-
-def _warn_of_leaves(readers: Sequence[Reader], model: torch.nn.Module, tokens: int) -> None:
-    """A method that sums short blocks exactly has nothing to approximate in a context no longer than that."""
-    for reader in readers:
-        method = settled(reader.method, model.device, model.dtype, head_size(model.config.get_text_config()))
-        leaf = getattr(method, "leaf", 0)
-        if tokens <= leaf:
-            print(
-                f"{reader.name} sums blocks of up to leaf={leaf} tokens exactly: at --max-tokens {tokens} it "
-                "approximates nothing. Give more tokens, or the method a smaller leaf",
-                file=sys.stderr,
-            )
 
 
 def _tell_of_exact_calls(rows: pandas.DataFrame) -> None:

@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from multipole_lab.evaluation.layers.choosing import choose_layers
-    from multipole_lab.method_text import parse_method
+    from multipole_lab.evaluation.options import warn_of_leaves
+    from multipole_lab.method_text import as_text, parse_method
     from multipole_lab.models.loading import load_model
 
     if args.threads:
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         methods = [parse_method(text) for text in args.method or METHODS]
         model, tokenizer = load_model(args.model, device=args.device, dtype=getattr(torch, args.dtype))
+        warn_of_leaves([(as_text(method), method) for method in methods], model, args.max_tokens)
         windows = [
             _windows(tokenizer, name, args.windows, args.max_tokens) for name in (args.text, args.held_out)
         ]
