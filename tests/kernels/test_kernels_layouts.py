@@ -92,7 +92,7 @@ def functions():
 # Called by other launchers only, with tensors that those have made: they may refuse a layout.
 INNER = {
     "causal_gradients", "decode_step", "evaluate_levels", "halves", "key_gradients", "leaf_backward", "leaf_into",
-    "muse_backward", "muse_gradients", "near_gradients", "offsets_of_chunks", "query_gradients", "scatter",
+    "level_sum", "muse_backward", "muse_gradients", "near_gradients", "offsets_of_chunks", "query_gradients", "scatter",
     "summary_gradients", "runs_attend", "runs_key_grad", "runs_means", "runs_query_grad", "runs_summaries",
     "runs_summary_grad",
 }  # fmt: skip

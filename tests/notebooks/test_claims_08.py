@@ -9,7 +9,7 @@ import re
 
 import pytest
 import torch
-from claims import Notebook
+from claims import Notebook, by_the_clock
 from tiny_models import ids_of, tiny
 from transformers import AutoModelForCausalLM
 
@@ -282,11 +282,12 @@ def test_10_top_k_is_slower_and_two_near_clusters_take_about_as_long(book):
     book.says(r"that is (top-k) always, for it computes every logit and sorts")
     book.says(r"(Two near clusters) take about the time of exact attention there")
     methods = [ml.TopK(keys=64), ml.MuSe(clusters=32, near=2)]
+    sample = ml.load_sample("smollm2").crop(1024)
     with one_thread():
-        table = ml.compare(ml.load_sample("smollm2").crop(1024), methods, layers=[15], repeats=5)
-    top, near = table["speedup"]
-    assert top < 0.6
-    assert 0.5 < near < 2  # 0.9 to 1.3 on the CPUs that were tried; others differ
+        by_the_clock(
+            lambda: ml.compare(sample, methods, layers=[15], repeats=5)["speedup"].tolist(),
+            lambda found: found[0] < 0.6 and 0.5 < found[1] < 2,  # the second 0.9 to 1.3 on the CPUs tried
+        )
 
 
 def test_10_how_a_time_is_taken(book):
