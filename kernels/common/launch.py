@@ -66,11 +66,11 @@ def target_of(x: Tensor) -> Target:
     """What the device of `x` is to the table of tiles; that of an H100 where it is not a GPU."""
     if recorder := _RECORDER.get():
         return recorder.target
-    return _device(x.device) if x.is_cuda else Target(90, 227)
+    return target_on(x.device) if x.is_cuda else Target(90, 227)
 
 
 @lru_cache
-def _device(device: torch.device) -> Target:
+def target_on(device: torch.device) -> Target:
     """Asked once, for every launch needs it."""
     properties = torch.cuda.get_device_properties(device)
     kb = properties.shared_memory_per_block_optin // 1024

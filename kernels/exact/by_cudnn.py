@@ -9,12 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..common.launch import target_on
+
 aten = torch.ops.aten
 
 # Below so many positions nothing was measured, and a launch is most of the time.
 SHORTEST = 128
 LARGEST_HEAD = 128
-CAPABILITY = (9, 0)
+CAPABILITY = 90
 
 
 def takes(dtype: torch.dtype, head: int, device: torch.device) -> bool:
@@ -24,7 +26,7 @@ def takes(dtype: torch.dtype, head: int, device: torch.device) -> bool:
         and dtype in (torch.float16, torch.bfloat16)
         and head % 8 == 0
         and head <= LARGEST_HEAD
-        and torch.cuda.get_device_capability(device) >= CAPABILITY
+        and target_on(device).capability >= CAPABILITY
         and torch.backends.cuda.cudnn_sdp_enabled()
         and torch.backends.cudnn.is_available()
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from multipole_lab import renamed
 from multipole_lab.attention.calls.backend import check_backend, use_triton
-from multipole_lab.attention.calls.leaf import Leaf, check_leaf, settled
+from multipole_lab.attention.calls.leaf import Leaf, check_leaf, settled_for
 from multipole_lab.attention.clustered import attend_clustered, behind_sinks
 from multipole_lab.attention.clusters.levels import level_labels, separate_labels
 from multipole_lab.attention.clusters.partition import Partition
@@ -191,7 +191,7 @@ class MuSe(Method):
         return attend_clustered(self, q, k, v, scale, mask, causal=False)
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
-        method = settled(self, q.device, q.dtype, max(q.shape[-1], v.shape[-1]))
+        method = settled_for(self, q, v)
         return attend_clustered(method, q, k, v, scale, mask, causal=True)
 
     def _over_all(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:

@@ -11,12 +11,12 @@ from multipole_lab.attention.calls.leaf import settled
 from multipole_lab.evaluation import DENSE
 from multipole_lab.evaluation.report import compression
 from multipole_lab.evaluation.texts import token_ids
+from multipole_lab.interface.layers import head_size
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects as go
     import torch
-    from transformers import PreTrainedConfig
 
     from multipole_lab.evaluation.reader import Reader
 
@@ -157,11 +157,6 @@ def warn_of_leaves(methods: Iterable[tuple[str, object]], model: torch.nn.Module
                 "approximates nothing. Give more tokens, or the method a smaller leaf",
                 file=sys.stderr,
             )
-
-
-def head_size(config: PreTrainedConfig) -> int:
-    """The size of the heads of a model's text configuration."""
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def _ordered(values: pandas.Series) -> list:

@@ -6,7 +6,7 @@ import functools
 import inspect
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def parts_of(model: nn.Module) -> list[PreTrainedModel]:
@@ -86,3 +86,8 @@ def check_layers(model: PreTrainedModel, layers: object) -> list[int]:
         if not 0 <= layer < depth:
             raise ValueError(f"layers contains {layer}; {type(model).__name__} has layers 0 to {depth - 1}")
     return sorted(set(layers))
+
+
+def head_size(config: PreTrainedConfig) -> int:
+    """The size of the heads of a model's text configuration."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

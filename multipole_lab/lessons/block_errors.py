@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from multipole_lab.attention import Exact, MuSe
-from multipole_lab.attention.calls.leaf import settled
+from multipole_lab.attention.calls.leaf import settled_for
 from multipole_lab.attention.causal import block_sizes, of_side, sides
 from multipole_lab.attention.clusters.assignments import Assignments
 from multipole_lab.attention.clusters.slots import Slots
@@ -61,7 +61,7 @@ def block_errors(
         raise ValueError(f"method: sinks are {method.sinks}; errors of blocks are of methods without")
     N, exact = q.shape[2], Exact()
     out, lse = exact(q, k, v, causal=True, scale=scale, return_lse=True)
-    method = settled(method, q.device, q.dtype, max(q.shape[-1], v.shape[-1]))
+    method = settled_for(method, q, v)
     size, count = block_sizes(N, method.leaf)
     extra = (size << count) - N
     q, k, v, out = (pad(x, (0, 0, 0, extra)) for x in (q, k, v, out))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from multipole_lab.attention import Method
-from multipole_lab.attention.calls.leaf import settled
+from multipole_lab.attention.calls.leaf import settled_for
 from multipole_lab.measure.inputs import at_length
 from multipole_lab.measure.operation_counts import operations
 from multipole_lab.measure.precision import default_dtype
@@ -150,7 +150,7 @@ class Workload:
     def operations(self, method: Method) -> float:
         """Multiply-adds of one timed call, by the formulas of ``operation_counts``."""
         q, k, v = self.timed
-        method = settled(method, self.device, q.dtype, max(q.shape[-1], v.shape[-1]))
+        method = settled_for(method, q, v)
         return operations(
             method, q.shape[2], causal=self.causal, head_size=q.shape[-1], value_size=v.shape[-1],
             heads=q.shape[1], kv_heads=k.shape[1],

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, TopK, Window
-from multipole_lab.attention.calls.leaf import settled
+from multipole_lab.attention.calls.leaf import settled_for
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.attention.clusters.points import from_earlier
 from multipole_lab.attention.expansion import principal_directions
@@ -40,7 +40,7 @@ def expected(
     ------
     TypeError : a method that has no formula here.
     """
-    method = settled(method, q.device, q.dtype, max(q.shape[-1], v.shape[-1]))
+    method = settled_for(method, q, v)
     dtype, s = q.dtype, q.shape[-1] ** -0.5 if scale is None else scale
     q, k, v = (x.double() for x in (q, k, v))
     if isinstance(method, MuSe):

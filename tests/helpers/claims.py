@@ -137,6 +137,8 @@ def number_or_word(text: str) -> float | str:
 def by_the_clock(measure: Callable[[], object], holds: Callable[[object], bool], tries: int = 6) -> None:
     """What a clock says in one of so many tries: in the others somebody else may have had the processor."""
     found = []
-    while not (found and holds(found[-1])):
-        assert len(found) < tries, found
+    for _ in range(tries):
         found.append(measure())
+        if holds(found[-1]):
+            return
+    raise AssertionError(found)

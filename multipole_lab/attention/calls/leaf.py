@@ -12,7 +12,7 @@ from multipole_lab.clustering.checks import check_count
 from multipole_lab.suggesting import check_choice
 
 Leaf = int | Literal["auto"]
-T = TypeVar("T", bound="Leafed")
+T = TypeVar("T")
 
 # Where products take the time, as on a CPU.
 SHORT = 1024
@@ -51,6 +51,11 @@ def settled(method: T, device: torch.device | str, dtype: torch.dtype, head_size
     if getattr(method, "leaf", None) != "auto":
         return method
     return _with_leaf(method, _automatic(method, torch.device(device), dtype, head_size))
+
+
+def settled_for(method: T, q: torch.Tensor, v: torch.Tensor) -> T:
+    """The same for these queries and values."""
+    return settled(method, q.device, q.dtype, max(q.shape[-1], v.shape[-1]))
 
 
 def _automatic(method: Leafed, device: torch.device, dtype: torch.dtype, head_size: int) -> int:

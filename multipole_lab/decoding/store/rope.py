@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from multipole_lab.interface.layers import head_size
+
 
 @dataclass(frozen=True)
 class Rotation:
@@ -62,8 +64,7 @@ def rotation_of(config: object) -> Rotation:
     if config.model_type in ("glm", "glm4", "cohere", "cohere2", "gptj", "codegen", "ernie4_5"):
         raise ValueError(f"rope='windowed' does not know the pairing of coordinates in {config.model_type}")
     if kind == "default":
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        rotated = int(head * parameters.get("partial_rotary_factor", 1.0))
+        rotated = int(head_size(config) * parameters.get("partial_rotary_factor", 1.0))
         power = torch.arange(0, rotated, 2, dtype=torch.float64) / rotated
         return Rotation(parameters["rope_theta"] ** -power)
     frequencies, _ = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))

@@ -21,9 +21,8 @@ from multipole_lab import files
 from multipole_lab.attention import Exact, Method
 from multipole_lab.attention.calls.leaf import settled
 from multipole_lab.environment import Measured
-from multipole_lab.evaluation.options import head_size
 from multipole_lab.evaluation.reader import Head
-from multipole_lab.interface.layers import attention_layers
+from multipole_lab.interface.layers import attention_layers, head_size
 from multipole_lab.measure.operation_counts import share_of_exact
 from multipole_lab.method_text import CHOICE, as_text
 from multipole_lab.suggesting import suggesting
