@@ -66,12 +66,7 @@ def _words(exact, approximate, problem, machine, name, crossover, matrix_bytes, 
     if measuring:
         return "Measuring what operations cost on this machine", f"{problem}. {machine}."
     ratio = exact[2] / approximate[2]
-    faster = (
-        f"{theme.number(ratio)} times as fast as"
-        if ratio >= 1
-        else f"{theme.number(1 / ratio)} times slower than"
-    )
-    finding = f"{problem}: {name.split('(')[0]} would be {faster} exact attention"
+    finding = f"{problem}: {name.split('(')[0]} would be {theme.pace(ratio, 'exact attention')}"
     where = (
         f"It is faster from {crossover:,} tokens on."
         if crossover

@@ -43,7 +43,12 @@ def test_clusters_draws_each_key_with_its_token_position_and_cluster(dims):
 
 @pytest.mark.parametrize(
     ("ratio", "words"),
-    [(2.0, "2.0 times faster than it"), (0.5, "2.0 times slower than it"), (0.97, "as fast as it")],
+    [
+        (2.0, "2.0 times faster than it"),
+        (0.5, "2.0 times slower than it"),
+        (0.97, "as fast as it"),
+        (1500, "1,500 times faster than it"),
+    ],
 )
 def test_what_is_as_fast_is_not_said_to_be_1_0_times_faster(ratio, words):
     assert theme.pace(ratio, "it") == words

@@ -23,7 +23,7 @@ def test_each_pair_has_a_scale_of_its_own_and_its_numbers():
     np.testing.assert_allclose(exact.x / approximate.x, EXACT / CHEAPER)
     assert list(exact.text) == ["18 trillion", "8.6 GB", "15 min", "4.0 GB"]
     words = said(figure)
-    assert "8,192 tokens: MuSe would be 9.0 times as fast as exact attention" in words
+    assert "8,192 tokens: MuSe would be 9.0 times faster than exact attention" in words
     assert "faster from 2,048 tokens on" in words
     assert "matrix of all weights would take 4.3 GB; none is stored" in words
     assert "Prices measured on a laptop" in words

@@ -151,7 +151,7 @@ def visible_token(token: str) -> str:
 
 def pace(ratio: float, other: str = "") -> str:
     """Say how fast something is beside the other: 2.0 times faster than it, as fast as it, 1.5 times slower than it."""
-    times = f"{max(ratio, 1 / ratio):.1f}"
+    times = number(max(ratio, 1 / ratio))
     if times == "1.0":
         return f"as fast as {other}" if other else "as fast"
     words = f"{times} times {'faster' if ratio > 1 else 'slower'}"
