@@ -12,6 +12,7 @@ from plotly.colors import sample_colorscale
 from multipole_lab.suggesting import suggesting
 
 from .common import theme
+from .common.triangle import around, rectangles
 
 COLOURS = ("level", "error", "mass")
 
@@ -131,18 +132,10 @@ def _draw_grid(fig, leaf, errors, masses, colour, palette) -> None:
 
 def _draw_outlines(fig, tokens, leaf, levels) -> None:
     """Outline every block that is in the sequence, in one trace."""
-    x, y = [], []
-    for depth in range(-1, levels):
-        size = leaf << max(depth, 0)
-        for i in range((1 << levels) if depth < 0 else 1 << (levels - 1 - depth)):
-            left, top = (i * size, i * size) if depth < 0 else (2 * i * size, (2 * i + 1) * size)
-            if top >= tokens:
-                continue
-            x += [left, left + size, left + size, left, left, None]
-            y += [top, top, top + size, top + size, top, None]
     line = {"color": theme.RULE, "width": 1}
+    edges = around(rectangles(tokens, leaf, levels))
     fig.add_trace(
-        go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", showlegend=False, name="edges")
+        go.Scatter(**edges, mode="lines", line=line, hoverinfo="skip", showlegend=False, name="edges")
     )
 
 

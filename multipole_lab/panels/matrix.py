@@ -12,6 +12,7 @@ from multipole_lab.attention import Exact, MuSe
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.clustering.kmeans import kmeans
 from multipole_lab.figures import matrix as draw
+from multipole_lab.figures.common.triangle import rectangles
 from multipole_lab.lessons.matrices import Cells, by_cluster, exact_pairs, share, share_and_output
 from multipole_lab.measure.errors import relative_squared_error
 from multipole_lab.measure.heads import one_head
@@ -67,7 +68,8 @@ class MatrixPanel(SampledPanel):
             self._sorted = at
             cells, exact = self._exact(*where, at, method.clusters if at else 0)
             approximate, summed, pairs, found = self._approximate(*where, method, cells)
-            edges = _blocks(context, method.leaf) if where[-1] and at == 0 else []
+            blocks = where[-1] and at == 0  # of causal attention, where they lie side by side
+            edges = rectangles(context, *block_sizes(context, method.leaf)) if blocks else []
             rse = float(relative_squared_error(found, self._output(*where)))
             figure = draw(exact, approximate, summed, pairs, context, rse, _words(at), edges)
             yield Picture(figure, _table(exact, approximate, summed, pairs), 1 - abs(at - goal))
@@ -107,16 +109,6 @@ def _between(rank: np.ndarray, at: float) -> np.ndarray:
     """A ranking that is so far on the way from the order of the text to this one."""
     place = (1 - at) * np.arange(len(rank)) + at * rank
     return place.argsort(kind="stable").argsort(kind="stable")
-
-
-def _blocks(tokens: int, leaf: int) -> list[tuple[float, float, float, float]]:
-    """The blocks of causal attention in the order of the text, as rectangles."""
-    size, levels = block_sizes(tokens, leaf)
-    blocks = [(first, first, first + size, first + size) for first in range(0, tokens, size)]
-    for _ in range(levels):
-        blocks += [(first - size, first, first, first + size) for first in range(size, tokens, 2 * size)]
-        size *= 2
-    return blocks
 
 
 def _words(at: float) -> str:

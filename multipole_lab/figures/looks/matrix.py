@@ -12,6 +12,7 @@ from plotly.colors import sample_colorscale
 from multipole_lab.suggesting import suggesting
 
 from ..common import theme
+from ..common.triangle import Rectangle, around
 
 FAINTEST = 1e-5  # shares below this have the colour of nothing
 HOLE = np.log10(FAINTEST) - 0.5  # where no query sees a key; None would be a gap, and takes long to send
@@ -27,7 +28,7 @@ def matrix(
     tokens: int,
     rse: float,
     sorted_by: str = "position",
-    edges: Sequence[tuple[float, float, float, float]] = (),
+    edges: Sequence[Rectangle] = (),
     name: str = "MuSe",
 ) -> go.Figure:
     """Draw who attends to whom: exactly, approximately, and where the two differ.
@@ -140,19 +141,14 @@ def _both_ways() -> list[tuple[float, str]]:
     return [(0, theme.BLUE), (0.5, clear), (1, theme.VERMILION)]
 
 
-def _outlines(edges: Sequence[tuple[float, float, float, float]]) -> list[dict]:
+def _outlines(edges: Sequence[Rectangle]) -> list[dict]:
     """Outlines of blocks in every picture, in one trace a picture."""
-    x, y = [], []
-    for left, top, right, bottom in edges:
-        x += [left, right, right, left, left, None]
-        y += [top, top, bottom, bottom, top, None]
     look = {
+        **around(edges),
         "type": "scatter",
         "mode": "lines",
         "line": {"color": theme.RULE, "width": 1},
         "hoverinfo": "skip",
         "showlegend": False,
     }
-    return [
-        {"x": x, "y": y, "name": "blocks", "xaxis": f"x{i}", "yaxis": f"y{i}", **look} for i in range(1, 5)
-    ]
+    return [{"name": "blocks", "xaxis": f"x{i}", "yaxis": f"y{i}", **look} for i in range(1, 5)]
