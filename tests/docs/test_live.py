@@ -8,6 +8,7 @@ from pathlib import Path
 import browsing
 import plotly.graph_objects as go
 import pytest
+from subclasses import derived
 
 import multipole_lab as ml
 from multipole_lab.panels.common.base import Panel
@@ -23,17 +24,10 @@ def site(monkeypatch):
     return importlib.import_module
 
 
-def subclasses(cls):
-    """A class's subclasses, theirs, and so on."""
-    for one in cls.__subclasses__():
-        yield one
-        yield from subclasses(one)
-
-
 def test_every_panel_has_a_page_of_states_that_it_allows(site, monkeypatch):
     plans = site("plans")
     assert {*plans.PLANS, "lab"} == set(ml.panels.__all__)
-    for cls in subclasses(Panel):  # pictures are another matter
+    for cls in derived(Panel):  # pictures are another matter
         monkeypatch.setattr(cls, "compute", lambda self, **state: iter([Picture(go.Figure(go.Scatter()))]))
     for name, plan in [*plans.PLANS.items(), *plans.DESK.items()]:
         panel = plan.make()

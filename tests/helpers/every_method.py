@@ -1,9 +1,9 @@
 """Every attention method there is, in the settings that take a path of their own, small enough for short tests."""
 
+from subclasses import derived
+
 import multipole_lab as ml
 from multipole_lab.attention.method import Method
-
-HOME = "multipole_lab.attention."
 
 METHODS = {
     "Exact": ml.Exact(),
@@ -27,8 +27,4 @@ METHODS = {
 
 def classes() -> set[type]:
     """All classes of methods, found by themselves; what spreads a method over processes is none of its own."""
-    found, new = set(), [Method]
-    while new:
-        new = [one for parent in new for one in parent.__subclasses__() if one.__module__.startswith(HOME)]
-        found.update(new)
-    return found
+    return derived(Method, "multipole_lab.attention.")

@@ -17,6 +17,7 @@ import pytest
 from every_panel import ONE_FIGURE
 from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
+from subclasses import derived
 
 from multipole_lab import load_sample, panels
 from multipole_lab.figures.common.browser import find_browser
@@ -107,7 +108,7 @@ def every():
         candidates = module.candidates
         patch.setattr(module, "candidates", lambda *args: candidates(*args)[:2])
         made = {name: _make(getattr(panels, name), sample) for name in ONE_FIGURE}
-    kinds = {kind for kind in _kinds(Panel) if len(_kinds(kind)) == 1}
+    kinds = {kind for kind in derived(Panel) if not derived(kind)}
     assert {type(panel) for panel in made.values()} == kinds
     return made
 
@@ -118,12 +119,6 @@ def _make(function, sample):
         return function(sample=sample)
     except TypeError:
         return function()
-
-
-def _kinds(kind):
-    """All classes of the library derived from one: a guide's own panel may be there, too."""
-    own = [one for one in kind.__subclasses__() if one.__module__.startswith("multipole_lab.")]
-    return {kind}.union(*map(_kinds, own))
 
 
 def bundle(panel):
