@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import plotly
+from otherwise import of_a_page
 from plans import DESK, PLANS
 from states import Plan, compute, packed
 
@@ -34,11 +35,6 @@ LINKS = {
     "tour.html": "The tour",
     "lab.html": "The desk",
     "gallery.html": "All figures",
-}
-# What a panel's module says of itself and is not so here.
-OTHERWISE = {
-    "timed here and now": "timed when this page was built",
-    "at this machine's prices": "at the prices of the machine that built this page",
 }
 STILL = (
     "Nothing is computed here: the pictures were made when the page was built, and the sliders choose among them. "
@@ -159,9 +155,8 @@ def safe(script: str) -> str:
 def words_of(name: str) -> str:
     """What a panel is, in the first paragraph of its module's docstring."""
     module = sys.modules[getattr(ml.panels, name).__module__]
-    first = re.sub(r"^The \w+ panel: ", "", inspect.getdoc(module).split("\n\n")[0].replace("\n", " "))
-    for live, here in OTHERWISE.items():
-        first = first.replace(live, here)
+    first = inspect.getdoc(module).split("\n\n")[0].replace("\n", " ")
+    first = of_a_page(re.sub(r"^The \w+ panel: ", "", first))
     return first[:1].upper() + first[1:]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -13,14 +12,13 @@ from itertools import product
 import anywidget
 import ipywidgets as widgets
 import numpy as np
+from otherwise import of_a_page
 
 from multipole_lab.panels.common.base import Panel
 from multipole_lab.panels.common.sampled import SHIPPED
 from multipole_lab.panels.common.shown import parts_of
 from multipole_lab.panels.common.words import readout
 
-# What pictures say of a live panel and is not so here, by the words that a line may end between.
-_OTHERWISE = {"just now": "beforehand", " Click on a dot to see another head.": ""}
 # A part of a picture that is longer than this is kept once, however many states show it.
 _SHARED = 48
 
@@ -172,13 +170,6 @@ def plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     return value
-
-
-def of_a_page(text: str) -> str:
-    """What a picture says, as it is so on a page that computes nothing."""
-    for live, here in _OTHERWISE.items():
-        text = re.sub(r"(?: |<br>)".join(map(re.escape, live.split(" "))), here, text)
-    return text
 
 
 def _short(number: float, digits: int) -> float | int | None:

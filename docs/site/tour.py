@@ -13,23 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import mistune
+from otherwise import of_a_page
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 _PANEL = re.compile(r"^ml\.panels\.(\w+)\([^()]*\)$")
-# What is said of JupyterLab and is not so here.
-_OTHERWISE = {
-    r"Run the cells from top to bottom:.*?brought you to it\.": "Every slider can be moved with the mouse, or with the "
-    "arrow keys after the Tab key has brought you to it. Nothing is computed while you read: the pictures were made "
-    "when this page was built. Some controls are missing therefore, and others have fewer steps; some pictures show a "
-    "shorter text.",
-    r" It runs on a CPU, without a network; the cells take less than a minute on two cores\.": "",
-    r",(?: or)? click in a square(?:, or drag the ring around it)?": "",
-    r"Click on a dot to see another head\. Then read": "Read",
-    r"\s*Every panel works like this one\..*?the panel shows that\.": "",
-    r" \(under \*\*More\*\*\)|, under \*\*More\*\*,": "",
-    r"\]\((\d\d_\w+)\.ipynb\)": r"](../notebooks/\1.html)",
-    r"\]\(\.\./docs/([\w/]+)\.md(#[\w-]+)?\)": r"](../\1.html\2)",
-}
 
 
 def body(
@@ -54,9 +41,7 @@ def body(
     for cell in cells:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            for said, here in _OTHERWISE.items():
-                source = re.sub(said, here, source, flags=re.DOTALL)
-            parts.append(pictures(markdown(source)))
+            parts.append(pictures(markdown(of_a_page(source))))
             continue
         shown = _PANEL.match(source.strip())
         if shown and shown[1] in panels and shown[1] not in needed:
