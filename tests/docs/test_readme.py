@@ -34,6 +34,16 @@ def test_a_stranger_reads_the_readme_in_ninety_seconds():
     assert len(before.split()) < 450  # 300 words a minute
 
 
+def test_readme_and_first_page_say_the_same_of_what_is_needed():
+    found = {
+        re.search(
+            r"^Python 3\.11 .*?\n\n", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        )[0]
+        for name in ("README.md", "docs/index.md")
+    }
+    assert len(found) == 1, found
+
+
 @pytest.fixture(scope="module")
 def layer():
     return ml.load_sample("smollm2").crop(2048)[15]
