@@ -9,38 +9,21 @@ import time
 from pathlib import Path
 
 import pytest
+from small.training import SMALL
 
 from multipole_lab import cli
 from multipole_lab.figures import training as draw
-from multipole_lab.training import Preset, compare_training, prepare_corpus
+from multipole_lab.training import compare_training
 from multipole_lab.training.comparison import FIGURE, RESULT
 from multipole_lab.training.comparison_result import SIDES, summarise, table
 from multipole_lab.training.journal import Journal
 from multipole_lab.training.turns import TakeTurns, side_by_side
 
-SMALL = Preset(
-    layers=3, width=16, heads=1, mlp=16, vocab=300, context=64, batch=2, steps=4, warmup=1, every=2,
-    heldout_blocks=2, method="MuSe(clusters=4, leaf=16)", megabytes=None,
-)  # fmt: skip
+FOUR_STEPS = SMALL.replace(steps=4, warmup=1)
 TINY = [
     "--vocab", "300", "--context", "64", "--width", "16", "--heads", "1", "--mlp", "16", "--batch", "1", "--steps", "3",
     "--every", "3", "--heldout-blocks", "2", "--method", "MuSe(clusters=4, leaf=16)",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    for i in range(60):
-        (folder / f"{i}.txt").write_text(f"word{i:02d} is here, {i * i} times " * 40)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def corpus(text, tmp_path_factory):
-    return prepare_corpus(
-        str(text), 300, None, folder=tmp_path_factory.mktemp("made"), say=lambda words: None
-    )
 
 
 @pytest.fixture
@@ -106,7 +89,7 @@ def test_comparison_alternates_writes_and_goes_on(corpus, tmp_path):
             if (seed, row["step"], side) == (0, 1, "muse"):
                 time.sleep(3)  # what one side does is not in the other's time
 
-    result = compare_training(SMALL, corpus, tmp_path, seeds=[0, 1], show=show)
+    result = compare_training(FOUR_STEPS, corpus, tmp_path, seeds=[0, 1], show=show)
     expected = [(seed, step, side) for seed in (0, 1) for step in range(1, 5) for side in ("exact", "muse")]
     assert seen == expected
     assert result["curves"]["0"]["exact"]["seconds"][1] < 3
@@ -120,36 +103,36 @@ def test_comparison_alternates_writes_and_goes_on(corpus, tmp_path):
         assert norms[0] != norms[1]  # of four steps; a loss alone may round to the same
         loss = [result["curves"][str(row["seed"])][side]["loss"] for side in ("exact", "muse")]
         assert loss[0][0] == pytest.approx(loss[1][0], abs=0.01)  # the same weights and the same text
-    assert result["preset"]["method"] == SMALL.method
+    assert result["preset"]["method"] == FOUR_STEPS.method
     assert "mean" in table(result)
 
     seen.clear()
-    assert compare_training(SMALL, corpus, tmp_path, seeds=[0, 1], show=show)["seeds"] == result["seeds"]
+    assert compare_training(FOUR_STEPS, corpus, tmp_path, seeds=[0, 1], show=show)["seeds"] == result["seeds"]
     assert seen == []  # nothing was left to do
     # One side has lost its last checkpoint, as if it had been killed: both go on from the one that both have.
     (tmp_path / "seed-1" / "muse" / "checkpoint-4" / "state.json").unlink()
-    again = compare_training(SMALL, corpus, tmp_path, seeds=[0, 1], show=show)
+    again = compare_training(FOUR_STEPS, corpus, tmp_path, seeds=[0, 1], show=show)
     assert seen == [(1, step, side) for step in (3, 4) for side in ("exact", "muse")]
     for seed in "01":
         for side in ("exact", "muse"):
             assert again["curves"][seed][side]["loss"] == result["curves"][seed][side]["loss"]
     with pytest.raises(ValueError, match="--restart"):
-        compare_training(SMALL.replace(rate=0.5), corpus, tmp_path, seeds=[0])
+        compare_training(FOUR_STEPS.replace(rate=0.5), corpus, tmp_path, seeds=[0])
 
 
 def test_limit_on_time_ends_every_seed_after_the_step_under_way(corpus, tmp_path):
-    result = compare_training(SMALL, corpus, tmp_path, seeds=[0, 1], max_seconds=0.01)
+    result = compare_training(FOUR_STEPS, corpus, tmp_path, seeds=[0, 1], max_seconds=0.01)
     assert [row["steps"] for row in result["seeds"]] == [1, 1]
-    result = compare_training(SMALL, corpus, tmp_path, seeds=[0, 1])  # and goes on without a limit
+    result = compare_training(FOUR_STEPS, corpus, tmp_path, seeds=[0, 1])  # and goes on without a limit
     assert [row["steps"] for row in result["seeds"]] == [4, 4]
 
 
 def test_comparison_refuses(corpus, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"seeds is \[0, 0\]"):
-        compare_training(SMALL, corpus, tmp_path, seeds=[0, 0])
+        compare_training(FOUR_STEPS, corpus, tmp_path, seeds=[0, 0])
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="on one device"):
-        compare_training(SMALL, corpus, tmp_path)
+        compare_training(FOUR_STEPS, corpus, tmp_path)
 
 
 def test_summary_takes_shared_steps_and_paired_medians():
@@ -195,8 +178,20 @@ def test_figure_states_what_came_out():
     assert list(fig.data[4].x) == [1, 2, 3]
     slower = draw.training(losses, heldout, {**summary, "seconds_difference": 8.0}, "m", "here")
     assert "8.0% more in all" in slower.layout.title.text.replace("<br>", " ")
+    same = draw.training(losses, heldout, {**summary, "heldout_loss_difference": -0.004}, "m", "here")
+    assert "Held-out loss the same to 0.01%;" in same.layout.title.text
+    assert "medians of a step" in same.layout.title.text.replace("<br>", " ")
     empty = draw.training({"exact": [], "muse": []}, {"exact": [], "muse": []}, {})
     assert "in turns" in empty.layout.title.text.replace("<br>", " ")
+
+
+def test_the_legend_has_room_above_a_narrow_picture():
+    losses = {side: [([1, 2], [5.0, 4.0], [1.0] * 2)] for side in ("exact", "muse")}
+    fig = draw.training(losses, {side: [([2], [3.5])] for side in ("exact", "muse")}, {})
+    names = [trace.name for trace in fig.data if trace.showlegend]
+    columns = 370 // (40 + 7.5 * max(map(len, names)))  # of a 900 pixel window, file browser open
+    heading = 24 + 18 * (1 + fig.layout.title.text.count("<br>"))
+    assert heading + 27 * -(-len(names) // columns) <= fig.layout.margin.t
 
 
 # --- the command ----------------------------------------------------------------------------------
