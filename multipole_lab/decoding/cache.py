@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from multipole_lab.decoding.in_graph import Slot, show_sdpa_slots, ticket
 from multipole_lab.decoding.layer import ClusteredLayer
+from multipole_lab.decoding.not_offered import NotOffered
 from multipole_lab.decoding.record import bytes_of, told
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.shared import Shared
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-class MultipoleCache(Cache):
+class MultipoleCache(NotOffered):
     """Decode over clusters of keys, with the best ones summed exactly and the others through their centroids.
 
     ``model.generate(ids, past_key_values=ml.MultipoleCache())`` is all for a model whose attention function
@@ -143,8 +144,17 @@ class MultipoleCache(Cache):
 
     @property
     def is_compileable(self) -> bool:
-        """Yes: a layer's step is one node of a graph of ``torch.compile``, in which attention is ``sdpa`` or ours."""
-        return True
+        """Yes: a layer's step is one node of a graph of ``torch.compile``, in which attention is ``sdpa`` or ours.
+
+        No while a step's masks are made: transformers would write out each, though it hides nothing.
+        """
+        return not (self._shared.masking or torch.compiler.is_compiling())
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """See ``Cache``; asked for by what makes masks."""
+        if not torch.compiler.is_compiling():
+            self._shared.masking = True
+        return super().get_mask_sizes(query_length, layer_idx)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
@@ -152,6 +162,7 @@ class MultipoleCache(Cache):
         """See ``Cache``; in a graph of ``torch.compile`` they are stored when the graph runs (``in_graph.py``)."""
         if torch.compiler.is_compiling():
             return (Slot(self._ticket, layer_idx, key_states, value_states),) * 2
+        self._shared.masking = False
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def __setstate__(self, state: dict) -> None:
@@ -217,22 +228,6 @@ class MultipoleCache(Cache):
         """Keys and values of every layer in the text's order, as ``DynamicCache(cache)`` wants them."""
         for layer in self.layers:
             yield layer.keys, layer.values
-
-    def offload(self, *_: object, **__: object) -> None:
-        """Not offered."""
-        raise NotImplementedError("MultipoleCache stays on the model's device; it cannot be offloaded")
-
-    prefetch = offload
-
-    def _keeps_no_states(self, *_: object, **__: object) -> None:
-        raise ValueError(
-            "the model has layers that keep a state and no keys and values (linear attention, Mamba, convolutions, "
-            "an indexer): MultipoleCache holds attention's keys and values only; use transformers' DynamicCache"
-        )
-
-    get_conv_state = update_conv_state = _keeps_no_states
-    get_recurrent_state = update_recurrent_state = _keeps_no_states
-    update_indexer = has_previous_state = _keeps_no_states
 
     def save(self, path: str | Path) -> Path:
         """Write everything to a safetensors file; ``MultipoleCache.load`` continues from it."""

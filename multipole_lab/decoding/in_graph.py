@@ -21,7 +21,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from multipole_lab.interface.handle import Handle, dense
+from multipole_lab.interface.handle import Handle, dense, stepped
 
 if TYPE_CHECKING:
     from multipole_lab.decoding.cache import MultipoleCache
@@ -103,6 +103,12 @@ def show_sdpa_slots() -> None:
     ) -> tuple[Tensor, None]:
         if isinstance(key, Slot):
             return attention(query, key, attention_mask, kwargs.get("scaling"), None), None
+        if isinstance(key, Handle) and kwargs.get("position_bias") is None and kwargs.get("softcap") is None:
+            dropout = kwargs.get("dropout", 0.0)
+            out = stepped(query, key, value, attention_mask, kwargs.get("scaling"), dropout=dropout)
+            if out is not None:
+                return out, None
+            key, value = dense(key), dense(value)
         return sdpa(module, query, key, value, attention_mask, **kwargs)
 
     AttentionInterface.register("sdpa", with_slots)

@@ -9,7 +9,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from multipole_lab.decoding.in_graph import Slot, attention
-from multipole_lab.interface.handle import Handle, dense
+from multipole_lab.interface.handle import Handle, dense, stepped
 
 NAME = "multipole_lab_cache"
 # Logits computed at a time, so that memory stays linear in the text.
@@ -47,13 +47,11 @@ def cached_attention(
     softcap, scaling = kwargs.get("softcap"), kwargs.get("scaling")
     if any(kwargs.get(name) is not None for name in ("s_aux", "sinks", "position_bias")):
         return _apart(module, query, key, value, attention_mask, **kwargs)
-    own = isinstance(key, Handle) and isinstance(value, Handle)  # DiffLlama mixes the values of two heads
-    if isinstance(key, Handle) and not own:
+    if isinstance(key, Handle) and not isinstance(value, Handle):
         key.layer.dense_steps += query.shape[2] == 1
-    if own and not kwargs.get("dropout"):
-        out = key.layer.attend(query, attention_mask, scaling, softcap)
-        if out is not None:
-            return out.transpose(1, 2).contiguous(), None
+    out = stepped(query, key, value, attention_mask, scaling, softcap, kwargs.get("dropout"))
+    if out is not None:
+        return out, None
     key, value = dense(key), dense(value)
     if softcap is None:
         return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)

@@ -50,7 +50,7 @@ class ClusteredLayer(CacheLayerMixin):
         self.shared = Shared(layers=[self]) if shared is None else shared
         self.portion = Portion()
         self.fixed: FixedStep | None = None
-        self.dense_steps = self.short_steps = 0
+        self.dense_steps = self.short_steps = self.number = 0
 
     @property
     def is_initialized(self) -> bool:

@@ -16,6 +16,7 @@ from multipole_lab.decoding.store.padding import Masks
 from multipole_lab.extras import is_there
 
 if TYPE_CHECKING:
+    from multipole_lab.decoding.layer import ClusteredLayer
     from multipole_lab.kernels.decode.work import Work
 
 
@@ -32,6 +33,7 @@ class Shared:
     largest : of the shares of the budget that come next.
     record : when they did what.
     joined : the length of the text at which layers joined last, and how many did.
+    masking : whether the model makes masks now: sizes were asked for, and no keys came since.
     """
 
     works: dict[torch.device, Work | None] = field(default_factory=dict)
@@ -41,6 +43,7 @@ class Shared:
     largest: Largest | None = None
     record: Record = field(default_factory=Record)
     joined: tuple[int, int] = (0, 0)
+    masking: bool = False
 
     def work(self, device: torch.device) -> Work | None:
         """The buffers on one device; None where there are no kernels, and every step has buffers of its own."""
@@ -86,9 +89,11 @@ class Shared:
         self.joined = h.length, joined + 1
         return True
 
-    def number(self, layer: object) -> int:
+    def number(self, layer: ClusteredLayer) -> int:
         """Which of the layers this is."""
-        return next((i for i, one in enumerate(self.layers) if one is layer), 0)
+        if not (layer.number < len(self.layers) and self.layers[layer.number] is layer):
+            layer.number = next((i for i, one in enumerate(self.layers) if one is layer), 0)
+        return layer.number
 
     def seen(self, number: int) -> Seen | None:
         """Where the step of a layer is noted, if it is recorded."""

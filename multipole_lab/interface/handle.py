@@ -50,7 +50,9 @@ class HandledLayer(Protocol):
 
     hierarchy: Any
 
-    def attend(self, query: Tensor, mask: Tensor | None, scale: float | None) -> Tensor | None:
+    def attend(
+        self, query: Tensor, mask: Tensor | None, scale: float | None, softcap: float | None = None
+    ) -> Tensor | None:
         """The attention of one new token, [B, Hq, 1, D] to [B, Hq, 1, Dv]; None where the mask forbids it."""
 
 
@@ -92,6 +94,27 @@ class Handle(Tensor):
             return _repeated(func, *args)
         _tell(getattr(func, "__name__", func))
         return func(*tree_map(dense, args), **tree_map(dense, kwargs))
+
+
+def stepped(
+    query: Tensor,
+    key: object,
+    value: object,
+    mask: Tensor | None,
+    scale: float | None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor | None:
+    """What an attention function returns for handles, [B, 1, Hq, Dv]: the decode step, asked for in one call.
+
+    None where something is no handle, or where only true keys and values can give what is wanted. DiffLlama mixes the
+    values of two heads: those are no handle any more.
+    """
+    own = isinstance(key, Handle) and isinstance(value, Handle) and key.layer is value.layer
+    if not own or dropout:
+        return None
+    out = key.layer.attend(query, mask, scale, softcap)
+    return None if out is None else out.transpose(1, 2).contiguous()
 
 
 def dense(x: object) -> object:

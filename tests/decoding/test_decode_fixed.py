@@ -53,6 +53,7 @@ def replayed(monkeypatch):
 
         def replay():
             replays.append(self)
+            self._count_one_more()
             out.fill_(torch.nan)
             if weighs:  # what torch adds to the launches is in a graph, too
                 for held, new in zip((out, error), self._launch(work, True), strict=True):
@@ -131,6 +132,23 @@ def test_a_step_is_made_again_only_when_something_moved(monkeypatch):
     cache.layers[0].attend(torch.cat([g, g], 1), None, None)
     assert len(made) == 3
     assert cache.layers[0].fixed is not held
+
+
+def test_keys_that_came_together_count_too(replayed):
+    """A further message between two steps, too short to join: the device has not counted its keys one by one."""
+    outs = []
+    for backend in ("triton", "torch"):
+        _, cache = outputs(backend, 3, levels=1, interval=8)
+        g = torch.Generator().manual_seed(2)
+        for n in (1, 3, 1, 1):
+            for i in range(2):
+                key, query = torch.randn(2, 1, 1, n, 16, generator=g).to(DEVICE)
+                cache.update(key, query, i)
+                if n == 1:
+                    outs.append(cache.layers[i].attend(torch.cat([key, query], 1), None, None))
+    ours, theirs = torch.stack(outs).chunk(2)
+    assert len(replayed) > 3
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_places_of_the_tail_that_hold_no_key_yet_count_nothing_whatever_lies_there():

@@ -4,8 +4,10 @@ import pytest
 import torch
 from fake_gpu import host_reads
 from random_cache import make
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import multipole_lab as ml
+from multipole_lab.decoding.layer import ClusteredLayer
 from multipole_lab.decoding.step import balance
 from multipole_lab.decoding.step.reference import decode_step as reference
 from multipole_lab.decoding.step.trace import Seen
@@ -59,6 +61,32 @@ def test_steps_weighings_and_joins_read_nothing(settings, monkeypatch):
     assert found == []
     assert len(ends) > 1  # keys have joined
     assert all(one.portion.share is not None for one in cache.layers)
+
+
+def test_a_model_makes_no_mask_for_a_step_that_hides_nothing(monkeypatch):
+    """For a cache that says it can be compiled transformers would write one out for every token."""
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=2, vocab_size=99, num_attention_heads=2,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    model, masks = LlamaForCausalLM._from_config(config).eval(), []
+    real = ClusteredLayer.attend
+    monkeypatch.setattr(
+        ClusteredLayer, "attend", lambda self, q, mask, *a: masks.append(mask) or real(self, q, mask, *a)
+    )
+    cache = ml.MultipoleCache(**SMALL | {"backend": "torch"})
+    ids = torch.randint(3, 99, (2, 40))
+    with torch.no_grad():
+        model(ids, past_key_values=cache)
+        model(ids[:, :1], past_key_values=cache)
+        assert masks == [None, None]
+        assert cache.is_compileable  # to whoever asks outside of a model, as generate does
+        shown = torch.ones(2, 42, dtype=torch.long)
+        shown[1, :9] = 0
+        cache = ml.MultipoleCache(**SMALL | {"backend": "torch"})
+        model(ids, past_key_values=cache, attention_mask=shown[:, :40])
+        model(ids[:, :1], past_key_values=cache, attention_mask=shown[:, :41])
+    assert [mask[1].sum().item() for mask in masks[2:]] == [32, 32]
 
 
 def test_a_mask_of_padding_is_read_once_for_all_layers():

@@ -77,8 +77,11 @@ class FixedStep:
         self.q, self.probe = torch.empty_like(q), None if probe is None else torch.empty_like(probe)
         self.rooms = torch.empty(B * Hk, dtype=torch.int32, device=q.device)
         self.valid = torch.zeros(B, h.sinks + tail, dtype=torch.bool, device=q.device)
+        self.place = torch.arange(h.sinks + tail, device=q.device).expand(B, -1)
+        self.count = torch.zeros((), dtype=torch.int64, device=q.device)  # exact keys, where none is padding
+        self.padded = h.valid is not None
         self.state = h.state()._replace(length=end, valid=self.valid)
-        self.filled, self.given, self.tokens = 0, None, 0
+        self.filled, self.given, self.tokens = 0, None, 0  # what ``count`` and ``rooms`` hold now
         self.graphs: dict[bool, Recorded] = {}
         self.weighed = self.refused = False
 
@@ -87,6 +90,7 @@ class FixedStep:
         return (
             self.changes == h.changes
             and self.places == places(h)
+            and self.padded == (h.valid is not None)
             and h.length <= self.end
             and needed <= self.room <= max(LOOSE * needed, needed + PLACES)
             and self.q.shape == q.shape
@@ -110,32 +114,43 @@ class FixedStep:
         self.q.copy_(q)
         if probe is not None:
             self.probe.copy_(probe)
-        if rooms is not self.given:
-            self.rooms.fill_(rooms) if isinstance(rooms, int) else self.rooms.copy_(rooms)
-            self.given = rooms
-        count = h.sinks + h.length - h.clustered
-        if h.valid is None:
-            self.valid[:, self.filled : count] = True
-        else:
+        if isinstance(rooms, Tensor):
+            if rooms is not self.given:
+                self.rooms.copy_(rooms)
+        elif isinstance(self.given, Tensor) or rooms != self.given:
+            self.rooms.fill_(rooms)
+        self.given = rooms
+        self.tokens, count = self.tokens + 1, h.sinks + h.length - h.clustered
+        if self.padded:
             self.valid[:, :count] = h.exact_valid()
-        self.filled, self.tokens = count, self.tokens + 1
+        elif self.filled != count - 1:  # not the next key
+            self.count.fill_(count - 1)
+        self.filled = count
         again, self.weighed = self.tokens > 1 and (self.weighed or not weighs), self.weighed or weighs
         if seen is not None or not again or self.refused or not records(q):
-            return self._launch(work, weighs, seen)
+            return self._run(work, weighs, seen)
         if weighs not in self.graphs:
             try:
                 with torch.cuda.device(self.q.device):
                     self.graphs[weighs] = self._record(work, weighs)
             except RuntimeError:  # this layer stays with launches one by one
                 self.refused = True
-                return self._launch(work, weighs)
+                return self._run(work, weighs)
         graph, out, error, _ = self.graphs[weighs]
-        with torch.cuda.device(self.q.device):
-            graph.replay()
+        graph.replay()  # on its own device
         return out.clone(), None if error is None else error.clone()
 
     def __deepcopy__(self, _: dict) -> None:
         return None  # a copy of the layer makes its own, for its own storage
+
+    def _run(self, work: Work, weighs: bool, seen: Seen | None = None) -> tuple[Tensor, Tensor | None]:
+        self._count_one_more()
+        return self._launch(work, weighs, seen)
+
+    def _count_one_more(self) -> None:
+        """The new key is valid; on the device, so that a graph of it goes on by itself."""
+        if not self.padded:
+            torch.lt(self.place, self.count.add_(1), out=self.valid)
 
     def _launch(self, work: Work, weighs: bool, seen: Seen | None = None) -> tuple[Tensor, Tensor | None]:
         return step_and_error(
@@ -145,7 +160,7 @@ class FixedStep:
 
     def _record(self, work: Work, weighs: bool) -> Recorded:
         """Record the launches, on a stream for that; an earlier token has compiled the kernels and made buffers."""
-        graph, (out, error) = work.captured(lambda: self._launch(work, weighs))
+        graph, (out, error) = work.captured(lambda: self._run(work, weighs))
         return Recorded(graph, out, error, work.buffers())
 
 
