@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
 
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, Window
-from multipole_lab.attention.calls.leaf import leaf_length
+from multipole_lab.attention.calls.leaf import leaf_length, settled
 from multipole_lab.method_text import as_text, parse_method
 from multipole_lab.suggesting import nearest
 
@@ -59,11 +61,18 @@ def that_fit(methods: Sequence[Method], length: int, causal: bool) -> list[Metho
     return list(dict.fromkeys(_plain(method, causal) for method in methods if _fits(method, length, causal)))
 
 
-def suggest_methods(length: int, causal: bool = False) -> list[Method]:
-    """What ``tune`` searches at a length where it is given no methods: one to two hundred settings of every method.
+def _on_cpu(method: Method) -> Method:
+    return settled(method, "cpu", torch.float32, 64)
+
+
+def suggest_methods(
+    length: int, causal: bool = False, settle: Callable[[Method], Method] = _on_cpu
+) -> list[Method]:
+    """What ``tune`` searches at a length where it is given no methods: up to some two hundred settings of every method.
 
     ``Centroid`` with a budget is left out: it gathers keys for every query, which no machine measured here does in
-    less time than exact attention takes.
+    less time than exact attention takes. Causal leaves are parts of the length, and what "auto" comes to, by
+    ``settle``, where a method is called.
     """
     found: list[Method] = [Window(size=size, sinks=4) for size in (128, 512, 2048)]
     # No cluster count far above the square root of the length: summaries would cost more than they save.
@@ -78,6 +87,10 @@ def suggest_methods(length: int, causal: bool = False) -> list[Method]:
     for leaf in sorted(leaves):
         for clusters in (clusters for clusters in sizes if 4 * clusters <= leaf):
             found += _of_size(clusters, near=(0, 2, 4, 8), balanced=(4,), leaf=leaf, sinks=4)
+    for partition in ("kmeans", "runs"):
+        usual = settle(MuSe(partition=partition, sinks=4))
+        fit = (clusters for clusters in sizes if 4 * clusters <= usual.leaf)
+        found += [dataclasses.replace(usual, clusters=c, near=n) for c in fit for n in (0, 4)]
     return that_fit(found, length, causal)
 
 

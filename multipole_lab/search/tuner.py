@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from multipole_lab.attention import Exact, Method
+from multipole_lab.attention.calls.leaf import settled
 from multipole_lab.devices import chosen_device
 from multipole_lab.environment import Measured
 from multipole_lab.measure.precision import default_dtype
@@ -68,7 +69,8 @@ def tune(
     length : tokens, from the first; the sample's by default. Beyond them tokens are drawn again
         (``TuningResult.source``).
     layers : which layers; all of the sample by default. A method for one layer alone may be faster.
-    methods : what to choose from; by default one to two hundred settings that suit the length.
+    methods : what to choose from; by default up to some two hundred settings that suit the length. In causal attention
+        ``leaf="auto"`` is tried, and kept in the choice, as the number of positions that it is on this device.
     held_out : another sample of the same layers, another text say, to report on as well.
     device : "cpu" or "cuda"; by default the GPU where there is one.
     repeats : turns that a time is the median of.
@@ -89,7 +91,9 @@ def tune(
     if held_out is not None:
         chosen_layers(held_out, layers)
     length = len(sample) if length is None else length
-    candidates = _candidates(methods, length, causal)
+    size = max(getattr(sample[layers[len(layers) // 2]], part).shape[-1] for part in "qv")
+    settle = partial(settled, device=device, dtype=default_dtype(device), head_size=size)
+    candidates = _candidates(methods, length, causal, settle)
     identity = {
         "sample": fingerprint(sample), "held_out": held_out and fingerprint(held_out), "layers": layers,
         "length": length, "causal": causal, "max_error": max_error, "methods": list(candidates), "repeats": repeats,
@@ -193,10 +197,16 @@ def folds(length: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return [first, second], [last]
 
 
-def _candidates(methods: Sequence[Method] | None, length: int, causal: bool) -> dict[str, Method]:
+def _candidates(
+    methods: Sequence[Method] | None, length: int, causal: bool, settle: Callable[[Method], Method]
+) -> dict[str, Method]:
+    """Methods by their text, their causal leaves as long as "auto" is here: elsewhere it may be another length."""
     if methods is not None and not len(methods):
         raise ValueError("methods is empty; at least one is needed")
-    found = suggest_methods(length, causal) if methods is None else that_fit(list(methods), length, causal)
+    if methods is None:
+        found = suggest_methods(length, causal, settle)
+    else:
+        found = that_fit([settle(method) for method in methods], length, causal)
     found = by_text(found)
     if found:
         return found

@@ -1,6 +1,7 @@
 """A sweep: its grid, its rows, the kept file, the cost model and the clusters it recommends."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas
@@ -94,6 +95,15 @@ def test_what_is_suggested_fits_every_length(causal):
         found = suggest_methods(length, causal)
         assert 0 < len(found) <= 220
         assert found == that_fit(found, length, causal)
+
+
+@pytest.mark.parametrize("usual", [1024, 4096])
+def test_what_a_leaf_that_is_not_named_comes_to_is_suggested(usual):
+    for length in (3000, 6000, 65_536):
+        found = suggest_methods(length, True, lambda method: replace(method, leaf=usual))
+        assert (ml.MuSe(clusters=64, near=4, sinks=4, leaf=usual) in found) == (usual < length)
+        assert all(getattr(method, "leaf", 0) != "auto" for method in found)
+        assert len(found) <= 240
 
 
 def test_the_setting_recorded_on_a_gpu_is_suggested():

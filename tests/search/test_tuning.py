@@ -8,6 +8,7 @@ from random_sample import random_sample
 
 import multipole_lab as ml
 from multipole_lab import cli
+from multipole_lab.attention.calls import leaf
 from multipole_lab.measure.workload import Workload
 from multipole_lab.method_text import parse_method
 from multipole_lab.search.tuner import folds
@@ -96,6 +97,31 @@ def test_a_choice_that_does_not_hold_says_so(sample, fast):
     found.evidence["rse"] = 1.0
     assert not found.holds
     assert "DOES NOT" in found.note
+
+
+def test_a_causal_choice_names_the_leaf_that_it_was_measured_with(sample, fast, monkeypatch, tmp_path):
+    monkeypatch.setattr(leaf, "_automatic", lambda method, *_: 32 if method.partition == "runs" else 64)
+    methods = [
+        ml.MuSe(clusters=4),
+        ml.MuSe(clusters=4, partition="runs"),
+        ml.MuSe(clusters=4, leaf=16),
+        ml.Window(size=20),
+    ]
+    found = ml.tune(sample, 10.0, causal=True, methods=methods, device="cpu")
+    named = {
+        "MuSe(clusters=4, leaf=64)",
+        "MuSe(clusters=4, leaf=32, partition='runs')",
+        "MuSe(clusters=4, leaf=16)",
+    }
+    assert set(found.table["method"]) == {*named, "Window(size=20)"}
+    saved = ml.load_choice(found.save(tmp_path / "choice.json")).method
+    assert saved == found.method
+    assert str(saved) in named
+    monkeypatch.setattr(leaf, "_automatic", lambda *_: 128)  # another machine
+    q, k, v = (torch.randn(1, 2, 160, 8, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    assert torch.equal(saved(q, k, v, causal=True), found.method(q, k, v, causal=True))
+    full = ml.tune(sample, 10.0, methods=methods, device="cpu")
+    assert "MuSe(clusters=4)" in set(full.table["method"])  # which has no leaves
 
 
 def test_an_impossible_error_gives_exact_attention_and_the_least_there_is(sample, fast):
