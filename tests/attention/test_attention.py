@@ -198,3 +198,12 @@ def test_exact_attention_of_grouped_heads_copies_no_keys(masked, monkeypatch):
     grads = [torch.autograd.grad(loss, (q, k, v)) for loss in losses]
     for one, other in zip((*got, *grads[0]), (*copied, *grads[1]), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_merge_refuses_nothing_and_shapes_that_disagree():
+    with pytest.raises(ValueError, match=r"partials is empty; at least one \(out, lse\) is needed"):
+        ml.merge([])
+    with pytest.raises(
+        ValueError, match=r"partials disagree: out \(1, 6, 5\) with lse \(1, 7\).*\(1, 6, 5\)"
+    ):
+        ml.merge([(torch.zeros(1, 6, 5), torch.zeros(1, 6)), (torch.zeros(1, 6, 5), torch.zeros(1, 7))])

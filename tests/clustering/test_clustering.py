@@ -1,4 +1,4 @@
-"""Partitions: k-means against scikit-learn, the cap against plain Python, balanced and runs splits, diagnostics."""
+"""K-means against scikit-learn, its cap against plain Python; what has one size has a file of its own."""
 
 import math
 
@@ -6,52 +6,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans
-from sklearn.metrics import silhouette_score
+from small.vectors import POISON, assert_partition, blobs
 
 import multipole_lab as ml
-from multipole_lab.clustering import induced_metric, inertia, silhouette, sizes
+from multipole_lab.clustering import inertia
 from multipole_lab.clustering.capped import capacity, capped_assignment
 from multipole_lab.clustering.clusters import Clusters
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp64": torch.float64}
-
-
-def blobs(B, H, N, D, dtype=torch.float32, seed=0):
-    """Vectors around a few centres, half of them tight, so that sizes differ and a cap has something to do."""
-    g = torch.Generator().manual_seed(seed)
-    centres = 2 * torch.randn(B, H, 5, D, generator=g)
-    x = centres.gather(2, torch.randint(5, (B, H, N, 1), generator=g).expand(B, H, N, D))
-    spread = torch.where(torch.arange(N) % 2 == 0, 0.2, 1.5)[:, None]
-    return (x + spread * torch.randn(B, H, N, D, generator=g)).to(dtype)
-
-
-def assert_partition(x, clusters: Clusters, mask=None):
-    """Labels, counts, order, offsets and centroids all describe one partition of what the mask keeps."""
-    B, H, N, D = x.shape
-    kept = torch.ones(B, N, dtype=torch.bool) if mask is None else mask
-    assert clusters.labels.shape == (B, H, N)
-    assert clusters.labels.dtype == clusters.counts.dtype == clusters.order.dtype == torch.int64
-    for b in range(B):
-        for h in range(H):
-            labels, order = clusters.labels[b, h], clusters.order[b, h].tolist()
-            offsets, counts = clusters.offsets[b, h].tolist(), clusters.counts[b, h].tolist()
-            assert sorted(order) == list(range(N))
-            assert (labels[~kept[b]] == -1).all()
-            assert (labels[kept[b]] >= 0).all()
-            assert offsets[0] == 0
-            assert offsets[-1] == sum(counts) == int(kept[b].sum())
-            assert not kept[b][order[offsets[-1] :]].any(), "padding is not last in order"
-            for j in range(clusters.size):
-                members = order[offsets[j] : offsets[j + 1]]
-                assert members == (labels == j).nonzero().squeeze(-1).tolist()
-                assert counts[j] == len(members)
-                mean = x[b, h, members].double().mean(0) if members else torch.zeros(D, dtype=torch.float64)
-                torch.testing.assert_close(
-                    clusters.centroids[b, h, j].double(), mean, rtol=1e-5, atol=1e-5, equal_nan=True
-                )
-
-
-# k-means
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 2, 10])
@@ -194,9 +156,6 @@ def test_equal_vectors_fill_clusters_in_order(cap):
     assert clusters.labels[0, 0].tolist() == ([0] * 12 if cap is None else [n // 3 for n in range(12)])
 
 
-POISON = {"nan": math.nan, "inf": math.inf, "minus inf": -math.inf, "overflowing": 1e30, "largest": 3e38}
-
-
 @pytest.mark.parametrize("bad", POISON.values(), ids=POISON)
 @pytest.mark.parametrize("share", [1, 3, 40], ids=["all bad", "a third bad", "one bad"])
 def test_kmeans_finishes_and_keeps_its_cap_whatever_comes(bad, share):
@@ -216,119 +175,3 @@ def test_centroids_are_kept_in_single_precision_or_better(dtype):
     for clusters in (ml.kmeans(x, clusters=6, cap=1.5), ml.balanced(x, size=16), ml.runs(x, size=16)):
         assert clusters.centroids.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         assert_partition(x, clusters)
-
-
-# balanced and runs
-
-
-@pytest.mark.parametrize("make", [ml.balanced, ml.runs], ids=["balanced", "runs"])
-@pytest.mark.parametrize(
-    ("N", "size"), [(256, 32), (257, 32), (100, 16), (33, 32), (31, 32), (1, 1), (9, 1), (5, 8)], ids=str
-)
-def test_all_sizes_are_equal_but_one_remainder(make, N, size):
-    x = blobs(2, 2, N, 5)
-    clusters = make(x, size=size)
-    expected = [size] * (N // size) + ([N % size] if N % size else [])
-    for counts in clusters.counts.view(4, -1).tolist():
-        assert sorted(counts, reverse=True) == expected
-    assert_partition(x, clusters)
-
-
-@pytest.mark.parametrize("make", [ml.balanced, ml.runs], ids=["balanced", "runs"])
-def test_equal_size_partitions_leave_padding_out(make):
-    x = blobs(3, 2, 70, 4)
-    mask = torch.ones(3, 70, dtype=torch.bool)
-    mask[1, 40:] = False
-    mask[2] = False
-    clusters = make(x, size=16, mask=mask)
-    assert_partition(x, clusters, mask)
-    assert clusters.counts.max() <= 16
-    assert clusters.counts[2].sum() == 0
-
-
-def test_runs_are_neighbours():
-    clusters = ml.runs(blobs(1, 1, 10, 2), size=4)
-    assert clusters.labels.flatten().tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
-
-
-def test_balanced_splits_along_the_principal_axis():
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(64, 3, generator=g) * torch.tensor([0.01, 10.0, 0.1])
-    labels = ml.balanced(x[None, None], size=32).labels[0, 0]
-    upper = x[:, 1].argsort()[32:]
-    assert len(labels[upper].unique()) == 1
-    assert len(labels.unique()) == 2
-
-
-def test_a_metric_changes_the_axis():
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(64, 2, generator=g) * torch.tensor([10.0, 0.1])
-    metric = torch.diag(torch.tensor([1e-8, 1e4])).view(1, 1, 2, 2)  # the second coordinate matters
-    labels = ml.balanced(x[None, None], size=32, metric=metric).labels[0, 0]
-    assert len(labels[x[:, 1].argsort()[32:]].unique()) == 1
-    euclidean = ml.balanced(x[None, None], size=32, metric=torch.eye(2).view(1, 1, 2, 2)).labels
-    assert torch.equal(euclidean, ml.balanced(x[None, None], size=32).labels)
-
-
-def test_the_induced_metric_is_the_gram_matrix_of_the_other_side():
-    q, k = blobs(1, 6, 20, 3), blobs(1, 2, 30, 3)
-    of_keys = induced_metric(q, heads=2)
-    expected = sum(q[0, h].T @ q[0, h] for h in range(3))
-    torch.testing.assert_close(of_keys[0, 0], expected)
-    of_queries = induced_metric(k, heads=6, centre=True)
-    centred = k[0, 1] - k[0, 1].mean(0)
-    for h in (3, 4, 5):
-        torch.testing.assert_close(of_queries[0, h], centred.T @ centred)
-
-
-@pytest.mark.parametrize("bad", POISON.values(), ids=POISON)
-@pytest.mark.parametrize("share", [1, 3, 40], ids=["all bad", "a third bad", "one bad"])
-def test_balanced_and_runs_finish_whatever_comes(bad, share):
-    x = blobs(1, 2, 39, 4)
-    x[:, :, ::share] = bad
-    for make in (ml.balanced, ml.runs):
-        for counts in make(x, size=8).counts[0].tolist():
-            assert sorted(counts, reverse=True) == [8, 8, 8, 8, 7]
-
-
-# diagnostics
-
-
-def test_inertia_is_scikit_learns_at_convergence():
-    x = blobs(1, 1, 200, 5, torch.float64)
-    start = x[:, :, :6]
-    theirs = KMeans(6, init=start[0, 0].numpy(), n_init=1, max_iter=100, tol=0).fit(x[0, 0].numpy())
-    ours = ml.kmeans(x, clusters=6, iterations=100, init=start)
-    assert math.isclose(inertia(x, ours).item(), theirs.inertia_, rel_tol=1e-9)
-
-
-def test_silhouette_is_scikit_learns_for_every_head_and_ignores_padding():
-    x = blobs(2, 2, 80, 4)
-    mask = torch.ones(2, 80, dtype=torch.bool)
-    mask[1, 50:] = False
-    clusters = ml.kmeans(x, clusters=5, mask=mask)
-    scores = silhouette(x, clusters)
-    for b, n in enumerate((80, 50)):
-        for h in range(2):
-            expected = silhouette_score(x[b, h, :n].double().numpy(), clusters.labels[b, h, :n].numpy())
-            assert math.isclose(scores[b, h].item(), expected, rel_tol=1e-9)
-    assert torch.equal(silhouette(x, clusters, samples=30), silhouette(x, clusters, samples=30))
-
-
-def test_silhouette_tells_tight_clusters_from_mixed_ones_and_has_no_word_on_one():
-    x = blobs(1, 1, 100, 3)
-    tight = (100 * torch.eye(3)).repeat(34, 1)[:100] + 0.01 * x[0, 0]
-    tight = tight[None, None]
-    by_value = ml.kmeans(tight, clusters=3, init="k-means++")
-    assert silhouette(tight, by_value).item() > 0.99
-    assert silhouette(tight, ml.runs(tight, size=34)).item() < 0.1
-    assert silhouette(tight, ml.kmeans(tight, clusters=1)).isnan().all()
-
-
-def test_sizes_are_sorted_and_inertia_skips_padding():
-    x = blobs(1, 1, 50, 3)
-    mask = torch.arange(50)[None] < 30
-    clusters = ml.kmeans(x, clusters=4, mask=mask)
-    assert sizes(clusters).flatten().tolist() == sorted(clusters.counts.flatten().tolist(), reverse=True)
-    cut = Clusters.from_labels(x[:, :, :30], clusters.labels[:, :, :30], 4)
-    torch.testing.assert_close(inertia(x, clusters), inertia(x[:, :, :30], cut))
