@@ -1,4 +1,4 @@
-"""Every panel there is, and how it is made."""
+"""Every panel there is, how it is made, and what its picture says."""
 
 import inspect
 
@@ -12,3 +12,8 @@ ONE_FIGURE = [
 def takes_sample(name: str) -> bool:
     """Whether a panel is one of a sample's queries and keys."""
     return "sample" in inspect.signature(getattr(panels, name)).parameters
+
+
+def titled(panel) -> str:
+    """The title of a panel's figure in one line."""
+    return " ".join(panel.figure().layout.title.text.replace("<br>", " ").split())

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import fake_gpu
 import pytest
 import torch
+from every_panel import titled
 
 import multipole_lab as ml
 from multipole_lab import cli, environment as measured, figures, panels
@@ -273,10 +274,6 @@ def timed_panels():
         )  # a desk draws others
         if draw is not None and "machine" in inspect.signature(draw).parameters:
             yield name
-
-
-def titled(panel):
-    return " ".join(panel.figure().layout.title.text.replace("<br>", " ").split())
 
 
 def quick(monkeypatch, asked):
