@@ -1,10 +1,12 @@
 """Capped assignment: every vector to its nearest cluster that still has room, in rounds, without the host.
 
-In a round every waiting vector asks the nearest cluster with room, and every cluster its nearest (`settle`).
+In a round every waiting vector asks the nearest cluster with room, and every cluster takes its nearest (`settle`).
 The first rounds run on the whole device; after them few wait, and one program a head plays the others.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -17,12 +19,12 @@ from ..common.layout import row_strided
 from ..common.rows import load_rows, of_head
 from ..common.sizes import PROGRAMS, cdiv, power_of_two
 from ..common.tiles import Tile, choose
-from .assign import check_centroids, finite, halves, nearest
+from .assign import Halves, check_centroids, finite, halves, nearest
 from .settle import make_key, settle_kernel
 
-# After how many rounds one program can play the others: where so few are left on real keys, where a tenth waits after
-# the first round, and of those a tenth after each further one.
-FEW = 24
+# Of so many who wait one program plays all further rounds in about the time of two launches. On real keys a tenth waits
+# after the first round, and of those a quarter after each further one.
+FEW = 640
 
 
 @triton.jit
@@ -112,8 +114,9 @@ def play_rounds(
 
 @triton.jit
 def overflow_kernel(
-    x, centroids, labels, room, keys, asked, waiting, counts, x_strides, sizes,
-    D: tl.constexpr, BD: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, PRECISION: tl.constexpr,
+    x, centroids, labels, room, keys, asked, waiting, counts, x_strides, sizes, D: tl.constexpr, BD: tl.constexpr,
+    BINS: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: all further rounds of one head
     H, N, C = sizes
@@ -123,16 +126,62 @@ def overflow_kernel(
     p_x = of_head(x, x_strides, i_row // H, i_row % H)
     play_rounds(
         p_x, high + o_c * D, low + o_c * D, norm + o_c, labels + o_n, room + o_c, waiting + o_n, keys + o_n,
-        asked + o_n, tl.load(counts + i_row), 1, x_strides[2], C, D, BD, BINS, BM, BC, BC, BM, PRECISION,
+        asked + o_n, tl.load(counts + i_row), 1, x_strides[2], C, D, BD, BINS, BM, BC, BK, BN, PRECISION,
     )  # fmt: skip
+
+
+class Waiting(NamedTuple):
+    """Who waits in every head: keys [B, H, N] int64, asked clusters and positions [B, H, N] int32, and how many
+    [rounds + 1, B * H] int32, after each round."""
+
+    keys: Tensor
+    asked: Tensor
+    positions: Tensor
+    counts: Tensor
+
+    @classmethod
+    def empty(cls, x: Tensor, counts: Tensor) -> Waiting:
+        """Lists without content for the vectors x [B, H, N, D]."""
+        asked, positions = torch.empty(2, *x.shape[:3], dtype=torch.int32, device=x.device)
+        return cls(torch.empty_like(asked, dtype=torch.int64), asked, positions, counts)
+
+    @property
+    def lists(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self[:3]
 
 
 def rounds_of(vectors: int) -> int:
     """How many rounds the whole device plays."""
     waiting, rounds = cdiv(vectors, 10), 1
     while waiting > FEW:
-        waiting, rounds = cdiv(waiting, 10), rounds + 1
+        waiting, rounds = cdiv(waiting, 4), rounds + 1
     return rounds
+
+
+def further_rounds(
+    x: Tensor, centroids: Halves, labels: Tensor, room: Tensor, waiting: Waiting, tile: Tile | None = None
+) -> None:
+    """All rounds after the first, in place: those of the whole device, then those of one program a head."""
+    (B, H, N, D), C, target = x.shape, room.shape[-1], target_of(x)
+    BD, strides, rounds = power_of_two(D), x.stride()[:3], len(waiting.counts) - 1
+    lists, counts, precision = waiting.lists, waiting.counts, fp32_precision(x)
+    asks, plays = (choose(name, target, BD, x.element_size(), tile) for name in ("ask", "overflow"))
+    parts = min(cdiv(N, asks.rows), cdiv(2 * PROGRAMS, max(1, B * H)))
+    settle = choose("settle", target, power_of_two(cdiv(N, 10)), 4, tile)
+    for i in range(1, rounds):
+        launch(
+            ask_kernel, (B * H * parts,), x, tuple(centroids), room, *lists, counts[i], strides, (H, N, C, parts), D,
+            BD=BD, BM=asks.rows, BC=asks.cols, PRECISION=precision, tile=asks,
+        )  # fmt: skip
+        launch(
+            settle_kernel, (B * H * C,), labels, room, room, room, room, room, *lists, counts[i], (N, C, B * H),
+            BN=settle.cols, FIRST=False, tile=settle,
+        )  # fmt: skip
+    launch(
+        overflow_kernel, (B * H,), x, tuple(centroids), labels, room, *lists, counts[rounds], strides, (H, N, C), D,
+        BD=BD, BINS=power_of_two(C), BM=plays.rows, BC=plays.cols, BK=min(plays.cols, 32),
+        BN=max(plays.rows, min(512, power_of_two(N))), PRECISION=precision, tile=plays,
+    )  # fmt: skip
 
 
 def capped_rounds(
@@ -166,37 +215,20 @@ def capped_rounds(
     4 M C D a round.
     """
     check_tensors("capped_rounds", x=x)
-    B, H, N, D = x.shape
+    B, H, N, _ = x.shape
     C = check_centroids("capped_rounds", x, centroids)
     check_given("capped_rounds", torch.int32, x, capacity=(capacity, (B, H)))
     labels, distances, order, offsets, capacity = (
         y.contiguous() for y in (labels, distances, order, offsets, capacity)
     )
     x, centroids = row_strided(x), halves(centroids.float().contiguous(), x.dtype)
-    BD, target = power_of_two(D), target_of(x)
-    few = choose("overflow", target, BD, x.element_size(), tile)
-    rounds = rounds_of(N)
     room = torch.empty(B, H, C, dtype=torch.int32, device=x.device)
-    keys = torch.empty(B, H, N, dtype=torch.int64, device=x.device)
-    asked, waiting = torch.empty(2, B, H, N, dtype=torch.int32, device=x.device)
-    counts = torch.zeros(rounds + 1, B * H, dtype=torch.int32, device=x.device)  # who waits after each round
-    lists, strides = (keys, asked, waiting), x.stride()[:3]
-    parts = min(cdiv(N, few.rows), cdiv(2 * PROGRAMS, max(1, B * H)))
-    dots = {"BD": BD, "BM": few.rows, "BC": few.cols, "PRECISION": fp32_precision(x), "tile": few}
-    for i in range(rounds):
-        if i > 0:
-            launch(
-                ask_kernel, (B * H * parts,), x, tuple(centroids), room, *lists, counts[i], strides,
-                (H, N, C, parts), D, **dots,
-            )  # fmt: skip
-        asking = min(N, 4 * cdiv(N, C)) if i == 0 else cdiv(N, 10)
-        settle = choose("settle", target, power_of_two(asking), 4, tile)
-        launch(
-            settle_kernel, (B * H * C,), labels, distances, order, offsets, capacity, room, *lists, counts[i],
-            (N, C, B * H), BN=settle.cols, FIRST=i == 0, tile=settle,
-        )  # fmt: skip
+    counts = torch.zeros(rounds_of(N) + 1, B * H, dtype=torch.int32, device=x.device)
+    waiting = Waiting.empty(x, counts)
+    settle = choose("settle", target_of(x), power_of_two(min(N, 4 * cdiv(N, C))), 4, tile)
     launch(
-        overflow_kernel, (B * H,), x, tuple(centroids), labels, room, *lists, counts[rounds], strides, (H, N, C), D,
-        BINS=power_of_two(C), **dots,
+        settle_kernel, (B * H * C,), labels, distances, order, offsets, capacity, room, *waiting.lists, counts[0],
+        (N, C, B * H), BN=settle.cols, FIRST=True, tile=settle,
     )  # fmt: skip
+    further_rounds(x, centroids, labels, room, waiting, tile)
     return labels

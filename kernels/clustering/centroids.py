@@ -18,6 +18,27 @@ from .assign import finite
 
 
 @triton.jit
+def mean_of_members(
+    p_x, p_order, i_start, i_end, stride_xn,
+    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, RAW: tl.constexpr,
+):  # fmt: skip
+    """The mean [BD] of the rows that stand from i_start to i_end in the order."""
+    b_sum = tl.zeros([BM, BD], dtype=tl.float32)
+    o_m = tl.arange(0, BM)
+    b_n = tl.load(p_order + i_start + o_m, mask=i_start + o_m < i_end, other=0)
+    for i in range(i_start, i_end, BM):
+        b_next = tl.load(
+            p_order + i + BM + o_m, mask=i + BM + o_m < i_end, other=0
+        )  # long before it is needed
+        b_x = load_rows(p_x, b_n, i + o_m < i_end, stride_xn, D, BD)
+        if not RAW:
+            b_x = finite(b_x)
+        b_sum += b_x.to(tl.float32)
+        b_n = b_next
+    return tl.sum(b_sum, axis=0) / tl.maximum(i_end - i_start, 1).to(tl.float32)
+
+
+@triton.jit
 def cluster_means_kernel(
     x, order, offsets, means, x_strides, sizes,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, RAW: tl.constexpr,
@@ -27,18 +48,8 @@ def cluster_means_kernel(
     i_row, i_c = (tl.program_id(0) // C).to(tl.int64), tl.program_id(0) % C
     i_b, i_h = i_row // H, i_row % H
     i_start, i_end = cluster_span(offsets + i_row * (C + 1), i_c)
-    b_sum = tl.zeros([BM, BD], dtype=tl.float32)
-    o_m = tl.arange(0, BM)
-    p_x, p_order = of_head(x, x_strides, i_b, i_h), order + i_row * N + o_m
-    b_n = tl.load(p_order + i_start, mask=i_start + o_m < i_end, other=0)
-    for i in range(i_start, i_end, BM):
-        b_next = tl.load(p_order + i + BM, mask=i + BM + o_m < i_end, other=0)  # long before it is needed
-        b_x = load_rows(p_x, b_n, i + o_m < i_end, x_strides[2], D, BD)
-        if not RAW:
-            b_x = finite(b_x)
-        b_sum += b_x.to(tl.float32)
-        b_n = b_next
-    b_mean = tl.sum(b_sum, axis=0) / tl.maximum(i_end - i_start, 1).to(tl.float32)  # [BD]
+    p_x = of_head(x, x_strides, i_b, i_h)
+    b_mean = mean_of_members(p_x, order + i_row * N, i_start, i_end, x_strides[2], D, BD, BM, RAW)
     o_d = tl.arange(0, BD)
     tl.store(means + (i_row * C + i_c) * D + o_d, b_mean, mask=o_d < D)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..common.checks import check_tensors
+from . import few
 from .assign import assign, check_centroids
 from .capped import capped_rounds
 from .centroids import cluster_means, restart_empty
@@ -46,28 +47,34 @@ def kmeans(
     cap: float | None = None,
     valid: Tensor | None = None,
     means: bool = True,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, Tensor]:
     """Cluster from given starting centroids: `iterations` of Lloyd, then a last assignment under `cap`.
 
     Parameters
     ----------
     x : [B, H, N, D] fp16, bf16 or fp32. centroids : [B, H, C, D] starting points.
     valid : [B, N] bool, False for padding.
-    means : whether the means of the last assignment are wanted; None stands in their place otherwise.
+    means : whether labels and means of the last assignment are wanted; None stands in their places otherwise.
 
     Returns
     -------
     labels, centroids, counts, order, offsets: the fields of `Clusters` in their order.
 
-    Launches: 3 an iteration and 4 at the end where `lloyd.fits`; otherwise 7 and 6; 6 more under a cap.
-    Bytes and operations: the sums of `assign`, `sort_by_label`, `cluster_means` and `capped_rounds`.
+    Launches: 3 an iteration and 4 at the end where `lloyd.fits`, and under a cap where `few.fits`; otherwise 7 and 6,
+    and 6 more under a cap. Two more for every round of the whole device.
+    Bytes and operations: the sums of `assign`, `sort_by_label`, `cluster_means` and `capped_rounds`, or of
+    `capped_few`.
     """
     check_tensors("kmeans", x=x)
     check_centroids("kmeans", x, centroids)
     for _ in range(iterations):
         centroids = lloyd_iteration(x, centroids, valid)
+    if cap is not None and few.fits(x, centroids.shape[2]):
+        return few.capped_few(x, centroids, cap, valid, means)
     if cap is None and fits(x, centroids.shape[2]):
-        return lloyd(x, centroids, valid, restart=False, sort=True, means=means)
+        labels, *found = lloyd(x, centroids, valid, restart=False, sort=True, means=means)
+        return labels if means else None, *found
     labels = assign(x, centroids, valid)[0] if cap is None else capped_assign(x, centroids, cap, valid)
     order, offsets, counts = sort_by_label(labels, centroids.shape[2])
-    return labels, cluster_means(x, order, offsets) if means else None, counts, order, offsets
+    wanted = (labels, cluster_means(x, order, offsets)) if means else (None, None)
+    return *wanted, counts, order, offsets

@@ -53,9 +53,9 @@ def nearest_of_all(b_x, b_high, b_low, b_norm, BINS: tl.constexpr, PRECISION: tl
 
 @triton.jit
 def lloyd_kernel(
-    x, centroids, valid, labels, distances, sums, members, chunk_counts, x_strides, sizes, D: tl.constexpr,
-    BD: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr,
-    MASKED: tl.constexpr, FAR: tl.constexpr, COUNT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+    x, centroids, valid, labels, distances, sums, members, chunk_counts, halves, x_strides, sizes, D: tl.constexpr,
+    BD: tl.constexpr, BINS: tl.constexpr, BM: tl.constexpr, MASKED: tl.constexpr, FAR: tl.constexpr,
+    COUNT: tl.constexpr, SUM: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: SPAN chunks of BM vectors of one head
     H, N, C, PARTS, SPAN, CHUNKS = sizes
@@ -67,6 +67,12 @@ def lloyd_kernel(
     # [BINS, BD] all centroids stay with the program; in half precision as a sum of two, as in `assign`
     b_c = load_rows(centroids, i_row * C + o_bin, m_c, D, D, BD)
     b_high, b_low, b_norm = split(b_c, m_c, x.dtype.element_ty)
+    if KEEP:  # as `assign.halves` does
+        high, low, norm = halves
+        if i_part == 0:
+            store_rows(high, i_row * C + o_bin, m_c, D, b_high, D, BD)
+            store_rows(low, i_row * C + o_bin, m_c, D, b_low, D, BD)
+            tl.store(norm + i_row * C + o_bin, 0.5 * b_norm, mask=m_c)
     b_sum = tl.zeros([BINS, BD], dtype=tl.float32)
     b_members = tl.zeros([BINS], dtype=tl.int32)
     for i_tile in range(i_part * SPAN, tl.minimum((i_part + 1) * SPAN, CHUNKS)):
@@ -79,7 +85,7 @@ def lloyd_kernel(
         if MASKED:
             m_valid = m_n & (tl.load(valid + i_b * N + o_n, mask=m_n, other=0) != 0)
         b_label = tl.where(m_valid, b_label, -1)
-        tl.store(labels + i_row * N + o_n, b_label.to(tl.int64), mask=m_n)
+        tl.store(labels + i_row * N + o_n, b_label.to(labels.dtype.element_ty), mask=m_n)
         if FAR:
             b_best = tl.where(m_valid, b_best, float("-inf"))
             tl.store(distances + i_row * N + o_n, b_best, mask=m_n)
@@ -92,10 +98,10 @@ def lloyd_kernel(
             p_count = chunk_counts + (i_row * CHUNKS + i_tile) * (C + 1)
             tl.store(p_count + o_bin, b_count, mask=o_bin < C)
             tl.store(p_count + C, tl.sum((m_n & (b_label < 0)).to(tl.int32)))
+    o_part = (i_row * PARTS + i_part) * BINS + o_bin
     if SUM:
-        o_part = (i_row * PARTS + i_part) * BINS + o_bin
         store_rows(sums, o_part, o_bin >= 0, BD, b_sum, BD, BD)
-        tl.store(members + o_part, b_members)
+    tl.store(members + o_part, b_members)  # without sums zeros, for those who count after this pass
 
 
 @triton.jit
@@ -176,10 +182,9 @@ def lloyd(
     launch(
         lloyd_kernel, (B * H * parts,),
         x, centroids, x if valid is None else valid.contiguous(), labels, distances, sums, members, chunk_counts,
-        x.stride()[:3], (H, N, C, parts, span, chunks), D,
-        BD=BD, BINS=BINS, BM=tile.rows, MASKED=valid is not None, FAR=restart, COUNT=sort, SUM=means,
-        PRECISION=fp32_precision(x),
-        tile=tile,
+        (sums, sums, sums), x.stride()[:3], (H, N, C, parts, span, chunks), D,
+        BD=BD, BINS=BINS, BM=tile.rows, MASKED=valid is not None, FAR=restart, COUNT=sort, SUM=means, KEEP=False,
+        PRECISION=fp32_precision(x), tile=tile,
     )  # fmt: skip
     if not means:
         offsets, counts = offsets_of_chunks(chunk_counts, B, H, C)

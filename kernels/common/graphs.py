@@ -45,20 +45,38 @@ def captured(
     return graph, result
 
 
+def beside(call: Callable[[], T], urgent: bool = False) -> Callable[[], T]:
+    """Start a call beside all that follows on the current stream. What is returned waits for it and gives its result.
+
+    urgent : programs of this call go first where one of another branch ends: for short ones that others wait for.
+
+    A result must live until all branches have been waited for: its memory belongs to the branch's stream, which knows
+    nothing of those who read it elsewhere.
+    """
+    if not _capturing():
+        result = call()
+        return lambda: result
+    here = torch.cuda.current_stream()
+    stream = torch.cuda.Stream(priority=-1 if urgent else here.priority)
+    # It begins after all work so far, so memory that it gets again is no longer read.
+    stream.wait_stream(here)
+    with torch.cuda.stream(stream):
+        result = call()
+
+    def wait() -> T:
+        torch.cuda.current_stream().wait_stream(stream)
+        return result
+
+    return wait
+
+
 def in_branches(calls: Sequence[Callable[[], object]]) -> list:
     """Return the result of every call. Whatever follows on the current stream waits for all of them."""
-    if len(calls) < 2 or not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
-        return [call() for call in calls]
-    here = torch.cuda.current_stream()
     first, *others = calls
-    results = [None] * len(calls)
-    streams = [torch.cuda.Stream() for _ in others]
-    for i, (call, stream) in enumerate(zip(others, streams, strict=True), 1):
-        # Each begins after all work so far, so memory that it gets again is no longer read.
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream):
-            results[i] = call()
-    results[0] = first()
-    for stream in streams:
-        here.wait_stream(stream)
-    return results
+    waits = [beside(call) for call in others]
+    result = first()
+    return [result, *(wait() for wait in waits)]
+
+
+def _capturing() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()

@@ -1,4 +1,5 @@
-"""How tensors lie in memory: what kernels read as it is, what is copied first, and what would be read wrongly."""
+"""How tensors lie in memory: what kernels read as it is, what is copied first, what would be read wrongly, and the
+views of causal blocks."""
 
 from __future__ import annotations
 
@@ -29,6 +30,38 @@ def row_empty(x: Tensor) -> Tensor:
 def blocks_apart(x: Tensor) -> Tensor:
     """`x` itself if all but its first dimension are contiguous, as kernels read it that take that stride alone."""
     return x if x.is_contiguous() or x[:1].is_contiguous() else x.contiguous()
+
+
+def flat_heads(*tensors: Tensor) -> list[Tensor]:
+    """[B H, N, D]: batch entries become heads. Groups stay together, and every block is then a view."""
+    return [row_strided(x.reshape(-1, *x.shape[2:])) for x in tensors]
+
+
+def blocks_of(x: Tensor, size: int) -> Tensor:
+    """[H, N, D] as the view [N / size, H, size, D]."""
+    return x.unflatten(1, (-1, size)).transpose(0, 1)
+
+
+def whole_of(x: Tensor) -> Tensor:
+    """The way back from `blocks_of`, without a copy where the memory is still that of [H, N, D]."""
+    return x.transpose(0, 1).flatten(1, 2)
+
+
+def sides(size: int, which: str, *tensors: Tensor) -> list[Tensor]:
+    """Of every pair of blocks of each [H, N, D], the left or right one ("l", "r"): views [pairs, H, size, D]."""
+    return [
+        x.unflatten(1, (-1, 2, size))[:, :, "lr".index(side)].transpose(0, 1)
+        for side, x in zip(which, tensors, strict=True)
+    ]
+
+
+def level_blocks(q: Tensor, k: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """What is clustered at the level of blocks of a size: the right blocks' queries and the left blocks' keys.
+
+    q [B, Hq, N, D] and k [B, Hk, N, D] as [pairs, B Hq, size, D] and [pairs, B Hk, size, D]; views where batch and
+    heads have one stride.
+    """
+    return tuple(sides(size, "rl", q.flatten(0, 1), k.flatten(0, 1)))
 
 
 def flat(names: Iterable[str], args: tuple) -> Iterator[tuple[str, Any]]:

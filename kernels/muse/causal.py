@@ -6,7 +6,7 @@ log-sum-exp over all keys every level's part of the softmax is right as it stand
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -15,30 +15,23 @@ from torch import Tensor
 from ..common.checks import check_attention, check_given, check_tensors
 from ..common.delta import output_delta
 from ..common.derivatives import KernelFunction, Run, run_now
-from ..common.graphs import in_branches
+from ..common.graphs import beside, in_branches
 from ..common.launch import fp32_precision
-from ..common.layout import row_strided
+from ..common.layout import blocks_of, flat_heads, level_blocks, row_strided, sides, whole_of
 from ..exact import by_cudnn
 from ..exact.leaf import leaf_into
 from ..exact.leaf_backward import leaf_backward
 from .backward import muse_backward
 from .evaluate import evaluate
 from .forward import one_head_size
-from .levels import level_sum
+from .levels import join_levels, level_sum
 from .select import select_near
 from .summarise import summarise
 
 # Of one level: centroids of the queries [pairs, B Hq, C, D], then order and offsets of the queries and of the keys.
 LevelClusters = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-def level_blocks(q: Tensor, k: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """What is clustered at the level of blocks of a size: the right blocks' queries and the left blocks' keys.
-
-    q [B, Hq, N, D] and k [B, Hk, N, D] as [pairs, B Hq, size, D] and [pairs, B Hk, size, D]; views where batch and
-    heads have one stride.
-    """
-    return tuple(sides(size, "rl", q.flatten(0, 1), k.flatten(0, 1)))
+# So many levels at most have results of their own, of which one takes half of the memory of the whole result.
+APART = 2
 
 
 def causal_leaves(q: Tensor, k: Tensor, v: Tensor, block: int, scale: float) -> tuple[Tensor, Tensor]:
@@ -47,13 +40,13 @@ def causal_leaves(q: Tensor, k: Tensor, v: Tensor, block: int, scale: float) -> 
     check_tensors("causal_leaves", q=q, k=k, v=v)
     check_attention("causal_leaves", q, k, v)
     q, k, v = (x.detach() for x in flat_heads(*one_head_size(q, k, v)))
-    inputs = [_blocks(x, block) for x in (q, k, v)]
+    inputs = [blocks_of(x, block) for x in (q, k, v)]
     if by_cudnn.fits(*inputs):
         out, lse = by_cudnn.attend(*inputs, scale)
-        return _whole(out), _whole(lse[..., None])
+        return whole_of(out), whole_of(lse[..., None])
     out = torch.empty(*q.shape[:2], v.shape[-1], dtype=q.dtype, device=q.device)
     lse = torch.empty(*q.shape[:2], 1, dtype=torch.float32, device=q.device)
-    to, to_lse = (_blocks(x, block) for x in (out, lse))
+    to, to_lse = (blocks_of(x, block) for x in (out, lse))
     leaf_into(to, to_lse[..., 0], *inputs, scale, precision=fp32_precision(q))
     return out, lse
 
@@ -115,9 +108,38 @@ def muse_causal(
     return out.view(B, Hq, N, -1)[..., :size], lse.view(B, Hq, N)
 
 
-def flat_heads(*tensors: Tensor) -> list[Tensor]:
-    """[B H, N, D]: batch entries become heads. Groups stay together, and every block is then a view."""
-    return [row_strided(x.reshape(-1, *x.shape[2:])) for x in tensors]
+def muse_causal_found(
+    q: Tensor, k: Tensor, v: Tensor, find: Callable[[Tensor, Tensor], LevelClusters], block: int, levels: int,
+    scale: float, near: int = 0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The result of `muse_causal` without a derivative, where `find` clusters what `level_blocks` gives.
+
+    In a CUDA graph the leaves and every level's clusters and summaries come about beside each other. Leaves fill the
+    device, and clusters are a chain of short launches, whose programs therefore go first. Up to `APART` levels are
+    evaluated beside each other too, and more of them, which fill a device, in the place of the result.
+    """
+    leaves = beside(partial(causal_leaves, q, k, v, block, scale))
+    (B, Hq, N, _), size, precision = q.shape, v.shape[-1], fp32_precision(q)
+    flat = flat_heads(*one_head_size(q.detach(), k.detach(), v.detach()))
+
+    def level_parts(level: int) -> tuple[list[Tensor], LevelClusters, tuple[Tensor, ...]]:
+        centroids, *sorts = find(*level_blocks(q.detach(), k.detach(), block << level))
+        _check_level(q, k, block << level, level, centroids, *sorts)
+        of_level = one_head_size(q, k, v, centroids.to(q.dtype))[-1], *sorts
+        inputs = sides(block << level, "rll", *flat)
+        parts = inputs, of_level, _summaries(*inputs[1:], of_level, scale, near, precision)
+        return *parts, _evaluate_level(*parts, None, scale, precision) if apart else None
+
+    apart = 0 < levels <= APART
+    found = [beside(partial(level_parts, level), urgent=True) for level in range(levels)]
+    out, lse = (x.contiguous() for x in leaves())
+    found = [wait() for wait in found]  # all of them are kept until the last one is there
+    if apart:
+        join_levels(out, lse, *zip(*(part for *_, part in found), strict=True))
+    else:
+        for level, (*parts, _) in enumerate(found):
+            _evaluate_level(*parts, sides(block << level, "rr", out, lse), scale, precision)
+    return out.view(B, Hq, N, -1)[..., :size], lse.view(B, Hq, N)
 
 
 def _check_level(
@@ -139,6 +161,24 @@ def _check_level(
         )
 
 
+def _summaries(
+    ks: Tensor, vs: Tensor, of_level: LevelClusters, scale: float, near: int, precision: str
+) -> tuple[Tensor, ...]:
+    """Of the keys and values of one level: near, far, and the tilted means, as `evaluate` takes them."""
+    mass, *means = summarise(of_level[0], ks, vs, *of_level[3:], scale, precision=precision)
+    near_far = select_near(mass, near)[:2] if near else (mass.new_empty(0, dtype=torch.int32), mass)
+    return *near_far, *means
+
+
+def _evaluate_level(
+    inputs: Sequence[Tensor], of_level: LevelClusters, summaries: Sequence[Tensor], into: Sequence[Tensor] | None,
+    scale: float, precision: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What the queries of one level see, merged into their out and lse where those are given."""
+    into = into if into is None else (into[0], into[1][..., 0])
+    return evaluate(*inputs, *of_level, *summaries, scale, precision=precision, padded=False, into=into)[:2]
+
+
 class _Causal(KernelFunction):
     operation = "muse_causal"
 
@@ -146,21 +186,14 @@ class _Causal(KernelFunction):
     def forward(ctx, q, k, v, leaves, clusters, block, scale, near, precision, run):
         out, lse = leaves
         levels = [sides(block << level, "rllrr", q, k, v, out, lse) for level in range(len(clusters))]
-
-        def level_summaries(ks: Tensor, vs: Tensor, centroids: Tensor, *sorts: Tensor) -> tuple:
-            mass, *means = summarise(centroids, ks, vs, *sorts[2:], scale, precision=precision)
-            near_far = select_near(mass, near)[:2] if near else (mass.new_empty(0, dtype=torch.int32), mass)
-            return *near_far, *means
-
         found = in_branches(
             [
-                partial(level_summaries, ks, vs, *of_level)
+                partial(_summaries, ks, vs, of_level, scale, near, precision)
                 for (_, ks, vs, *_), of_level in zip(levels, clusters, strict=True)
             ]
         )
         for (*inputs, to, to_lse), of_level, summaries in zip(levels, clusters, found, strict=True):
-            into = to, to_lse[..., 0]
-            evaluate(*inputs, *of_level, *summaries, scale, precision=precision, into=into)
+            _evaluate_level(inputs, of_level, summaries, (to, to_lse), scale, precision)
         ctx.save_for_backward(q, k, v, out, lse, *(x for of_level in clusters for x in of_level))
         ctx.block, ctx.scale, ctx.near, ctx.precision, ctx.run = block, scale, near, precision, run
         ctx.set_materialize_grads(False)
@@ -186,8 +219,8 @@ def causal_gradients(settings: tuple, with_lse: int, *tensors: Tensor) -> tuple[
     dout, dlse = row_strided(tensors[-1 - with_lse]), tensors[-1] if with_lse else None
     flat_dlse = None if dlse is None else dlse[None, ..., 0]
     delta = output_delta(out[None], dout[None], flat_dlse)[0, ..., None]
-    *inputs, to, to_lse, do = (_blocks(x, block) for x in (q, k, v, out, lse, dout))
-    dlse = None if dlse is None else _blocks(dlse, block)[..., 0]
+    *inputs, to, to_lse, do = (blocks_of(x, block) for x in (q, k, v, out, lse, dout))
+    dlse = None if dlse is None else blocks_of(dlse, block)[..., 0]
 
     def leaf_parts() -> tuple[Tensor, ...]:
         if dlse is None and by_cudnn.fits_backward(*inputs):
@@ -210,21 +243,3 @@ def causal_gradients(settings: tuple, with_lse: int, *tensors: Tensor) -> tuple[
     )
     dq, dk, dv = zip(of_leaves, *of_levels, strict=True)
     return level_sum(*dq, right=True), level_sum(*dk, right=False), level_sum(*dv, right=False)
-
-
-def _blocks(x: Tensor, size: int) -> Tensor:
-    """[H, N, D] as the view [N / size, H, size, D]."""
-    return x.unflatten(1, (-1, size)).transpose(0, 1)
-
-
-def _whole(x: Tensor) -> Tensor:
-    """The way back from `_blocks`, without a copy where the memory is still that of [H, N, D]."""
-    return x.transpose(0, 1).flatten(1, 2)
-
-
-def sides(size: int, which: str, *tensors: Tensor) -> list[Tensor]:
-    """Of every pair of blocks of each [H, N, D], the left or right one ("l", "r"): views [pairs, H, size, D]."""
-    return [
-        x.unflatten(1, (-1, 2, size))[:, :, "lr".index(side)].transpose(0, 1)
-        for side, x in zip(which, tensors, strict=True)
-    ]

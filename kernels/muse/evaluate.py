@@ -41,6 +41,11 @@ def muse_evaluate_kernel(
         o_n = tl.arange(0, BN)
         b_n, m_m = member_rows(q_order + i_head * NQ, i_start, i_end, BM)
         b_q = load_rows(p_q, b_n, m_m, q_strides[2], D, BD)  # [BM, BD]
+        p_out = of_head(out, out_strides, i_b, i_h)
+        p_lse = of_head(lse, lse_strides, i_b, i_h) + b_n
+        if MERGE:  # with the partial that is there, asked for long before it is needed
+            b_there = load_rows(p_out, b_n, m_m, out_strides[2], DV, BDV)
+            b_lse = tl.load(p_lse, mask=m_m, other=float("-inf"))
         b_d = displacement(b_q, load_row(centroids + i_row * D, D, BD))  # [BM, BD]
         b_out, b_max, b_sum = softmax_start(BM, BDV)
         for i in range(0, CK, BN):  # far: one term a cluster
@@ -79,11 +84,7 @@ def muse_evaluate_kernel(
             b_t = (b_t * (scale * b_share)[:, None]).to(b_d.dtype)
             b_moment = load_rows(moment, i_row * R + o_r, o_r < R, DV, DV, BDV)  # [BR, BDV]
             b_out = tl.dot(b_t, b_moment.to(b_t.dtype), b_out, input_precision=PRECISION)
-        p_out = of_head(out, out_strides, i_b, i_h)
-        p_lse = of_head(lse, lse_strides, i_b, i_h) + b_n
-        if MERGE:  # with the partial that is there
-            b_there = load_rows(p_out, b_n, m_m, out_strides[2], DV, BDV)
-            b_lse = tl.load(p_lse, mask=m_m, other=float("-inf"))
+        if MERGE:
             b_out, b_max, b_sum = softmax_merge(b_out, b_max, b_sum, b_there, b_lse)
         b_out, b_lse = softmax_result(b_out, b_max, b_sum)
         store_rows(p_out, b_n, m_m, out_strides[2], b_out, DV, BDV)

@@ -1,11 +1,13 @@
 """All levels of causal blocks in one launch: the attention of every query to their key clusters, where its own cluster
-is the same at each, and the sum of what they give to a gradient.
+is the same at each; the merge of what they found one by one; and the sum of what they give to a gradient.
 
 A program keeps a tile of the queries of one cluster of one leaf and goes up: at every level where its leaf lies in the
 right block it sees the clusters of the left one. So the exact part of the leaf is read and written once.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -182,3 +184,57 @@ def level_sum(leaves: Tensor, *levels: Tensor, right: bool, tile: Tile | None = 
         (H, N, block, tiles), right, len(levels), D, BD=power_of_two(D), BM=tile.rows, tile=tile,
     )  # fmt: skip
     return total
+
+
+@triton.jit
+def muse_join_kernel(
+    out,
+    lse,
+    partials,
+    lses,
+    sizes,
+    DV: tl.constexpr,
+    BDV: tl.constexpr,
+    BM: tl.constexpr,
+    LEVELS: tl.constexpr,
+):
+    # one program: BM queries of one head
+    H, N, BLOCK, TILES = sizes
+    i_h = (tl.program_id(0) // TILES).to(tl.int64)
+    o_m = tl.program_id(0) % TILES * BM + tl.arange(0, BM)
+    m_m, b_block = (o_m < N) & (o_m >= BLOCK), o_m // BLOCK  # the first block has its leaf alone
+    b_row = i_h * N + o_m
+    b_out = load_rows(out, b_row, m_m, DV, DV, BDV).to(tl.float32)  # [BM, BDV]
+    b_max = tl.load(lse + b_row, mask=m_m, other=float("-inf"))
+    b_sum = tl.where(b_max > float("-inf"), 1.0, 0.0)
+    for i_level in tl.static_range(LEVELS):
+        m_right = m_m & (((b_block >> i_level) & 1) == 1)
+        b_size = BLOCK << i_level
+        b_place = ((b_block >> (i_level + 1)) * H + i_h) * b_size + o_m % b_size
+        b_part = load_rows(partials[i_level], b_place, m_right, DV, DV, BDV)
+        b_lse = tl.load(lses[i_level] + b_place, mask=m_right, other=float("-inf"))
+        b_out, b_max, b_sum = softmax_merge(b_out, b_max, b_sum, b_part, b_lse)
+    b_out, b_max = softmax_result(b_out, b_max, b_sum)
+    store_rows(out, b_row, m_m, DV, b_out, DV, BDV)
+    tl.store(lse + b_row, b_max, mask=m_m)
+
+
+def join_levels(out: Tensor, lse: Tensor, partials: Sequence[Tensor], lses: Sequence[Tensor]) -> None:
+    """Merge partials of the right blocks into out [H, N, Dv] and lse [H, N, 1], in place; all are contiguous.
+
+    So levels are evaluated beside the leaves and beside each other, where few blocks leave most of a device idle; it
+    costs memory for their partials, which are written and read once more.
+
+    partials [pairs, H, size, Dv] and lses [pairs, H, size] are of the levels from the leaves up; a pair of blocks is
+    twice as long at each as at the one before.
+
+    Bytes: out and lse read and written, and half as many read for every level. Operations: 4 H N Dv for every level.
+    """
+    (H, N, Dv), levels = out.shape, len(partials)
+    BDV = power_of_two(Dv)
+    tile = choose("join", target_of(out), BDV, out.element_size())
+    tiles = cdiv(N, tile.rows)
+    launch(
+        muse_join_kernel, (H * tiles,), out, lse, tuple(partials), tuple(lses), (H, N, partials[0].shape[2], tiles), Dv,
+        BDV=BDV, BM=tile.rows, LEVELS=levels, tile=tile,
+    )  # fmt: skip

@@ -16,7 +16,8 @@ from ..common.checks import check_attention, check_given, check_tensors
 from ..common.derivatives import KernelFunction, Run, run_now
 from ..common.graphs import in_branches
 from ..common.launch import fp32_precision
-from .causal import LevelClusters, causal_gradients, causal_leaves, flat_heads, sides
+from ..common.layout import flat_heads, sides
+from .causal import LevelClusters, causal_gradients, causal_leaves
 from .forward import one_head_size
 from .levels import evaluate_levels
 from .select import select_near

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..muse.causal import level_blocks
+from ..common.layout import level_blocks
 from .clusters import clusters as clusters_of
 from .exact import exact
 from .muse import muse, muse_causal

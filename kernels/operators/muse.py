@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._ops import add_op_namespace_prefix
 from ..common.launch import fp32_precision
-from ..common.layout import row_strided
+from ..common.layout import flat_heads, row_strided
 from ..muse import causal as blocks, forward
 
 
@@ -74,7 +74,7 @@ def muse_causal_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients of q, k and v, every level of which is differentiated alone."""
     *wide, out, dout = _ready(q, k, v, *(x.to(q.dtype) for x in levels[::5]), out, dout)
-    wide, centroids, (out, dout) = blocks.flat_heads(*wide[:3]), wide[3:], blocks.flat_heads(out, dout)
+    wide, centroids, (out, dout) = flat_heads(*wide[:3]), wide[3:], flat_heads(out, dout)
     kept = [x for c, of_level in zip(centroids, _by_level(levels), strict=True) for x in (c, *of_level[1:])]
     lse, dlse = (x.reshape(-1, x.shape[-1], 1) for x in (lse, dlse))
     settings = block, scale, near, fp32_precision(q)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..clustering import short
+from ..clustering import few, short
 from ..clustering.assign import assign
 from ..clustering.capped import capped_rounds
 from ..clustering.centroids import cluster_means, restart_empty
@@ -46,6 +46,20 @@ def capped_rounds_cost(p: Problem) -> tuple[float, float]:
     heads, left = p.batch * p.kv_heads, p.keys / 8  # an eighth left over after the first round, as measured
     moved = heads * (20 * p.keys + left * (p.head * p.width + 24) + 4 * p.clusters * p.head)
     return moved, heads * (left**2 + 4 * left * p.clusters * p.head)
+
+
+def capped_few_example(p: Problem) -> None:
+    x = p.empty(p.batch, p.kv_heads, p.keys, p.head)
+    if few.fits(x, p.clusters):
+        seeds = p.empty(p.batch, p.kv_heads, p.clusters, p.head, dtype=torch.float32)
+        few.capped_few(x, seeds, 1.5)
+        few.capped_few(x, seeds, 1.5, p.empty(p.batch, p.keys, dtype=torch.bool), means=False)
+
+
+def capped_few_cost(p: Problem) -> tuple[float, float]:
+    vectors = p.batch * p.kv_heads * p.keys
+    moved = vectors * (2 * p.head * p.width + 21) + 4 * p.batch * p.kv_heads * p.clusters * p.head
+    return moved, vectors * p.clusters * ((4 if p.width == 4 else 6) * p.head + 10)
 
 
 def cluster_means_example(p: Problem) -> None:

@@ -10,6 +10,7 @@ from ..muse.causal import muse_causal
 from ..muse.dipole import dipole
 from ..muse.evaluate import evaluate
 from ..muse.forward import muse
+from ..muse.levels import join_levels
 from ..muse.merged import Tree, muse_merged
 from ..muse.select import select_near
 from ..muse.summarise import summarise
@@ -33,6 +34,13 @@ def muse_causal_example(p: Problem) -> None:
     k, v = (p.empty(p.batch, p.kv_heads, p.queries, p.head).requires_grad_() for _ in "kv")
     out, lse = muse_causal(q, k, v, clusters, p.queries // 4, 0.125, p.near)
     torch.autograd.backward((out, lse), (p.empty(*out.shape), p.empty(*lse.shape, dtype=torch.float32)))
+    places = [x[1].shape for x in clusters]  # without a derivative the levels' results are merged at the end
+    partials = (
+        [p.empty(*place, p.head) for place in places],
+        [p.empty(*x, dtype=torch.float32) for x in places],
+    )
+    whole = heads[0], p.queries
+    join_levels(p.empty(*whole, p.head), p.empty(*whole, 1, dtype=torch.float32), *partials)
 
 
 def muse_causal_cost(p: Problem) -> tuple[float, float]:

@@ -32,6 +32,7 @@ class Entry:
 
 ENTRIES = (
     Entry("assign", clustering.assign_example, clustering.assign_cost),
+    Entry("capped_few", clustering.capped_few_example, clustering.capped_few_cost),
     Entry("capped_rounds", clustering.capped_rounds_example, clustering.capped_rounds_cost),
     Entry("cluster_means", clustering.cluster_means_example, clustering.cluster_means_cost),
     Entry("covariances", clustering.covariances_example, clustering.covariances_cost),

@@ -88,7 +88,7 @@ def _of_clusters(
 @in_graphs
 def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: None) -> Partial:
     """All causal blocks in one pass, without padding and with a monopole."""
-    from multipole_lab.kernels.muse.causal import muse_causal
+    from multipole_lab.kernels.muse.causal import muse_causal, muse_causal_found
     from multipole_lab.kernels.muse.merged import Tree, muse_merged
 
     heads, N = q.shape[:2], q.shape[2]
@@ -99,6 +99,10 @@ def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: No
         parts = partial(_merged_parts, method, block, scale)
         out, lse, *tree = replayed(("merged parts", method, block, scale), parts, q, k, v)
         out, lse = muse_merged(q, k, v, Tree(*tree), scale, method.near, (out, lse), repeating(q))
+        return out[0, :, :N].unflatten(0, heads), lse[0, :, :N].unflatten(0, heads)
+    if not graded(q, k, v):
+        find = partial(_both_clusters, method)
+        out, lse = muse_causal_found(q, k, v, find, block, levels, scale, method.near)
         return out[0, :, :N].unflatten(0, heads), lse[0, :, :N].unflatten(0, heads)
     parts = partial(_causal_parts, method, block, levels, scale)
     leaves, *found = replayed(("causal parts", method, block, scale), parts, q, k, v)
@@ -158,7 +162,7 @@ def _merged_parts(
 
 def _level_clusters(method: MuSe, q: Tensor, k: Tensor, size: int) -> tuple[Tensor, ...]:
     """The clusters of all pairs of blocks of a size, as ``muse_causal`` takes them."""
-    from multipole_lab.kernels.muse.causal import level_blocks
+    from multipole_lab.kernels.common.layout import level_blocks
 
     return _both_clusters(method, *level_blocks(q.detach(), k.detach(), size))
 

@@ -7,6 +7,7 @@ import torch
 
 import multipole_lab as ml
 from multipole_lab.clustering.clusters import Clusters
+from multipole_lab.kernels.muse import causal
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -59,7 +60,8 @@ def test_positions_must_fill_the_blocks():
 
 
 def test_clusters_must_be_those_of_the_level():
-    from multipole_lab.kernels.muse.causal import level_blocks, muse_causal
+    from multipole_lab.kernels.common.layout import level_blocks
+    from multipole_lab.kernels.muse.causal import muse_causal
 
     q, k, v = inputs(1, 2, 1, 64, 16)
     qs, ks = level_blocks(q, k, 16)  # of a smaller level than the one they are given for
@@ -80,3 +82,17 @@ def test_queries_may_have_clusters_of_their_own():
     for name, got in results(method, tensors, "triton").items():
         error = (got - expected[name]).norm() / expected[name].norm()
         assert error < 1e-5, f"{name}: {error:.1e}"
+
+
+@pytest.mark.parametrize("apart", [0, 2])
+@pytest.mark.parametrize(("near", "cap"), [(0, 1.5), (2, None)])
+@pytest.mark.parametrize("size", [(1, 2, 1, 110, 16), (2, 3, 3, 63, 24)], ids=str)
+def test_without_a_gradient_the_result_is_the_same(size, near, cap, apart, monkeypatch, poisoned):
+    monkeypatch.setattr(causal, "APART", apart)
+    tensors = inputs(*size)
+    method = ml.MuSe(clusters=4, near=near, leaf=32, cap=cap, backend="triton")
+    expected = method(*tensors, causal=True, return_lse=True)
+    with torch.no_grad():
+        got = method(*tensors, causal=True, return_lse=True)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

@@ -14,9 +14,10 @@ from multipole_lab.kernels.centroid.replace import member_means
 from multipole_lab.kernels.clustering.covariance import covariances
 from multipole_lab.kernels.clustering.merge import merge_levels
 from multipole_lab.kernels.common.derivatives import KernelFunction, Refused
+from multipole_lab.kernels.common.layout import level_blocks
 from multipole_lab.kernels.exact.leaf import leaf
 from multipole_lab.kernels.muse import merged
-from multipole_lab.kernels.muse.causal import level_blocks, muse_causal
+from multipole_lab.kernels.muse.causal import muse_causal
 from multipole_lab.kernels.muse.forward import muse
 from multipole_lab.kernels.runs.muse import runs_muse
 from multipole_lab.kernels.runs.tree import Tree

@@ -5,6 +5,7 @@ import torch
 
 from multipole_lab.clustering.clusters import Clusters
 from multipole_lab.clustering.kmeans import kmeans as torch_kmeans
+from multipole_lab.kernels.clustering import capped, few
 from multipole_lab.kernels.clustering.assign import assign
 from multipole_lab.kernels.clustering.centroids import cluster_means
 from multipole_lab.kernels.clustering.kmeans import capped_assign, kmeans
@@ -140,3 +141,44 @@ def test_half_precision_passes_find_nearest_means(N, poisoned):
     assert torch.equal(offsets, expected.offsets)
     assert torch.equal(counts, expected.counts)
     torch.testing.assert_close(means, expected.centroids, rtol=1e-5, atol=1e-5)
+
+
+def assert_same(got, expected):
+    for name, one, other in zip(("labels", "counts", "order", "offsets"), got, expected, strict=True):
+        assert torch.equal(one, other), name
+
+
+@pytest.mark.parametrize("waiting", [1, 10**6], ids=["whole device", "one program"])
+def test_rounds_give_the_labels_of_torch_whoever_plays_them(waiting, monkeypatch, poisoned):
+    monkeypatch.setattr(capped, "FEW", waiting)
+    x = vectors(2, 2, 150, 16)
+    mask = torch.ones(2, 150, dtype=torch.bool, device=DEVICE)
+    mask[1, 100:] = False
+    for valid in (None, mask):
+        expected = torch_kmeans(x, 12, iterations=1, cap=1.1, init=x[:, :, :12], mask=valid)
+        labels, means, *sorts = kmeans(x, x[:, :, :12].float(), 1, 1.1, valid)
+        assert_same((labels, *sorts), (expected.labels, expected.counts, expected.order, expected.offsets))
+        torch.testing.assert_close(means, expected.centroids, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_longer_than_what_is_read_at_once():
+    x = vectors(1, 1, 2500, 16)
+    expected = torch_kmeans(x, 3, iterations=0, cap=1.2, init=x[:, :, :3])
+    labels, _, *sorts = few.capped_few(x, x[:, :, :3].float(), 1.2)
+    assert_same((labels, *sorts), (expected.labels, expected.counts, expected.order, expected.offsets))
+
+
+def test_half_precision_fills_no_cluster_beyond_the_cap_and_sorts_by_label(poisoned):
+    x = vectors(1, 2, 500, 40, torch.float16)
+    labels, means, counts, order, offsets = few.capped_few(x, x[:, :, :9].float(), 1.0)
+    assert counts.max() <= 56
+    assert torch.equal(order, labels.argsort(dim=-1, stable=True))
+    assert torch.equal(offsets[..., 1:], counts.cumsum(-1))
+    members = torch.nn.functional.one_hot(labels, 9).mT.double()
+    torch.testing.assert_close(means.double(), members @ x.double() / counts[..., None], rtol=1e-4, atol=1e-4)
+
+
+def test_many_clusters_take_the_other_path():
+    x = vectors(1, 1, 400, 16)
+    assert not few.fits(x, few.MOST + 1)
+    assert few.fits(x, few.MOST)

@@ -91,10 +91,10 @@ def functions():
 
 # Called by other launchers only, with tensors that those have made: they may refuse a layout.
 INNER = {
-    "causal_gradients", "decode_step", "evaluate_levels", "halves", "key_gradients", "leaf_backward", "leaf_into",
-    "level_sum", "muse_backward", "muse_gradients", "near_gradients", "offsets_of_chunks", "query_gradients", "scatter",
-    "summary_gradients", "runs_attend", "runs_key_grad", "runs_means", "runs_query_grad", "runs_summaries",
-    "runs_summary_grad",
+    "causal_gradients", "decode_step", "evaluate_levels", "further_rounds", "halves", "join_levels", "key_gradients",
+    "leaf_backward", "leaf_into", "level_sum", "muse_backward", "muse_gradients", "near_gradients", "offsets_of_chunks",
+    "query_gradients", "scatter", "summary_gradients", "runs_attend", "runs_key_grad", "runs_means", "runs_query_grad",
+    "runs_summaries", "runs_summary_grad",
 }  # fmt: skip
 WRITING = {"restart_empty"}  # what they read: not where several numbers are one
 # Equal places in an order are no clustering: two members are written to one place, and on a GPU either comes last.
@@ -131,6 +131,7 @@ def small():
         case.call(*case.inputs)
     x = [x.clone().requires_grad_() for x in (q, k, v)]
     ml.MuSe(clusters=2, leaf=8, backend="triton")(*x, causal=True).sum().backward()
+    ml.MuSe(clusters=2, leaf=8, backend="triton")(q, k, v, causal=True)
     ml.MuSe(clusters=2, leaf=4, levels="merged", near=1, backend="triton")(*x, causal=True).sum().backward()
     ml.Centroid(clusters=2, backend="triton")(*x).sum().backward()
     ml.MuSe(clusters=2, order="dipole", dipole_rank=2, backend="triton")(*x).sum().backward()

@@ -26,12 +26,12 @@ def test_an_order_without_means_is_that_with_means(cap, poisoned):
     x = vectors(1, 2, 200, 32)
     seeds = seeds_at(x, torch.arange(0, 200, 20, device=DEVICE))
     labels, means, *sorts = kmeans(x, seeds, 1, cap)
-    alone, none, *others = kmeans(x, seeds, 1, cap, means=False)
-    assert torch.equal(labels, alone)
+    *nothing, _, _, _ = others = kmeans(x, seeds, 1, cap, means=False)
+    assert nothing == [None, None]
+    assert labels is not None
     assert means is not None
-    assert none is None
-    assert all(torch.equal(a, b) for a, b in zip(sorts, others, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(sorts, others[2:], strict=True))
 
 
 def test_more_vectors_play_more_rounds_on_the_whole_device():
-    assert [rounds_of(n) for n in (1, 1000, 10_000, 100_000)] == [1, 2, 3, 4]
+    assert [rounds_of(n) for n in (1, 4096, 10_000, 100_000)] == [1, 1, 2, 3]

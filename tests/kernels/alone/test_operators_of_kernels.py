@@ -5,7 +5,7 @@ import torch
 
 import multipole_lab as ml
 from multipole_lab.kernels import operators
-from multipole_lab.kernels.muse.causal import level_blocks
+from multipole_lab.kernels.common.layout import level_blocks
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
