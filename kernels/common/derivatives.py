@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 ALLOWED = (
     "allowed are first derivatives in reverse mode (backward, torch.autograd.grad); "
@@ -123,3 +124,9 @@ def check_transform(operation: str) -> None:
     """Raise NotImplementedError inside a transform of torch.func, whose tensors have no memory of their own."""
     if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
         raise NotImplementedError(no_transform(operation))
+
+
+def check_tangents(operation: str, *tensors: Tensor) -> None:
+    """Raise NotImplementedError where a tensor is a dual number, for what runs outside of a Function."""
+    if any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+        raise NotImplementedError(no_forward_mode(operation))

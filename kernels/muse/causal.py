@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..common.checks import check_attention, check_given, check_tensors
 from ..common.delta import output_delta
-from ..common.derivatives import KernelFunction, Run, run_now
+from ..common.derivatives import KernelFunction, Run, check_tangents, run_now
 from ..common.graphs import beside, in_branches
 from ..common.launch import fp32_precision
 from ..common.layout import blocks_of, flat_heads, level_blocks, row_strided, sides, whole_of
@@ -118,6 +118,7 @@ def muse_causal_found(
     device, and clusters are a chain of short launches, whose programs therefore go first. Up to `APART` levels are
     evaluated beside each other too, and more of them, which fill a device, in the place of the result.
     """
+    check_tangents("muse_causal", q, k, v)
     leaves = beside(partial(causal_leaves, q, k, v, block, scale))
     (B, Hq, N, _), size, precision = q.shape, v.shape[-1], fp32_precision(q)
     flat = flat_heads(*one_head_size(q.detach(), k.detach(), v.detach()))

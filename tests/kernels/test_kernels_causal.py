@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import multipole_lab as ml
 from multipole_lab.clustering.clusters import Clusters
@@ -96,3 +97,10 @@ def test_without_a_gradient_the_result_is_the_same(size, near, cap, apart, monke
         got = method(*tensors, causal=True, return_lse=True)
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_gradient_a_dual_number_is_refused():
+    tensors = [x.detach() for x in inputs(1, 1, 1, 40, 16)]
+    method = ml.MuSe(clusters=2, leaf=16, backend="triton")
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="no derivative in forward mode"):
+        method(*(forward_ad.make_dual(x, torch.ones_like(x)) for x in tensors), causal=True)
