@@ -7,7 +7,7 @@ import torch
 from fake_gpu import host_reads
 
 from multipole_lab.decoding.settings import Settings
-from multipole_lab.decoding.store import joining
+from multipole_lab.decoding.store import joining, kernel_blocks
 from multipole_lab.decoding.store.hierarchy import Hierarchy
 from multipole_lab.decoding.store.rope import Rotation
 from multipole_lab.threads import one_thread
@@ -92,6 +92,24 @@ def test_many_blocks_at_once_are_those_that_were_clustered_one_by_one(monkeypatc
     assert torch.equal(together.position.view(), alone.position.view())
     for name, x in numbers(alone).items():
         torch.testing.assert_close(numbers(together)[name], x, rtol=1e-5, atol=1e-6)
+
+
+def test_a_clustering_that_stands_for_all_of_its_shape_gives_each_its_own(monkeypatch):
+    """As a graph does: what was recorded for the first of a name and a shape is what is done for the others."""
+    cases = [{"pieces": (36, 8, 20)}, {"pieces": (36, 8, 20), "cap": None}, {"hidden": 20, "pieces": (60, 16)}]
+    plain = [filled("triton", **case) for case in cases]
+    held, calls = {}, []
+
+    def stands(name, function, *tensors):
+        calls.append(name)
+        function = held.setdefault((name, tuple((x.shape, x.dtype) for x in tensors)), function)
+        return tuple(x.clone() for x in function(*(x.clone() for x in tensors)))
+
+    monkeypatch.setattr(kernel_blocks, "replayed", stands)
+    for _ in range(2):
+        for case, before in zip(cases, plain, strict=True):
+            assert torch.equal(filled("triton", **case).position.view(), before.position.view())
+    assert len(calls) == 2 * len(held)
 
 
 @pytest.mark.parametrize("levels", [1, 2])

@@ -1,4 +1,8 @@
-"""``cluster_block`` by the Triton kernels: many blocks at once, and nothing that the host waits for."""
+"""``cluster_block`` by the Triton kernels: many blocks at once, and nothing that the host waits for.
+
+It starts some five hundred kernels, which takes the host longer than the device takes for a short text. The layers of
+a model ask for the same shapes one after the other, so from the third one on it is one CUDA graph.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from multipole_lab.attention.calls.replay import replayed
 from multipole_lab.decoding.store.blocks import Part, spread_of
 from multipole_lab.kernels.clustering.centroids import cluster_means
 from multipole_lab.kernels.clustering.kmeans import kmeans
@@ -15,6 +20,8 @@ from multipole_lab.kernels.clustering.sort import sort_by_label
 
 # The fewest numbers of a vector that the kernels take; squared norms are laid out in vectors of that size.
 LEAST = 16
+# Bytes of keys and values from which on the device takes longer than the host: a graph would only hold memory.
+LARGE = 1 << 28
 
 
 @torch.no_grad()
@@ -33,6 +40,33 @@ def cluster_block(
     In half precision the products of ``x`` and ``weights`` are rounded to it. That can move a key between clusters as
     near as that; the means and spreads are those of the keys as they are.
     """
+    tensors = {"x": x, "v": v, "seeds": seeds, "valid": valid, "weights": weights}
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+    def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+        named = dict.fromkeys(("valid", "weights")) | dict(zip(given, tensors, strict=True))
+        order, parts = _cluster_block(iterations=iterations, cap=cap, branch=branch, **named)
+        return order, *(tensor for part in parts for tensor in part)
+
+    if x.nbytes + v.nbytes > LARGE:
+        order, *found = flat(*given.values())
+    else:
+        name = "cluster_block", tuple(given), iterations, cap, branch
+        order, *found = replayed(name, flat, *given.values())
+    each = len(Part._fields)
+    return order, [Part(*found[i : i + each]) for i in range(0, len(found), each)]
+
+
+def _cluster_block(
+    x: Float[Tensor, "R n D"],
+    v: Float[Tensor, "R n Dv"],
+    seeds: Float[Tensor, "R C D"],
+    valid: Bool[Tensor, "R n"] | None,
+    weights: Float[Tensor, "R 1 D"] | None,
+    iterations: int,
+    cap: float | None,
+    branch: int | None,
+) -> tuple[Int[Tensor, "R n"], list[Part]]:
     C = seeds.shape[1]
     wide = x.float() if weights is None else x.float() * weights
     labels = kmeans(_one_head(wide.to(x.dtype)), _one_head(seeds.float()), iterations, cap, valid)[0]
