@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from multipole_lab.printing import changed
+from multipole_lab.training.limits import (
+    check_megabytes,
+    check_number,
+    check_positive_integer,
+    check_vocab,
+)
 
 # What a Trainer calls the precision, and what computes in it: float32 weights under autocast.
 PRECISIONS = {"no": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
@@ -65,32 +72,29 @@ class Preset:
 
     def __post_init__(self) -> None:
         for name in POSITIVE:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; a positive integer is needed")
+            check_positive_integer(name, getattr(self, name))
         if self.width % self.heads or self.width // self.heads % 2:
             raise ValueError(
                 f"width is {self.width} and heads {self.heads}; width / heads must be an even number, for RoPE"
             )
         if self.context < 2:
             raise ValueError(f"context is {self.context}; at least 2 is needed: each token predicts the next")
-        if self.vocab < 300:
-            raise ValueError(f"vocab is {self.vocab}; at least 300 is needed: 256 bytes, and pairs of them")
+        check_vocab(self.vocab)
         if not 0 <= self.warmup <= self.steps:
             raise ValueError(f"warmup is {self.warmup}; 0 to steps = {self.steps} is allowed")
-        if not self.rate > 0:
-            raise ValueError(f"rate is {self.rate}; a positive learning rate is needed")
+        check_number("rate", self.rate, "a positive learning rate", above=True)
+        check_number("decay", self.decay, "a number of at least 0")
+        check_number("clip", self.clip, "a number of at least 0")
         if self.precision not in MODES:
             raise ValueError(f"precision is {self.precision!r}; allowed are {', '.join(map(repr, MODES))}")
-        wrong = [layer for layer in self.muse_layers if not 0 <= layer < self.layers]
+        if isinstance(self.muse_layers, str) or not isinstance(self.muse_layers, Iterable):
+            raise ValueError(f"muse_layers is {self.muse_layers!r}; a tuple of layers is needed")
+        wrong = [layer for layer in self.muse_layers if layer not in range(self.layers)]
         if wrong or not self.muse_layers:
             raise ValueError(
                 f"muse_layers is {list(self.muse_layers)}; the model has layers 0 to {self.layers - 1}"
             )
-        if self.megabytes is not None and not self.megabytes > 0:
-            raise ValueError(
-                f"megabytes is {self.megabytes}; a positive number is needed, or None for all text"
-            )
+        check_megabytes(self.megabytes)
 
     def replace(self, **changes: object) -> Preset:
         """A copy with other values, checked again; a value of None changes nothing."""

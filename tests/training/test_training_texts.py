@@ -79,6 +79,22 @@ def test_text_that_is_not_there_or_too_little_is_refused(tmp_path, corpus):
         Corpus.open(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"source": 5}, TypeError, "source is 5; a name or a path"),
+        ({"vocab": 10}, ValueError, "vocab is 10; at least 300"),
+        ({"vocab": "many"}, ValueError, "vocab is 'many'; a positive integer"),
+        ({"megabytes": "all"}, ValueError, "megabytes is 'all'; a positive number, or None for all text"),
+        ({"seed": 0.5}, TypeError, "seed is 0.5; an integer"),
+    ],
+)
+def test_wrong_settings_of_a_corpus_are_named_before_any_text_is_read(changes, error, says, tmp_path):
+    with pytest.raises(error, match=says):
+        prepare_corpus(**{"folder": tmp_path / "made", **changes})
+    assert not (tmp_path / "made").exists()
+
+
 def test_python_text_has_code_and_prose_in_one_order():
     names = [name for name, _ in documents("python", megabytes=1)]
     assert names == [name for name, _ in documents("python", megabytes=1)]

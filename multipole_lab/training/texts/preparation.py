@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from multipole_lab.files import new_folder
+from multipole_lab.clustering.checks import check_seed
+from multipole_lab.files import check_path, new_folder
 from multipole_lab.folders import cache_folder, make_cache_folder
 from multipole_lab.suggesting import suggesting
+from multipole_lab.training.limits import check_megabytes, check_vocab
 from multipole_lab.training.texts.corpus import RECORD, SPLITS, TOKENIZER, Corpus
 from multipole_lab.training.texts.sources import Document, documents, is_heldout
 
@@ -51,9 +53,14 @@ def prepare_corpus(
 
     Raises
     ------
-    ValueError : for a source without text, or too little of it for two splits.
+    ValueError : for a source without text, or too little of it for two splits; fewer than 300 tokens.
+    TypeError : what is no name, no number.
     OSError : the lab's cache folder cannot be written.
     """
+    check_path("source", source)
+    check_vocab(vocab)
+    check_megabytes(megabytes)
+    check_seed(seed)
     home = Path(folder) if folder is not None else cache_folder() / "corpora"
     settings = {"source": _identity(source), "vocab": vocab, "megabytes": megabytes, "seed": seed}
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
