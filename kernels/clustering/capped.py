@@ -82,15 +82,14 @@ def play_rounds(
             m_m = i + o_m < n_waiting
             b_label = tl.load(p_asked + i + o_m, mask=m_m, other=0)
             b_key = tl.load(p_key + i + o_m, mask=m_m, other=0)
-            b_rank = tl.zeros([BM], dtype=tl.int32)
+            b_before = tl.zeros([BM, BK], dtype=tl.int32)
             for k in range(0, n_waiting, BK):
                 o_k = k + tl.arange(0, BK)
                 b_other = tl.load(p_asked + o_k, mask=o_k < n_waiting, other=-1)
                 b_near = tl.load(p_key + o_k, mask=o_k < n_waiting, other=0)
-                m_before = (b_near[None, :] < b_key[:, None]) & (
-                    b_other[None, :] == b_label[:, None]
-                )  # [BM, BK]
-                b_rank += tl.sum(m_before.to(tl.int32), axis=1)
+                m_before = (b_near[None, :] < b_key[:, None]) & (b_other[None, :] == b_label[:, None])
+                b_before += m_before.to(tl.int32)  # added up once, for sums ask all threads of a row
+            b_rank = tl.sum(b_before, axis=1)
             m_taken = m_m & (b_rank < tl.load(p_room + b_label, mask=m_m, other=0))
             tl.store(p_label + b_key.to(tl.int32), b_label.to(tl.int64), mask=m_taken)
             tl.store(p_waiting + i + o_m, tl.full([BM], -1, tl.int32), mask=m_taken)
