@@ -11,16 +11,29 @@ def chosen_device(device: str | None) -> str:
 
     Raises
     ------
-    ValueError : something is missing for the device asked for; the message says what.
+    ValueError : a name that torch does not know, or something that is missing; the message says what.
     """
     import torch
 
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device)
     missing = missing_device(str(device))
     if missing:
         raise ValueError(missing)
     return str(device)
+
+
+def check_device(device: object) -> None:
+    """The name of a device, or a device of torch's own: a ValueError for what is none."""
+    import torch
+
+    try:
+        torch.device(device)  # type: ignore[call-overload]
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f"device is {device!r}; 'cpu', 'cuda' or one of several such as 'cuda:1' is needed"
+        ) from None
 
 
 def missing_device(device: str) -> str | None:

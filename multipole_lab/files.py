@@ -18,6 +18,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def check_path(name: str, value: object) -> None:
+    """Refuse what is no path and no name with a TypeError."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} is {value!r}; a name or a path is needed")
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A passing name beside ``path`` to write to; what was written stands in its place when the block ends.

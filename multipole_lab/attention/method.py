@@ -15,7 +15,7 @@ from multipole_lab.attention.calls.checks import check_qkv, check_scale, key_mas
 from multipole_lab.attention.calls.opaque import attend, written
 from multipole_lab.attention.calls.transforms import autocast_exists, transformed, without_autocast
 from multipole_lab.attention.partials import Partial
-from multipole_lab.clustering.checks import DTYPES
+from multipole_lab.clustering.checks import DTYPES, check_flag
 from multipole_lab.printing import changed
 from multipole_lab.suggesting import check_fields, suggesting
 
@@ -80,13 +80,15 @@ class Method:
         ------
         NotImplementedError : a second derivative of the Triton kernels, or ``torch.jit.trace``.
         ValueError, TypeError : shapes, heads, lengths, dtypes or devices that do not fit together, integer or
-            empty tensors, a mask that depends on the query, a scale that is no finite number.
+            empty tensors, a mask that depends on the query, a scale that is no finite number, flags that are neither
+            True nor False.
         """
         device = q.device.type if isinstance(q, Tensor) else "cpu"
         if autocast_exists(device) and torch.is_autocast_enabled(device):
             # As torch's own attention does: one low-precision dtype for all three.
             q, k, v = (_autocast(x, torch.get_autocast_dtype(device)) for x in (q, k, v))
         check_qkv(q, k, v, causal)
+        check_flag("return_lse", return_lse)
         padding = key_mask(mask, lengths, k.shape[0], k.shape[2], k.device)
         if padding is not None:
             k, v = without_padding(k, v, padding)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -32,12 +32,15 @@ def merge(partials: Sequence[Partial]) -> Partial:
 
     Raises
     ------
-    ValueError : no partial, or shapes that disagree.
+    ValueError : no partial, or shapes that disagree. TypeError : what is no pair of tensors.
     """
-    partials = list(partials)
+    partials = list(partials) if isinstance(partials, Iterable) else [partials]
     if not partials:
         raise ValueError("partials is empty; at least one (out, lse) is needed")
-    for out, lse in partials:
+    for pair in partials:
+        if not isinstance(pair, (tuple, list)) or [isinstance(x, Tensor) for x in pair] != [True, True]:
+            raise TypeError(f"partials has a {type(pair).__name__}; pairs of tensors (out, lse) are needed")
+        out, lse = pair
         if out.shape[:-1] != lse.shape or out.shape != partials[0][0].shape:
             raise ValueError(
                 f"partials disagree: out {tuple(out.shape)} with lse {tuple(lse.shape)}; every out must be "

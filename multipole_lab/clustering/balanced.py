@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from multipole_lab.clustering.checks import check_count, check_mask, check_vectors
+from multipole_lab.clustering.checks import check_count, check_mask, check_tensor, check_vectors
 from multipole_lab.clustering.clusters import Clusters, statistics_dtype
 from multipole_lab.suggesting import suggesting
 
@@ -65,6 +65,7 @@ def balanced_labels(
         x.reshape(B * H, N, D).to(statistics_dtype(x.dtype)), nan=0.0, posinf=0.0, neginf=0.0
     )
     if metric is not None:
+        check_tensor(metric, "metric", "[B, H, D, D]")
         if tuple(metric.shape) != (B, H, D, D):
             raise ValueError(
                 f"metric has shape {tuple(metric.shape)}; [B, H, D, D] = {[B, H, D, D]} is needed"
@@ -141,7 +142,17 @@ def induced_metric(
 
     Distances between keys matter as far as queries see them, ``(k - k')^T Q^T Q (k - k')``, and the other way
     round with centred keys, for a shift common to all keys leaves the softmax as it is.
+
+    Raises
+    ------
+    ValueError, TypeError : no tensor [B, Ho, N, D], heads of which neither number is a multiple of the other.
     """
+    check_vectors(other, "other")
+    check_count("heads", heads, 1)
+    if max(heads, other.shape[1]) % min(heads, other.shape[1]):
+        raise ValueError(
+            f"heads is {heads}; a multiple or a divisor of other's {other.shape[1]} heads is needed"
+        )
     x = other.to(statistics_dtype(other.dtype))
     if centre:
         x = x - x.mean(2, keepdim=True)

@@ -11,15 +11,18 @@ from torch import Tensor
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+def check_tensor(x: object, name: str, shape: str) -> None:
+    """A torch tensor; ``shape`` says which."""
+    if isinstance(x, Tensor):
+        return
+    made = hasattr(x, "__array__") or isinstance(x, (list, tuple))
+    hint = ": torch.as_tensor makes one of it" if made else ""
+    raise TypeError(f"{name} is a {type(x).__name__}; a torch tensor {shape} is needed{hint}")
+
+
 def check_vectors(x: Tensor, name: str = "x") -> None:
     """A dense [B, H, N, D] tensor of float16, bfloat16, float32 or float64 with at least one vector."""
-    if not isinstance(x, Tensor):
-        hint = (
-            ": torch.as_tensor makes one of it"
-            if hasattr(x, "__array__") or isinstance(x, (list, tuple))
-            else ""
-        )
-        raise TypeError(f"{name} is a {type(x).__name__}; a torch tensor [B, H, N, D] is needed{hint}")
+    check_tensor(x, name, "[B, H, N, D]")
     if not torch.compiler.is_compiling() and torch.jit.is_tracing():
         raise NotImplementedError(
             "torch.jit.trace would keep the blocks and clusters of the example for every input; use torch.compile or "
@@ -48,6 +51,12 @@ def check_count(name: str, value: object, least: int) -> None:
         raise TypeError(f"{name} is {value!r}; an integer is needed")
     if value < least:
         raise ValueError(f"{name} is {value}; at least {least} is needed")
+
+
+def check_flag(name: str, value: object) -> None:
+    """True or False: any other value would count as one of them, the word "no" as True."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; True or False is needed")
 
 
 def check_seed(seed: object) -> None:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from multipole_lab.clustering.checks import check_count, check_vectors
+from multipole_lab.clustering.checks import check_count, check_seed, check_vectors
 from multipole_lab.clustering.clusters import Clusters
 from multipole_lab.suggesting import suggesting
 
@@ -30,6 +30,7 @@ def inertia(x: Float[Tensor, "B H N D"], clusters: Clusters) -> Float[Tensor, "B
 @suggesting
 def sizes(clusters: Clusters) -> Int[Tensor, "B H C"]:
     """Members of every cluster, the largest cluster first."""
+    _check_clusters(clusters)
     return clusters.counts.sort(dim=-1, descending=True).values
 
 
@@ -58,6 +59,7 @@ def silhouette(
 
     labels = _labels_of(x, clusters)
     check_count("samples", samples, 2)
+    check_seed(seed)
     scores = torch.full(labels.shape[:2], torch.nan, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
     for b, h in torch.cartesian_prod(*(torch.arange(n) for n in labels.shape[:2])).tolist():
@@ -72,8 +74,16 @@ def silhouette(
 
 def _labels_of(x: Tensor, clusters: Clusters) -> Tensor:
     check_vectors(x)
+    _check_clusters(clusters)
     if x.shape[:3] != clusters.labels.shape:
         raise ValueError(
             f"x has shape {tuple(x.shape)} and clusters are of {tuple(clusters.labels.shape)}; one [B, H, N] is needed"
         )
     return clusters.labels
+
+
+def _check_clusters(clusters: object) -> None:
+    if not isinstance(clusters, Clusters):
+        raise TypeError(
+            f"clusters is a {type(clusters).__name__}; a Clusters is needed: ml.kmeans, balanced or runs gives one"
+        )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from multipole_lab.suggesting import suggesting
+from multipole_lab.suggesting import question, suggesting
 
 from .common import theme
 
@@ -45,13 +45,22 @@ def lines(
 
     Raises
     ------
-    ValueError : ``log`` is something else, or a curve has not one y for every x.
+    ValueError : ``log`` is something else, a curve has not one y for every x or a note for each, or a name of
+        ``colours`` or ``notes`` is that of no curve.
     """
+    for argument, given in (("colours", colours), ("notes", notes)):
+        for name in given or ():
+            if name not in series:
+                raise ValueError(
+                    f"{argument} has {name!r}; there are {', '.join(series)}{question(name, series)}"
+                )
     if log not in ("", "x", "y", "xy"):
         raise ValueError(f"log is {log!r}; allowed are '', 'x', 'y' and 'xy'")
     for name, (xs, ys) in series.items():
         if len(xs) != len(ys):
             raise ValueError(f"series[{name!r}] has {len(xs)} x values and {len(ys)} y values")
+        if name in (notes or {}) and len(notes[name]) != len(xs):
+            raise ValueError(f"notes[{name!r}] has {len(notes[name])} notes for {len(xs)} marks")
     below = sum(len(name) + 5 for name in series) > _ROOM
     top = theme.heading_height(finding, reading) + (0 if below else 34)
     figure = go.Figure(layout={"template": theme.TEMPLATE, "title": theme.title(finding, reading)})

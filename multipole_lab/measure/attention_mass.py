@@ -6,11 +6,14 @@ output of a query is the weights of those keys. No method needs to tell what it 
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from multipole_lab.attention import Method
+from multipole_lab.clustering.checks import check_vectors
 from multipole_lab.suggesting import suggesting
 
 # Unit vectors at a time: the value head size of one call.
@@ -41,12 +44,13 @@ def method_weights(
 
     Raises
     ------
-    ValueError : a query that is not there.
+    ValueError, TypeError : what is no method, no tensors, no integers in one row, or a query that is not there.
     """
-    Nq, Nk = q.shape[2], k.shape[2]
-    queries = _positions(q, queries)
-    if queries.numel() and not 0 <= int(queries.min()) <= int(queries.max()) < Nq:
-        raise ValueError(f"queries has positions beyond 0 to {Nq - 1}")
+    if not isinstance(method, Method):
+        raise TypeError(f"method is {method!r}; an attention method such as ml.MuSe() is needed")
+    check_vectors(q, "q")
+    check_vectors(k, "k")
+    queries, Nk = _positions(q, queries), k.shape[2]
     parts = []
     for first in range(0, Nk, STEP):
         unit = torch.zeros(Nk, min(STEP, Nk - first), dtype=q.dtype, device=q.device)
@@ -97,6 +101,10 @@ def mass_recall(
     centroid miss it except by chance. Selecting methods (``Window``, ``TopK``) get the mass of what they select, so no
     method with as many keys a query has more than ``TopK``; ``Exact`` has 1. Arguments as for ``method_weights``.
     """
+    if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
+        raise TypeError(f"tolerance is {tolerance!r}; a number is needed")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance is {tolerance}; at least 0 is needed")
     ours, lse = method_weights(method, q, k, queries, causal=causal, scale=scale)
     exact, logits = _exact(q, k, queries, causal, scale)
     error = (ours.double().log() + lse.double().unsqueeze(-1) - logits).abs()  # NaN for a negative weight
@@ -119,8 +127,14 @@ def _exact(
 
 def _positions(q: Tensor, queries: Tensor | None) -> Tensor:
     """The positions asked for, on q's device; all of them by default."""
-    return (
-        torch.arange(q.shape[2], device=q.device)
-        if queries is None
-        else torch.as_tensor(queries, device=q.device)
-    )
+    Nq = q.shape[2]
+    if queries is None:
+        return torch.arange(Nq, device=q.device)
+    queries = torch.as_tensor(queries, device=q.device)
+    if queries.ndim != 1 or queries.is_floating_point() or queries.dtype == torch.bool:
+        raise TypeError(
+            f"queries is {queries.dtype} of shape {tuple(queries.shape)}; integers of shape [n] are needed"
+        )
+    if queries.numel() and not 0 <= int(queries.min()) <= int(queries.max()) < Nq:
+        raise ValueError(f"queries has positions beyond 0 to {Nq - 1}")
+    return queries

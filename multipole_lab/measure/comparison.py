@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from multipole_lab.attention import Exact, Method
+from multipole_lab.clustering.checks import check_count, check_flag
 from multipole_lab.devices import chosen_device
 from multipole_lab.environment import Measured
 from multipole_lab.measure.errors import per_head_error
 from multipole_lab.measure.precision import default_dtype
 from multipole_lab.measure.references import reference
 from multipole_lab.measure.timing import interleaved
-from multipole_lab.measure.workload import chosen_layers
+from multipole_lab.measure.workload import chosen_layers, chosen_methods
 from multipole_lab.suggesting import suggesting
 
 if TYPE_CHECKING:
@@ -56,20 +57,19 @@ def compare(
     Raises
     ------
     ValueError : no methods, tokens out of range, layers that were not captured, or a device that is not there.
-    TypeError : what is no sample or no method.
+    TypeError : what is no sample, no method or no number.
     """
     from multipole_lab.table import Table
 
     layers, device = chosen_layers(sample, layers), chosen_device(device)
     dtype = default_dtype(device)
-    methods = [methods] if isinstance(methods, Method) else list(methods)
-    if not methods:
-        raise ValueError("methods is empty; at least one is needed")
-    for method in methods:
-        if not isinstance(method, Method):
-            raise TypeError(f"methods has {method!r}; attention methods such as ml.MuSe() are needed")
-    if tokens is not None and not 1 <= tokens <= len(sample):
-        raise ValueError(f"tokens is {tokens}; between 1 and the sample's {len(sample)} is needed")
+    methods = chosen_methods("methods", methods)
+    check_flag("causal", causal)
+    check_count("repeats", repeats, 1)
+    if tokens is not None:
+        check_count("tokens", tokens, 1)
+        if tokens > len(sample):
+            raise ValueError(f"tokens is {tokens}; between 1 and the sample's {len(sample)} is needed")
     rows = []
     for layer in layers:
         whole = sample[layer].q, sample[layer].k, sample[layer].v

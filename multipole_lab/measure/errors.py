@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from multipole_lab.clustering.checks import check_tensor
 from multipole_lab.suggesting import suggesting
 
 
@@ -19,7 +20,7 @@ def relative_squared_error(
 
     Raises
     ------
-    ValueError : shapes that differ or are not [B, H, N, Dv].
+    ValueError : shapes that differ or are not [B, H, N, Dv]. TypeError : no tensors.
     """
     return per_head_error(approx, exact).mean()
 
@@ -66,6 +67,7 @@ def cosine(approx: Float[Tensor, "*batch D"], exact: Float[Tensor, "*batch D"]) 
     ------
     ValueError : shapes that differ.
     """
+    _check_tensors(approx, exact, "[..., D]")
     if approx.shape != exact.shape:
         raise ValueError(
             f"approx has shape {tuple(approx.shape)} and exact {tuple(exact.shape)}; one shape is needed"
@@ -87,11 +89,16 @@ def loss_difference(
 
     Raises
     ------
-    ValueError : shapes that do not fit together.
+    ValueError : shapes that do not fit together, token ids that the logits do not have. TypeError : no tensors.
     """
     _check_logits(approx, exact)
+    check_tensor(targets, "targets", "of token ids")
+    if targets.dtype != torch.int64:
+        raise TypeError(f"targets has dtype {targets.dtype}; token ids in torch.int64 are needed")
     if targets.shape != exact.shape[:-1]:
         raise ValueError(f"targets has shape {tuple(targets.shape)}; {tuple(exact.shape[:-1])} is needed")
+    if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < exact.shape[-1]:
+        raise ValueError(f"targets has token ids beyond 0 to {exact.shape[-1] - 1}, those of the logits")
     a, e = (x.double().log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1) for x in (approx, exact))
     return e - a
 
@@ -114,7 +121,13 @@ def next_token_kl(
     return torch.where(e == -torch.inf, 0.0, e.exp() * (e - a)).sum(-1)
 
 
+def _check_tensors(approx: Tensor, exact: Tensor, shape: str) -> None:
+    check_tensor(approx, "approx", shape)
+    check_tensor(exact, "exact", shape)
+
+
 def _check_logits(approx: Tensor, exact: Tensor) -> None:
+    _check_tensors(approx, exact, "of logits")
     if approx.shape != exact.shape:
         raise ValueError(
             f"approx has shape {tuple(approx.shape)} and exact {tuple(exact.shape)}; one shape of logits is needed"
@@ -122,6 +135,7 @@ def _check_logits(approx: Tensor, exact: Tensor) -> None:
 
 
 def _squares(approx: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
+    _check_tensors(approx, exact, "[B, H, N, Dv]")
     if approx.shape != exact.shape or exact.ndim != 4:
         raise ValueError(
             f"approx has shape {tuple(approx.shape)} and exact {tuple(exact.shape)}; both must be one [B, H, N, Dv]"

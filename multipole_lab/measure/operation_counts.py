@@ -10,6 +10,7 @@ from multipole_lab.attention import Centroid, Exact, Method, MuSe, TopK, Window
 from multipole_lab.attention.calls.leaf import leaf_length
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.attention.clusters.partition import Partition
+from multipole_lab.clustering.checks import check_count
 from multipole_lab.suggesting import suggesting
 
 
@@ -66,18 +67,21 @@ def operations(
 
     Raises
     ------
-    TypeError : a method without a formula.
-    ValueError : lengths or heads below 1, causal with more queries than keys, heads that are no multiple of kv_heads.
+    TypeError : a method without a formula; what is no integer.
+    ValueError : lengths, heads or sizes below 1, causal with more queries than keys, heads that are no multiple of
+        kv_heads.
     """
     keys = queries if keys is None else keys
     kv_heads = heads if kv_heads is None else kv_heads
-    if min(queries, keys, heads, kv_heads, head_size) < 1:
-        raise ValueError("queries, keys, heads, kv_heads and head_size must be at least 1")
+    value_size = head_size if value_size is None else value_size
+    counts = {"queries": queries, "keys": keys, "heads": heads, "kv_heads": kv_heads}
+    for name, value in {**counts, "head_size": head_size, "value_size": value_size}.items():
+        check_count(name, value, 1)
     if causal and queries > keys:
         raise ValueError(f"causal attention needs queries <= keys; there are {queries} and {keys}")
     if heads % kv_heads:
         raise ValueError(f"heads is {heads}; a multiple of kv_heads, {kv_heads}, is needed")
-    size = _Heads(head_size, head_size if value_size is None else value_size, kv_heads / heads)
+    size = _Heads(head_size, value_size, kv_heads / heads)
     formula = _FORMULAS.get(type(method))
     if formula is None:
         raise TypeError(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from multipole_lab.clustering.checks import check_count
+from multipole_lab.devices import check_device
 from multipole_lab.suggesting import suggesting
 
 
@@ -31,12 +33,18 @@ def interleaved(
 
     Raises
     ------
-    ValueError : no sides, or repeats below 1.
+    ValueError, TypeError : no sides, or such as are no calls; repeats below 1, warmup below 0; what is no device.
     """
+    if not isinstance(sides, Mapping):
+        raise TypeError(f"sides is a {type(sides).__name__}; names with calls are needed")
     if not sides:
         raise ValueError("sides is empty; at least one is needed")
-    if repeats < 1:
-        raise ValueError(f"repeats is {repeats}; at least 1 is needed")
+    for name, call in sides.items():
+        if not callable(call):
+            raise TypeError(f"sides[{name!r}] is {call!r}; a call without arguments is needed")
+    check_count("repeats", repeats, 1)
+    check_count("warmup", warmup, 0)
+    check_device(device)
     clock = _cuda_ms if torch.device(device).type == "cuda" else _wall_ms
     times: dict[str, list[float]] = {name: [] for name in sides}
     total = (warmup + repeats) * len(sides)

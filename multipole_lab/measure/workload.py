@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -170,17 +170,41 @@ def source_of(sample: Sample, length: int) -> str:
     return "captured" if length <= len(sample) else f"resampled from {len(sample)} captured tokens"
 
 
-def chosen_layers(sample: Sample, layers: Sequence[int] | None) -> list[int]:
-    """The layers asked for, or all of the sample.
+def chosen_methods(name: str, methods: Method | Sequence[Method], more: str = "") -> list[Method]:
+    """One method or several as a list; ``more`` ends the sentence of what is needed.
+
+    Raises
+    ------
+    ValueError : none.
+    TypeError : what is no method.
+    """
+    if isinstance(methods, Method):
+        return [methods]
+    needed = f"attention methods such as ml.MuSe() are needed{more}"
+    if isinstance(methods, str | type) or not isinstance(methods, Iterable):
+        raise TypeError(f"{name} is {methods!r}; {needed}")
+    methods = list(methods)
+    if not methods:
+        raise ValueError(f"{name} is empty; {needed}")
+    for method in methods:
+        if not isinstance(method, Method):
+            raise TypeError(f"{name} has {method!r}; {needed}")
+    return methods
+
+
+def chosen_layers(sample: Sample, layers: Sequence[int] | None, name: str = "sample") -> list[int]:
+    """The layers asked for, or all of the sample, which is the argument ``name``.
 
     Raises
     ------
     ValueError : none, or one that was not captured.
-    TypeError : what is no sample.
+    TypeError : what is no sample, or no list of numbers.
     """
-    check_sample(sample)
+    check_sample(sample, name)
     if layers is None or isinstance(layers, int):
         layers = sample.layers if layers is None else [layers]
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
+        raise TypeError(f"layers is {layers!r}; a list of numbers is needed; there are {sample.layers}")
     layers = list(layers)
     if not layers:
         raise ValueError("layers is empty; at least one is needed")

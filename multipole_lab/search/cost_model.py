@@ -13,6 +13,7 @@ from multipole_lab.attention import MuSe
 from multipole_lab.attention.causal import block_sizes
 from multipole_lab.environment import Measured
 from multipole_lab.method_text import parse_method
+from multipole_lab.search.limits import check_max_error, check_table
 from multipole_lab.suggesting import suggesting
 
 if TYPE_CHECKING:
@@ -89,13 +90,11 @@ def fit_cost_model(table: pandas.DataFrame) -> CostModel:
 
     Raises
     ------
-    ValueError : missing columns, or fewer rows of MuSe than three.
+    ValueError : missing columns, or fewer rows of MuSe than three. TypeError : what is no table.
     """
     from scipy.optimize import nnls
 
-    missing = {"method", "length", "causal", "ms"} - set(table.columns)
-    if missing:
-        raise ValueError(f"table has no column {', '.join(sorted(missing))}; a table of ml.sweep is needed")
+    check_table(table, ("method", "length", "causal", "ms"))
     rows = table[table["method"].str.startswith("MuSe(") & np.isfinite(table["ms"])]
     if len(rows) < 3:
         raise ValueError(f"table has {len(rows)} rows of MuSe; at least 3 are needed to fit a cost model")
@@ -147,13 +146,13 @@ def recommended(table: pandas.DataFrame, max_error: float) -> pandas.DataFrame:
 
     Raises
     ------
-    ValueError : an error that is not above 0.
+    ValueError : an error that is not above 0, missing columns. TypeError : what is no number, no table.
     """
     from multipole_lab.table import Table
 
-    if not max_error > 0:
-        raise ValueError(f"max_error is {max_error!r}; a number above 0 is needed")
+    check_max_error(max_error)
     names = ["clusters", "near", "method", "rse", "ms", "speedup"]
+    check_table(table, ("length", "causal", "source", *names))
     found = []
     for (length, causal, source), rows in table.groupby(["length", "causal", "source"], sort=True):
         allowed = rows[rows["method"].str.startswith("MuSe(") & (rows["rse"] <= max_error)]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multipole_lab.attention import Exact, Method
+from multipole_lab.clustering.checks import check_count, check_flag
 from multipole_lab.devices import chosen_device
 from multipole_lab.environment import Measured
 from multipole_lab.measure.precision import default_dtype
-from multipole_lab.measure.workload import Workload, chosen_layers, fingerprint
+from multipole_lab.measure.workload import Workload, chosen_layers, chosen_methods, fingerprint
 from multipole_lab.method_text import as_python
 from multipole_lab.search.rows import kept_rows
 from multipole_lab.search.space import GRID, Grid, by_text, settings, that_fit
@@ -76,9 +78,10 @@ def sweep(
 
     layers, device = chosen_layers(sample, layers), chosen_device(device)
     lengths = _lengths(sample, lengths)
-    for name, value in (("repeats", repeats), ("groups", groups)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; at least 1 is needed")
+    check_flag("causal", causal)
+    check_count("repeats", repeats, 1)
+    if groups is not None:
+        check_count("groups", groups, 1)
     methods = _methods(grid, draws, seed)
     plan = {length: by_text(that_fit(methods, length, causal)) for length in lengths}
     total = sum(map(len, plan.values()))
@@ -142,10 +145,14 @@ def _measure(lazily: _Lazily, method: Method, repeats: int) -> dict:
 
 
 def _lengths(sample: Sample, lengths: Sequence[int] | None) -> list[int]:
+    if lengths is not None and (isinstance(lengths, str) or not isinstance(lengths, Iterable)):
+        raise TypeError(f"lengths is {lengths!r}; a list of numbers of tokens is needed")
     lengths = [len(sample)] if lengths is None else list(dict.fromkeys(lengths))
     if not lengths:
         raise ValueError("lengths is empty; at least one is needed")
     for length in lengths:
+        if isinstance(length, bool) or not isinstance(length, Integral):
+            raise TypeError(f"lengths has {length!r}; integers are needed")
         if not 1 <= length <= LONGEST:
             raise ValueError(f"lengths has {length}; 1 to {LONGEST:,} is allowed")
     return sorted(lengths)
@@ -154,12 +161,7 @@ def _lengths(sample: Sample, lengths: Sequence[int] | None) -> list[int]:
 def _methods(grid: Grid | Sequence[Method] | None, draws: int | None, seed: int) -> list[Method]:
     if grid is None or hasattr(grid, "keys"):
         return settings(GRID if grid is None else grid, draws, seed)
-    methods = list(grid)
-    if not methods:
-        raise ValueError("grid is empty; at least one method is needed, or names with lists of values")
-    for method in methods:
-        if not isinstance(method, Method):
-            raise TypeError(f"grid has {method!r}; methods are needed, or names with lists of values")
+    methods = chosen_methods("grid", grid, ", or names with lists of values")
     if draws is not None:
         raise ValueError(
             "draws picks from names with lists of values; a list of methods is measured as it is"

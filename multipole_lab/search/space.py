@@ -11,6 +11,7 @@ import torch
 
 from multipole_lab.attention import Centroid, Exact, Method, MuSe, Window
 from multipole_lab.attention.calls.leaf import leaf_length, settled
+from multipole_lab.clustering.checks import check_count, check_seed
 from multipole_lab.method_text import as_text, parse_method
 from multipole_lab.suggesting import nearest
 
@@ -34,14 +35,15 @@ def settings(grid: Grid, draws: int | None = None, seed: int = 0) -> list[Method
     ------
     ValueError : an empty grid or value list, an unknown name, a value that the method refuses, draws below 1.
     """
+    if draws is not None:
+        check_count("draws", draws, 1)
+    check_seed(seed)
     if not isinstance(grid, Mapping):
         raise TypeError(f"grid is a {type(grid).__name__}; names with lists of values are needed")
     values = {name: _values(name, given) for name, given in grid.items()}
     kinds = values.pop("method", ("MuSe",))
     if not values:
         raise ValueError("grid is empty; at least one argument with its values is needed, such as clusters")
-    if draws is not None and draws < 1:
-        raise ValueError(f"draws is {draws}; at least 1 is needed")
     values = {"method": kinds, **values}
     total = math.prod(map(len, values.values()))
     chosen = range(total)

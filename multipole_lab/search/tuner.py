@@ -12,11 +12,13 @@ import torch
 
 from multipole_lab.attention import Exact, Method
 from multipole_lab.attention.calls.leaf import settled
+from multipole_lab.clustering.checks import check_count, check_flag, check_seed
 from multipole_lab.devices import chosen_device
 from multipole_lab.environment import Measured
 from multipole_lab.measure.precision import default_dtype
-from multipole_lab.measure.workload import Workload, chosen_layers, fingerprint
+from multipole_lab.measure.workload import Workload, chosen_layers, chosen_methods, fingerprint
 from multipole_lab.method_text import as_text
+from multipole_lab.search.limits import check_max_error
 from multipole_lab.search.rows import Rows, kept_rows
 from multipole_lab.search.space import by_text, suggest_methods, that_fit
 from multipole_lab.search.tuner_result import TuningResult
@@ -69,8 +71,8 @@ def tune(
     length : tokens, from the first; the sample's by default. Beyond them tokens are drawn again
         (``TuningResult.source``).
     layers : which layers; all of the sample by default. A method for one layer alone may be faster.
-    methods : what to choose from; by default up to some two hundred settings that suit the length. In causal attention
-        ``leaf="auto"`` is tried, and kept in the choice, as the number of positions that it is on this device.
+    methods : what to choose from, one or several; by default up to some two hundred settings that suit the length.
+        In causal attention ``leaf="auto"`` is tried, and kept in the choice, as the number that it is on this device.
     held_out : another sample of the same layers, another text say, to report on as well.
     device : "cpu" or "cuda"; by default the GPU where there is one.
     repeats : turns that a time is the median of.
@@ -82,15 +84,17 @@ def tune(
     ------
     ValueError : an error that is not above 0, a text too short to approximate, methods of which none fits it, unknown
         layers, a device that is not there.
+    TypeError : what is no sample, no method, no number.
     """
-    if not max_error > 0:
-        raise ValueError(f"max_error is {max_error!r}; a number above 0 is needed (ml.Exact() has error 0)")
-    if repeats < 1:
-        raise ValueError(f"repeats is {repeats}; at least 1 is needed")
+    check_max_error(max_error, " (ml.Exact() has error 0)")
+    check_flag("causal", causal)
+    check_count("repeats", repeats, 1)
+    check_seed(seed)
     layers, device = chosen_layers(sample, layers), chosen_device(device)
     if held_out is not None:
-        chosen_layers(held_out, layers)
+        chosen_layers(held_out, layers, "held_out")
     length = len(sample) if length is None else length
+    check_count("length", length, 1)
     size = max(getattr(sample[layers[len(layers) // 2]], part).shape[-1] for part in "qv")
     settle = partial(settled, device=device, dtype=default_dtype(device), head_size=size)
     candidates = _candidates(methods, length, causal, settle)
@@ -201,12 +205,10 @@ def _candidates(
     methods: Sequence[Method] | None, length: int, causal: bool, settle: Callable[[Method], Method]
 ) -> dict[str, Method]:
     """Methods by their text, their causal leaves as long as "auto" is here: elsewhere it may be another length."""
-    if methods is not None and not len(methods):
-        raise ValueError("methods is empty; at least one is needed")
     if methods is None:
         found = suggest_methods(length, causal, settle)
     else:
-        found = that_fit([settle(method) for method in methods], length, causal)
+        found = that_fit([settle(method) for method in chosen_methods("methods", methods)], length, causal)
     found = by_text(found)
     if found:
         return found

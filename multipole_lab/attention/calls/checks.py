@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from multipole_lab.attention.calls.transforms import has_values, may_look
-from multipole_lab.clustering.checks import check_mask, check_vectors
+from multipole_lab.clustering.checks import check_flag, check_mask, check_vectors
 from multipole_lab.clustering.clusters import statistics_dtype
 
 
 def check_qkv(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> None:
-    """Shapes, heads, dtypes and devices of q [B, Hq, Nq, D], k [B, Hk, Nk, D] and v [B, Hk, Nk, Dv]."""
+    """Shapes, heads, dtypes and devices of q [B, Hq, Nq, D], k [B, Hk, Nk, D] and v [B, Hk, Nk, Dv]; a flag."""
+    check_flag("causal", causal)
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_vectors(x, name)
     shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"

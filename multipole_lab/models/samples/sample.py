@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from multipole_lab.files import check_path
 from multipole_lab.folders import data_folder
 from multipole_lab.models.samples.provenance import Provenance
 from multipole_lab.models.samples.tensor_file import TensorFile, sha256, write_json
@@ -201,7 +202,10 @@ def load_sample(name: str | Path) -> Sample:
     ------
     ValueError
         For a name that is neither; it lists the names there are.
+    TypeError
+        For what is no name and no path.
     """
+    check_path("name", name)
     folder = data_folder()
     shipped = sorted(path.stem for path in folder.glob("*.safetensors"))
     if str(name) in shipped:
@@ -213,7 +217,7 @@ def load_sample(name: str | Path) -> Sample:
     raise ValueError(f"no sample {str(name)!r}; {there}{question(name, shipped)}")
 
 
-def check_sample(sample: object) -> None:
+def check_sample(sample: object, name: str = "sample") -> None:
     """Refuse what is no sample with a TypeError that says how to have one."""
     if isinstance(sample, Sample):
         return
@@ -222,7 +226,7 @@ def check_sample(sample: object) -> None:
         how = "give the whole sample, and the layer's number as layers=[15]"
     elif isinstance(sample, (str, Path)):
         how = f"ml.load_sample({str(sample)!r}) opens one"
-    raise TypeError(f"sample is a {type(sample).__name__}; a Sample is needed: {how}")
+    raise TypeError(f"{name} is a {type(sample).__name__}; a Sample is needed: {how}")
 
 
 def _names(layers: list[int]) -> list[str]:
