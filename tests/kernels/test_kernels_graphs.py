@@ -6,15 +6,16 @@ import gc
 import pytest
 import torch
 
-from multipole_lab.kernels.common.graphs import captured
+from multipole_lab.kernels.common import graphs
+from multipole_lab.kernels.common.graphs import beside, captured, in_branches
 from multipole_lab.kernels.decode.work import Work
 
 
 class Stream:
     """Notes whom it waits for."""
 
-    def __init__(self, *_):
-        self.waited = []
+    def __init__(self, *_, priority=0):
+        self.waited, self.priority = [], priority
 
     def wait_stream(self, other):
         self.waited.append(other)
@@ -74,3 +75,30 @@ def test_steps_share_a_pool_that_one_graph_keeps(device):
     first, second = (work.captured(lambda: 1)[0] for _ in range(2))
     assert first.began == second.began == ((0, 7), "thread_local")
     assert work._keeper.began == (None, "thread_local")
+
+
+def test_a_branch_begins_after_what_was_and_ends_before_who_asks_for_its_result(device, monkeypatch):
+    streams = []
+    monkeypatch.setattr(graphs, "_capturing", lambda: True)
+    monkeypatch.setattr(torch.cuda, "stream", lambda s: streams.append(s) or contextlib.nullcontext())
+    wait = beside(lambda: "result", urgent=True)
+    (branch,) = streams
+    assert (branch.waited, branch.priority, device.waited) == ([device], -1, [])
+    assert wait() == "result"
+    assert device.waited == [branch]
+
+
+def test_branches_inside_one_that_is_urgent_are_urgent(device, monkeypatch):
+    streams, device.priority = [], -1
+    monkeypatch.setattr(graphs, "_capturing", lambda: True)
+    monkeypatch.setattr(torch.cuda, "stream", lambda s: streams.append(s) or contextlib.nullcontext())
+    assert in_branches([lambda: 1, lambda: 2, lambda: 3]) == [1, 2, 3]
+    assert [s.priority for s in streams] == [-1, -1]
+    assert device.waited == streams
+
+
+def test_outside_of_a_capture_a_call_is_made_at_once():
+    made = []
+    wait = beside(lambda: made.append(1) or 7)
+    assert made == [1]
+    assert wait() == 7
