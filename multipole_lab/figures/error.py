@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from multipole_lab.suggesting import suggesting
 
 from .common import theme
+from .common.arrays import check_equally_many
 
 _ROWS = 10  # lines of the list of words
 
@@ -50,7 +51,14 @@ def error(
     by_position : [P]. Squared error there, relative to the head's mean squared output.
     tokens : P strings: the worst token of each span, for the hover.
     worst : at most ten tokens of that head, the worst one first.
+
+    Raises
+    ------
+    ValueError : arrays of different lengths, a head that is not there.
     """
+    check_equally_many(positions=positions, by_position=by_position, tokens=tokens)
+    if head not in range(len(rse)):
+        raise ValueError(f"head is {head}; there are heads 0 to {len(rse) - 1}")
     finding, reading = _words(rse, head)
     top = theme.heading_height(finding, reading) + 12
     fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 720, "uirevision": "error"})

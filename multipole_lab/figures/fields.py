@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 from multipole_lab.suggesting import suggesting
 
 from .common import theme
+from .common.arrays import check_equally_many
 
 FLOOR = 1e-6  # errors below it have one colour
 
@@ -32,7 +33,14 @@ def fields(
     ----------
     axis : [S], both coordinates of the square. errors : name -> [S * S], row by row.
     places : [N, 2] of the charges. charges : [N], whose sign is drawn.
+
+    Raises
+    ------
+    ValueError : no errors, or places and charges of different lengths.
     """
+    if not errors:
+        raise ValueError("errors is empty; at least one is needed")
+    check_equally_many(places=places, charges=charges)
     figure = make_subplots(1, len(errors), subplot_titles=tuple(errors), horizontal_spacing=0.06)
     colours = np.where(np.asarray(charges) > 0, theme.VERMILION, theme.SKY)
     for column, error in enumerate(errors.values(), start=1):

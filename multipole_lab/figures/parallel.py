@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from multipole_lab.suggesting import suggesting
 
 from .common import theme
+from .common.arrays import check_equally_many
 
 
 @suggesting
@@ -36,11 +37,7 @@ def parallel(
     ------
     ValueError : no lengths, or arrays of different lengths.
     """
-    if not 0 < len(lengths) == len(muse_bytes) == len(ring_bytes):
-        raise ValueError(
-            f"lengths, muse_bytes and ring_bytes have {len(lengths)}, {len(muse_bytes)} and {len(ring_bytes)} "
-            "numbers; equally many, at least one, are needed"
-        )
+    check_equally_many(1, lengths=lengths, muse_bytes=muse_bytes, ring_bytes=ring_bytes)
     finding = _finding(lengths, muse_bytes, ring_bytes)
     reading = f"{ranks} ranks; bytes that the busiest one sends. {detail}".strip()
     fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 440, "uirevision": "parallel"})

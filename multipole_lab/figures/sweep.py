@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 from multipole_lab.suggesting import suggesting
 
 from .common import theme
+from .common.arrays import check_equally_many
 from .front import pareto
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star-triangle-down", "hexagon")
@@ -40,7 +41,12 @@ def sweep(
     methods : M strings, as they would be typed.
     max_error : the error that is allowed. machine : what was measured and in which precision, in words.
     predicted_ms : [M]. The cost model's milliseconds, NaN for a method that it knows nothing of; None for no model.
+
+    Raises
+    ------
+    ValueError : arrays of different lengths.
     """
+    check_equally_many(ms=ms, rse=rse, lengths=lengths, methods=methods, predicted_ms=predicted_ms)
     ms, rse, lengths, methods = (np.asarray(x) for x in (ms, rse, lengths, methods))
     predicted = np.full(len(ms), np.nan) if predicted_ms is None else np.asarray(predicted_ms, float)
     modelled = bool(np.isfinite(predicted).any())

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from multipole_lab.suggesting import suggesting
 
 from .common import theme
+from .common.arrays import check_equally_many
 
 
 @suggesting
@@ -36,7 +37,14 @@ def tuner(
     max_error : the error that is allowed. chosen : the recommended one, or None.
     machine : what was measured and in which precision, in words.
     note : what is said instead of a finding, while nothing is found.
+
+    Raises
+    ------
+    ValueError : arrays of different lengths, a choice that is none of the methods.
     """
+    check_equally_many(rse=rse, speedup=speedup, methods=methods)
+    if chosen is not None and chosen not in range(len(methods)):
+        raise ValueError(f"chosen is {chosen}; there are {len(methods)} methods, from 0, or None")
     finding, reading = _words(rse, speedup, methods, max_error, chosen, machine, note)
     fig = go.Figure(layout={"template": theme.TEMPLATE, "height": 480, "uirevision": "tuner"})
     allowed = rse <= max_error

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from multipole_lab.clustering.checks import check_count
 from multipole_lab.figures import expansion as draw
 from multipole_lab.figures.common.theme import CONFIG
 from multipole_lab.lessons import toy
@@ -105,5 +106,11 @@ class ExpansionPanel(Panel):
 
 @suggesting
 def expansion(steps: int = 41) -> ExpansionPanel:
-    """Show a multipole expansion in two dimensions; ``steps`` is the grid points along a side."""
+    """Show a multipole expansion in two dimensions; ``steps`` is the grid points along a side.
+
+    Raises
+    ------
+    ValueError, TypeError : fewer than 2 steps, what is no integer.
+    """
+    check_count("steps", steps, 2)
     return ExpansionPanel(steps)

@@ -3,6 +3,7 @@
 import traceback
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from random_sample import random_sample
@@ -26,7 +27,8 @@ SAMPLE = random_sample()
 Q, K, V = SAMPLE[1].q.float(), SAMPLE[1].k.float(), SAMPLE[1].v.float()
 LOGITS = torch.zeros(3, 5)
 MUSE = ml.MuSe(clusters=4)
-DRAWN = partial(ml.figures.lines, {"MuSe": ((1, 2), (3, 4))}, "Found", x="x", y="y")
+FIGURES = ml.figures
+DRAWN = partial(FIGURES.lines, {"MuSe": ((1, 2), (3, 4))}, "Found", x="x", y="y")
 
 WRONG = {
     # a word that Python counts as True
@@ -93,6 +95,18 @@ WRONG = {
     "too few notes": (lambda: DRAWN(notes={"MuSe": ["1"]}), ValueError, r"notes\['MuSe'\] has 1 notes for 2 marks"),
     "a method of parts": (lambda: parallel_reference("MuSe", Q, K, V, 2), TypeError, "method is 'MuSe'; a MuSe is"),
     "no parts": (lambda: parallel_reference(MUSE, Q, K, V, 0), ValueError, "ranks is 0; at least 1"),
+    "points of a sweep": (
+        lambda: FIGURES.sweep([1, 2], [1, 2], [3, 3], ["a"], 0.1, "m"), ValueError, "have 2, 2, 2 and 1 numbers",
+    ),
+    "a choice of no method": (
+        lambda: FIGURES.tuner(np.ones(2), np.ones(2), ["a", "b"], 0.1, 7, "m"), ValueError, "chosen is 7; there are 2",
+    ),
+    "a head that is not there": (
+        lambda: FIGURES.error(np.ones(2), 5, np.ones(1), np.ones(1), ["a"]), ValueError, "head is 5; .* 0 to 1",
+    ),
+    "no errors": (lambda: FIGURES.fields(np.ones(3), {}, np.ones((2, 2)), np.ones(2)), ValueError, "errors is empty"),
+    "steps of a panel": (lambda: ml.panels.expansion(steps=0), ValueError, "steps is 0; at least 2"),
+    "one panel of a desk": (lambda: ml.panels.lab(SAMPLE, "lens"), ValueError, "show: 'lens' is one name"),
     # devices and paths
     "device of compare": (lambda: ml.compare(SAMPLE, MUSE, device="gpu"), ValueError, "device is 'gpu'; 'cpu', 'cuda'"),
     "device of tune": (lambda: ml.tune(SAMPLE, device=[]), ValueError, r"device is \[\]; 'cpu', 'cuda'"),

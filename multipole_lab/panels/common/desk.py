@@ -38,6 +38,8 @@ def check_state(
             )
         if name in controls and not _allows(controls[name], value):
             raise ValueError(f"{name}: {value!r} is not possible; {allowed_values(controls[name])}.")
+        if name == "show" and isinstance(value, str):
+            raise ValueError(f"show: {value!r} is one name; several in brackets are needed: ({value!r},).")
         for one in value if name in ("show", "own") else ():
             if one not in panels:
                 raise ValueError(
