@@ -118,13 +118,6 @@ def base(l1: Tensor, l2: Tensor) -> Tensor:
     return torch.maximum(l1, l2).nan_to_num(neginf=0.0)
 
 
-def unguarded(l1: Tensor, l2: Tensor) -> tuple[Tensor, Tensor]:
-    """Two blind parts give NaN."""
-    largest = torch.maximum(l1, l2)
-    a, b = (l1 - largest).exp(), (l2 - largest).exp()
-    return a / (a + b), b / (a + b)
-
-
 def both_nan(o1, l1, o2, l2):
     out, lse = merge(o1, l1, o2, l2)
     blind = lse.isneginf()
