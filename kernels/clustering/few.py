@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..common.checks import check_given, check_tensors
+from ..common.graphs import moment
 from ..common.launch import fp32_precision, launch, target_of
 from ..common.layout import row_strided
 from ..common.sizes import cdiv, power_of_two, spans
@@ -87,6 +88,7 @@ def capped_few(
         waiting.counts, (H, N, C, chunks, alike, B * H), BS=min(tile.rows, power_of_two(N)), BN=tile.cols,
         MASKED=masked, tile=tile,
     )  # fmt: skip
+    moment()
     further_rounds(x, split, labels, room, waiting)
     order, offsets, counts = empty(B, H, N), empty(B, H, C + 1), empty(B, H, C)
     wanted = (empty(B, H, N), empty(B, H, C, D, dtype=torch.float32)) if means else (order, distances)

@@ -7,12 +7,16 @@ the host's launches are what takes time, streams would only add to it.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
 
 T = TypeVar("T")
+
+_marked: ContextVar[list[torch.cuda.Event] | None] = ContextVar("moments", default=None)
 
 
 def captured(
@@ -76,6 +80,24 @@ def in_branches(calls: Sequence[Callable[[], object]]) -> list:
     waits = [beside(call) for call in others]
     result = first()
     return [result, *(wait() for wait in waits)]
+
+
+@contextmanager
+def moments() -> Iterator[list[torch.cuda.Event]]:
+    """The moments that `moment` marks within this context, in the order in which the host comes to them."""
+    token = _marked.set([])
+    try:
+        yield _marked.get()
+    finally:
+        _marked.reset(token)
+
+
+def moment() -> None:
+    """Mark a moment of the work that is captured here: what fills a device may begin, for few programs follow."""
+    marked = _marked.get()
+    if marked is not None and _capturing():
+        marked.append(torch.cuda.Event())
+        marked[-1].record()
 
 
 def _capturing() -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..common.checks import check_attention, check_given, check_tensors
 from ..common.delta import output_delta
 from ..common.derivatives import KernelFunction, Run, check_tangents, run_now
-from ..common.graphs import beside, in_branches
+from ..common.graphs import beside, in_branches, moments
 from ..common.launch import fp32_precision
 from ..common.layout import blocks_of, flat_heads, level_blocks, row_strided, sides, whole_of
 from ..exact import by_cudnn
@@ -115,11 +115,11 @@ def muse_causal_found(
     """The result of `muse_causal` without a derivative, where `find` clusters what `level_blocks` gives.
 
     In a CUDA graph the leaves and every level's clusters and summaries come about beside each other. Leaves fill the
-    device, and clusters are a chain of short launches, whose programs therefore go first. Up to `APART` levels are
-    evaluated beside each other too, and more of them, which fill a device, in the place of the result.
+    device for long, and clusters are a chain of short launches, which therefore begins: the leaves follow where the
+    chain comes to its longest launch, of few programs. Up to `APART` levels are evaluated beside each other too, and
+    more of them, which fill a device, in the place of the result.
     """
     check_tangents("muse_causal", q, k, v)
-    leaves = beside(partial(causal_leaves, q, k, v, block, scale))
     (B, Hq, N, _), size, precision = q.shape, v.shape[-1], fp32_precision(q)
     flat = flat_heads(*one_head_size(q.detach(), k.detach(), v.detach()))
 
@@ -132,8 +132,11 @@ def muse_causal_found(
         return *parts, _evaluate_level(*parts, None, scale, precision) if apart else None
 
     apart = 0 < levels <= APART
-    found = [beside(partial(level_parts, level), urgent=True) for level in range(levels)]
-    out, lse = (x.contiguous() for x in leaves())
+    with moments() as marked:
+        found = [beside(partial(level_parts, level), urgent=True) for level in range(levels)]
+    if marked:
+        torch.cuda.current_stream().wait_event(marked[0])
+    out, lse = (x.contiguous() for x in causal_leaves(q, k, v, block, scale))
     found = [wait() for wait in found]  # all of them are kept until the last one is there
     if apart:
         join_levels(out, lse, *zip(*(part for *_, part in found), strict=True))

@@ -146,14 +146,18 @@ class MultipoleCache(NotOffered):
     def is_compileable(self) -> bool:
         """Yes: a layer's step is one node of a graph of ``torch.compile``, in which attention is ``sdpa`` or ours.
 
-        No while a step's masks are made: transformers would write out each, though it hides nothing.
+        No while a model called by itself makes a step's masks: transformers would write out each, though it hides
+        nothing. ``generate`` asks before it makes them itself, for steps that may be compiled, and is told yes.
         """
-        return not (self._shared.masking or torch.compiler.is_compiling())
+        if torch.compiler.is_compiling():
+            return True
+        self._shared.asked = not self._shared.masking
+        return self._shared.asked
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """See ``Cache``; asked for by what makes masks."""
         if not torch.compiler.is_compiling():
-            self._shared.masking = True
+            self._shared.masking = not self._shared.asked
         return super().get_mask_sizes(query_length, layer_idx)
 
     def update(
@@ -162,7 +166,7 @@ class MultipoleCache(NotOffered):
         """See ``Cache``; in a graph of ``torch.compile`` they are stored when the graph runs (``in_graph.py``)."""
         if torch.compiler.is_compiling():
             return (Slot(self._ticket, layer_idx, key_states, value_states),) * 2
-        self._shared.masking = False
+        self._shared.masking = self._shared.asked = False
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def __setstate__(self, state: dict) -> None:

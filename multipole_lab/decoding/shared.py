@@ -33,7 +33,8 @@ class Shared:
     largest : of the shares of the budget that come next.
     record : when they did what.
     joined : the length of the text at which layers joined last, and how many did.
-    masking : whether the model makes masks now: sizes were asked for, and no keys came since.
+    asked, masking : whether somebody asked if the cache can be compiled, and whether a model makes masks without that
+        question; until keys come.
     """
 
     works: dict[torch.device, Work | None] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class Shared:
     largest: Largest | None = None
     record: Record = field(default_factory=Record)
     joined: tuple[int, int] = (0, 0)
+    asked: bool = False
     masking: bool = False
 
     def work(self, device: torch.device) -> Work | None:

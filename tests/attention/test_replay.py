@@ -1,5 +1,7 @@
 """Calls that repeat as CUDA graphs: which calls they stand for, and that nobody's result is written to again."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -117,6 +119,15 @@ def test_lengths_that_never_repeat_are_forgotten():
 
 def test_tensors_on_a_cpu_are_left_alone():
     assert not replayed.may_replay((torch.ones(1),))
+
+
+def test_a_graph_stands_for_no_dual_number(monkeypatch):
+    """Their tangents would be lost in silence; the call itself refuses them or knows them."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    on_gpu = (SimpleNamespace(is_cuda=True),)
+    assert replayed.may_replay(on_gpu)
+    with torch.autograd.forward_ad.dual_level():
+        assert not replayed.may_replay(on_gpu)
 
 
 def test_places_that_a_graph_reads_outlast_the_cache(monkeypatch):

@@ -89,6 +89,26 @@ def test_a_model_makes_no_mask_for_a_step_that_hides_nothing(monkeypatch):
     assert [mask[1].sum().item() for mask in masks[2:]] == [32, 32]
 
 
+def test_a_mask_is_asked_for_nothing_once_its_step_is_over():
+    """That of a compiled model lies in memory of its graph, which refuses to be asked in the next step."""
+
+    class Once(torch.Tensor):
+        over = False
+
+        def data_ptr(self):
+            assert not self.over
+            return super().data_ptr()
+
+    cache, step = filled(layers=2, batch=2, backend="torch")
+    for i in range(3):
+        mask = torch.ones(2, 1, 1, 41 + i, dtype=torch.bool, device=DEVICE)
+        mask[1, :, :, :9] = False
+        mask = mask.as_subclass(Once)
+        step(mask)
+        mask.over = True
+    assert all(one.hierarchy.valid[1].sum() == 34 for one in cache.layers)
+
+
 def test_a_mask_of_padding_is_read_once_for_all_layers():
     cache, step = filled(layers=3, batch=2, backend="torch")
     for i in range(4):

@@ -96,7 +96,11 @@ def test_many_blocks_at_once_are_those_that_were_clustered_one_by_one(monkeypatc
 
 def test_a_clustering_that_stands_for_all_of_its_shape_gives_each_its_own(monkeypatch):
     """As a graph does: what was recorded for the first of a name and a shape is what is done for the others."""
-    cases = [{"pieces": (36, 8, 20)}, {"pieces": (36, 8, 20), "cap": None}, {"hidden": 20, "pieces": (60, 16)}]
+    cases = [
+        {"pieces": (36, 8, 20)},
+        {"pieces": (36, 8, 20), "cap": None},
+        {"hidden": 20, "pieces": (60, 16)},
+    ]
     plain = [filled("triton", **case) for case in cases]
     held, calls = {}, []
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from multipole_lab.kernels.common import graphs
-from multipole_lab.kernels.common.graphs import beside, captured, in_branches
+from multipole_lab.kernels.common.graphs import beside, captured, in_branches, moment, moments
 from multipole_lab.kernels.decode.work import Work
 
 
@@ -102,3 +102,18 @@ def test_outside_of_a_capture_a_call_is_made_at_once():
     wait = beside(lambda: made.append(1) or 7)
     assert made == [1]
     assert wait() == 7
+
+
+def test_moments_of_a_capture_are_those_marked_within_the_context(device, monkeypatch):
+    recorded = []
+    event = type("Event", (), {"record": lambda self: recorded.append(self)})
+    monkeypatch.setattr(torch.cuda, "Event", event)
+    with moments() as marked:
+        moment()
+        assert marked == []  # nothing is captured
+        monkeypatch.setattr(graphs, "_capturing", lambda: True)
+        moment()
+        moment()
+    moment()  # nobody asks
+    assert marked == recorded
+    assert len(marked) == 2

@@ -8,7 +8,7 @@ from multipole_lab.clustering.kmeans import kmeans as torch_kmeans
 from multipole_lab.kernels.clustering import capped, few
 from multipole_lab.kernels.clustering.assign import assign
 from multipole_lab.kernels.clustering.centroids import cluster_means
-from multipole_lab.kernels.clustering.kmeans import capped_assign, kmeans
+from multipole_lab.kernels.clustering.kmeans import capped_assign, kmeans, lloyd_iteration
 from multipole_lab.kernels.clustering.lloyd import lloyd
 from multipole_lab.kernels.clustering.sort import sort_by_label
 
@@ -159,6 +159,16 @@ def test_rounds_give_the_labels_of_torch_whoever_plays_them(waiting, monkeypatch
         labels, means, *sorts = kmeans(x, x[:, :, :12].float(), 1, 1.1, valid)
         assert_same((labels, *sorts), (expected.labels, expected.counts, expected.order, expected.offsets))
         torch.testing.assert_close(means, expected.centroids, rtol=1e-5, atol=1e-5)
+        starts = lloyd_iteration(x, x[:, :, :12].float(), valid)
+        labels, _, *sorts = few.capped_few(x, starts, 1.1, valid)
+        assert_same((labels, *sorts), (expected.labels, expected.counts, expected.order, expected.offsets))
+
+
+def test_padding_is_sorted_where_an_order_must_be_a_permutation(monkeypatch):
+    monkeypatch.setattr(few, "capped_few", lambda *_: pytest.fail("padding went where nothing is sorted"))
+    x, valid = vectors(1, 2, 60, 16), torch.arange(60, device=DEVICE)[None] < 50
+    order = kmeans(x, x[:, :, :4].float(), 1, 1.2, valid)[3]
+    assert torch.equal(order.sort(-1).values, torch.arange(60, device=DEVICE).expand(1, 2, -1))
 
 
 def test_rows_longer_than_what_is_read_at_once():

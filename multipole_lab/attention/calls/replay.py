@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from multipole_lab.attention.calls.transforms import transformed
 from multipole_lab.suggesting import suggesting
 
 Function = Callable[..., tuple[Tensor, ...]]
@@ -135,6 +136,7 @@ class Replays:
         """Whether a graph may stand for a call with these tensors here."""
         return (
             all(x.is_cuda for x in tensors)
+            and not transformed()  # a graph knows no tangents
             and _allowed.get()
             and os.environ.get(VARIABLE) != "0"
             and not torch.compiler.is_compiling()

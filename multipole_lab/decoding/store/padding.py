@@ -22,8 +22,10 @@ class Masks:
 
     def __init__(self) -> None:
         self.row: Bool[Tensor, "B N"] | None = None
-        self._mask: Tensor | None = None
-        self._version = 0
+        # Of the last mask, what tells it from others, and whom it was read for. The mask itself is not kept: one that a
+        # compiled model makes lies in memory of its graph, which must not be asked for in the next step.
+        self._signs: tuple | None = None
+        self._served: set[Hierarchy] = set()
         self._before: Bool[Tensor, "B N"] | None = None
         self._whole: bool | None = None
 
@@ -37,7 +39,7 @@ class Masks:
         """
         if mask.shape[-1] != h.length or mask.shape[-2] != 1 or mask.shape[1] != 1:
             return False
-        self._read(mask, h.keys.buffer.shape[0])
+        self._read(mask, h)
         row = self.row
         if row is None:
             return False
@@ -58,15 +60,16 @@ class Masks:
         h.learnt = row
         return True
 
-    def _read(self, mask: Tensor, batch: int) -> None:
-        """Make ``row`` what this mask says, unless it is the mask that was read last."""
-        version = -1 if mask.is_inference() else mask._version  # that of inference mode counts no changes
-        last = self._mask
-        if last is not None and version >= 0 and version == self._version:
-            same = last.data_ptr() == mask.data_ptr() and last.dtype == mask.dtype
-            if same and last.shape == mask.shape and last.stride() == mask.stride():
-                return
-        before, self._mask, self._version, self._whole = self.row, mask, version, None
+    def _read(self, mask: Tensor, h: Hierarchy) -> None:
+        """Make ``row`` what this mask says, unless it is the mask that was read last, for other layers."""
+        signs = None  # in inference mode changes are not counted
+        if not mask.is_inference():
+            signs = mask.data_ptr(), mask._version, mask.dtype, mask.shape, mask.stride()
+        if signs is not None and signs == self._signs and h not in self._served:  # a layer comes once a step
+            self._served.add(h)
+            return
+        batch, before = h.keys.buffer.shape[0], self.row
+        self._signs, self._served, self._whole = signs, {h}, None
         self.row, self._before = self._shown(mask, batch), None
         if self.row is not None and before is not None and before.shape == (batch, mask.shape[-1] - 1):
             self._before = before if self.row[:, :-1].equal(before) else None
