@@ -38,7 +38,7 @@ def attention_speedups() -> pandas.DataFrame:
 
     Returns
     -------
-    A row for each setting and length, in this order: ``name`` (dates, device, precision, heads, method), ``n``,
+    A row for each setting and length, in this order: ``name`` (heads, method, dates, device, precision), ``n``,
     ``speedup``, ``rse``. Without any record it has no rows.
     """
     import pandas
@@ -55,7 +55,7 @@ def attention_speedups() -> pandas.DataFrame:
     rows = []
     for (place, words), runs in found.items():
         dates = " and ".join(sorted({row["date"] for row in runs}))
-        name = f"recorded {dates}, {place}: {words}"
+        name = f"{words}: recorded {dates}, {place}"
         for row in sorted(runs, key=lambda row: row["n"]):
             rows.append({"name": name, **{key: row[key] for key in ("n", "speedup", "rse")}})
     return pandas.DataFrame(rows, columns=["name", "n", "speedup", "rse"])

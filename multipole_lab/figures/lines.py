@@ -64,9 +64,11 @@ def lines(
     below = sum(len(name) + 5 for name in series) > _ROOM
     top = theme.heading_height(finding, reading) + (0 if below else 34)
     figure = go.Figure(layout={"template": theme.TEMPLATE, "title": theme.title(finding, reading)})
+    entries = {name: theme.narrow(name) for name in series}
+    rows = sum(1 + entry.count("<br>") for entry in entries.values())
     for i, (name, (xs, ys)) in enumerate(series.items()):
         figure.add_scatter(
-            x=list(xs), y=list(ys), name=name, mode="lines+markers", text=(notes or {}).get(name),
+            x=list(xs), y=list(ys), name=entries[name], mode="lines+markers", text=(notes or {}).get(name),
             line={"color": (colours or {}).get(name), "width": 2.5},
             marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9},
         )  # fmt: skip
@@ -80,7 +82,7 @@ def lines(
         figure.update_yaxes(type="log", **_decades([y for _, ys in series.values() for y in ys if y > 0]))
     legend = {"orientation": "v", "y": -0.2, "yanchor": "top"} if below else {"y": 1.0, "yanchor": "bottom"}
     return figure.update_layout(
-        height=top + 300 + 22 * len(series) * below, margin={"t": top}, legend=legend, xaxis_title=x, yaxis_title=y
+        height=top + 300 + 22 * rows * below, margin={"t": top}, legend=legend, xaxis_title=x, yaxis_title=y
     )  # fmt: skip
 
 

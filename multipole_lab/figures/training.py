@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from .common import theme
 
-LOOKS = {"exact": (theme.EXACT, "circle", "exact attention"), "muse": (theme.TILTED, "square", "MuSe")}
+LOOKS = {"exact": (theme.EXACT, "circle", "exact"), "muse": (theme.TILTED, "square", "MuSe")}
 # Steps that a smoothed loss remembers: a tenth of the run, at most this many.
 MEMORY = 20
 
@@ -74,7 +74,7 @@ def training(
                             "size": 8 if side == "exact" else 11,
                             "line": {"color": colour, "width": 2},
                         },
-                        name=f"{words}, held-out text",
+                        name=f"{words}, held out",
                         legendgroup=f"{side} heldout",
                         showlegend=column == 1 and i == 0,
                         hovertemplate=f"{words}, held-out text<br>%{{y:.4f}}<extra></extra>",
@@ -94,7 +94,8 @@ def training(
 def _words(summary, method, machine, seeds) -> tuple[str, str]:
     """State loss and time as they came out, for better or worse."""
     if "heldout_loss_difference" not in summary or "attention_seconds_difference" not in summary:
-        return "Training exact attention and MuSe, step by step in turns", f"On {machine}." if machine else ""
+        reading = f"{method} against exact attention, on {machine}." if machine else ""
+        return "Training exact attention and MuSe, step by step in turns", reading
     loss, time, attention = (
         summary[f"{name}_difference"] for name in ("heldout_loss", "seconds", "attention_seconds")
     )
@@ -102,9 +103,11 @@ def _words(summary, method, machine, seeds) -> tuple[str, str]:
     def change(percent: float) -> str:
         return f"{abs(percent):.1f}% {'less' if percent < 0 else 'more'}"
 
-    finding = f"Held-out loss {loss:+.2f}%; {change(attention)} time in attention, {change(time)} in all"
+    losses = "Held-out loss the same to 0.01%" if abs(loss) < 0.005 else f"Held-out loss {loss:+.2f}%"
+    finding = f"{losses}; {change(attention)} time in attention, {change(time)} in all"
     count = "one seed" if seeds == 1 else f"{seeds} seeds"
-    return finding, f"{method} against exact attention, {count}, in turns on {machine}."
+    how = "times are medians of a step, after the first few"
+    return finding, f"{method} against exact attention, {count}, in turns on {machine}; {how}."
 
 
 def _numbers(values) -> np.ndarray:

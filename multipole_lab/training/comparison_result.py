@@ -6,6 +6,7 @@ import statistics
 import textwrap
 from collections.abc import Callable
 
+from multipole_lab.method_text import check_method
 from multipole_lab.training.presets import PRECISIONS
 
 SIDES = ("exact", "muse")
@@ -102,9 +103,14 @@ def figure(result: dict):
         {side: [(c[side]["step"], c[side]["loss"], c[side]["seconds"]) for c in every] for side in SIDES},
         {side: [(c[side]["heldout_step"], c[side]["heldout_loss"]) for c in every] for side in SIDES},
         {name: x["mean"] for name, x in said.items()},
-        method=result["preset"]["method"],
+        method=_method(result),
         machine=_place(result),
     )
+
+
+def _method(result: dict) -> str:
+    """The approximation, in the names of today also where the record has older ones."""
+    return check_method(result["preset"]["method"])
 
 
 def _place(result: dict) -> str:
@@ -130,7 +136,7 @@ def table(result: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
     where = f"{_place(result)}; {versions}; {result['date']}"
     what = (
-        f"context {p['context']:,}, batch {p['batch'] * p['accumulate']}; {p['method']} in layer "
+        f"context {p['context']:,}, batch {p['batch'] * p['accumulate']}; {_method(result)} in layer "
         f"{', '.join(map(str, p['muse_layers']))} of {p['layers']}; exact: {result['exact_backend']}"
     )
     lines = [

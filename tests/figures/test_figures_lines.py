@@ -104,7 +104,7 @@ def test_a_record_is_found_in_any_folder(monkeypatch, tmp_path):
 def test_recorded_speedups_name_their_machine_and_have_an_error():
     table = attention_speedups()
     assert len(table)
-    assert table["name"].str.contains("recorded 20.*H100.*heads of").all()
+    assert table["name"].str.contains("heads of .*: recorded 20.*H100").all()
     assert (table["rse"] > 0).all()
     assert (table["speedup"] > 0).all()
     assert not table.duplicated(["name", "n"]).any()
@@ -116,3 +116,34 @@ def test_without_records_there_are_no_rows(monkeypatch, tmp_path):
     assert attention_speedups().empty
     with pytest.raises(FileNotFoundError, match="there are none"):
         record("anything")
+
+
+@pytest.mark.parametrize("words", ["six seven eight nine", "two", "averyveryverylong word"])
+def test_no_word_of_a_title_stands_alone_where_another_break_spares_it(words):
+    finding = f"A finding of so many letters that it fills a line, and {words}"
+    title = figures.lines(CURVES, finding, x="x", y="y").layout.title.text
+    found = title.removeprefix("<b>").removesuffix("</b>").split("<br>")
+    assert " ".join(found) == finding
+    assert len(found) > 1
+    assert all(len(line) <= 52 for line in found)
+    assert " " in found[-1]
+
+
+def test_no_name_of_a_curve_is_wider_than_a_narrow_picture():
+    curves = {
+        name: ([1, 2], [1, 2])
+        for name in ("short", "8 heads of 64, runs, near=0: " + "recorded on a machine " * 3)
+    }
+    figure = figures.lines(curves, "Found", x="x", y="y")
+    short, long = (trace.name.split("<br>") for trace in figure.data)
+    assert short == ["short"]
+    assert max(map(len, long)) <= 52
+    assert long[0].startswith("8 heads of 64, runs")
+    two_lines = figures.lines(
+        dict.fromkeys(("short", "x" * 49), ([1], [1])), "Found", x="x", y="y"
+    ).layout.height
+    assert two_lines == figure.layout.height - 22
+
+
+def test_a_word_alone_is_one_line_and_no_words_are_none():
+    assert theme.heading_height("Found") == theme.heading_height("Found", "") == 42

@@ -30,7 +30,7 @@ def speedups():
     """{(heads, kind, near): {length: row}} of what was recorded."""
     found = {}
     for name, rows in attention_speedups().groupby("name"):
-        heads, kind, near = re.search(r": (\d+) heads of \d+, (\S+), near=(\d)", name).groups()
+        heads, kind, near = re.match(r"(\d+) heads of \d+, (\S+), near=(\d)", name).groups()
         found[int(heads), kind, int(near)] = {row["n"]: row for _, row in rows.iterrows()}
     return found
 

@@ -138,3 +138,9 @@ def test_cell_ids_are_the_same_on_every_build(path):
 def test_pictures_of_a_notebook_say_what_they_show(path):
     said = re.findall(r"!\[([^\]]*)\]\(images/", read(path, "markdown"))
     assert all(len(words) > 20 for words in said), f"{path.name} has a picture without a description: {said}"
+
+
+@named(PATHS)
+def test_figures_of_cells_do_not_listen_to_the_window(path):
+    shown = re.findall(r"\.show\((.*?)\)", read(path, "code"), re.S)
+    assert {" ".join(words.split()) for words in shown} <= {"config=theme.CELL_CONFIG"}

@@ -17,6 +17,11 @@ every = front.candidates
 front.candidates = lambda *args: every(*args)[:3]
 sample = ml.load_sample("smollm2").crop(512)
 importlib.import_module("multipole_lab.panels.common.work")._QUICK_SECONDS = 60  # however busy this computer is"""
+FIGURE = """\
+from multipole_lab.figures import lines
+from multipole_lab.figures.common import theme
+
+lines({"a": ([1, 2], [1, 2])}, "Kept", x="x", y="y").show(config=theme.CELL_CONFIG)"""
 PANELS = {"clusters": "clusters", "matrix": "near", "front": "time limit"}  # and a slider of each
 
 # Marks that are drawn, and marks that there are to draw, of every trace that has some.
@@ -38,7 +43,7 @@ def lab(tmp_path_factory):
         browsing.jupyter_lab(folder, BROWSER_PATH="/dev/null") as (url, token),
     ):
         cells = [START, *(f"ml.panels.{name}(sample)" for name in PANELS)]
-        cells.append('ml.panels.lab(sample, show=("lens", "error"))')
+        cells += ['ml.panels.lab(sample, show=("lens", "error"))', FIGURE]
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         notebook.metadata["kernelspec"] = {
             "name": "python3",
@@ -68,6 +73,22 @@ def test_all_marks_are_there_after_run_all(lab):
     panel = lab.panel("front")
     lab.settled(panel)
     whole(lab, "front")
+
+
+def test_a_figure_of_a_cell_keeps_its_height_and_follows_the_width(lab):
+    figure, page = lab.page.locator(".jp-RenderedPlotly"), lab.page
+    scroll = "() => window.jupyterapp.shell.currentWidget.content.scrollToItem(%d, 'start')"
+    page.evaluate(scroll % (len(PANELS) + 2))
+    figure.locator(".main-svg").first.wait_for()
+    height = figure.bounding_box()["height"]
+    assert height > 300
+    for size in ((1280, 900), (1280, 1000), (900, 1000), (1280, 1200)):
+        page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+        page.wait_for_timeout(800)  # plotly waits for a tenth of a second
+        page.evaluate(scroll % (len(PANELS) + 2))
+        box, drawn = figure.bounding_box(), figure.locator(".main-svg").first.bounding_box()
+        assert box["height"] == pytest.approx(height, abs=1), size
+        assert drawn["width"] == pytest.approx(box["width"], abs=2), size
 
 
 @pytest.mark.parametrize("name", ["front", "clusters"])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from multipole_lab.bench.recorded import record
+from multipole_lab.training.comparison_result import figure, table
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "training.md").read_text(encoding="utf-8")
 H200 = {
@@ -75,3 +76,10 @@ def test_when_one_layer_can_save_what_the_paper_says():
     ]
     (a, b), (c, d) = rows
     assert shares == pytest.approx([a, b, 100 * a / b, 100 * c / d, c, d], abs=0.12)
+
+
+@pytest.mark.parametrize("name", ["h100-16k-central", "h100-16k-six", "h100-64k-six", "h200-16k-runs-six"])
+def test_a_record_is_shown_in_the_names_of_today(name):
+    found = record(f"training-{name}")
+    for words in (table(found), figure(found).layout.title.text):
+        assert "partition='runs'" in words.replace("<br>", " ").replace("\n", " ")

@@ -40,6 +40,9 @@ CONFIG = {
     "displaylogo": False,
     "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud", "select2d", "lasso2d"],
 }
+# For a figure that a cell shows. JupyterLab tells it of another width; if it listened to the window too,
+# it would vanish when that changes in height alone: Plotly then takes the height of a place that has none of its own.
+CELL_CONFIG = CONFIG | {"responsive": False}
 
 FAMILY = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
@@ -138,9 +141,23 @@ def heading_height(finding: str, reading: str = "") -> int:
     return 24 + 18 * lines
 
 
+def narrow(text: str) -> str:
+    """Break an entry of a legend so that a narrow figure does not cut it off."""
+    return "<br>".join(_wrap(text, _FINDING_WIDTH))
+
+
 def _wrap(text: str, width: float) -> list[str]:
-    """Break text into lines of at most that many characters."""
-    return textwrap.wrap(text, int(width))
+    """Break text into lines of at most that many characters, where it can be without one word alone at the end."""
+    lines = textwrap.wrap(text, int(width))
+    longest = max(map(len, text.split()), default=1)
+    narrower = int(width)
+    while len(lines) > 1 and " " not in lines[-1] and narrower > longest:
+        narrower -= 1
+        other = textwrap.wrap(text, narrower)
+        if len(other) > len(lines):
+            break
+        lines = other
+    return lines
 
 
 def visible_token(token: str) -> str:
