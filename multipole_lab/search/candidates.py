@@ -110,6 +110,6 @@ def measure(
         times: dict[str, list[float]] = {"approx": [], "exact": []}
         for turn in range(turns):
             yield None
-            for side, ms in interleaved(sides, repeats=1, warmup=turn == 0, device=device).items():
+            for side, ms in interleaved(sides, repeats=1, warmup=int(turn == 0), device=device).items():
                 times[side].append(ms)
         yield Cost(index, statistics.median(times["approx"]), statistics.median(times["exact"]), rse)
