@@ -78,7 +78,9 @@ def test_real_causal_errors_are_so_many_times_those_of_drawn_tokens():
 def test_the_errors_of_longer_leaves_are_recorded():
     part = (GUIDES / "choosing.md").read_text(encoding="utf-8").split("cpu-real-tokens-leaves.json`):")[1]
     lines = [
-        line.strip("|").split("|") for line in part.split("\n## ")[0].splitlines() if line.startswith("| `")
+        line.strip("|").split("|")
+        for line in part.split("**Longer texts**")[0].splitlines()
+        if line.startswith("| `")
     ]
     rows = record("cpu-real-tokens-leaves")["rows"]
     for method, *errors in lines:

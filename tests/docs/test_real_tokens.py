@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,32 @@ def test_what_runs_of_positions_cost_is_in_the_tables():
             full.append(a[0] / b[0])
             causal.append(a[1] / b[1])
     assert [float(x) for x in said.groups()] == pytest.approx([max(full), min(causal), max(causal)], abs=0.06)
+
+
+def test_errors_up_to_65_536_tokens_are_the_recorded_ones():
+    words = GUIDE.split("**Longer texts**")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in words.splitlines()
+        if line.startswith("| `")
+    ]
+    assert len(rows) == 5
+    lengths = (16384, 32768, 65536)
+
+    def percent(method, causal, digits):
+        name = as_text(parse_method(method.strip("`")))
+        found = (recorded("h200-real-tokens-65k", name, causal=causal, tokens=n)["error"] for n in lengths)
+        return [f"{100 * error:.{digits}f}%" for error in found]
+
+    for method, *cells in rows:
+        assert cells == percent(method, True, 2)
+        errors = [float(cell.strip("%")) for cell in cells]
+        low, high = (1.5, 1.76) if "runs" in method else (2.0, 3.0)
+        assert all(low < b / a < high for a, b in pairwise(errors))
+    said = "In full attention `MuSe()` has {}, {} and {} at these lengths, `MuSe(near=4)` {}, {} and {}."
+    assert said.format(*percent("MuSe()", False, 0), *percent("MuSe(near=4)", False, 0)) in words
+    losses = record("h200-real-tokens-65k")["texts"][2]["losses"]
+    assert losses[-1] / losses[0] == pytest.approx(1.1, abs=0.05)
 
 
 def test_errors_grow_with_the_length():

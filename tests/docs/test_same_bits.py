@@ -22,10 +22,14 @@ def test_the_same_call_on_a_cpu_gives_the_same_bits(causal):
     assert all(map(torch.equal, *found))
 
 
-def test_the_kernels_have_one_atomic_operation():
+def test_the_atomic_operations_of_the_kernels_count_places_in_lists():
     folder = Path(importlib.util.find_spec("multipole_lab.kernels").origin).parent
-    files = [path for path in folder.rglob("*.py") for _ in re.findall(r"tl\.atomic_", path.read_text())]
-    assert [path.name for path in files] == ["settle.py"]
+    found = [
+        (path.name, place)
+        for path in folder.rglob("*.py")
+        for place in re.findall(r"tl\.atomic_add\((\w+)", path.read_text())
+    ]
+    assert sorted(found) == [("crowds.py", "counts")] * 2 + [("settle.py", "counts")]
 
 
 def tiny(checkpointing=False):
