@@ -50,6 +50,13 @@ def test_what_is_told_of_a_choice_is_what_it_does(model, tmp_path):
     assert json.loads((tmp_path / "choice.json").read_text())["limit"] == {"kl": None, "above": 1e9}
 
 
+def test_a_choice_names_the_leaf_that_auto_is_here(model):
+    methods = [ml.MuSe(clusters=4), ml.MuSe(clusters=4, leaf=1024)]
+    found = choose_layers(model, ids_of(1), ids_of(1, seed=1), methods, max_kl=1e9)
+    assert {row["method"] for row in found.alone} == {"MuSe(clusters=4, leaf=1024)"}
+    assert len(found.alone) == 4  # one method, in every layer
+
+
 def test_a_layer_moves_along_its_lower_hull():
     # Saved 0.1, 0.5 and 0.8 at a divergence of 3, 1 and 2: the first is worse than the second in both.
     a, b, c = ml.Window(size=1), ml.Window(size=2), ml.Window(size=3)

@@ -113,7 +113,8 @@ def choose_layers(
     model : a causal language model of transformers, in evaluation mode.
     text : token ids of windows to choose by; every layer and method reads them once.
     held_out : windows of another text to measure the choice on.
-    methods : what layers may have instead of exact attention; at most half as many reads again follow.
+    methods : what layers may have instead of exact attention; at most half as many reads again follow. ``leaf="auto"``
+        is kept in the choice as the number of positions that it is for this model here.
     max_above : by how many percent the loss may exceed that of dense attention.
     max_kl : divergence from dense attention that is allowed, nats a token. One of both is needed.
     progress : called with layers and methods done, and all of them.
@@ -135,17 +136,10 @@ def choose_layers(
     config, length = model.config.get_text_config(), text.shape[1]
     heads, kv_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
     size = head_size(config)
-    shares = {
-        method: share_of_exact(
-            settled(method, model.device, model.dtype, size),
-            length,
-            causal=True,
-            head_size=size,
-            heads=heads,
-            kv_heads=kv_heads,
-        )
-        for method in methods
-    }
+    # With leaves as long as they are here: where the choice is used, "auto" may be another length.
+    methods = list(dict.fromkeys(settled(method, model.device, model.dtype, size) for method in methods))
+    facts = {"causal": True, "head_size": size, "heads": heads, "kv_heads": kv_heads}
+    shares = {method: share_of_exact(method, length, **facts) for method in methods}
     layers, texts = sorted(attention_layers(model)), _Texts(model, text)
     alone, rows = {}, []
     for method in methods:
