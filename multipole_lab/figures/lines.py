@@ -79,7 +79,7 @@ def lines(
             type="log", **_ticks(sorted({float(value) for xs, _ in series.values() for value in xs}))
         )
     if "y" in log:
-        figure.update_yaxes(type="log", **_decades([y for _, ys in series.values() for y in ys if y > 0]))
+        figure.update_yaxes(type="log", **_decades([y for _, ys in series.values() for y in ys]))
     legend = {"orientation": "v", "y": -0.2, "yanchor": "top"} if below else {"y": 1.0, "yanchor": "bottom"}
     return figure.update_layout(
         height=top + 300 + 22 * rows * below, margin={"t": top}, legend=legend, xaxis_title=x, yaxis_title=y
@@ -87,20 +87,21 @@ def lines(
 
 
 def _ticks(values: list[float]) -> dict:
-    """A tick for every length or budget that was measured; plotly's own where there are many, or none is round."""
-    if len(values) > 9 or not all(value.is_integer() for value in values):
-        return {}
-    return {"tickvals": values, "ticktext": [f"{value:,.0f}" for value in values]}
+    """A tick for every length or budget, or for every second or third of many; for other numbers as on a height."""
+    if not values or not all(value.is_integer() for value in values):
+        return _decades(values)
+    shown = values[:: math.ceil(len(values) / 9)]
+    return {"tickvals": shown, "ticktext": [f"{value:,.0f}" for value in shown]}
 
 
 def _decades(values: list[float]) -> dict:
-    """A tick for every power of ten, in plain numbers where those are short; plotly's own on less than two of them."""
-    if not values or max(values) < 30 * min(values):
-        return {"exponentformat": "power"}
+    """A tick for every power of ten, and for 2 and 5 where there are few, in plain numbers where those are short."""
+    values = [value for value in values if value > 0]
+    if not values:
+        return {}
     if min(values) < 1e-3 or max(values) > 1e4:
         return {"exponentformat": "power", "dtick": 1}
+    between = (1, 2, 5) if max(values) < 30 * min(values) else (1,)
     powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
-    return {
-        "tickvals": [10.0**power for power in powers],
-        "ticktext": [f"{10.0**power:g}" for power in powers],
-    }
+    ticks = [round(times * 10.0**power, 12) for power in powers for times in between]
+    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}

@@ -22,7 +22,9 @@ def test_a_logarithmic_height_has_a_tick_for_every_power_of_ten():
 
     assert ticks(0.27, 3, 79).ticktext == ("0.1", "1", "10", "100")
     assert ticks(1e-6, 0.1).dtick == 1
-    assert ticks(1, 3).tickvals is None
+    few = ticks(0.3, 3).ticktext  # plotly's own would be 3 4 5 6 7 8 9 1 2 3
+    assert few == ("0.1", "0.2", "0.5", "1", "2", "5", "10", "20", "50")
+    assert ticks(0, 0).tickvals is None
 
 
 def test_lines_draws_every_point_of_every_curve_with_a_symbol_of_its_own():
@@ -53,9 +55,12 @@ def test_lines_puts_long_names_below_and_short_ones_above():
     assert figure.layout.height > drawn().layout.height
 
 
-def test_lines_leaves_ticks_that_are_not_round_to_plotly():
-    figure = figures.lines({"a": ((0.01, 0.017), (1, 2))}, "Found", x="x", y="y", log="x")
-    assert figure.layout.xaxis.tickvals is None
+def test_lines_has_plain_ticks_where_not_every_length_has_room():
+    few = figures.lines({"a": ((0.01, 0.017), (1, 2))}, "Found", x="x", y="y", log="x").layout.xaxis
+    assert few.ticktext == ("0.01", "0.02", "0.05", "0.1", "0.2", "0.5")
+    lengths = [2**i for i in range(10, 21)]
+    many = figures.lines({"a": (lengths, lengths)}, "Found", x="x", y="y", log="x").layout.xaxis
+    assert many.ticktext == ("1,024", "4,096", "16,384", "65,536", "262,144", "1,048,576")
 
 
 def test_lines_without_curves_is_a_figure_that_says_so():

@@ -27,8 +27,10 @@ def test_02_three_of_thirty_layers_nine_heads_and_three_key_heads(book):
 def test_07_few_pairs_are_summed_one_by_one_and_the_error_is_small(book):
     clusters, near, percent, error = book.says(
         r"With (\d+) clusters, of which each query sums (\d+) key by key, (\d+)% of the pairs are summed one by one, "
-        r"and the error is ([\d.]+?)\. "
+        r"and the error is ([\d.]+) \(as the panel opens: head 0 of layer 15, 2,048 tokens, full attention\)"
     )
+    state = ml.panels.matrix(book.cell("01").sample).state()
+    assert (state["layer"], state["head"], state["context"], state["attention"]) == (15, 0, 2048, "full")
     q, k, v = one_head(book.cell("01").sample[15], 0, 2048)  # what the panel begins with
     method, all_in_one = ml.MuSe(clusters=int(clusters), near=int(near)), np.zeros(2048, int)
     summed, pairs = exact_pairs(method, q, k, Cells(all_in_one, all_in_one, 1), False, 1 / 8)

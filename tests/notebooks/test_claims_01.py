@@ -43,7 +43,9 @@ def test_06_heads_share_keys_and_twelve_keys_hold_most(book):
 
 
 def test_10_token_0_is_among_the_twelve_heaviest(book, weights):
-    (share,) = book.says(r"Token 0 is among the twelve heaviest for (\d+%) of this layer's queries")
+    (share,) = book.says(
+        r"Token 0 is among the twelve heaviest for (\d+%) of this layer's queries \(all nine heads, causal, 2,048"
+    )
     heaviest = weights[:, 12:].topk(12).indices
     assert (heaviest == 0).any(-1).float().mean().item() == pytest.approx(share, abs=0.005)
 
@@ -99,7 +101,9 @@ def test_solution_1_three_lines_are_merge(book):
 
 
 def test_solution_2_averaging_is_wrong_but_for_equal_weights(book):
-    (said,) = book.says(r"The error is ([\d.]+)\. Right only where the two parts have the same mean")
+    (said,) = book.says(
+        r"Over all heads of the layer the error is ([\d.]+)\. Right only where the two parts have the same mean"
+    )
     ran = book.solution(2)[0]
     assert ran.value.item() == pytest.approx(said, abs=0.005)
     zero = torch.zeros_like(ran.q[:, :, :1])

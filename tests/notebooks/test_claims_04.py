@@ -31,7 +31,9 @@ def test_07_a_few_clusters_hold_most_of_the_attention(book):
 
 
 def test_10_four_near_clusters_take_two_thirds_of_the_error_away(book):
-    book.says(r"(Four near clusters) take two thirds of the error away, for less than twice the products")
+    book.says(
+        r"Over all heads of layer 15, (four near clusters) take two thirds of the error away, for less than twice"
+    )
     rows = {
         near: (cost, wrong)
         for near, cost, wrong in book.cell("09").rows(r"near= ?(\d+): +(\d+)%.*error ([\d.]+)")
@@ -227,7 +229,7 @@ def test_07_the_heaviest_clusters_are_not_the_nearest(book):
 def test_10_what_sharing_near_clusters_costs_and_what_is_missed(book):
     shared, own, hit = book.says(
         r"the shared four hold (\d+)% of a query's attention, where the four best for each single query would hold "
-        r"(\d+)%\. The one heaviest key of a query lies in a shared near cluster in (\d+)% of the cases"
+        r"(\d+)%\. There, too, the one heaviest key of a query lies in a shared near cluster in (\d+)% of the cases"
     )
     ran = book.cell("06")
     weights = (ran.sample.scale * ran.q[0, 0] @ ran.k[0, 0].T).softmax(-1)

@@ -32,6 +32,15 @@ def test_equation_a_square_costs_nine_n_c_d_and_pays_from_four_and_a_half_c_on(b
     assert book.says(r"it costs \$\\tfrac(\d)(\d) N C D\$") == (total, 2)
 
 
+def test_equation_keys_that_heads_share_are_clustered_once(book):
+    heads, times = book.says(
+        r"Where (\w+) query heads share their keys, .*? a square pays from \$([\d.]+)\\,C\$ on"
+    )
+    method = ml.MuSe(clusters=64)
+    first = next(n for n in range(64, 400) if share_of_exact(method, n, heads=int(heads), kv_heads=1) < 1)
+    assert first / 64 == pytest.approx(times, abs=0.05)
+
+
 def test_equation_leaves_cost_n_l_d(book):
     book.says(r"all \$N/L\$ leaves together \$(N L D)\$")
     no_squares = ml.MuSe(clusters=1, leaf=512)
@@ -51,7 +60,8 @@ def test_07_the_recursion_is_causal_attention_and_what_the_library_computes(book
 
 def test_10_longer_leaves_have_less_error_and_work_falls_and_then_grows(book):
     book.says(
-        r"Here each longer leaf has (less) error\. The work .*? from a leaf of 64 to one of 128 it \*\*falls\*\*"
+        r"On this head each longer leaf has (less) error\. The work .*? from a leaf of 64 to one of 128 it "
+        r"\*\*falls\*\*"
     )
     rows = book.cell("10").rows(r"leaf +(\d+): +([\d.]+)% .*error ([\d.]+)")
     leaves, work, errors = zip(*rows, strict=True)
@@ -129,8 +139,8 @@ def test_18_more_clusters_less_error(book):
 
 def test_19_causal_errors_are_smaller_than_full_ones_by_these_factors(book):
     full, causal, factor, third, last = book.says(
-        r"64 clusters give ([\d.]+) in full attention and, with leaves of 256, ([\d.]+) in causal attention, "
-        r"a factor of (\d+); in layer 3 it is (\d+), in layer 28 it is (\d+)"
+        r"layer 15, 2,048 tokens, 64 clusters give ([\d.]+) in full attention and, with leaves of 256, ([\d.]+) in "
+        r"causal attention, a factor of (\d+); in layer 3, with the same leaves, it is (\d+), in layer 28 it is (\d+)"
     )
     found = {}
     for number in (3, 15, 28):
@@ -143,7 +153,7 @@ def test_19_causal_errors_are_smaller_than_full_ones_by_these_factors(book):
     ratios = [a / b for a, b in found.values()]
     assert ratios == pytest.approx([third, factor, last], rel=0.1)
     leaf, part, wrong, times = book.says(
-        r"With leaves of ([\d,]+), the default on a CPU, (half) of .*?: ([\d.]+), a factor of (\d+)\."
+        r"With leaves of ([\d,]+), the default on a CPU, (half) of .*?: ([\d.]+) in layer 15, a factor of (\d+)\."
     )
     assert (leaf / 2048, part) == (1 / 2, "half")
     x = first_tokens(book.cell("04").sample[15], 2048)
@@ -179,7 +189,7 @@ def test_24_what_sinks_take_off(book):
     rows = book.cell("23").rows(r"([\d.]+) without sinks, ([\d.]+) with")
     saved = [1 - with_ / without for without, with_ in rows]
     assert saved == pytest.approx([third, fifteen, last], abs=0.016)
-    (percent,) = book.says(r"they are cheap \((\w+) more percent of the work\)")
+    (percent,) = book.says(r"they are cheap \((\w+) more percent of the work of a head with keys")
     none, four = (share_of_exact(ml.MuSe(clusters=32, leaf=256, sinks=n), 2048, causal=True) for n in (0, 4))
     assert percent == pytest.approx(100 * (four / none - 1), abs=0.3)
 
@@ -200,9 +210,13 @@ def test_02_how_many_leaves_and_squares_there_are(book):
 def test_28_a_short_text_is_slower_with_fewer_products_and_length_is_good_for_muse(book):
     rows = book.cell("27").rows(r"([\d,]+) tokens: .* ([\d.]+) times as fast")
     (first, slow), *_, (_, last) = rows
-    tokens, share = book.says(
-        r"At (\d+) tokens MuSe has (\d+%) of the products and takes \*longer\*: there is one square"
+    tokens, clusters, leaf, layer, share = book.says(
+        r"At (\d+) tokens MuSe, with these (\d+) clusters and leaves of (\d+), has (\d+%) of the products of this "
+        r"layer \((\d+%) where each head has keys of its own\) and takes \*longer\*: there is one square"
     )
+    assert (clusters, leaf) == (32, 256)
+    shared = share_of_exact(ml.MuSe(clusters=32, leaf=256), int(tokens), causal=True, heads=9, kv_heads=3)
+    assert shared == pytest.approx(layer, abs=0.005)
     assert (first, slow < 1) == (tokens, True)
     assert share_of_exact(ml.MuSe(clusters=32, leaf=256), int(tokens), causal=True) == pytest.approx(
         share, abs=0.005
@@ -212,7 +226,7 @@ def test_28_a_short_text_is_slower_with_fewer_products_and_length_is_good_for_mu
 
 def test_solution_1_the_mass_of_the_first_square_is_the_sink(book):
     said = book.says(
-        r"The mass is ([\d.]+), and ([\d.]+) of it is on those four\. "
+        r"The mass is ([\d.]+), and those four alone have ([\d.]+)\. "
         r"Token 0 has a value of length ([\d.]+), where the median is ([\d.]+)"
     )
     (ran,) = book.solution(1)
@@ -232,7 +246,9 @@ def test_solution_3_sinks_decide_between_window_and_muse(book):
         r"the window \(([\d.]+)\) beats MuSe without sinks \(([\d.]+)\) on this head; "
         r"with the same sinks MuSe is ahead, ([\d.]+?)\. This"
     )
-    wide, whole = book.says(r"Over all heads the window is wrong by ([\d.]+) and MuSe by ([\d.]+?)\. Without")
+    wide, whole = book.says(
+        r"Over all heads of layer 15 the window is wrong by ([\d.]+) and MuSe by ([\d.]+?)\. Without"
+    )
     errors = book.solution(3)[0].errors
     assert window < muse
     assert fair < window
@@ -330,18 +346,34 @@ def test_19_errors_grow_with_the_length(book):
 
 
 def test_28_causal_attention_pays_later(book):
-    full, leaf, causal = book.says(
-        r"needs (\d+%) of the products of exact attention if both are full, and with leaves of (\d+) it needs (\d+%) if"
+    *shared, full, causal = book.says(
+        r"needs (\d+%) of the products of exact attention in this layer if both are full, and with leaves of 512 it "
+        r"needs (\d+%) if both are causal \((\d+%) and (\d+%) for a head with keys of its own\)"
     )
+    leaf, heads = 512, {"heads": 9, "kv_heads": 3}
+    assert share_of_exact(ml.MuSe(), 4096, **heads) == pytest.approx(shared[0], abs=0.005)
+    layer = share_of_exact(ml.MuSe(leaf=leaf), 4096, causal=True, **heads)
+    assert layer == pytest.approx(shared[1], abs=0.005)
     assert share_of_exact(ml.MuSe(), 4096) == pytest.approx(full, abs=0.005)
-    assert share_of_exact(ml.MuSe(leaf=int(leaf)), 4096, causal=True) == pytest.approx(causal, abs=0.005)
+    assert share_of_exact(ml.MuSe(leaf=leaf), 4096, causal=True) == pytest.approx(causal, abs=0.005)
     slow, fast, late, later = book.says(
         r"slower than exact attention at ([\d,]+) tokens and faster at ([\d,]+) in full attention; in causal attention "
         r"it is slower at ([\d,]+) and faster at ([\d,]+)\."
     )
     first, second = book.says(
-        r"are ahead at ([\d,]+) in full and at ([\d,]+) in causal attention, the shortest"
+        r"are ahead at ([\d,]+) in full attention \(64 runs\) and at ([\d,]+) in causal attention "
+        r"\(128 of keys, 16 of queries\), the shortest"
     )
+    heads, size, leaf = book.says(
+        r"\((\d) heads of (\d+) with keys of their own, leaves of ([\d,]+); beyond 4,096"
+    )
+    for name in ("attention-8x64", "causal-8x64", "attention-runs-8x64", "causal-runs-8x64"):
+        for row in record(f"h100-{name}")["rows"]:
+            method = parse_method(row["method"])
+            assert (row["heads"], row["dim"], method.leaf) == (heads, size, leaf)
+            assert ("resampled" in row["source"]) == (row["n"] > 4096)
+            runs = (128, 16) if name == "causal-runs-8x64" else (64, None)
+            assert (method.clusters, method.query_clusters) == runs
     for name, slower, faster in (
         ("attention-8x64", slow, fast),
         ("causal-8x64", late, later),

@@ -392,6 +392,8 @@ def test_exercise_1_ten_sinks_make_other_clusters(book, decode):
 
 
 def test_02_the_second_order_of_the_mass(book, decode):
+    book.says(r"shipped layers \((the last 8) of 4,096 tokens, a budget of 128 keys\)")
+    assert Settings().budget == 128
     book.says(r"counts (eight) tenths of it \(`spread=0\.8`\)")
     assert Settings().spread == 0.8
     with_it, without = book.says(r"of a step is ([\d.]+) with it and ([\d.]+) without \(`spread=0`\)")
