@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .settle import last_taken, load_askers, make_key
+from .settle import keep_waiting, last_taken, make_key
 
 
 @triton.jit
@@ -52,9 +52,4 @@ def crowds_kernel(
         i_end = i_start + n_asked
         i_cut = last_taken(p_key, p_key, i_start, i_end, i_c, n_room, BN, True)
         i_place = tl.atomic_add(counts + HEADS + i_row, n_asked - n_room).to(tl.int64)
-        for i in range(i_start, i_end, BN):
-            b_key, m_n = load_askers(p_key, p_key, i, i_end, i_c, BN, True)
-            b_wait = (m_n & (b_key > i_cut)).to(tl.int32)
-            p_place = waiting + i_row * N + i_place + tl.cumsum(b_wait, axis=0) - b_wait
-            tl.store(p_place, b_key.to(tl.int32), mask=b_wait > 0)  # the position is the lower half
-            i_place += tl.sum(b_wait)
+        keep_waiting(p_key, p_key, waiting + i_row * N + i_place, i_start, i_end, i_c, i_cut, BN, True)

@@ -55,6 +55,19 @@ def last_taken(p_key, p_asked, i_start, i_end, i_c, n_room, BN: tl.constexpr, FI
 
 
 @triton.jit
+def keep_waiting(
+    p_key, p_asked, p_waiting, i_start, i_end, i_c, i_cut, BN: tl.constexpr, FIRST: tl.constexpr
+):
+    """Write the positions of those who ask and are above the cut, from p_waiting on."""
+    for i in range(i_start, i_end, BN):
+        b_key, m_n = load_askers(p_key, p_asked, i, i_end, i_c, BN, FIRST)
+        b_wait = (m_n & (b_key > i_cut)).to(tl.int32)
+        p_place = p_waiting + tl.cumsum(b_wait, axis=0) - b_wait
+        tl.store(p_place, b_key.to(tl.int32), mask=b_wait > 0)  # the position is the lower half
+        p_waiting += tl.sum(b_wait)
+
+
+@triton.jit
 def settle_kernel(
     labels, distances, order, offsets, capacity, room, keys, asked, waiting, counts, sizes,
     BN: tl.constexpr, FIRST: tl.constexpr,
@@ -85,12 +98,7 @@ def settle_kernel(
             tl.debug_barrier()
         i_cut = last_taken(p_key, p_asked, i_start, i_end, i_c, n_room, BN, FIRST)
         i_place = tl.atomic_add(counts + HEADS + i_row, n_asked - n_room)  # counts [rounds, heads]
-        for i in range(i_start, i_end, BN):
-            b_key, m_n = load_askers(p_key, p_asked, i, i_end, i_c, BN, FIRST)
-            b_wait = (m_n & (b_key > i_cut)).to(tl.int32)
-            p_place = waiting + i_row * N + i_place + tl.cumsum(b_wait, axis=0) - b_wait
-            tl.store(p_place, b_key.to(tl.int32), mask=b_wait > 0)  # the position is the lower half
-            i_place += tl.sum(b_wait)
+        keep_waiting(p_key, p_asked, waiting + i_row * N + i_place, i_start, i_end, i_c, i_cut, BN, FIRST)
     if not FIRST:
         for i in range(i_start, i_end, BN):
             b_key, m_n = load_askers(p_key, p_asked, i, i_end, i_c, BN, FIRST)
