@@ -27,13 +27,18 @@ def _quick_and_repeatable():
         yield
 
 
-def filled(backend, pieces=(76,), hidden=0, reads=None, dtype=torch.float32, **settings):
-    """A layer's storage that joins after every piece of text; ``hidden`` keys of the second text are padding."""
+def filled(backend, pieces=(76,), hidden=0, reads=None, dtype=torch.float32, filling=None, **settings):
+    """A layer's storage that joins after every piece of text; ``hidden`` keys of the second text are padding.
+
+    filling : the number that stands there; None for as random ones as elsewhere.
+    """
     g = torch.Generator().manual_seed(1)
     settings, B = {**SMALL, "backend": backend, **settings}, 2 if hidden else 1
     h = Hierarchy(Settings(**settings), ROTATION if settings.get("rope") else None)
     for n in pieces:
         k, v = (torch.randn(B, 2, n, size, generator=g).to(DEVICE, dtype) for size in (16, 24))
+        if filling is not None and h.valid is None:
+            k[1, :, :hidden], v[1, :, :hidden] = filling, filling
         h.append(k, v)
         if hidden and h.valid is None:
             h.valid = torch.ones(2, n, dtype=torch.bool, device=DEVICE)
@@ -82,6 +87,17 @@ def test_blocks_of_half_precision_are_about_as_tight_as_those_of_torch():
     ours, theirs = (filled(backend, dtype=torch.float16) for backend in ("triton", "torch"))
     spreads = [(h.levels[0].spread.view() * h.levels[0].tokens.view()).sum() for h in (ours, theirs)]
     torch.testing.assert_close(spreads[0], spreads[1], rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_what_stands_where_padding_is_moves_no_key(backend, poisoned):
+    """Its keys may be anything: a query that sees nothing may have no number, and so none the keys behind it."""
+    plain, *others = (
+        filled(backend, hidden=66, filling=x, dtype=torch.float16) for x in (0.0, torch.nan, torch.inf)
+    )
+    for other in others:
+        assert torch.equal(other.position.view(), plain.position.view())
+        assert all(torch.equal(x, numbers(other)[name]) for name, x in numbers(plain).items())
 
 
 def test_many_blocks_at_once_are_those_that_were_clustered_one_by_one(monkeypatch):

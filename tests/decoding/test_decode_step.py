@@ -147,6 +147,24 @@ def test_left_padding_is_in_no_cluster(padding):
     assert short.isfinite().all()
 
 
+@pytest.mark.parametrize("anything", [torch.nan, torch.inf, 3e38])
+def test_what_stands_where_padding_is_changes_nothing(anything):
+    """Padding among the sinks of a text that has fewer keys, in blocks of nothing else, beside places left empty."""
+    padding, outs = 299, []
+    mask = torch.ones(B, 300, dtype=torch.bool)
+    mask[1, :padding] = False
+    for filling in (0.0, anything):
+        torch.manual_seed(0)
+        h, (k, v) = Hierarchy(Settings(**SMALL)), keys_and_values(300)
+        k[1, :, :padding], v[1, :, :padding] = filling, filling
+        h.append(k, v)
+        h.valid = mask.clone()
+        h.join()
+        q = torch.randn(B, HK * G, 1, D)
+        outs.append([decode_step(q, h.state(), scale=0.25, budget=n)[0] for n in (0, 20, 300)])
+    assert all(torch.equal(zeros, other) for zeros, other in zip(*outs, strict=True))
+
+
 def test_replacement_counts_every_key():
     """Where all keys of a cluster are equal, the centroid is exact."""
     h = Hierarchy(Settings(**SMALL, fraction=1 / 8, cap=None))

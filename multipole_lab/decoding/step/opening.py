@@ -19,12 +19,13 @@ def open_clusters(
     budget: int,
     limit: Float[Tensor, "R 1"] | None = None,
     budgets: Int[Tensor, " R"] | None = None,
+    spare: int = 0,
 ) -> tuple[Int[Tensor, "R budget"], Bool[Tensor, "R budget"], Bool[Tensor, "R C"]]:
     """The clusters of largest share per member, in that order, as long as all their members fit into ``budget`` places.
 
-    Returns the members' positions in the level below, which places are filled, and the clusters opened. Empty
-    clusters take no place. With ``limit`` it stops as soon as the taken shares reach it. With ``budgets`` every row
-    has its own number of places, ``budget`` at most.
+    Returns the members' positions in the level below (``spare`` where a place stays empty), which places are filled,
+    and the clusters opened. Empty clusters take no place. With ``limit`` it stops as soon as the taken shares reach
+    it. With ``budgets`` every row has its own number of places, ``budget`` at most.
     """
     R, C = share.shape
     first, members = first[:, :C], members[:, :C]
@@ -47,7 +48,7 @@ def open_clusters(
     place = torch.arange(budget, device=share.device)
     taken = place < held
     index = shift.repeat_interleave(fill.flatten(), output_size=R * budget).view(R, budget) + place
-    return torch.where(taken, index, 0), taken, opened
+    return torch.where(taken, index, spare), taken, opened
 
 
 def places(index: Int[Tensor, "R m"], n: int) -> Int[Tensor, "R m"]:

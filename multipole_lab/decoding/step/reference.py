@@ -110,7 +110,10 @@ def decode_step(
         else:
             tokens, first = fine.tokens, fine.first
         share = _share(a, norm)
-        index, taken, opened = open_clusters(share, first, tokens, budget, limit, rooms)
+        # Empty places read the newest key, which is never padding: whose value may be anything, and 0 * inf is no 0.
+        index, taken, opened = open_clusters(
+            share, first, tokens, budget, limit, rooms, spare=state.length - 1
+        )
         if seen is not None:
             seen.note(state, looked, share, index, taken, opened)
         if replacement:
@@ -139,12 +142,14 @@ def exact_part(
         if begin == end:
             continue
         one = _logits(q, state.keys[:, :, begin:end].flatten(0, 1), scale, softcap)
+        value = state.values[:, :, begin:end].flatten(0, 1)
         if state.valid is not None:
-            valid = state.valid[:, start : start + end - begin].repeat_interleave(state.keys.shape[1], 0)
-            one = one.masked_fill(~valid.unsqueeze(1), NEVER)
+            hidden = ~state.valid[:, start : start + end - begin].repeat_interleave(state.keys.shape[1], 0)
+            one = one.masked_fill(hidden.unsqueeze(1), NEVER)
+            value = value.masked_fill(hidden.unsqueeze(-1), 0)
         start += end - begin
         logits.append(one)
-        values.append(state.values[:, :, begin:end].flatten(0, 1))
+        values.append(value)
     return logits, values
 
 
