@@ -270,8 +270,11 @@ def test_solution_4_keys_never_leak_and_queries_move_24_outputs(book):
 
 
 def test_09_a_length_that_is_no_power_of_two(book):
-    n, leaf, extra = book.says(r"([\d,]+) tokens make eight leaves of (\d+), and the (four) places too many")
-    size, levels = block_sizes(int(n), 256)
+    longest, n, needed, leaf, extra = book.says(
+        r"`leaf=(\d+)`, ([\d,]+) tokens need (six), so they make eight leaves of (\d+), and the (four) places too many"
+    )
+    assert -(-n // longest) == needed
+    size, levels = block_sizes(int(n), int(longest))
     assert (size, 1 << levels, size * 8 - n) == (leaf, 8, 4)
     assert extra == 4
 

@@ -115,14 +115,14 @@ def test_16_two_levels_look_at_256_of_494_and_cost_next_to_nothing(book, decode)
     (before,) = book.says(
         r"The same budget had ([\d.]+) in the table above\. The difference is the number of centroids"
     )
-    assert before == dict(book.cell("14").rows(r"budget +(\d+):.*; error ([\d.]+);"))[128]
+    assert before == dict(book.cell("14").rows(r"(?m)^ +(\d+) +\d+ +\d+% +([\d.]+) "))[128]
     assert decode(budget=128, levels=1)[0] == pytest.approx(before, abs=1e-4)
     book.says(r"(an eighth) of the keys here, a sixteenth there")
     assert Settings().fraction == 1 / 16
 
 
 def test_18_a_longer_interval_reads_more_keys_at_a_smaller_error_and_clusters_less_often(book, decode):
-    rows = book.cell("19").rows(r"interval +(\d+): +(\d+) keys read, (\d+%).*error (\S+)")
+    rows = book.cell("19").rows(r"interval +(\d+): +(\d+) keys, (\d+%).*error (\S+)")
     intervals, read, mass, error = zip(*rows, strict=True)
     assert list(read) == sorted(read)
     assert list(mass) == sorted(mass)
@@ -382,6 +382,8 @@ def test_20_the_error_does_not_drift(book):
 def test_26_where_the_cache_begins_to_cluster_on_a_cpu(book):
     megabytes, tokens = book.says(r"of a layer take (\d+) MB, at ([\d,]+) tokens of this layer in `float32`")
     assert LEAST_BYTES["cpu"] == megabytes * 1e6
+    book.says(r"tokens of this layer in `float32`; on a GPU (at once)\.")
+    assert LEAST_BYTES["cuda"] == 0
     assert tokens == math.ceil(megabytes * 1e6 / (3 * 2 * 64 * 4))
 
 
@@ -397,8 +399,10 @@ def test_02_the_second_order_of_the_mass(book, decode):
     book.says(r"counts (eight) tenths of it \(`spread=0\.8`\)")
     assert Settings().spread == 0.8
     with_it, without = book.says(r"of a step is ([\d.]+) with it and ([\d.]+) without \(`spread=0`\)")
+    (whole,) = book.says(r"With all of it \(`spread=1`\) it is ([\d.]+):")
+    assert with_it < whole < without
     layers = ml.load_sample("smollm2").layers
-    for spread, said in ((0.8, with_it), (0.0, without)):
+    for spread, said in ((0.8, with_it), (0.0, without), (1.0, whole)):
         found = [decode(layer=n, head=h, spread=spread)[0] for n in layers for h in range(3)]
         assert sum(found) / 9 == pytest.approx(said, abs=1e-4)
 

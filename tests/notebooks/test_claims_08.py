@@ -17,6 +17,7 @@ import multipole_lab as ml
 from multipole_lab.measure import interleaved
 from multipole_lab.measure.heads import first_tokens
 from multipole_lab.models.samples.sample import data_folder
+from multipole_lab.search.tuner import folds
 from multipole_lab.threads import one_thread
 
 SMALL = {
@@ -79,6 +80,10 @@ def test_14_the_error_is_reported_on_queries_that_the_choice_has_not_seen(book):
     if isinstance(best.method, ml.Exact):
         assert best.error == 0
     assert {"held out"} == set(best.evidence["part"])
+    book.says(r"not\* seen: (a third) of all, in spans of the text between the others")
+    tuned, (held,) = folds(4096)
+    assert len(held) / 4096 == pytest.approx(1 / 3, abs=0.01)
+    assert not set(held.tolist()) & set(torch.cat(tuned).tolist())
 
 
 def test_18_a_methods_text_is_its_configuration(book):
