@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     problems = [Problem(head=head, dtype=_DTYPES[dtype]) for head in args.head for dtype in args.dtype]
     targets = [t for t in TARGETS if not args.capability or t.capability in args.capability]
     _print_costs(problems, args.only)
-    print(f"  {'sm':>4} {'D':>4} {'dtype':8} {'tile':20} {'shared':>7} {'limit':>7} {'regs':>5} {'spill':>6}")
+    print(f" {'sm':>4} {'D':>4} {'dtype':8} {'tile':13} {'shared':>6} {'limit':>6} {'regs':>4} {'spill':>5}")
     bad = total = 0
     above = ""
     for row in report(problems, targets, args.only):
@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
         dtype = str(row.problem.dtype).removeprefix("torch.")
         if above != (above := f"{row.launcher}: {row.kernel}"):
             print(above)
-        print(f"  {row.target.capability:4} {row.problem.head:4} {dtype:8} {row.tile:20} {row.shared:7} "
-              f"{row.target.shared_kb * 1024:7} {row.registers:5} {row.spilled:6}"
+        print(f" {row.target.capability:4} {row.problem.head:4} {dtype:8} {row.tile:13} {row.shared:6} "
+              f"{row.target.shared_kb * 1024:6} {row.registers:4} {row.spilled:5}"
               f"{'' if row.good else '  <-- ' + (row.error or 'does not fit')}", flush=True)  # fmt: skip
     print(f"{total} compiled, {bad} do not fit, spill or fail")
     return 1 if bad else 0
@@ -79,5 +79,5 @@ def _print_costs(problems: list[Problem], only: str) -> None:
         for entry in ENTRIES:
             if only in entry.name:
                 moved, operations = entry.cost(problem)
-                print(f"  {entry.name:28} {moved / 1e6:12.2f} MB {operations / 1e9:12.2f} Gop "
-                      f"{operations / moved:8.1f} op/B")  # fmt: skip
+                print(f"  {entry.name:18} {moved / 1e6:9.2f} MB {operations / 1e9:9.2f} Gop "
+                      f"{operations / moved:6.1f} op/B")  # fmt: skip

@@ -38,12 +38,14 @@ def attention_speedups() -> pandas.DataFrame:
 
     Returns
     -------
-    A row for each setting and length, in this order: ``name`` (heads, method, dates, device, precision), ``n``,
-    ``speedup``, ``rse``. Without any record it has no rows.
+    A row for each setting and length, in this order: ``name`` (heads and method; the device, too, where there are
+    several), ``n``, ``speedup``, ``rse``, ``recorded`` (in words: when and where). What is fastest at its greatest
+    length comes first. Without any record it has no rows.
     """
     import pandas
 
     found: dict[tuple[str, str], list[dict]] = {}
+    dates: dict[str, set[str]] = {}
     for path in records("*attention*.json"):
         run = json.loads(path.read_text(encoding="utf-8"))
         for row in run["rows"]:
@@ -51,14 +53,17 @@ def attention_speedups() -> pandas.DataFrame:
             kind = "k-means" if method.partition == "kmeans" else method.partition
             words = f"{row['heads']} heads of {row['dim']}, {kind}, near={method.near}"
             place = f"{run['device']}, {row['dtype']}"
-            found.setdefault((place, words), []).append({"date": run["date"], **row})
+            found.setdefault((place, words), []).append(row)
+            dates.setdefault(place, set()).add(run["date"])
     rows = []
-    for (place, words), runs in found.items():
-        dates = " and ".join(sorted({row["date"] for row in runs}))
-        name = f"{words}: recorded {dates}, {place}"
-        for row in sorted(runs, key=lambda row: row["n"]):
-            rows.append({"name": name, **{key: row[key] for key in ("n", "speedup", "rse")}})
-    return pandas.DataFrame(rows, columns=["name", "n", "speedup", "rse"])
+    ordered = {key: sorted(runs, key=lambda row: row["n"]) for key, runs in found.items()}
+    for (place, words), runs in sorted(ordered.items(), key=lambda one: -one[1][-1]["speedup"]):
+        named = {
+            "name": words if len(dates) == 1 else f"{words}, {place}",
+            "recorded": f"Recorded {' and '.join(sorted(dates[place]))}, {place}.",
+        }
+        rows += [named | {key: row[key] for key in ("n", "speedup", "rse")} for row in runs]
+    return pandas.DataFrame(rows, columns=["name", "n", "speedup", "rse", "recorded"])
 
 
 def records(pattern: str = "*.json", folder: Path | None = None) -> list[Path]:

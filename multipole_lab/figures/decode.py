@@ -75,8 +75,8 @@ def _words(positions, chosen, weights, sinks, tails, mass, error, tokens, step) 
     if len(chosen[step]) == 0:
         return finding, f"{after} No cluster was opened."
     best = chosen[step][np.argsort(-weights[step], kind="stable")]
-    words = list(dict.fromkeys(theme.visible_token(tokens[i]) for i in best))[:5]
-    return finding, f"{after} Heaviest of the opened clusters: {'  '.join(words)}"
+    words = list(dict.fromkeys(f"“{theme.visible_token(tokens[i])}”" for i in best))[:5]
+    return finding, f"{after} Heaviest of the opened clusters: {' '.join(words)}"
 
 
 def _draw_always(fig, positions, sinks, tails) -> None:

@@ -165,7 +165,7 @@ def _draw_worst(fig, worst, head) -> None:
     ]
     around = [(_plain(one.before), _plain(one.after)) for one, _ in lines]
     short = [
-        f"…{before[-18:]}<b>{token}</b>{after[:14]}…"
+        f"…{before[-18:]}<b style='color:{theme.VERMILION}'>{token}</b>{after[:14]}…"  # bold line ends look plain
         for (_, token), (before, after) in zip(lines, around, strict=True)
     ]
     long = [

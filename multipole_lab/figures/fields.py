@@ -15,6 +15,7 @@ from .common import theme
 from .common.arrays import check_equally_many
 
 FLOOR = 1e-6  # errors below it have one colour
+LOW, HIGH = -3, 1  # the powers of ten that the colours tell apart
 
 
 @suggesting
@@ -23,6 +24,8 @@ def fields(
     errors: Mapping[str, Float[np.ndarray, " SS"]],
     places: Float[np.ndarray, "N 2"],
     charges: Float[np.ndarray, " N"],
+    finding: str = "",
+    reading: str = "",
 ) -> go.Figure:
     """Draw the size of each error on a square, in one scale of powers of ten.
 
@@ -33,6 +36,7 @@ def fields(
     ----------
     axis : [S], both coordinates of the square. errors : name -> [S * S], row by row.
     places : [N, 2] of the charges. charges : [N], whose sign is drawn.
+    finding, reading : the title, and the smaller line below it.
 
     Raises
     ------
@@ -41,14 +45,33 @@ def fields(
     if not errors:
         raise ValueError("errors is empty; at least one is needed")
     check_equally_many(places=places, charges=charges)
-    figure = make_subplots(1, len(errors), subplot_titles=tuple(errors), horizontal_spacing=0.06)
-    colours = np.where(np.asarray(charges) > 0, theme.VERMILION, theme.SKY)
+    figure = make_subplots(
+        1, len(errors), subplot_titles=tuple(errors), horizontal_spacing=0.08, shared_yaxes=True
+    )
+    marker = {
+        "color": np.where(np.asarray(charges) > 0, theme.VERMILION, theme.SKY),
+        "size": 6,
+        "line": {"width": 0.8, "color": "#ffffff"},  # on the darkest colours, too
+    }
     for column, error in enumerate(errors.values(), start=1):
         powers = np.log10(np.abs(error) + FLOOR).reshape(len(axis), -1)
-        figure.add_heatmap(x=axis, y=axis, z=powers, coloraxis="coloraxis", row=1, col=column)
-        figure.add_scatter(
-            x=places[:, 0], y=places[:, 1], mode="markers", marker={"color": colours, "size": 5}, showlegend=False,
-            row=1, col=column,
+        figure.add_heatmap(
+            x=axis, y=axis, z=powers, coloraxis="coloraxis", customdata=10**powers, row=1, col=column,
+            hovertemplate="(%{x:.1f}, %{y:.1f}): error %{customdata:.2g}<extra></extra>",
         )  # fmt: skip
-    scale = {"colorscale": theme.SEQUENTIAL, "cmin": -3, "cmax": 1, "colorbar": {"title": "log₁₀"}}
-    return figure.update_layout(template=theme.TEMPLATE, height=360, coloraxis=scale, margin={"t": 40})
+        figure.add_scatter(
+            x=places[:, 0], y=places[:, 1], mode="markers", marker=marker, showlegend=False, row=1, col=column,
+            hovertemplate="a charge at (%{x:.1f}, %{y:.1f})<extra></extra>",
+        )  # fmt: skip
+    powers = range(LOW, HIGH + 1)
+    bar = {"title": "error", "tickvals": list(powers), "ticktext": [f"{10.0**power:g}" for power in powers]}
+    figure.update_xaxes(title_text="first coordinate", constrain="domain")
+    figure.update_yaxes(title_text="second coordinate", col=1)
+    for column in range(1, len(errors) + 1):
+        figure.update_yaxes(scaleanchor=f"x{column}" if column > 1 else "x", constrain="domain", col=column)
+    top = theme.heading_height(finding, reading) + 34 if finding else 40
+    scale = {"colorscale": theme.SEQUENTIAL, "cmin": LOW, "cmax": HIGH, "colorbar": {"thickness": 12, **bar}}
+    return figure.update_layout(
+        template=theme.TEMPLATE, height=top + 320, coloraxis=scale, margin={"t": top},
+        title=theme.title(finding, reading) if finding else None,
+    )  # fmt: skip

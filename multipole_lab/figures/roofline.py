@@ -60,7 +60,7 @@ def roofline(
     _draw_recorded(fig, recorded_names, recorded_intensity, recorded_tflops, recorded)
     _draw_times(fig, names, ms, memory)
     _name_marks(fig, names, intensity, bound, memory)
-    _place(fig, ms)
+    _place(fig, ms, np.concatenate([bound, recorded_tflops]))
     top = theme.heading_height(finding, reading) + 60
     fig.update_layout(title=theme.title(finding, reading), margin={"t": top})
     return fig
@@ -83,7 +83,7 @@ def _words(names, ms, memory, tflops, gbps, device, source) -> tuple[str, str]:
 def _draw_roof(fig, intensity, tflops, gbps) -> None:
     """Add the roof itself: bandwidth times intensity up to the ridge, then flat."""
     ridge = tflops * 1e3 / gbps
-    low, high = min(intensity.min(), ridge) / 2, max(intensity.max(), ridge) * 2
+    low, high = min(intensity.min(), ridge) / 15, max(intensity.max(), ridge) * 5  # room for names
     x = np.array([low, ridge, high])
     fig.add_trace(
         go.Scatter(
@@ -111,20 +111,27 @@ def _draw_kernels(fig, own, names, intensity, bound, ms, words, colour, symbol) 
 
 
 def _name_marks(fig, names, intensity, bound, memory) -> None:
-    """Write beside marks what they are, as far as there is room; all have their name in the hover and in the bars."""
+    """Write above the roof, where no cross can be, what marks are, as far as there is room.
+
+    All have their name in the hover and in the bars.
+    """
     places = np.log10(np.maximum(intensity, 1e-9))
-    named, last = [], -np.inf
-    for i in np.argsort(intensity, kind="stable"):
-        room = 0.42 if memory[i] else 1.1  # decades, from the label before: below each other, or side by side
-        if places[i] - last >= room:
-            named.append(i)
-            last = places[i]
+    named = []
+    for own, room in (
+        (memory, 0.42),
+        (~memory, 1.1),
+    ):  # decades between two names: below each other, or side by side
+        last = -np.inf
+        for i in np.argsort(intensity, kind="stable"):
+            if own[i] and places[i] - last >= room:
+                named.append(i)
+                last = places[i]
     fig.add_trace(
         go.Scatter(
-            x=intensity[named],
-            y=bound[named],
+            x=intensity[named] * np.where(memory[named], 0.85, 1),
+            y=bound[named] * np.where(memory[named], 1.1, 1.5),
             text=[names[i] for i in named],
-            textposition=["bottom right" if memory[i] else "bottom center" for i in named],
+            textposition=["top left" if memory[i] else "top center" for i in named],
             textfont={"size": 10},
             mode="text",
             hoverinfo="skip",
@@ -172,13 +179,15 @@ def _draw_times(fig, names, ms, memory) -> None:
     )
 
 
-def _place(fig, ms) -> None:
-    """Put the roof above and the bars below, all scales of work logarithmic."""
+def _place(fig, ms, heights) -> None:
+    """Put the roof above, with room for names over it, and the bars below; all scales of work are logarithmic."""
     log = {"type": "log", "dtick": 1, "tickformat": "~g"}
     low, high = np.log10([ms[ms > 0].min(), ms.max()])  # a kernel may have nothing to do
+    bottom, top = np.log10([heights[heights > 0].min(), heights.max()])
     fig.update_layout(
         xaxis={"title": {"text": "operations for every byte moved"}, **log},
-        yaxis={"title": {"text": "TFLOP/s"}, "domain": [0.62, 1], **log},
+        yaxis={"title": {"text": "TFLOP/s"}, "domain": [0.62, 1],
+               "range": [float(bottom - 0.4), float(top + 0.7)], **log},
         xaxis2={"title": {"text": "least time of one call (ms)"}, "anchor": "y2",
                 "range": [float(np.floor(low - 0.1)), float(high + 0.35)], **log},
         yaxis2={"domain": [0, 0.5], "anchor": "x2", "showgrid": False, "type": "category", "dtick": 1,

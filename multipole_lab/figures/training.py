@@ -93,8 +93,9 @@ def training(
 
 def _words(summary, method, machine, seeds) -> tuple[str, str]:
     """State loss and time as they came out, for better or worse."""
+    count = "one seed" if seeds == 1 else f"{seeds} seeds, a line each"
     if "heldout_loss_difference" not in summary or "attention_seconds_difference" not in summary:
-        reading = f"{method} against exact attention, on {machine}." if machine else ""
+        reading = f"{method} against exact attention, {count}, on {machine}." if machine else ""
         return "Training exact attention and MuSe, step by step in turns", reading
     loss, time, attention = (
         summary[f"{name}_difference"] for name in ("heldout_loss", "seconds", "attention_seconds")
@@ -105,7 +106,6 @@ def _words(summary, method, machine, seeds) -> tuple[str, str]:
 
     losses = "Held-out loss the same to 0.01%" if abs(loss) < 0.005 else f"Held-out loss {loss:+.2f}%"
     finding = f"{losses}; {change(attention)} time in attention, {change(time)} in all"
-    count = "one seed" if seeds == 1 else f"{seeds} seeds"
     how = "times are medians of a step, after the first few"
     return finding, f"{method} against exact attention, {count}, in turns on {machine}; {how}."
 

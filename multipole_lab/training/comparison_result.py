@@ -10,9 +10,14 @@ from multipole_lab.method_text import check_method
 from multipole_lab.training.presets import PRECISIONS
 
 SIDES = ("exact", "muse")
-WIDTH = 80  # of the table
-# Of each side: its name in the results, what makes the printed unit of it, and how it is printed.
-COLUMNS = (("heldout_loss", 1, "6.4f"), ("seconds", 1e3, "7.1f"), ("attention_seconds", 1e3, "7.1f"))
+WIDTH = 58  # of the table: a notebook in a window of 900 pixels has no more letters in a line
+# Of each side: its name in the results, what makes the printed unit of it, how it is printed, and its printed name.
+Column = tuple[str, float, str, str]
+COLUMNS: tuple[Column, ...] = (
+    ("heldout_loss", 1, "7.4f", "held-out loss"),
+    ("seconds", 1e3, "7.1f", "ms a step"),
+    ("attention_seconds", 1e3, "7.1f", "ms in attention"),
+)
 # The first steps of a side, and its first row, are left out of its times: kernels are compiled and memory is found.
 WARM = 3
 
@@ -100,12 +105,25 @@ def figure(result: dict):
     every = [curves[seed] for seed in curves if all(curves[seed][side]["step"] for side in SIDES)]
     said = result["summary"] if equally_long(result) else {}
     return draw.training(
-        {side: [(c[side]["step"], c[side]["loss"], c[side]["seconds"]) for c in every] for side in SIDES},
+        {side: [(c[side]["step"], c[side]["loss"], _warm(c[side])) for c in every] for side in SIDES},
         {side: [(c[side]["heldout_step"], c[side]["heldout_loss"]) for c in every] for side in SIDES},
         {name: x["mean"] for name, x in said.items()},
         method=_method(result),
         machine=_place(result),
     )
+
+
+def _warm(side: dict) -> list[float]:
+    """Seconds of each step with the first few at the median of the others, as in the table.
+
+    Compiling and finding memory are paid once, and would put the seeds of one side many steps apart.
+    """
+    steps, seconds = side["step"], side["seconds"]
+    kept = [s for i, s in zip(steps[1:], seconds[1:], strict=True) if i > WARM] or seconds
+    return [
+        statistics.median(kept) if i <= WARM or i == steps[0] else s
+        for i, s in zip(steps, seconds, strict=True)
+    ]
 
 
 def _method(result: dict) -> str:
@@ -118,17 +136,27 @@ def _place(result: dict) -> str:
     return f"{result['device']}, {PRECISIONS[result['preset']['precision']]}"
 
 
-def _line(label: object, steps: object, value: Callable[[str], float], sign: str = "+") -> str:
+def _line(
+    label: object, steps: object, value: Callable[[str], float], column: Column, sign: str = "+"
+) -> str:
     """A line of the table; ``value`` gives what stands in it by name."""
-    cells = [f"{label:>4} {steps:>5}"]
-    for name, factor, form in COLUMNS:
-        cells += [f"{value(f'{side}_{name}') * factor:{form}}" for side in SIDES]
-        cells.append(f"{value(f'{name}_difference'):{sign}6.2f}%")
-    return " ".join(cells)
+    name, factor, form, _ = column
+    cells = [f"{value(f'{side}_{name}') * factor:{form}}" for side in SIDES]
+    return " ".join([f"{label:>4} {steps:>5}", *cells, f"{value(f'{name}_difference'):{sign}6.2f}%"])
+
+
+def _lines(result: dict, column: Column) -> list[str]:
+    """What the table says of one quantity: a line a seed, and their mean where they went equally far."""
+    rows, summary = result["seeds"], result["summary"]
+    lines = [_line(row["seed"], row["steps"], lambda name, row=row: row[name], column) for row in rows]
+    if len(rows) > 1 and equally_long(result):
+        lines.append(_line("mean", "", lambda name: summary[name]["mean"], column))
+        lines.append(_line("s.d.", "", lambda name: summary[name]["deviation"], column, sign=""))
+    return [f"{column[-1] if i == 0 else '':<15} {line}" for i, line in enumerate(lines)]
 
 
 def table(result: dict) -> str:
-    """The result in words and numbers, as wide as a terminal."""
+    """The result in words and numbers, a block of lines for each quantity."""
     rows = result["seeds"]
     if not rows:
         return "no held-out loss yet"
@@ -142,20 +170,15 @@ def table(result: dict) -> str:
     lines = [
         textwrap.fill(where, WIDTH),
         textwrap.fill(what, WIDTH),
-        f"{'':>10} {'held-out loss':^21} {'ms a step':^23} {'ms in attention':^23}".rstrip(),
-        f"{'seed':>4} {'steps':>5} {'exact':>6} {'MuSe':>6} {'diff':>7}"
-        + f" {'exact':>7} {'MuSe':>7} {'diff':>7}" * 2,
+        f"{'':15} {'seed':>4} {'steps':>5} {'exact':>7} {'MuSe':>7} {'diff':>7}",
+        *(line for column in COLUMNS for line in _lines(result, column)),
     ]
-    for row in rows:
-        lines.append(_line(row["seed"], row["steps"], lambda name, row=row: row[name]))
-    summary = result["summary"]
     if not equally_long(result):
         lines.append("seeds of different lengths: no mean")
-    elif len(rows) > 1:
-        lines.append(_line("mean", "", lambda name: summary[name]["mean"]))
-        lines.append(_line("s.d.", "", lambda name: summary[name]["deviation"], sign=""))
+    changes = []
     for layer in p["muse_layers"]:
         times = [row["by_layer"][str(layer)] for row in rows]
         change = statistics.fmean(100 * (t["muse"] / t["exact"] - 1) for t in times)
-        lines.append(f"attention of layer {layer} alone: {change:+.1f}% time, forward and backward")
+        changes.append(f"layer {layer} {change:+.1f}%")
+    lines.append(textwrap.fill(f"time of attention, forward and backward: {', '.join(changes)}", WIDTH))
     return "\n".join(lines)

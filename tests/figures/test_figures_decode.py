@@ -44,7 +44,7 @@ def test_the_title_tells_about_one_step_heaviest_token_first():
     text = words(draw(step=0))
     assert "Step 1 reads 12 of 98 keys exactly" in text
     assert "hold 90.0% of its attention" in text
-    assert "␣w7  ␣w5" in text
+    assert "“␣w7” “␣w5”" in text
     assert "No cluster was opened" in words(draw(step=1))
 
 

@@ -109,7 +109,10 @@ def test_a_record_is_found_in_any_folder(monkeypatch, tmp_path):
 def test_recorded_speedups_name_their_machine_and_have_an_error():
     table = attention_speedups()
     assert len(table)
-    assert table["name"].str.contains("heads of .*: recorded 20.*H100").all()
+    assert table["name"].str.fullmatch(r"\d+ heads of \d+, .*, near=\d+").all()
+    assert table["recorded"].str.contains("^Recorded 20.*H100").all()
+    ends = table.groupby("name", sort=False)["speedup"].last()
+    assert ends.is_monotonic_decreasing  # the legend is in the order of the lines
     assert (table["rse"] > 0).all()
     assert (table["speedup"] > 0).all()
     assert not table.duplicated(["name", "n"]).any()
@@ -117,7 +120,7 @@ def test_recorded_speedups_name_their_machine_and_have_an_error():
 
 def test_without_records_there_are_no_rows(monkeypatch, tmp_path):
     monkeypatch.setattr("multipole_lab.bench.recorded.benchmarks_folder", lambda: tmp_path)
-    assert list(attention_speedups().columns) == ["name", "n", "speedup", "rse"]
+    assert list(attention_speedups().columns) == ["name", "n", "speedup", "rse", "recorded"]
     assert attention_speedups().empty
     with pytest.raises(FileNotFoundError, match="there are none"):
         record("anything")

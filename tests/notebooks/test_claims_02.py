@@ -131,7 +131,7 @@ def test_22_logits_inside_a_cluster_differ_by_a_factor_of_five(book):
 
 def test_24_it_is_the_queries_that_want_to_be_clustered(book):
     book.says(
-        r"In layers 15 and 28 runs of \*keys\* are (nearly as good) as \$k\$-means.*In layer 3 it is the keys"
+        r"In layers 15 and 28 runs of \*keys\* are (nearly as good) as k-means.*In layer 3 it is the keys"
     )
     factors = book.says(
         r"([\d.]+) times as large in layer 3, ([\d.]+) times in layer 15, ([\d.]+) times in layer 28"
@@ -351,7 +351,7 @@ def test_08_a_cluster_that_nobody_joins_starts_again(book, seen):
 
 
 def test_08_and_solution_2_count_from_different_zeros(book, seen):
-    book.says(r"it begins where the (second) line of \$k\$-means by hand stands")
+    book.says(r"it begins where the (second) line of k-means by hand stands")
     by_hand = book.cell("07").column(r"distance ([\d.]+)")
     around = seen.left(seen.k, ml.kmeans(seen.k, clusters=64, iterations=0))[0]
     whole = (seen.keys - seen.keys.mean(0)).square().sum(1).mean().item()

@@ -118,7 +118,7 @@ def test_18_runs_win_in_layer_15_and_lose_in_layer_28(book):
     assert points["MuSe"][2] == pytest.approx((other, clusters), rel=0.03)
     far, near = book.says(r"In layer 28 it lies far above: ([\d.]+) against ([\d.]+)\.")
     both = book.cell("17").both
-    assert [both["runs"][3][1], both["kmeans"][2][1]] == pytest.approx([far, near], abs=6e-4)
+    assert [both["runs"][3][1], both["k-means"][2][1]] == pytest.approx([far, near], abs=6e-4)
 
 
 def test_20_the_methods_that_are_said_to_be_slower_are(book):

@@ -50,7 +50,7 @@ def test_02_the_corner_of_the_roof(book):
 
 
 def test_10_what_memory_bound_means_in_numbers(book):
-    rows = book.cell("09").rows(r": +(\d+) operations a byte, +([\d.]+) µs, bound by (\w+)")
+    rows = book.cell("09").rows(r" (\d+) +([\d.]+)  (memory|arithmetic)")
     assert [bound for *_, bound in rows] == ["memory", "arithmetic", "memory", "memory"]
     longer, written, fused = book.says(r"takes (\d+) times as long .*?: (\d+) µs instead of ([\d.]+)\. In")
     assert (round(rows[0][1]), rows[1][1]) == (written, fused)

@@ -220,7 +220,7 @@ def test_exercise_1_a_leaf_as_long_as_the_text_is_exact(small):
 
 
 def test_exercise_2_two_rows_to_compare(small):
-    assert len(small.solution(2)[0].rows(r"\n +(\d) +2 +([\d.]+)")) == 2
+    assert small.solution(2)[0].column(r"(?m)^(?:held-out loss)? +(\d) +2 +\d\.\d{4} ") == [0, 1]
 
 
 def test_exercise_3_times_of_the_layer_are_there(small):

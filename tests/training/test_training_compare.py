@@ -223,7 +223,7 @@ def test_command_trains_compares_and_dry_runs(text, cache, capsys):
     assert "M parameters (embeddings" in first
     assert "held-out loss" in first
     assert cli.main(["train", "compare", "--seeds", "0", *common, "--restart"]) == 0
-    assert "attention of layer 1 alone" in capsys.readouterr().out
+    assert "time of attention, forward and backward: layer 1" in capsys.readouterr().out
     assert (out / RESULT).is_file()
     paper = ["--preset", "paper", "--dry-run", "--context", "1500", "--out", str(cache / "dry")]
     assert cli.main(["train", "compare", *paper]) == 0
