@@ -59,6 +59,17 @@ def test_arrow_keys_change_every_other_panel(tour, name, slider):
     tour.until_redrawn(name, before)
 
 
+def test_marks_on_top_of_thousands_of_dots_are_drawn_in_the_same_way(tour):
+    """WebGL lies over the elements of the page: what they drew alone would be below the dots."""
+    tour.panel("clusters")
+    kinds = tour.page.evaluate(
+        """() => document.querySelector(".ml-panel[aria-label='clusters panel'] .js-plotly-plot")._fullData
+            .filter(trace => trace.name !== "cluster sizes").map(trace => trace.type)"""
+    )
+    assert len(kinds) == 3
+    assert len(set(kinds)) == 1
+
+
 @pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
 def test_every_panel_is_drawn_in_both_themes(tour, theme):
     tour.theme(theme)

@@ -12,11 +12,14 @@ from _plotly_utils.utils import to_typed_array_spec
 from plotly.basedatatypes import Undefined
 from plotly.serializers import custom_serializers
 
-# anywidget gives a widget two seconds to load its code and afterwards hears nothing from Python. The 5 MB of plotly.js,
-# which FigureWidget sends once per figure, take longer than that on a busy or slow computer: the figure stays silent.
-# Here the widget's own code is this page of text; plotly.js comes from a model of its own, with no limit of time. What
-# Python sends until then is kept and sent to the figure when it is there.
-_PAGE_CODE = """
+from ..tools.hearing import HEARING
+
+# plotly's FigureWidget sends the 5 MB of plotly.js once per figure, as the widget's code, for which anywidget waits two
+# seconds. Here the widget's own code is this page of text; plotly.js comes from a model of its own, with no limit of
+# time. What Python sends until then is kept and sent to the figure when it is there.
+_PAGE_CODE = (
+    HEARING
+    + """
 const NEWS = ["addTraces", "deleteTraces", "moveTraces", "restyle", "relayout", "update", "animate",
   "removeLayoutProps", "removeTraceProps"].map((kind) => "_py2js_" + kind);
 const load = async (model) => {
@@ -50,10 +53,13 @@ const webgl = () => (window.multipole_lab_webgl ??= (() => {
   drawing?.getExtension("WEBGL_lose_context")?.loseContext();
   return Boolean(drawing);
 })());
-const quicker = (trace) => {
-  const many = (trace.x?.length ?? trace.x?.shape?.[0]) > 1000;
-  return many && trace.type === "scatter" && trace.mode === "markers" && webgl()
-    && document.querySelectorAll(".gl-canvas").length < 18 ? { ...trace, type: "scattergl" } : trace;
+// It draws over all elements of the page, so the marks that belong on top of the dots are drawn by it as well.
+const quicker = (traces) => {
+  const marks = (trace) => trace.type === "scatter" && trace.mode === "markers";
+  const first = traces.findIndex((trace) => marks(trace) && (trace.x?.length ?? trace.x?.shape?.[0]) > 1000);
+  if (first < 0 || !webgl() || document.querySelectorAll(".gl-canvas").length >= 18) return traces;
+  return traces.map((trace, i) => i >= first && marks(trace) && trace.xaxis === traces[first].xaxis
+    ? { ...trace, type: "scattergl" } : trace);
 };
 export default () => {
   let figure, heard, news;
@@ -64,7 +70,7 @@ export default () => {
       const early = [];
       const hear = NEWS.map((name) => [`change:${name}`, () => early.push([name, model.get(name)])]);
       hear.forEach(([event, note]) => model.on(event, note));
-      figure = plotly(model).then((library) => {
+      figure = Promise.all([plotly(model), hearing(model)]).then(([library]) => {
         hear.forEach(([event, note]) => model.off(event, note));
         const made = library.default();
         // A view that is gone would go on hearing, fail, and keep the news from the views that are there.
@@ -73,8 +79,8 @@ export default () => {
           get: (name) => {
             if (at.draws && name === "_widget_data") throw ENOUGH;
             const value = model.get(name);
-            if (heard && name === "_widget_data") return value.map(quicker);
-            if (value && name === "_py2js_addTraces") return { ...value, trace_data: value.trace_data.map(quicker) };
+            if (heard && name === "_widget_data") return quicker(value);
+            if (value && name === "_py2js_addTraces") return { ...value, trace_data: quicker(value.trace_data) };
             return value;
           },
           on: (event, call) => {
@@ -99,6 +105,7 @@ export default () => {
   };
 };
 """
+)
 
 
 class Shown(go.FigureWidget):
