@@ -66,6 +66,7 @@ def fields(
     powers = range(LOW, HIGH + 1)
     bar = {"title": "error", "tickvals": list(powers), "ticktext": [f"{10.0**power:g}" for power in powers]}
     figure.update_xaxes(title_text="first coordinate", constrain="domain")
+    figure.update_yaxes(constraintoward="top")  # below its name, also where it is small
     figure.update_yaxes(title_text="second coordinate", col=1)
     for column in range(1, len(errors) + 1):
         figure.update_yaxes(scaleanchor=f"x{column}" if column > 1 else "x", constrain="domain", col=column)
