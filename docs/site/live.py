@@ -102,7 +102,7 @@ def section(states: str, tied: bool = False) -> str:
 def player() -> str:
     """The script of all pages: the player, plotly's settings, and the page code of the widgets above figures."""
     parts = {
-        kind.__name__: str(kind._esm).replace("export default { render };", "return render;")
+        kind.__name__: str(kind._esm).replace("export default { initialize, render };", "return render;")
         for kind in (Story, Manuscript)
     }
     code = ",\n".join(f"{name}: (() => {{{text}}})()" for name, text in parts.items())

@@ -173,7 +173,10 @@ class Notebook:
                 if panel.locator(".gtitle").first.is_visible():
                     return panel
                 self.page.wait_for_timeout(100)
-        raise AssertionError(f"the {name} panel came into no view")
+        pytest.fail(
+            f"the {name} panel came into no view; {self.page.evaluate(_INSTEAD, name)}; {self.complaints[-3:]}",
+            pytrace=False,
+        )
 
     def press(self, panel, control):
         """Press a button by the keyboard, or move a slider by one key, at its upper end downwards."""
@@ -254,6 +257,23 @@ _DRAWN = """name => {
     let hash = 0;
     for (let i = 0; i < text.length; i++) hash = (hash * 31 + text.charCodeAt(i)) | 0;
     return hash;
+}"""
+
+
+# What there is in place of a panel that is not seen, for who reads the failure elsewhere.
+_INSTEAD = """name => {
+    const notebook = window.jupyterapp.shell.currentWidget.content;
+    const cell = notebook.widgets.find(cell => cell.model.sharedModel.source.includes(`ml.panels.${name}(`));
+    const box = part => part && [part.className, ...["top", "width", "height"].map(
+        side => Math.round(part.getBoundingClientRect()[side]))].join(" ");
+    const panel = cell.node.querySelector(".ml-panel");
+    return JSON.stringify({
+        kinds: cell.model.toJSON().outputs.map(output => Object.keys(output.data ?? output)),
+        connected: cell.node.isConnected,
+        cell: box(cell.node), panel: box(panel), label: panel?.getAttribute("aria-label"),
+        figures: [...cell.node.querySelectorAll(".ml-figure, .js-plotly-plot, .gtitle")].map(box),
+        text: cell.node.innerText.slice(0, 400),
+    });
 }"""
 
 

@@ -295,3 +295,29 @@ def test_a_restarted_kernel_is_said_once_in_every_panel(lab):
     inner = """panel => [...panel.querySelectorAll('.jupyter-widgets-disconnected')].filter(
         part => getComputedStyle(part, '::before').content !== 'none').length"""
     assert panel.evaluate(inner) == 0
+
+
+def test_widgets_whose_code_comes_late_hear_all_the_same(lab):
+    """As on a page that is busy for the two seconds that anywidget gives a widget's code: here it gives none."""
+    lab.page.add_init_script(
+        """AbortSignal.timeout = () => {
+            const none = new AbortController();
+            setTimeout(() => none.abort());
+            window.late = (window.late ?? 0) + 1;
+            return none.signal;
+        }"""
+    )
+    lab.page.reload()
+    lab.page.wait_for_function(
+        "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+    )
+    assert not lab.run_all()
+    for name, slider in {"clusters": "clusters", "matrix": "near", "lens": "word"}.items():
+        panel = lab.panel("lab" if name == "lens" else name)
+        lab.settled(panel)
+        before = lab.drawn(name)
+        lab.press(lab.page.locator(f".ml-panel[aria-label='{name} panel']"), slider)
+        lab.until_redrawn(name, before)
+    story = lab.page.locator(".ml-panel[aria-label='lens panel'] .ml-story")
+    assert story.locator(".own").count() == 2
+    assert lab.page.evaluate("() => window.late") > 10

@@ -9,6 +9,8 @@ import numpy as np
 import traitlets
 from jaxtyping import Bool
 
+from ..tools.hearing import HEARING
+
 _PAGE_CODE = """
 function render({ model, el }) {
   el.classList.add("ml-manuscript");
@@ -81,7 +83,7 @@ function render({ model, el }) {
   sizes.observe(prompt);
   return () => sizes.disconnect();
 }
-export default { render };
+export default { initialize, render };
 """
 _ALWAYS, _OPENED = 2, 3  # classes of a word in the page's style
 
@@ -96,7 +98,7 @@ class Manuscript(anywidget.AnyWidget):
     chosen : the word whose reading is lit; the page changes it by a click.
     """
 
-    _esm = _PAGE_CODE
+    _esm = HEARING + _PAGE_CODE
     prompt = traitlets.List(traitlets.Unicode()).tag(sync=True)
     lit = traitlets.Bytes().tag(sync=True)
     sides = traitlets.List(traitlets.Dict()).tag(sync=True)

@@ -1,5 +1,7 @@
 """The page code of panels: files to save, links, sentences behind labels, names for screen readers, sizes."""
 
+from .hearing import HEARING
+
 # A function for each subject, which `render` joins below; `own(selector)` gives parts of the panel, not of one in it.
 _TAKE_AWAY = """
 function take_away(model, own) {
@@ -211,7 +213,7 @@ function render({ model, el }) {
     Object.entries(heard).forEach(([trait, call]) => model.off("change:" + trait, call));
   };
 }
-export default { render };
+export default { initialize, render };
 """
 
-PAGE_CODE = _TAKE_AWAY + _EXPLAIN + _NAMES + _FIT + _RENDER
+PAGE_CODE = HEARING + _TAKE_AWAY + _EXPLAIN + _NAMES + _FIT + _RENDER
