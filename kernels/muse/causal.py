@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..by_query.evaluate import evaluate_by_query
 from ..common.checks import check_attention, check_given, check_tensors
 from ..common.delta import output_delta
 from ..common.derivatives import KernelFunction, Run, check_tangents, run_now
@@ -85,14 +86,9 @@ def muse_causal(
     """
     check_tensors("muse_causal", q=q, k=k, v=v)
     check_attention("muse_causal", q, k, v)
-    if q.shape[2] != k.shape[2]:
-        raise ValueError(
-            f"muse_causal: q has {q.shape[2]} positions and k {k.shape[2]}; one number is needed"
-        )
-    if q.shape[2] != block << len(clusters):
-        raise ValueError(
-            f"q has {q.shape[2]} positions; block * 2^levels, {block << len(clusters)}, is needed"
-        )
+    if not q.shape[2] == k.shape[2] == (needed := block << len(clusters)):
+        given = f"q has {q.shape[2]} positions and k {k.shape[2]}"
+        raise ValueError(f"muse_causal: {given}; block * 2^levels, {needed}, is needed of both")
     for level, of_level in enumerate(clusters):
         _check_level(q, k, block << level, level, *of_level)
     (B, Hq, N, _), size = q.shape, v.shape[-1]
@@ -110,10 +106,11 @@ def muse_causal(
 
 def muse_causal_found(
     q: Tensor, k: Tensor, v: Tensor, find: Callable[[Tensor, Tensor], LevelClusters], block: int, levels: int,
-    scale: float, near: int = 0,
+    scale: float, near: int = 0, by_query: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The result of `muse_causal` without a derivative, where `find` clusters what `level_blocks` gives.
 
+    With `by_query` every query chooses its near clusters for itself.
     In a CUDA graph the leaves and every level's clusters and summaries come about beside each other. Leaves fill the
     device for long, and clusters are a chain of short launches, which therefore begins: the leaves follow where the
     chain comes to its longest launch, of few programs. Up to `APART` levels are evaluated beside each other too, and
@@ -128,9 +125,10 @@ def muse_causal_found(
         _check_level(q, k, block << level, level, centroids, *sorts)
         of_level = one_head_size(q, k, v, centroids.to(q.dtype))[-1], *sorts
         inputs = sides(block << level, "rll", *flat)
-        parts = inputs, of_level, _summaries(*inputs[1:], of_level, scale, near, precision)
-        return *parts, _evaluate_level(*parts, None, scale, precision) if apart else None
+        parts = inputs, of_level, _summaries(*inputs[1:], of_level, scale, near, precision, by_query)
+        return *parts, evaluated(*parts, None, scale, precision) if apart else None
 
+    evaluated = partial(_evaluate_level, near=near) if by_query else _evaluate_level
     apart = 0 < levels <= APART
     with moments() as marked:
         found = [beside(partial(level_parts, level), urgent=True) for level in range(levels)]
@@ -142,7 +140,7 @@ def muse_causal_found(
         join_levels(out, lse, *zip(*(part for *_, part in found), strict=True))
     else:
         for level, (*parts, _) in enumerate(found):
-            _evaluate_level(*parts, sides(block << level, "rr", out, lse), scale, precision)
+            evaluated(*parts, sides(block << level, "rr", out, lse), scale, precision)
     return out.view(B, Hq, N, -1)[..., :size], lse.view(B, Hq, N)
 
 
@@ -152,7 +150,7 @@ def _check_level(
 ) -> None:  # fmt: skip
     """Raise where the clusters of a level do not fit q [B, Hq, N, D] and k [B, Hk, N, D] in pairs of blocks."""
     pairs, Hq, Hk = q.shape[2] // (2 * size), q.shape[0] * q.shape[1], k.shape[0] * k.shape[1]
-    Cq, Ck = q_offsets.shape[-1] - 1, k_offsets.shape[-1] - 1
+    Cq, Ck = (x.shape[-1] - 1 for x in (q_offsets, k_offsets))
     check_given(
         f"muse_causal, level {level}", torch.int64, q, q_order=(q_order, (pairs, Hq, size)),
         q_offsets=(q_offsets, (pairs, Hq, Cq + 1)), k_order=(k_order, (pairs, Hk, size)),
@@ -166,21 +164,24 @@ def _check_level(
 
 
 def _summaries(
-    ks: Tensor, vs: Tensor, of_level: LevelClusters, scale: float, near: int, precision: str
-) -> tuple[Tensor, ...]:
-    """Of the keys and values of one level: near, far, and the tilted means, as `evaluate` takes them."""
+    ks: Tensor, vs: Tensor, of_level: LevelClusters, scale: float, near: int, precision: str, by_query: bool = False
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Of the keys and values of one level: near, far (masses, where queries choose), and the tilted means."""
     mass, *means = summarise(of_level[0], ks, vs, *of_level[3:], scale, precision=precision)
+    if by_query:
+        return mass, *means
     near_far = select_near(mass, near)[:2] if near else (mass.new_empty(0, dtype=torch.int32), mass)
     return *near_far, *means
 
 
 def _evaluate_level(
     inputs: Sequence[Tensor], of_level: LevelClusters, summaries: Sequence[Tensor], into: Sequence[Tensor] | None,
-    scale: float, precision: str,
+    scale: float, precision: str, near: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """What the queries of one level see, merged into their out and lse where those are given."""
-    into = into if into is None else (into[0], into[1][..., 0])
-    return evaluate(*inputs, *of_level, *summaries, scale, precision=precision, padded=False, into=into)[:2]
+    """What the queries of one level see, merged into their out and lse if given; with `near` each chooses so many."""
+    given = *inputs, *of_level, *summaries, scale
+    last = {"precision": precision, "padded": False, "into": into and (into[0], into[1][..., 0])}
+    return evaluate_by_query(*given, near, **last) if near else evaluate(*given, **last)[:2]
 
 
 class _Causal(KernelFunction):

@@ -91,6 +91,23 @@ def muse_evaluate_kernel(
         tl.store(p_lse, b_lse, mask=m_m)
 
 
+def place_of_result(
+    q: Tensor, Dv: int, padded: bool, into: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """The partial that a result is merged into, or a new out [B, Hq, Nq, Dv] and lse [B, Hq, Nq].
+
+    Queries that are in no tile, the padded ones, have their value already.
+    """
+    if into is None:
+        out = torch.empty(*q.shape[:3], Dv, dtype=q.dtype, device=q.device)
+        lse = torch.empty(*q.shape[:3], dtype=torch.float32, device=q.device)
+        return (out.zero_(), lse.fill_(float("-inf"))) if padded else (out, lse)
+    out, lse = into
+    if out.stride(-1) != 1 or lse.stride(-1) != 1:
+        raise ValueError(f"evaluate: into has strides {out.stride()} and {lse.stride()}; the last must be 1")
+    return out, lse
+
+
 def evaluate(
     q: Tensor,
     k: Tensor,
@@ -154,18 +171,7 @@ def evaluate(
         precision = plain_when_wide(precision, max(BD, BDV))
     parts = cdiv(Nq, Cq * tile.rows)
     share = None if moment is None else torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
-    if into is not None:
-        out, lse = into
-        if out.stride(-1) != 1 or lse.stride(-1) != 1:
-            raise ValueError(
-                f"evaluate: into has strides {out.stride()} and {lse.stride()}; the last must be 1"
-            )
-    else:
-        out = torch.empty(B, Hq, Nq, Dv, dtype=q.dtype, device=q.device)
-        lse = torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
-        if padded:  # they are in no tile, so they need a value here
-            out.zero_()
-            lse.fill_(float("-inf"))
+    out, lse = place_of_result(q, Dv, padded, into)
     if padded and share is not None:
         share.zero_()
     q_members = q_order.contiguous(), q_offsets.contiguous()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from ..by_query.evaluate import evaluate_by_query, fits
 from ..muse.causal import muse_causal
 from ..muse.dipole import dipole
 from ..muse.evaluate import evaluate
@@ -105,6 +106,24 @@ def evaluate_example(p: Problem) -> None:
     evaluate(q, keys, keys, *rest)
     moment = p.empty(B, Hq, C, p.rank, D, dtype=torch.float32)
     evaluate(q, keys, keys, *rest, basis=p.empty(B, Hq, C, D, p.rank), moment=moment)
+
+
+def by_query_example(p: Problem) -> None:
+    """As many queries as keys; of the clusters there are as many as a program has place for."""
+    B, Hq, Hk, D, C = p.batch, p.query_heads, p.kv_heads, p.head, p.clusters
+    q, keys = p.empty(B, Hq, p.queries, D), p.empty(B, Hk, p.keys, D)
+    while not fits(q, keys, C):
+        C //= 2
+    sorts = (
+        p.empty(B, h, x, dtype=torch.int64) for h, n in ((Hq, p.queries), (Hk, p.keys)) for x in (n, C + 1)
+    )
+    mass, means = p.empty(B, Hq, C, C, dtype=torch.float32), p.empty(B, Hq, C, C, D)
+    evaluate_by_query(q, keys, keys, p.empty(B, Hq, C, D), *sorts, mass, means, means, 0.125, max(1, p.near))
+
+
+def by_query_cost(p: Problem) -> tuple[float, float]:
+    """Of a tile whose queries all choose alike."""
+    return evaluate_cost(replace(p, rank=0))
 
 
 def evaluate_cost(p: Problem) -> tuple[float, float]:

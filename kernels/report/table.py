@@ -48,6 +48,7 @@ ENTRIES = (
     Entry("centroid_field", exact.centroid_field_example, exact.centroid_field_cost),
     Entry("dipole", muse.dipole_example, muse.dipole_cost),
     Entry("evaluate", muse.evaluate_example, muse.evaluate_cost),
+    Entry("evaluate_by_query", muse.by_query_example, muse.by_query_cost),
     Entry("select_near", muse.select_near_example, muse.select_near_cost),
     Entry("summarise", muse.summarise_example, muse.summarise_cost),
     Entry("muse", muse.muse_example, muse.muse_cost),

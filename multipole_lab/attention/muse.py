@@ -19,6 +19,7 @@ from multipole_lab.attention.clusters.slots import Labels
 from multipole_lab.attention.method import Method
 from multipole_lab.attention.muse_computed import attend
 from multipole_lab.attention.muse_formula import Expansion
+from multipole_lab.attention.muse_kernels import choose_one_by_one
 from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.checks import check_count
 from multipole_lab.suggesting import check_choice
@@ -69,8 +70,9 @@ class MuSe(Method):
     near : key clusters that each query cluster sums exactly, those of largest mass at its centroid.
     near_for : whom the near clusters are chosen for. "cluster": all queries of a cluster. "query": every query chooses
         those of largest mass at itself, which finds a key that few queries look for: as many operations, and on the
-        hardest layers of a language model less than half the error. Computed by torch on a GPU, too, where the kernels
-        choose for clusters; without a dipole.
+        hardest layers of a language model less than half the error. Without a dipole. The kernels have it without a
+        gradient, separate levels and up to 256 clusters (of heads of 64 in half precision); torch computes the others,
+        on a GPU, too.
     points : where the blocks of causal attention expand their keys. "own": around the means of the clusters of those
         queries that ask, the later ones of a block among them, as in the paper. "earlier": around those of the queries
         of the block that is asked, all of which are earlier; each query joins the nearest. No later query changes a
@@ -126,9 +128,8 @@ class MuSe(Method):
         check_choice("levels", self.levels, LEVELS)
         check_choice("near_for", self.near_for, NEAR_FOR)
         check_choice("points", self.points, POINTS)
-        if self.near_for == "query" and (self.order == "dipole" or self.backend == "triton"):
-            given = f"order {self.order!r} and backend {self.backend!r}"
-            raise ValueError(f"near_for is 'query' with {given}; it needs a monopole, by 'auto' or 'torch'")
+        if self.near_for == "query" and self.order == "dipole":
+            raise ValueError("near_for is 'query' with order 'dipole'; it needs a monopole")
         if self.points == "earlier" and (self.levels == "merged" or self.backend == "triton"):
             given = f"levels {self.levels!r} and backend {self.backend!r}"
             raise ValueError(
@@ -182,10 +183,23 @@ class MuSe(Method):
     def _expansion(self, scale: float, head_size: int) -> Expansion:
         return Expansion(scale, self.near, self._rank(head_size), self.near_for == "query")
 
-    def _by_kernels(self, q: Tensor, v: Tensor, causal: bool) -> bool:
-        """Whether the expansions are those of the kernels, around means of those for whom near clusters are chosen."""
-        own = self.near_for == "cluster" and not (causal and self.points == "earlier")
-        return own and use_triton(self.backend, q, v)
+    @property
+    def _one_by_one(self) -> bool:
+        """Whether every query chooses near clusters for itself."""
+        return self.near_for == "query" and self.near > 0
+
+    def _by_kernels(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool:
+        """Whether the expansions are those of the kernels, around the means of the query clusters."""
+        if (causal and self.points == "earlier") or not use_triton(self.backend, q, v):
+            return False
+        if not self._one_by_one or choose_one_by_one(self, q, k, v, causal=causal):
+            return True
+        if self.backend == "auto":
+            return False
+        raise ValueError(
+            "near_for is 'query' with backend 'triton', whose kernels then have no gradient, no merged levels, and up "
+            "to 256 clusters of heads of 64 in half precision; allowed beyond is backend 'auto', which takes torch"
+        )
 
     def _full(self, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Partial:
         return attend_clustered(self, q, k, v, scale, mask, causal=False)
@@ -201,5 +215,5 @@ class MuSe(Method):
         return self._over(True, q, k, v, scale, mask)
 
     def _over(self, causal: bool, q, k, v, scale, mask) -> Partial:
-        by_kernels = self._by_kernels(q, v, causal)
+        by_kernels = self._by_kernels(q, k, v, causal)
         return behind_sinks(partial(attend, self, causal), self, q, k, v, scale, mask, causal, by_kernels)

@@ -33,7 +33,7 @@ def implementation(
 
     Causal attention block by block asks again, for the full attention of every block.
     """
-    triton = method._by_kernels(q, v, causal)
+    triton = method._by_kernels(q, k, v, causal)
     one_leaf = causal and k.shape[2] <= method.leaf
     one_pass = mask is None and method.order == "monopole" and q.shape[2] == k.shape[2]
     in_runs = triton and mask is None and not one_leaf and kernels.in_runs(method, q, k, v, causal)
@@ -105,7 +105,7 @@ def _block_by_block(
     method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
 ) -> Partial:
     """Level after level; where all of that is the kernels', all levels repeat as one graph."""
-    compute = kernels.in_graphs(_of_blocks) if method._by_kernels(q, v, True) else _of_blocks
+    compute = kernels.in_graphs(_of_blocks) if method._by_kernels(q, k, v, True) else _of_blocks
     return compute(method, q, k, v, scale, mask)
 
 
@@ -116,7 +116,7 @@ def _of_blocks(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask
         return causal_attention(full, q, k, v, scale, mask, method.leaf, past, method.backend, earlier=True)
     if not method._merged:
         return causal_attention(full, q, k, v, scale, mask, method.leaf, backend=method.backend)
-    of_level = partial(kernels.of_labels if method._by_kernels(q, v, True) else _formula, method)
+    of_level = partial(kernels.of_labels if method._by_kernels(q, k, v, True) else _formula, method)
     return causal_attention(
         of_level, q, k, v, scale, mask, method.leaf, full, method.backend, labels=method._level_labels
     )

@@ -75,13 +75,16 @@ def _of_clusters(
     method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, found: tuple[Tensor, ...], number: int
 ) -> Partial:
     """Attention of what ``_both_clusters`` found, with that many clusters of keys."""
+    from multipole_lab.kernels.by_query.muse import muse_by_query
     from multipole_lab.kernels.clustering.covariance import covariances
     from multipole_lab.kernels.muse.forward import muse
 
+    near = min(method.near, number)
+    if method._one_by_one:
+        return muse_by_query(q, k, v, *found, scale, near, padded=False)
     rank, basis = method._rank(q.shape[-1]), None
     if 0 < rank < q.shape[-1]:
         basis = leading_directions(covariances(q, *found[:3]), rank)
-    near = min(method.near, number)
     return muse(q, k, v, *found, scale, near, method.order, basis, padded=False, run=repeating(q))
 
 
@@ -102,7 +105,7 @@ def causal(method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: No
         return out[0, :, :N].unflatten(0, heads), lse[0, :, :N].unflatten(0, heads)
     if not graded(q, k, v):
         find = partial(_both_clusters, method)
-        out, lse = muse_causal_found(q, k, v, find, block, levels, scale, method.near)
+        out, lse = muse_causal_found(q, k, v, find, block, levels, scale, method.near, method._one_by_one)
         return out[0, :, :N].unflatten(0, heads), lse[0, :, :N].unflatten(0, heads)
     parts = partial(_causal_parts, method, block, levels, scale)
     leaves, *found = replayed(("causal parts", method, block, scale), parts, q, k, v)
@@ -167,6 +170,16 @@ def _level_clusters(method: MuSe, q: Tensor, k: Tensor, size: int) -> tuple[Tens
     return _both_clusters(method, *level_blocks(q.detach(), k.detach(), size))
 
 
+def choose_one_by_one(method: MuSe, *tensors: Tensor, causal: bool) -> bool:
+    """Whether the kernels let every query choose its near clusters: for a result without a gradient, and not of
+    merging blocks, where a program has place for all clusters."""
+    from multipole_lab.kernels.by_query.evaluate import fits
+
+    q, k, v = tensors
+    number = method._partition.number(max(1, k.shape[2]))
+    return not graded(q, k, v) and not (causal and method._merged) and fits(q, v, number)
+
+
 def in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool:
     """Whether the clusters are runs of one length in every block, for which there are kernels of their own."""
     from multipole_lab.kernels.runs.muse import fits
@@ -174,6 +187,7 @@ def in_runs(method: MuSe, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool
     positions = block_sizes(q.shape[2], method.leaf)[0] if causal else min(q.shape[2], k.shape[2])
     return (
         method.partition == "runs"
+        and not method._one_by_one
         and method.order == "monopole"
         and method.clusters != "auto"
         and max(method.clusters, method.query_clusters or 0) <= positions

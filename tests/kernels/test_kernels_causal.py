@@ -56,7 +56,7 @@ def test_transposed_inputs_are_read_as_they_are():
 def test_positions_must_fill_the_blocks():
     from multipole_lab.kernels.muse.causal import muse_causal
 
-    with pytest.raises(ValueError, match=r"q has 50 positions; block \* 2\^levels, 64, is needed"):
+    with pytest.raises(ValueError, match=r"q has 50 positions and k 50; block \* 2\^levels, 64"):
         muse_causal(*inputs(1, 1, 1, 50, 16), [(None,) * 5], 32, 0.25)
 
 

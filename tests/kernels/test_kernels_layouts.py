@@ -132,6 +132,7 @@ def small():
     x = [x.clone().requires_grad_() for x in (q, k, v)]
     ml.MuSe(clusters=2, leaf=8, backend="triton")(*x, causal=True).sum().backward()
     ml.MuSe(clusters=2, leaf=8, backend="triton")(q, k, v, causal=True)
+    ml.MuSe(clusters=2, near=1, near_for="query", backend="triton")(q, k, v)
     ml.MuSe(clusters=2, leaf=4, levels="merged", near=1, backend="triton")(*x, causal=True).sum().backward()
     ml.Centroid(clusters=2, backend="triton")(*x).sum().backward()
     ml.MuSe(clusters=2, order="dipole", dipole_rank=2, backend="triton")(*x).sum().backward()
