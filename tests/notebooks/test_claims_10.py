@@ -96,7 +96,7 @@ def test_14_a_law_through_two_lengths_misses_the_third(book):
     assert long == pytest.approx(true, abs=0.0005)
     assert middle**2 / short / long - 1 == pytest.approx(miss, abs=0.006)
     lines = book.cell("14").printed.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 8  # what, and then its law
     assert f"N to the {exponent:.2f}" in lines[-1]
 
 
