@@ -22,6 +22,7 @@ from multipole_lab.figures import lines
 from multipole_lab.figures.common import theme
 
 lines({"a": ([1, 2], [1, 2])}, "Kept", x="x", y="y").show(config=theme.CELL_CONFIG)"""
+CELL = "() => window.jupyterapp.shell.currentWidget.content.scrollToItem(%d, 'start')"
 PANELS = {"clusters": "clusters", "matrix": "near", "front": "time limit"}  # and a slider of each
 
 # Marks that are drawn, and marks that there are to draw, of every trace that has some.
@@ -62,6 +63,13 @@ def press(panel, words):
     panel.get_by_role("button", name=words, exact=True).click()
 
 
+def until_idle(lab):
+    """Wait for a page that is loaded again."""
+    lab.page.wait_for_function(
+        "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+    )
+
+
 def whole(lab, name):
     """Every mark is drawn that there is to draw, in every view."""
     lab.page.wait_for_function(
@@ -77,15 +85,14 @@ def test_all_marks_are_there_after_run_all(lab):
 
 def test_a_figure_of_a_cell_keeps_its_height_and_follows_the_width(lab):
     figure, page = lab.page.locator(".jp-RenderedPlotly"), lab.page
-    scroll = "() => window.jupyterapp.shell.currentWidget.content.scrollToItem(%d, 'start')"
-    page.evaluate(scroll % (len(PANELS) + 2))
+    page.evaluate(CELL % (len(PANELS) + 2))
     figure.locator(".main-svg").first.wait_for()
     height = figure.bounding_box()["height"]
     assert height > 300
     for size in ((1280, 900), (1280, 1000), (900, 1000), (1280, 1200)):
         page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
         page.wait_for_timeout(800)  # plotly waits for a tenth of a second
-        page.evaluate(scroll % (len(PANELS) + 2))
+        page.evaluate(CELL % (len(PANELS) + 2))
         box, drawn = figure.bounding_box(), figure.locator(".main-svg").first.bounding_box()
         assert box["height"] == pytest.approx(height, abs=1), size
         assert drawn["width"] == pytest.approx(box["width"], abs=2), size
@@ -278,11 +285,28 @@ def test_a_link_opens_the_page_with_the_panel_as_it_was(lab):
     lab.until_titled("clusters", "become 16 clusters")
     lab.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
     lab.page.goto(link)
-    lab.page.wait_for_function(
-        "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
-    )
+    until_idle(lab)
     lab.panel("clusters")
     lab.until_titled("clusters", "become 32 clusters")
+
+
+def test_the_saved_picture_of_a_figure_fits_a_narrower_window(lab):
+    lab.page.evaluate(CELL % (len(PANELS) + 2))
+    shown = lab.page.locator(".jp-RenderedPlotly").locator(".main-svg, .plot-img").locator("visible=true")
+    shown.first.wait_for()
+    lab.page.wait_for_timeout(1000)  # its picture is taken
+    lab.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    lab.page.reload()
+    until_idle(lab)
+    lab.panel("clusters")  # panels bring their style
+    lab.page.set_viewport_size({"width": 900, "height": 1200})
+    lab.page.evaluate(CELL % (len(PANELS) + 2))
+    picture = lab.page.locator(".jp-RenderedPlotly > .plot-img")
+    picture.wait_for()
+    lab.page.wait_for_timeout(500)
+    assert picture.evaluate("picture => picture.naturalWidth > picture.parentElement.clientWidth")
+    assert picture.evaluate("picture => picture.clientWidth <= picture.parentElement.clientWidth")
+    lab.page.set_viewport_size({"width": 1280, "height": 1200})
 
 
 def test_a_restarted_kernel_is_said_once_in_every_panel(lab):
@@ -308,9 +332,7 @@ def test_widgets_whose_code_comes_late_hear_all_the_same(lab):
         }"""
     )
     lab.page.reload()
-    lab.page.wait_for_function(
-        "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
-    )
+    until_idle(lab)
     assert not lab.run_all()
     for name, slider in {"clusters": "clusters", "matrix": "near", "lens": "word"}.items():
         panel = lab.panel("lab" if name == "lens" else name)
