@@ -56,9 +56,8 @@ def muse_by_query_kernel(
             b_far = tl.where(o_c[None, :] == b_arg[:, None], float("-inf"), b_far)
         b_near = ((b_far == float("-inf")) & (b_a > float("-inf"))[None, :] & m_m[:, None]).to(tl.int32)
         b_any = tl.max(b_near, axis=0)  # [BC]
-        b_bits = tl.zeros(
-            [BM, BC // 32], dtype=tl.int32
-        )  # a bit a cluster waits in few registers for its keys
+        # A bit a cluster waits in few registers for the cluster's keys.
+        b_bits = tl.zeros([BM, BC // 32], dtype=tl.int32)
         for i_w in tl.static_range(BC // 32):
             b_word = tl.sum(tl.where((o_c // 32 == i_w)[None, :], b_near << (o_c % 32)[None, :], 0), axis=1)
             b_bits = tl.where(o_w[None, :] == i_w, b_word[:, None], b_bits)
