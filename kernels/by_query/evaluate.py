@@ -90,10 +90,13 @@ def fits(q: Tensor, v: Tensor, clusters: int) -> bool:
     """Whether a program has place for the means of that many clusters: a fifth of its shared memory.
 
     With more, registers spill. In half precision, with heads of 64, those are 256 clusters on an A100 and an H100, the
-    most that there are, 128 on a device of 99 KB, and 64 on a T4.
+    most that there are, 128 on a device of 99 KB, and 64 on a T4, which has place for no larger heads.
     """
-    most, widest = power_of_two(clusters, 32), power_of_two(max(q.shape[-1], v.shape[-1]))
-    return most <= MOST and 5 * most * widest * q.element_size() <= 1024 * target_of(q).shared_kb
+    target, most = target_of(q), power_of_two(clusters, 32)
+    widest = power_of_two(max(q.shape[-1], v.shape[-1]))
+    if most > MOST or (widest > 64 and target.capability < 80):
+        return False
+    return 5 * most * widest * q.element_size() <= 1024 * target.shared_kb
 
 
 def evaluate_by_query(

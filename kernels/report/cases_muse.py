@@ -109,11 +109,13 @@ def evaluate_example(p: Problem) -> None:
 
 
 def by_query_example(p: Problem) -> None:
-    """As many queries as keys; of the clusters there are as many as a program has place for."""
+    """Of the clusters there are as many as a program has place for, if it has for any."""
     B, Hq, Hk, D, C = p.batch, p.query_heads, p.kv_heads, p.head, p.clusters
     q, keys = p.empty(B, Hq, p.queries, D), p.empty(B, Hk, p.keys, D)
-    while not fits(q, keys, C):
+    while C and not fits(q, keys, C):
         C //= 2
+    if not C:
+        return
     sorts = (
         p.empty(B, h, x, dtype=torch.int64) for h, n in ((Hq, p.queries), (Hk, p.keys)) for x in (n, C + 1)
     )
