@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from ..common.checks import check_attention, check_given, check_tensors
+from ..common.checks import check_attention, check_given, check_sorts, check_tensors
 from ..common.derivatives import check_tangents
 from ..common.launch import fp32_precision
 from ..common.layout import row_strided
@@ -36,17 +35,14 @@ def muse_by_query(
     check_tensors("muse_by_query", q=q, k=k, v=v)
     check_attention("muse_by_query", q, k, v)
     check_tangents("muse_by_query", q, k, v)
-    (B, Hq, Nq, D), (Hk, Nk), Cq, Ck = q.shape, k.shape[1:3], q_offsets.shape[-1] - 1, k_offsets.shape[-1] - 1
-    check_given(
-        "muse_by_query", torch.int64, q, q_order=(q_order, (B, Hq, Nq)), q_offsets=(q_offsets, (B, Hq, Cq + 1)),
-        k_order=(k_order, (B, Hk, Nk)), k_offsets=(k_offsets, (B, Hk, Ck + 1)),
-    )  # fmt: skip
-    check_given("muse_by_query", q_centroids.dtype, q, q_centroids=(q_centroids, (B, Hq, Cq, D)))
+    sorts = q_order, q_offsets, k_order, k_offsets
+    check_sorts("muse_by_query", q, q.shape[:3], k.shape[:3], *sorts)
+    points = *q.shape[:2], q_offsets.shape[-1] - 1, q.shape[-1]
+    check_given("muse_by_query", q_centroids.dtype, q, q_centroids=(q_centroids, points))
     size, precision = v.shape[-1], fp32_precision(q)
     given = (x.detach() for x in (q, k, v, q_centroids.to(q.dtype)))
     q, k, v, centroids = (row_strided(x) for x in one_head_size(*given))
     summaries = summarise(centroids, k, v, k_order, k_offsets, scale, precision=precision)
-    sorts = q_order, q_offsets, k_order, k_offsets
     out, lse = evaluate_by_query(
         q, k, v, centroids, *sorts, *summaries, scale, near, precision=precision, padded=padded
     )

@@ -95,3 +95,15 @@ def check_given(
             raise ValueError(f"{operation}: {name} has shape {tuple(x.shape)}; {shape} is needed")
         if x.device != like.device:
             raise ValueError(f"{operation}: {name} is on {x.device}; {like.device} is needed")
+
+
+def check_sorts(
+    operation: str, like: Tensor, queries: tuple[int, ...], keys: tuple[int, ...], q_order: Tensor, q_offsets: Tensor,
+    k_order: Tensor, k_offsets: Tensor,
+) -> None:  # fmt: skip
+    """Raise unless orders have the shapes of `queries` and `keys`, [.., N], and offsets, of C clusters, [.., C + 1]."""
+    of_queries, of_keys = ((*n[:-1], x.shape[-1]) for n, x in ((queries, q_offsets), (keys, k_offsets)))
+    check_given(
+        operation, torch.int64, like, q_order=(q_order, queries), q_offsets=(q_offsets, of_queries),
+        k_order=(k_order, keys), k_offsets=(k_offsets, of_keys),
+    )  # fmt: skip

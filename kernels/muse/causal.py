@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..by_query.evaluate import evaluate_by_query
-from ..common.checks import check_attention, check_given, check_tensors
+from ..common.checks import check_attention, check_given, check_sorts, check_tensors
 from ..common.delta import output_delta
 from ..common.derivatives import KernelFunction, Run, check_tangents, run_now
 from ..common.graphs import beside, in_branches, moments
@@ -150,12 +150,8 @@ def _check_level(
 ) -> None:  # fmt: skip
     """Raise where the clusters of a level do not fit q [B, Hq, N, D] and k [B, Hk, N, D] in pairs of blocks."""
     pairs, Hq, Hk = q.shape[2] // (2 * size), q.shape[0] * q.shape[1], k.shape[0] * k.shape[1]
-    Cq, Ck = (x.shape[-1] - 1 for x in (q_offsets, k_offsets))
-    check_given(
-        f"muse_causal, level {level}", torch.int64, q, q_order=(q_order, (pairs, Hq, size)),
-        q_offsets=(q_offsets, (pairs, Hq, Cq + 1)), k_order=(k_order, (pairs, Hk, size)),
-        k_offsets=(k_offsets, (pairs, Hk, Ck + 1)),
-    )  # fmt: skip
+    Cq, sorts = q_offsets.shape[-1] - 1, (q_order, q_offsets, k_order, k_offsets)
+    check_sorts(f"muse_causal, level {level}", q, (pairs, Hq, size), (pairs, Hk, size), *sorts)
     if tuple(centroids.shape) != (pairs, Hq, Cq, q.shape[-1]):
         raise ValueError(
             f"muse_causal, level {level}: centroids have shape {tuple(centroids.shape)}; "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..common.checks import check_attention, check_given, check_tensors
+from ..common.checks import check_attention, check_sorts, check_tensors
 from ..common.derivatives import KernelFunction, Run, run_now
 from ..common.launch import fp32_precision
 from ..common.layout import row_strided
@@ -69,11 +69,9 @@ def muse(
     if order not in ORDERS:
         raise ValueError(f"order is {order!r}; allowed are {', '.join(map(repr, ORDERS))}")
     check_attention("muse", q, k, v)
-    (B, Hq, Nq, D), (Hk, Nk), Cq, Ck = q.shape, k.shape[1:3], q_offsets.shape[-1] - 1, k_offsets.shape[-1] - 1
-    check_given(
-        "muse", torch.int64, q, q_order=(q_order, (B, Hq, Nq)), q_offsets=(q_offsets, (B, Hq, Cq + 1)),
-        k_order=(k_order, (B, Hk, Nk)), k_offsets=(k_offsets, (B, Hk, Ck + 1)),
-    )  # fmt: skip
+    B, Hq, _, D = q.shape
+    Cq = q_offsets.shape[-1] - 1
+    check_sorts("muse", q, q.shape[:3], k.shape[:3], q_order, q_offsets, k_order, k_offsets)
     if tuple(q_centroids.shape) != (B, Hq, Cq, D) or (
         basis is not None and basis.shape[:-1] != q_centroids.shape
     ):

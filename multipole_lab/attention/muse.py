@@ -192,7 +192,7 @@ class MuSe(Method):
         """Whether the expansions are those of the kernels, around the means of the query clusters."""
         if (causal and self.points == "earlier") or not use_triton(self.backend, q, v):
             return False
-        if not self._one_by_one or choose_one_by_one(self, q, k, v, causal=causal):
+        if not self._one_by_one or choose_one_by_one(self, q, k, v, causal):
             return True
         if self.backend == "auto":
             return False
