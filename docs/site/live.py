@@ -26,6 +26,7 @@ from multipole_lab.figures.common.theme import CONFIG
 from multipole_lab.panels.common.style import STYLE
 from multipole_lab.panels.page.manuscript import Manuscript
 from multipole_lab.panels.page.story import Story
+from multipole_lab.panels.tools.hearing import EXPORT
 
 HERE = Path(__file__).resolve().parent
 PLOTLY = Path(plotly.__file__).parent / "package_data/plotly.min.js"
@@ -101,10 +102,7 @@ def section(states: str, tied: bool = False) -> str:
 
 def player() -> str:
     """The script of all pages: the player, plotly's settings, and the page code of the widgets above figures."""
-    parts = {
-        kind.__name__: str(kind._esm).replace("export default { initialize, render };", "return render;")
-        for kind in (Story, Manuscript)
-    }
+    parts = {kind.__name__: str(kind._esm).replace(EXPORT, "return render;") for kind in (Story, Manuscript)}
     code = ",\n".join(f"{name}: (() => {{{text}}})()" for name, text in parts.items())
     settings = f"window.multipole_config = {json.dumps(CONFIG)};\nwindow.multipole_parts = {{{code}}};\n"
     return settings + (HERE / "player.js").read_text(encoding="utf-8")

@@ -117,10 +117,8 @@ def _name_marks(fig, names, intensity, bound, memory) -> None:
     """
     places = np.log10(np.maximum(intensity, 1e-9))
     named = []
-    for own, room in (
-        (memory, 0.42),
-        (~memory, 1.1),
-    ):  # decades between two names: below each other, or side by side
+    # Decades between two names: below each other, or side by side.
+    for own, room in ((memory, 0.42), (~memory, 1.1)):
         last = -np.inf
         for i in np.argsort(intensity, kind="stable"):
             if own[i] and places[i] - last >= room:

@@ -143,6 +143,10 @@ class Notebook:
     def open(self, url, token, path):
         """Load the notebook and wait for its kernel."""
         self.page.goto(f"{url}/lab/tree/notebooks/{path}?token={token}")
+        self.until_idle()
+
+    def until_idle(self):
+        """Wait for the kernel of a page that is being loaded."""
         self.page.wait_for_function(
             "() => window.jupyterapp?.shell.currentWidget"
             "?.sessionContext?.session?.kernel?.status === 'idle'",

@@ -63,13 +63,6 @@ def press(panel, words):
     panel.get_by_role("button", name=words, exact=True).click()
 
 
-def until_idle(lab):
-    """Wait for a page that is loaded again."""
-    lab.page.wait_for_function(
-        "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
-    )
-
-
 def whole(lab, name):
     """Every mark is drawn that there is to draw, in every view."""
     lab.page.wait_for_function(
@@ -285,7 +278,7 @@ def test_a_link_opens_the_page_with_the_panel_as_it_was(lab):
     lab.until_titled("clusters", "become 16 clusters")
     lab.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
     lab.page.goto(link)
-    until_idle(lab)
+    lab.until_idle()
     lab.panel("clusters")
     lab.until_titled("clusters", "become 32 clusters")
 
@@ -297,7 +290,7 @@ def test_the_saved_picture_of_a_figure_fits_a_narrower_window(lab):
     lab.page.wait_for_timeout(1000)  # its picture is taken
     lab.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
     lab.page.reload()
-    until_idle(lab)
+    lab.until_idle()
     lab.panel("clusters")  # panels bring their style
     lab.page.set_viewport_size({"width": 900, "height": 1200})
     lab.page.evaluate(CELL % (len(PANELS) + 2))
@@ -332,7 +325,7 @@ def test_widgets_whose_code_comes_late_hear_all_the_same(lab):
         }"""
     )
     lab.page.reload()
-    until_idle(lab)
+    lab.until_idle()
     assert not lab.run_all()
     for name, slider in {"clusters": "clusters", "matrix": "near", "lens": "word"}.items():
         panel = lab.panel("lab" if name == "lens" else name)

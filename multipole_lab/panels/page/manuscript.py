@@ -9,7 +9,7 @@ import numpy as np
 import traitlets
 from jaxtyping import Bool
 
-from ..tools.hearing import HEARING
+from ..tools.hearing import heard
 
 _PAGE_CODE = """
 function render({ model, el }) {
@@ -83,7 +83,6 @@ function render({ model, el }) {
   sizes.observe(prompt);
   return () => sizes.disconnect();
 }
-export default { initialize, render };
 """
 _ALWAYS, _OPENED = 2, 3  # classes of a word in the page's style
 
@@ -98,7 +97,7 @@ class Manuscript(anywidget.AnyWidget):
     chosen : the word whose reading is lit; the page changes it by a click.
     """
 
-    _esm = HEARING + _PAGE_CODE
+    _esm = heard(_PAGE_CODE)
     prompt = traitlets.List(traitlets.Unicode()).tag(sync=True)
     lit = traitlets.Bytes().tag(sync=True)
     sides = traitlets.List(traitlets.Dict()).tag(sync=True)

@@ -9,7 +9,7 @@ import numpy as np
 import traitlets
 from jaxtyping import Float, Int
 
-from ..tools.hearing import HEARING
+from ..tools.hearing import heard
 
 # A reader's keys stay in the text: JupyterLab takes no shortcut from an element with that attribute.
 _PAGE_CODE = """
@@ -155,7 +155,6 @@ function render({ model, el }) {
   sizes.observe(el);
   return () => sizes.disconnect();
 }
-export default { initialize, render };
 """
 # Classes of a word in the page's style; 2 more where it gained weight, 4 more where it lost some.
 _UNSEEN, _ITSELF, _CLUSTER = 1, 2, 3
@@ -172,7 +171,7 @@ class Story(anywidget.AnyWidget):
     looks : a column's classes and strengths, two bytes a word. clusters : int16 numbers. names : of the clusters.
     """
 
-    _esm = HEARING + _PAGE_CODE
+    _esm = heard(_PAGE_CODE)
     words = traitlets.List(traitlets.Unicode()).tag(sync=True)
     titles = traitlets.List(traitlets.Unicode(), ["exact attention", "approximation"]).tag(sync=True)
     query = traitlets.Int().tag(sync=True)

@@ -29,5 +29,11 @@ const hearing = async (model) => {  // resolves when the model has what Python h
     asked = whole.comm.send({ method: "request_state" }, {});
   });
 };
-const initialize = ({ model }) => { hearing(model); };  // of a widget that may be drawn before
 """
+# What ends the code of a widget that is a function `render`; it may be drawn before its state has come.
+EXPORT = "export default { initialize({ model }) { hearing(model); }, render };\n"
+
+
+def heard(render: str) -> str:
+    """The code of a widget, from its function ``render``."""
+    return HEARING + render + EXPORT

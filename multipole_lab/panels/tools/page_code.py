@@ -1,6 +1,6 @@
 """The page code of panels: files to save, links, sentences behind labels, names for screen readers, sizes."""
 
-from .hearing import HEARING
+from .hearing import heard
 
 # A function for each subject, which `render` joins below; `own(selector)` gives parts of the panel, not of one in it.
 _TAKE_AWAY = """
@@ -213,7 +213,6 @@ function render({ model, el }) {
     Object.entries(heard).forEach(([trait, call]) => model.off("change:" + trait, call));
   };
 }
-export default { initialize, render };
 """
 
-PAGE_CODE = HEARING + _TAKE_AWAY + _EXPLAIN + _NAMES + _FIT + _RENDER
+PAGE_CODE = heard(_TAKE_AWAY + _EXPLAIN + _NAMES + _FIT + _RENDER)
