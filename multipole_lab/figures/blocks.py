@@ -172,7 +172,7 @@ def _place(fig, tokens) -> None:
                "domain": [0.38, 1]},
         xaxis2={"title": {"text": "size of the blocks"}, "type": "category", "anchor": "y2", "showgrid": False},
         yaxis2={"title": {"text": "error"}, "domain": [0, 0.2], "anchor": "x2", "rangemode": "tozero", "nticks": 4,
-                "tickformat": "~g"},
+                "tickformat": ",~g"},
         bargap=0.25,
     )  # fmt: skip
 

@@ -127,7 +127,7 @@ def _draw_outcome(fig, positions, mass, error, tokens, step) -> None:
                 x=rows, y=values, text=said, mode="lines+markers", line={"color": colour, "width": 2, "dash": dash},
                 marker={"size": [11 if i == step else 5 for i in range(len(rows))], "color": colour,
                         "opacity": 1, "line": {"width": 0}},
-                hovertemplate="step %{x}, after %{text}<br>" + words.split(" (")[0] + " %{y:.3g}<extra></extra>",
+                hovertemplate="step %{x}, after %{text}<br>" + words.split(" (")[0] + " %{y:,.3~r}<extra></extra>",
                 name=words, xaxis="x2", yaxis=axis,
             )
         )  # fmt: skip
@@ -148,7 +148,7 @@ def _place(fig, positions, error, step) -> None:
         xaxis2={"title": {"text": "step"}, "anchor": "y2", "showgrid": False, "range": [0.5, len(positions) + 0.5]},
         yaxis2={"title": {"text": "share"}, "domain": [0, 0.26], "anchor": "x2", "tickformat": "~p", "nticks": 4},
         yaxis3={"title": {"text": "error"}, "overlaying": "y2", "side": "right", "type": "log", "dtick": 1,
-                "tickformat": "~g", "showgrid": False, "anchor": "x2",
+                "tickformat": ",~g", "showgrid": False, "anchor": "x2",
                 "range": [float(np.floor(low - 0.3)), float(np.ceil(high + 0.2))]},
         legend={"y": 1.0, "yanchor": "bottom"},
     )  # fmt: skip

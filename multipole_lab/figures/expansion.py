@@ -143,7 +143,7 @@ def _draw_points(parts, p, query) -> None:
                     "y": [point[1]],
                     "mode": "markers",
                     "marker": {"symbol": symbol, "size": 11, "color": colour, **rim},
-                    "hovertemplate": words + " (%{x:.2f}, %{y:.2f})<extra></extra>",
+                    "hovertemplate": words + " (%{x:,.2f}, %{y:,.2f})<extra></extra>",
                     "showlegend": False,
                     "xaxis": x,
                     "yaxis": y,

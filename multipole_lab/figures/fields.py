@@ -57,11 +57,11 @@ def fields(
         powers = np.log10(np.abs(error) + FLOOR).reshape(len(axis), -1)
         figure.add_heatmap(
             x=axis, y=axis, z=powers, coloraxis="coloraxis", customdata=10**powers, row=1, col=column,
-            hovertemplate="(%{x:.1f}, %{y:.1f}): error %{customdata:.2g}<extra></extra>",
+            hovertemplate="(%{x:,.1f}, %{y:,.1f}): error %{customdata:.2g}<extra></extra>",
         )  # fmt: skip
         figure.add_scatter(
             x=places[:, 0], y=places[:, 1], mode="markers", marker=marker, showlegend=False, row=1, col=column,
-            hovertemplate="a charge at (%{x:.1f}, %{y:.1f})<extra></extra>",
+            hovertemplate="a charge at (%{x:,.1f}, %{y:,.1f})<extra></extra>",
         )  # fmt: skip
     powers = range(LOW, HIGH + 1)
     bar = {"title": "error", "tickvals": list(powers), "ticktext": [f"{10.0**power:g}" for power in powers]}

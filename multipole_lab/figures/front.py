@@ -13,7 +13,7 @@ from multipole_lab.suggesting import suggesting
 from .common import theme
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star-triangle-down", "hexagon")
-_HOVER = "<b>%{text}</b><br>%{x:.3g} ms, error %{y:.2g}<extra></extra>"
+_HOVER = "<b>%{text}</b><br>%{x:,.3~r} ms, error %{y:.2g}<extra></extra>"
 
 
 @suggesting
@@ -173,12 +173,12 @@ def _place(fig, ms, rse, exact_ms) -> None:
     low, high = np.log10([known.min(), known.max()]) if len(known) else (0.0, 2.0)
     error = np.maximum(rse[np.isfinite(rse)], 1e-16)
     down, up = np.log10([error.min(), error.max()]) if len(error) else (-3.0, 0.0)
-    ticks = {"type": "log", "dtick": "D2", "tickformat": "~g"}
+    ticks = {"type": "log", "dtick": "D2", "tickformat": ",~g"}
     fig.update_layout(
         xaxis={"title": {"text": "time for one call (ms)"}, "range": [low - 0.15, high + 0.25], **ticks},
         yaxis={
             "title": {"text": "relative squared error"}, "range": [down - 0.25, up + 0.25],
-            "type": "log", "dtick": 1 if up - down > 1.5 else "D2", "tickformat": "~g",
+            "type": "log", "dtick": 1 if up - down > 1.5 else "D2", "tickformat": ",~g",
         },
         legend={"y": 1.0, "yanchor": "bottom"},
     )  # fmt: skip

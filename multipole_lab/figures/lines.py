@@ -104,4 +104,4 @@ def _decades(values: list[float]) -> dict:
     between = (1, 2, 5) if max(values) < 30 * min(values) else (1,)
     powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
     ticks = [round(times * 10.0**power, 12) for power in powers for times in between]
-    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    return {"tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}

@@ -103,8 +103,8 @@ def _draw_kernels(fig, own, names, intensity, bound, ms, words, colour, symbol) 
             marker={"symbol": symbol, "color": colour, "size": 11},
             text=[name for name, mine in zip(names, own, strict=True) if mine],
             customdata=ms[own],
-            hovertemplate="<b>%{text}</b><br>%{x:.3g} operations a byte<br>at best %{y:.3g} TFLOP/s, "
-            "%{customdata:.3g} ms<extra></extra>",
+            hovertemplate="<b>%{text}</b><br>%{x:,.3~r} operations a byte<br>at best %{y:,.3~r} TFLOP/s, "
+            "%{customdata:,.3~r} ms<extra></extra>",
             name=words,
         )
     )
@@ -148,7 +148,7 @@ def _draw_recorded(fig, names, intensity, tflops, words) -> None:
             mode="markers",
             marker={"symbol": "x-thin", "size": 10, "line": {"width": 2.5, "color": theme.VERMILION}},
             text=list(names),
-            hovertemplate="<b>%{text}</b>, recorded<br>%{y:.3g} TFLOP/s<extra></extra>",
+            hovertemplate="<b>%{text}</b>, recorded<br>%{y:,.3~r} TFLOP/s<extra></extra>",
             name=f"recorded: {words.replace('NVIDIA ', '')}" if words else "recorded",
             showlegend=len(intensity) > 0,
         )
@@ -168,7 +168,7 @@ def _draw_times(fig, names, ms, memory) -> None:
             textposition="outside",
             textfont={"size": 11},
             cliponaxis=False,
-            hovertemplate="%{y}: at best %{x:.3g} ms<extra></extra>",
+            hovertemplate="%{y}: at best %{x:,.3~r} ms<extra></extra>",
             showlegend=False,
             name="least time",
             xaxis="x2",
@@ -179,7 +179,7 @@ def _draw_times(fig, names, ms, memory) -> None:
 
 def _place(fig, ms, heights) -> None:
     """Put the roof above, with room for names over it, and the bars below; all scales of work are logarithmic."""
-    log = {"type": "log", "dtick": 1, "tickformat": "~g"}
+    log = {"type": "log", "dtick": 1, "tickformat": ",~g"}
     low, high = np.log10([ms[ms > 0].min(), ms.max()])  # a kernel may have nothing to do
     bottom, top = np.log10([heights[heights > 0].min(), heights.max()])
     fig.update_layout(

@@ -61,7 +61,7 @@ def speed(
                 mode="lines+markers",
                 line={"color": colour, "width": 2.5},
                 marker={"symbol": symbol, "size": 9},
-                hovertemplate=f"{words}<br>%{{x:,}} tokens: %{{y:.3g}} ms<extra></extra>",
+                hovertemplate=f"{words}<br>%{{x:,}} tokens: %{{y:,.3~r}} ms<extra></extra>",
                 name=f"{words}, time",
                 error_y=None if spread is None else _bars(times, *spread[i], colour),
             )
@@ -93,7 +93,7 @@ def _dashed(lengths, times, words, colour) -> go.Scatter:
         y=times,
         mode="lines",
         line={"color": colour, "width": 1.5, "dash": "dash"},
-        hovertemplate=f"{words}, the GPU alone<br>%{{x:,}} tokens: %{{y:.3g}} ms<extra></extra>",
+        hovertemplate=f"{words}, the GPU alone<br>%{{x:,}} tokens: %{{y:,.3~r}} ms<extra></extra>",
         name=f"{words}, GPU alone",
     )
 
@@ -157,7 +157,7 @@ def _place(fig, lengths, rse) -> None:
             "title": {"text": "time for one call (ms)"},
             "type": "log",
             "dtick": 1,
-            "tickformat": "~g",
+            "tickformat": ",~g",
             "domain": [0.4, 1],
         },
         yaxis2={

@@ -105,7 +105,7 @@ def _draw_length(fig, ms, rse, methods, name, style, max_error) -> None:
     )  # fmt: skip
     fig.add_scatter(
         x=ms, y=rse, mode="markers", marker={"size": 9, **style}, text=methods, name=name, legendgroup=name,
-        hovertemplate=f"<b>%{{text}}</b><br>{name}: %{{x:.3g}} ms, error %{{y:.2g}}<extra></extra>", row=1, col=1,
+        hovertemplate=f"<b>%{{text}}</b><br>{name}: %{{x:,.3~r}} ms, error %{{y:.2g}}<extra></extra>", row=1, col=1,
     )  # fmt: skip
     allowed = np.flatnonzero(rse <= max_error)
     if len(allowed):
@@ -123,13 +123,13 @@ def _draw_model(fig, ms, predicted, methods, name, style) -> None:
     fig.add_scatter(
         x=ms[known], y=predicted[known], mode="markers", marker={"size": 8, **style}, text=methods[known],
         name=f"model, {name}", legendgroup=name, showlegend=False,
-        hovertemplate="<b>%{text}</b><br>%{x:.3g} ms, the model says %{y:.3g}<extra></extra>", row=2, col=1,
+        hovertemplate="<b>%{text}</b><br>%{x:,.3~r} ms, the model says %{y:,.3~r}<extra></extra>", row=2, col=1,
     )  # fmt: skip
 
 
 def _place(fig, ms, rse, predicted, max_error, modelled) -> None:
     """Logarithmic axes with titles, the allowed error, and the diagonal on which the model is right."""
-    log = {"type": "log", "tickformat": "~g"}
+    log = {"type": "log", "tickformat": ",~g"}
     fig.update_xaxes(title_text="time for one call (ms)", dtick="D2", **log)
     fig.update_yaxes(title_text="relative squared error", dtick=1, **log, row=1, col=1)
     edge = {"color": theme.VERMILION, "width": 2, "dash": "dash"}

@@ -91,7 +91,7 @@ def _draw_methods(fig, own, rse, speedup, methods, words, colour, symbol) -> Non
             mode="markers",
             marker={"symbol": symbol, "color": colour, "size": 9},
             text=[method for method, mine in zip(methods, own, strict=True) if mine],
-            hovertemplate="<b>%{text}</b><br>error %{x:.2g}, %{y:.2f} times as fast<extra></extra>",
+            hovertemplate="<b>%{text}</b><br>error %{x:.2g}, %{y:,.2f} times as fast<extra></extra>",
             name=words,
         )
     )
@@ -130,8 +130,8 @@ def _place(fig, rse, speedup, max_error) -> None:
     fig.add_shape(type="line", x0=0, x1=1, xref="x domain", y0=1, y1=1, line=rule, name="exact")
     fig.update_layout(
         xaxis={"title": {"text": "relative squared error"}, "type": "log", "dtick": _ticks(high - errors.min() + 0.4),
-               "tickformat": "~g", "range": [float(errors.min() - 0.4), high]},
-        yaxis={"title": {"text": "times as fast as exact"}, "type": "log", "tickformat": "~g",
+               "tickformat": ",~g", "range": [float(errors.min() - 0.4), high]},
+        yaxis={"title": {"text": "times as fast as exact"}, "type": "log", "tickformat": ",~g",
                "dtick": _ticks(np.ptp(paces) + 0.3),
                "range": [float(paces.min() - 0.15), float(paces.max() + 0.15)]},
         legend={"y": 1.0, "yanchor": "bottom"},

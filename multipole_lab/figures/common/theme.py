@@ -46,7 +46,9 @@ CELL_CONFIG = CONFIG | {"responsive": False}
 
 FAMILY = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
-_AXIS = {
+# 65,536 on every axis and in every hover box, as sentences write it: Plotly's own are 65536 and 65k.
+_PLAIN = {"separatethousands": True, "exponentformat": "none"}
+_AXIS = _PLAIN | {
     "gridcolor": GRID,
     "zerolinecolor": RULE,
     "linecolor": RULE,
@@ -55,7 +57,7 @@ _AXIS = {
     "title": {"standoff": 8, "font": {"size": 13}},
     "tickfont": {"size": 12},
 }
-_SCENE_AXIS = {
+_SCENE_AXIS = _PLAIN | {
     "gridcolor": RULE,
     "zerolinecolor": RULE,
     "showbackground": False,

@@ -55,7 +55,7 @@ def matrix(
     seen = pairs > 0
     difference = np.where(seen, approximate - exact, 0.0)
     most = max(float(np.quantile(np.abs(difference[seen]), 0.995)), 1e-9)
-    where = "query %{y:.0f}, key %{x:.0f}<br>"
+    where = "query %{y:,.0f}, key %{x:,.0f}<br>"
     logs = {"zmin": HOLE, "zmax": 0, "colorscale": _with_holes(theme.SEQUENTIAL)}
     pictures = [
         {"z": _logs(exact, seen), "customdata": _short(np.where(seen, exact, 0.0)), "name": "exactly",

@@ -33,7 +33,7 @@ def draw_field(parts, axis, values, name, row, column, coloraxis) -> None:
             "line": {"width": 0.6, "color": "rgba(255, 255, 255, 0.55)"},
             "ncontours": 14,
             "name": name,
-            "hovertemplate": "query (%{x:.2f}, %{y:.2f})<br>" + name + ": %{z:.3f}<extra></extra>",
+            "hovertemplate": "query (%{x:,.2f}, %{y:,.2f})<br>" + name + ": %{z:,.3f}<extra></extra>",
             "xaxis": x,
             "yaxis": y,
         }
@@ -64,7 +64,7 @@ def draw_nearer(parts, axis, origin, tilted) -> None:
             "colorscale": [(0, theme.CENTROID), (0.5, clear), (1, theme.TILTED)],
             "customdata": np.where(times > 0, "p", "the origin"),
             "text": (10 ** np.abs(times)).round(1),
-            "hovertemplate": "query (%{x:.2f}, %{y:.2f})<br>%{customdata} is %{text} times nearer<extra></extra>",
+            "hovertemplate": "query (%{x:,.2f}, %{y:,.2f})<br>%{customdata} is %{text} times nearer<extra></extra>",
             "name": "which is nearer",
             "xaxis": x,
             "yaxis": y,

@@ -52,7 +52,7 @@ def step(profiles: Sequence[Mapping], detail: str = "") -> go.Figure:
                 orientation="h",
                 marker={"color": COLOURS[lane], "line": {"width": 0}},
                 width=0.8,
-                hovertemplate="%{y}: %{x:.2f} ms from %{base:.2f} ms on<extra></extra>",
+                hovertemplate="%{y}: %{x:,.2f} ms from %{base:,.2f} ms on<extra></extra>",
                 showlegend=False,
             )
         )

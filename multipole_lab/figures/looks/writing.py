@@ -131,7 +131,7 @@ def _place(fig, place, said, length, ms, dense_ms, word) -> None:
         xaxis2={"range": [0.5, end], "showgrid": False, "showticklabels": False, "anchor": "y2", "matches": "x"},
         yaxis={"title": {"text": "rows read"}, "domain": [0.5, 1], "tickformat": ",",
                "range": [0, 1.05 * float(max(length, default=1))]},
-        yaxis2={"title": {"text": "ms a word"}, "domain": [0, 0.28], "type": "log", "dtick": 1, "tickformat": "~r",
+        yaxis2={"title": {"text": "ms a word"}, "domain": [0, 0.28], "type": "log", "dtick": 1, "tickformat": ",~r",
                 "anchor": "x2", "range": [float(np.floor(low)), float(np.ceil(high + 0.05))]},
         legend={"y": 1.0, "yanchor": "bottom", "traceorder": "normal"},
     )  # fmt: skip
