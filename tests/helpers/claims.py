@@ -15,6 +15,9 @@ import nbformat
 from plotly.basedatatypes import BaseFigure
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+# Characters that an output shows in one line, in a window of 900 pixels with the list of files open.
+WIDEST = 58
+WRAPPING = ("06", "07", "08", "09", "10")  # these print longer ones yet
 WORDS = [
     "zero",
     "one",
@@ -68,6 +71,7 @@ class Notebook:
 
     def __init__(self, number: str, without: tuple[str, ...] = ()) -> None:
         (path,) = FOLDER.glob(f"{number}_*.ipynb")
+        self._wraps = number in WRAPPING
         self.cells = nbformat.read(path, as_version=4).cells
         for cell in self.cells:
             if cell.cell_type == "code" and cell.id.endswith(tuple(f"-{ending}" for ending in without)):
@@ -91,6 +95,10 @@ class Notebook:
         for i in range(len(self._ran), place + 1):
             code = self.cells[i].cell_type == "code"
             self._ran.append(run(self.cells[i].source if code else "", self._names))
+            wide = [line for line in self._ran[-1].printed.splitlines() if len(line) > WIDEST]
+            assert not wide or self._wraps, (
+                f"{self.cells[i].id} prints lines that wrap in a narrow window: {wide}"
+            )
         return self._ran[place]
 
     def solution(self, exercise: int) -> list[Ran]:
