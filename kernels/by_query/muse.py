@@ -30,7 +30,7 @@ def muse_by_query(
 
     Raises
     ------
-    ValueError : also for more clusters of keys than a program has place for (`evaluate.fits`).
+    ValueError : also for more clusters of keys than a program has place for (`choose.fits`).
     """
     check_tensors("muse_by_query", q=q, k=k, v=v)
     check_attention("muse_by_query", q, k, v)

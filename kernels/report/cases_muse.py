@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from ..by_query.evaluate import evaluate_by_query, fits
+from ..by_query.choose import fits
+from ..by_query.evaluate import evaluate_by_query
 from ..muse.causal import muse_causal
 from ..muse.dipole import dipole
 from ..muse.evaluate import evaluate

@@ -173,7 +173,7 @@ def _level_clusters(method: MuSe, q: Tensor, k: Tensor, size: int) -> tuple[Tens
 def choose_one_by_one(method: MuSe, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool:
     """Whether the kernels let every query choose its near clusters: for a result without a gradient, and not of
     merging blocks, where a program has place for all clusters."""
-    from multipole_lab.kernels.by_query.evaluate import fits
+    from multipole_lab.kernels.by_query.choose import fits
 
     number = method._partition.number(max(1, k.shape[2]))
     return not graded(q, k, v) and not (causal and method._merged) and fits(q, v, number)

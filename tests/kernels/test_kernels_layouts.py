@@ -91,10 +91,10 @@ def functions():
 
 # Called by other launchers only, with tensors that those have made: they may refuse a layout.
 INNER = {
-    "causal_gradients", "decode_step", "evaluate_levels", "further_rounds", "halves", "join_levels", "key_gradients",
-    "leaf_backward", "leaf_into", "level_sum", "muse_backward", "muse_gradients", "near_gradients", "offsets_of_chunks",
-    "query_gradients", "scatter", "summary_gradients", "runs_attend", "runs_key_grad", "runs_means", "runs_query_grad",
-    "runs_summaries", "runs_summary_grad",
+    "attend_pairs", "causal_gradients", "choose_near", "decode_step", "evaluate_levels", "further_rounds", "halves",
+    "join_levels", "key_gradients", "leaf_backward", "leaf_into", "level_sum", "muse_backward", "muse_gradients",
+    "near_gradients", "offsets_of_chunks", "query_gradients", "scatter", "summary_gradients", "runs_attend",
+    "runs_key_grad", "runs_means", "runs_query_grad", "runs_summaries", "runs_summary_grad",
 }  # fmt: skip
 WRITING = {"restart_empty"}  # what they read: not where several numbers are one
 # Equal places in an order are no clustering: two members are written to one place, and on a GPU either comes last.

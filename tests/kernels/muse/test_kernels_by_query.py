@@ -7,7 +7,9 @@ import torch
 from torch.autograd import forward_ad
 
 import multipole_lab as ml
-from multipole_lab.kernels.by_query.evaluate import evaluate_by_query, fits
+from multipole_lab.kernels.by_query import evaluate
+from multipole_lab.kernels.by_query.choose import fits
+from multipole_lab.kernels.by_query.evaluate import evaluate_by_query
 from multipole_lab.kernels.common import launch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,6 +42,14 @@ def both(method, tensors, **call):
 def test_full_attention_is_torchs(choice, poisoned):
     tensors = inputs(1, 2, 1, 19, 37, 16, 24)
     torch.testing.assert_close(*both(replace(METHOD, **choice), tensors), rtol=1e-5, atol=1e-5)
+
+
+def test_choices_that_memory_does_not_hold_at_once_come_in_portions(monkeypatch, poisoned):
+    """Three of five choices at once, then the two that are left beside one that is none."""
+    monkeypatch.setattr(evaluate, "PARTS", 3 * 2 * 19 * 24 * 4)
+    tensors = inputs(1, 2, 1, 19, 37, 16, 24)
+    method = replace(METHOD, clusters=7, near=5)
+    torch.testing.assert_close(*both(method, tensors), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("tokens", [30, 44])  # one level, and two with a part of a block
