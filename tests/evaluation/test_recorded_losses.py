@@ -32,6 +32,48 @@ def test_a_third_of_the_cost_spent_otherwise():
             ]
 
 
+def test_choices_of_every_query_at_a_third_and_at_half():
+    """Every cell of the table, as it is rounded there; at most +0.35% at a third and +0.1% at half, but near=4."""
+    rows = json.loads(read("data/benchmarks/real/h200-loss-by-query.json"))["rows"]
+    words = (
+        read("docs/guides/choosing.md")
+        .split("By the kernels of an H200 in bf16, chosen")[1]
+        .split("\n## ")[0]
+    )
+    lines = [line.split(" | ") for line in words.splitlines() if line.startswith("| `")]
+    assert len(lines) == 4
+    for name, cost, *cells in lines:
+        parts = set(name.strip("| `").split(", "))
+        for cell, text in zip(cells, ("reading", "python-topics", "python-howto", "emma"), strict=True):
+            row = next(r for r in rows if r["text"] == text and parts <= set(r["method"][5:-1].split(", ")))
+            share = share_of_exact(parse_method(row["method"]), 8192, causal=True, heads=9, kv_heads=3)
+            assert share == pytest.approx(row["share_of_exact"], abs=1e-4)
+            assert f"{100 * share:.0f}%" == cost
+            numbers = [float(n) for n in re.findall(r"-?\d+\.\d+", cell)]
+            expected = [row["above_percent"], *([row["above_se"]] if row["above_se"] else [])]
+            assert numbers == pytest.approx(expected, abs=0.0051)
+            if "near=4" not in parts:
+                assert row["above_percent"] < (0.35 if cost == "33%" else 0.1)
+
+
+def test_times_of_the_kernels_for_every_query():
+    rows = json.loads(read("data/benchmarks/called/h200-by-query.json"))["rows"]
+    found = {(r["tokens"], r["causal"], as_text(parse_method(r["method"]))): r for r in rows}
+    cluster, query = (as_text(parse_method(m)) for m in ("MuSe(near=4)", "MuSe(near=4, near_for='query')"))
+    guide = read("docs/guides/gpu.md").split("GPU alone (`data/benchmarks/called/h200-by-query.json`)")[1]
+    lines = re.findall(r"\| ([\d,]+) \| (full|causal) \| (.*) \|", guide)[:3]
+    assert len(lines) == 3
+    for tokens, sight, cells in lines:
+        at = int(tokens.replace(",", "")), sight == "causal"
+        by_cluster, by_query = found[*at, cluster], found[*at, query]
+        assert by_query["us"] < 1.4 * by_cluster["us"]
+        expected = [by_query["exact_us"] / 1e3]
+        for row in (by_cluster, by_query):
+            expected += [row["us"] / 1e3, 100 * row["error"]]
+        numbers = [float(n) for n in re.findall(r"\d+\.\d+", cells)]
+        assert numbers == pytest.approx(expected, abs=0.051)
+
+
 def test_both_caches_on_the_same_tokens():
     record = json.loads(read("data/benchmarks/decode/cpu-kvpress.json"))
     dense = {row["text"]: row["loss"] for row in record["rows"] if row["side"] == "dense"}
