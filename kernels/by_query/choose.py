@@ -63,8 +63,8 @@ def choose_kernel(
 def fits(q: Tensor, v: Tensor, clusters: int) -> bool:
     """Whether a program has place for the means of that many clusters: a fifth of its shared memory.
 
-    With more, registers spill. In half precision, with heads of 64, those are 256 clusters on an A100 and an H100, the
-    most that there are, 128 on a device of 99 KB, and 64 on a T4, which has place for no larger heads.
+    So many were compiled without a spill; more were not tried. In half precision, with heads of 64, those are 256
+    clusters on an A100 and an H100, 128 on a device of 99 KB, and 64 on a T4, which has place for no larger heads.
     """
     target, most = target_of(q), power_of_two(clusters, 32)
     widest = power_of_two(max(q.shape[-1], v.shape[-1]))
@@ -84,6 +84,7 @@ def choose_near(
     share: int,
     place: tuple[Tensor, Tensor],
     merge: bool,
+    padded: bool,
     precision: str,
     tile: Tile | None = None,
 ) -> Tensor:
@@ -95,6 +96,7 @@ def choose_near(
     summaries : mass, mean_k and mean_v of `muse.summarise`, contiguous, of as many clusters of keys as `fits` allows.
     near : choices of every query, at most Ck. share : how many of them stand beside each other.
     place : out and lse of the queries; with `merge` the partial that is there is added to.
+    padded : whether some queries may be in no cluster; False saves a pass over the choices.
 
     Returns
     -------
@@ -109,7 +111,9 @@ def choose_near(
     BD, BDV = power_of_two(D), power_of_two(Dv)
     tile = choose("by_query_choose", target_of(q), max(BD, BDV), q.element_size(), tile)
     out, lse = place
-    choices = torch.full((cdiv(near, share), B, Hq, Nq, share), -1, dtype=torch.int64, device=q.device)
+    choices = torch.empty(cdiv(near, share), B, Hq, Nq, share, dtype=torch.int64, device=q.device)
+    if padded or near % share:  # places that no query writes to
+        choices.fill_(-1)
     parts = cdiv(Nq, Cq * tile.rows)
     launch(
         choose_kernel, (B * Hq * Cq * parts,),

@@ -72,7 +72,7 @@ def evaluate_by_query(
     choices = choose_near(
         q, centroids.contiguous(), q_order.contiguous(), q_offsets.contiguous(),
         (mass.contiguous(), mean_k.contiguous(), mean_v.contiguous()),
-        scale, near, cdiv(near, max(1, portions)), place, into is not None, precision,
+        scale, near, cdiv(near, max(1, portions)), place, into is not None, padded, precision,
     )  # fmt: skip
     of_keys = k_order.contiguous(), k_offsets.contiguous()
     for portion in choices:

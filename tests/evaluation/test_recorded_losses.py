@@ -67,11 +67,16 @@ def test_times_of_the_kernels_for_every_query():
         at = int(tokens.replace(",", "")), sight == "causal"
         by_cluster, by_query = found[*at, cluster], found[*at, query]
         assert by_query["us"] < 1.4 * by_cluster["us"]
-        expected = [by_query["exact_us"] / 1e3]
+        digits = 2 if sight == "causal" else 1
+        expected = [f"{by_query['exact_us'] / 1e3:.2f} ms"]
         for row in (by_cluster, by_query):
-            expected += [row["us"] / 1e3, 100 * row["error"]]
-        numbers = [float(n) for n in re.findall(r"\d+\.\d+", cells)]
-        assert numbers == pytest.approx(expected, abs=0.051)
+            expected.append(f"{row['us'] / 1e3:.2f} ms, {100 * row['error']:.{digits}f}%")
+        assert cells.split(" | ") == expected
+    (said,) = re.findall(r"`(MuSe\(clusters=192[^`]*)`\ntakes ([\d.]+) ms at 16,384 causal, ten times", guide)
+    row = found[16384, True, as_text(parse_method(said[0]))]
+    assert said[1] == f"{row['us'] / 1e3:.1f}"
+    assert round(row["us"] / row["exact_us"]) == 10
+    assert "192 clusters with `near=14` take ten times the time" in read("docs/guides/choosing.md")
 
 
 def test_both_caches_on_the_same_tokens():
