@@ -17,7 +17,7 @@ from plotly.basedatatypes import BaseFigure
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 # Characters that an output shows in one line, in a window of 900 pixels with the list of files open.
 WIDEST = 58
-WRAPPING = ("06", "07", "08", "09", "10")  # these print longer ones yet
+WRAPPING = ("06", "07", "08", "10")  # these print longer ones yet
 WORDS = [
     "zero",
     "one",

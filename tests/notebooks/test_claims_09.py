@@ -5,6 +5,7 @@ What it trains is smaller here: its sentences name no number of a live run. Numb
 
 import itertools
 import json
+import math
 import statistics
 import sys
 
@@ -18,6 +19,7 @@ from multipole_lab.measure import operations, share_of_exact
 from multipole_lab.method_text import parse_method
 from multipole_lab.training import PRESETS
 from multipole_lab.training.comparison_result import figure, table
+from multipole_lab.training.run import SETTINGS
 from multipole_lab.training.texts.sources import is_heldout
 
 SMALLER = {
@@ -176,14 +178,14 @@ def test_26_no_difference_of_the_losses_can_be_told_from_chance(book):
     most, near, far = book.says(
         r"at most ([\d.]+%) away from .*?, where two seeds are ([\d.]+) to ([\d.]+%) apart"
     )
-    rows = book.cell("25").rows(r"seeds (\S+)% apart, MuSe (\S+)% and (\S+)% from")
+    rows = book.cell("25").rows(r"([\d.]+)% +([+-]\S+)% +([+-]\S+)%")
     apart, *off = zip(*rows, strict=True)
     off = off[0] + off[1]
     assert max(map(abs, off)) / 100 == pytest.approx(most)
     assert (min(apart), max(apart) / 100) == (near, pytest.approx(far))
     assert min(off) < 0 < max(off)
-    assert [step for (step,) in book.cell("25").rows(r"step +(\d+):")] == [50, 50, 100, 150]
-    assert len(text.splitlines()) == len(rows) == 4
+    assert [step for (step,) in book.cell("25").rows(r"(?m)^[\d,]+ +(\d+) ")] == [50, 50, 100, 150]
+    assert len(text.splitlines()) - 1 == len(rows) == 4
 
 
 def test_31_the_second_half_of_a_text_is_more_work(book):
@@ -377,3 +379,45 @@ def test_15_and_26_what_a_record_does_not_have(book):
         text = json.dumps(of(name))
         assert '"rse"' not in text
         assert '"error"' not in text
+        assert "memory" not in text
+
+
+def test_21_how_many_times_as_fast_and_the_most_that_can_be_saved(book):
+    times, most = book.says(
+        r"away: ([\d.]+) times as many tokens a second\. Attention that cost nothing would save the (\d+%)"
+    )
+    for row in of("64k-six")["seeds"] + of("64k-six-seed1")["seeds"]:
+        faster = row["muse_tokens_per_second"] / row["exact_tokens_per_second"]
+        assert faster == pytest.approx(times, abs=0.05)
+        assert row["exact_attention_seconds"] / row["exact_seconds"] == pytest.approx(most, abs=0.005)
+
+
+def test_16_the_losses_are_between_guessing_and_what_is_learned(book):
+    tokens, even, low, high = book.says(
+        r"guessing evenly among ([\d,]+) tokens costs .*? = ([\d.]+)\$ nats, and these end between ([\d.]+) and "
+        r"([\d.]+)\."
+    )
+    losses = [row["exact_heldout_loss"] for name in RECORDS for row in of(name)["seeds"]]
+    assert {of(name)["preset"]["vocab"] for name in RECORDS} == {tokens}
+    assert math.log(tokens) == pytest.approx(even, abs=0.005)
+    assert low < min(losses) < low + 0.05
+    assert high - 0.05 < max(losses) < high
+
+
+def test_26_a_mean_hides_what_is_rare(book):
+    loss, rises = book.says(r"one token in a thousand .*? a loss of ([\d.]+) rises by ([\d.]+%)")
+    assert 1e-3 / loss == pytest.approx(rises, abs=5e-6)
+    assert round(of("64k-six")["seeds"][0]["exact_heldout_loss"], 1) == loss
+
+
+def test_11_both_sides_have_one_preset(small):
+    small.says(
+        r"(Both sides have one preset): the same rate of learning, the same batches; nothing differs but the attention"
+    )
+    folder = small.cell("13").folder
+    exact, muse = (
+        json.loads((folder / "seed-0" / side / SETTINGS).read_text()) for side in ("exact", "muse")
+    )
+    assert exact["rate"] > 0
+    differ = {name for name in exact | muse if exact.get(name) != muse.get(name)}
+    assert differ == {"attention", "method", "muse_layers"}
