@@ -22,6 +22,16 @@ from multipole_lab.figures import lines
 from multipole_lab.figures.common import theme
 
 lines({"a": ([1, 2], [1, 2])}, "Kept", x="x", y="y").show(config=theme.CELL_CONFIG)"""
+# Squares of colours, and one that a cell makes itself as notebook 2 does.
+FIGURES = (
+    """\
+import numpy as np
+from multipole_lab.figures import fields
+fields(np.arange(3.0), {"a": np.ones(9)}, np.ones((1, 2)), np.ones(1)).show(config=theme.CELL_CONFIG)""",
+    """\
+import plotly.graph_objects as go
+go.Figure(go.Scatter(x=[1, 2], y=[1, 2]), {"template": theme.TEMPLATE}).show(config=theme.CELL_CONFIG)""",
+)
 CELL = "() => window.jupyterapp.shell.currentWidget.content.scrollToItem(%d, 'start')"
 PANELS = {"clusters": "clusters", "matrix": "near", "front": "time limit"}  # and a slider of each
 
@@ -34,6 +44,10 @@ _RANGES = """name => {
     const plot = document.querySelector(`.ml-panel[aria-label='${name} panel'] .js-plotly-plot`);
     return [...plot._fullLayout.xaxis.range, ...plot._fullLayout.yaxis.range];
 }"""
+
+# Whether JupyterLab has taken a picture of every figure.
+_PICTURED = """() => [...window.jupyterapp.shell.currentWidget.content.model.cells].every(
+    cell => cell.toJSON().outputs.some(output => output.data["image/png"]))"""
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +66,12 @@ def lab(tmp_path_factory):
             "language": "python",
         }
         nbformat.write(notebook, folder / "notebooks/kept.ipynb")
+        notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in (FIGURE, *FIGURES)]
+        nbformat.write(notebook, folder / "notebooks/alone.ipynb")
         opened = browsing.Notebook(browser.new_page(viewport={"width": 1280, "height": 1200}))
         opened.open(url, token, "kept.ipynb")
+        # In a workspace of its own: JupyterLab would open the other notebook beside it.
+        opened.alone = f"{url}/lab/workspaces/alone/tree/notebooks/alone.ipynb?token={token}"
         assert not opened.run_all()
         yield opened
 
@@ -283,23 +301,34 @@ def test_a_link_opens_the_page_with_the_panel_as_it_was(lab):
     lab.until_titled("clusters", "become 32 clusters")
 
 
-def test_the_saved_picture_of_a_figure_fits_a_narrower_window(lab):
-    lab.page.evaluate(CELL % (len(PANELS) + 2))
-    shown = lab.page.locator(".jp-RenderedPlotly").locator(".main-svg, .plot-img").locator("visible=true")
-    shown.first.wait_for()
-    lab.page.wait_for_timeout(1000)  # its picture is taken
-    lab.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-    lab.page.reload()
-    lab.until_idle()
-    lab.panel("clusters")  # panels bring their style
-    lab.page.set_viewport_size({"width": 900, "height": 1200})
-    lab.page.evaluate(CELL % (len(PANELS) + 2))
-    picture = lab.page.locator(".jp-RenderedPlotly > .plot-img")
-    picture.wait_for()
-    lab.page.wait_for_timeout(500)
-    assert picture.evaluate("picture => picture.naturalWidth > picture.parentElement.clientWidth")
-    assert picture.evaluate("picture => picture.clientWidth <= picture.parentElement.clientWidth")
-    lab.page.set_viewport_size({"width": 1280, "height": 1200})
+def test_saved_pictures_of_figures_fit_a_narrower_window_without_panel_and_kernel(lab):
+    page = lab.page.context.browser.new_page(viewport={"width": 1280, "height": 1200})
+    book = browsing.Notebook(page)
+    page.goto(lab.alone)
+    book.until_idle()
+    assert not book.run_all()
+    drawn = page.locator(".jp-RenderedPlotly .main-svg")
+    for i in range(3):
+        page.evaluate(CELL % i)
+        drawn.nth(3 * i).wait_for()
+    page.wait_for_function(_PICTURED)
+    assert page.locator(".jp-OutputArea-child").count() == 6
+    assert page.locator(".jp-OutputArea-child:visible").count() == 3  # the style takes no place
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.set_viewport_size({"width": 900, "height": 1200})
+    page.goto(lab.alone)
+    pictures = page.locator(".jp-RenderedPlotly > .plot-img")
+    for i in range(3):
+        pictures.nth(i).wait_for(state="attached")
+        page.evaluate(CELL % i)
+        pictures.nth(i).wait_for()
+        own, shown, place = pictures.nth(i).evaluate(
+            "picture => [picture.naturalWidth, picture.clientWidth, picture.parentElement.clientWidth]"
+        )
+        assert own > place >= shown > place - 2
+    assert page.locator(".ml-panel").count() == drawn.count() == 0
+    page.close()
 
 
 def test_a_restarted_kernel_is_said_once_in_every_panel(lab):

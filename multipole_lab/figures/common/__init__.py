@@ -1,1 +1,5 @@
-"""What figures share: the theme, fields, and pictures as files."""
+"""What figures share: the theme, fields, pictures as files, and what a notebook keeps of a figure."""
+
+from .kept import keep_widths
+
+keep_widths()

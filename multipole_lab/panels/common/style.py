@@ -6,8 +6,6 @@ STYLE = """<style>
 /* JupyterLab sets cells out of view aside, again and again; words that Chromium drew meanwhile keep no size, and stay
    unseen. A panel's cell is never set aside. */
 .jp-Cell:has(.ml-panel) { content-visibility: visible !important; }
-/* After a reload a figure of a cell is the picture that was saved with it, as wide as the window was then. */
-.jp-RenderedPlotly > .plot-img { max-width: 100%; }
 /* Controls stand above the figure; beside it, where there is room: what is moved and what moves, in one look. */
 .ml-stage { display: grid; grid-template-columns: minmax(0, 1fr); gap: 0 16px; overflow: visible; }
 .ml-settings { display: flex; flex-flow: column; align-items: normal; align-self: start; overflow: visible;
