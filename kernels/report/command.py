@@ -79,5 +79,5 @@ def _print_costs(problems: list[Problem], only: str) -> None:
         for entry in ENTRIES:
             if only in entry.name:
                 moved, operations = entry.cost(problem)
-                print(f"  {entry.name:18} {moved / 1e6:9.2f} MB {operations / 1e9:9.2f} Gop "
+                print(f"  {entry.name:18} {moved / 1e6:8.2f} MB {operations / 1e9:8.2f} Gop "
                       f"{operations / moved:6.1f} op/B")  # fmt: skip

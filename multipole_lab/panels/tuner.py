@@ -77,10 +77,10 @@ class TunerPanel(TimedPanel):
         if chosen is None:
             self._say("")
         elif speedup[chosen] <= 1:
-            self._say("attend = ml.Exact()  # nothing allowed is faster")
+            self._say("# nothing allowed is faster\nattend = ml.Exact()")
         else:
             line = f"attend = ml.{methods[chosen]}"
-            self._say(self._found.code if self._found.code.startswith(line) else line)
+            self._say(self._found.code if self._found.code.splitlines()[-1] == line else line)
         figure = draw(rse, speedup, methods, max_error, chosen, self.machine, note)
         return Picture(figure, {"method": methods, "rse": rse, "speedup": speedup}, done)
 

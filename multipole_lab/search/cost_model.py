@@ -70,9 +70,13 @@ class CostModel:
     def __repr__(self) -> str:
         prices = " + ".join(f"{price:.3g} {name}" for name, price in self.prices.items() if price)
         return (
-            f"ms = {prices}; residuals {self.typical_error:.0%} in the median and {self.worst_error:.0%} at most, over "
+            f"ms = {prices}; residuals {self.typical_error:.0%} in the median and {self.worst_error:.0%} at most; "
             f"{len(self.table)} times{self._place}"
         )
+
+    def __str__(self) -> str:
+        """A line for each price and each of the facts, short enough for a notebook in a narrow window."""
+        return repr(self).replace("; ", "\n").replace(" + ", "\n   + ")
 
     @property
     def _place(self) -> str:

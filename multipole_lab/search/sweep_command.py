@@ -94,7 +94,7 @@ def _model(table) -> tuple[object, str]:
         model = fit_cost_model(table)
     except ValueError as error:
         return None, f"No cost model: {error}"
-    return model, f"Cost model: {model}"
+    return model, f"Cost model:\n{model}"
 
 
 def _written(args, table, model, best, measured) -> list[Path]:

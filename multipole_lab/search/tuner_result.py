@@ -94,8 +94,8 @@ class TuningResult:
 
     @property
     def code(self) -> str:
-        """The line to paste after ``import multipole_lab as ml``."""
-        return f"attend = {as_python(self.method)}  # {self._pace}, error {self.error:.2g}"
+        """What to paste after ``import multipole_lab as ml``: a comment, and the line that it is about."""
+        return f"# {self._pace}, error {self.error:.2g}\nattend = {as_python(self.method)}"
 
     @property
     def note(self) -> str:

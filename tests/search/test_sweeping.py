@@ -255,7 +255,7 @@ def test_the_command_prints_and_writes(sample, tmp_path, monkeypatch, capsys):
     ]
     assert cli.main(command) == 0
     printed = capsys.readouterr().out
-    assert "Cost model: ms =" in printed
+    assert "Cost model:\nms =" in printed
     assert "MuSe(clusters=16)" in printed
     record = json.loads((tmp_path / "out/sweep.json").read_text())
     assert len(record["rows"]) == len(record["cost_model"]["residuals"]) == 3
