@@ -136,7 +136,7 @@ def test_18_a_longer_interval_reads_more_keys_at_a_smaller_error_and_clusters_le
 
 
 def test_20_a_step_reads_eight_times_fewer_bytes(book):
-    rows = book.cell("21").rows(r"(\d+) rows, ([\d.]+) MB, ([\d.]+) operations a byte")
+    rows = book.cell("21").rows(r"([\d,]+) rows, ([\d.]+) MB, ([\d.]+) operations a byte")
     (n, exact, intensity), (few, read, _) = rows
     (times,) = book.says(r"\*\*Time\.\*\* (\w+) times fewer bytes")
     assert round(exact / read) == round(n / few) == times
