@@ -83,7 +83,7 @@ def _words(names, ms, memory, tflops, gbps, device, source) -> tuple[str, str]:
 def _draw_roof(fig, intensity, tflops, gbps) -> None:
     """Add the roof itself: bandwidth times intensity up to the ridge, then flat."""
     ridge = tflops * 1e3 / gbps
-    low, high = min(intensity.min(), ridge) / 15, max(intensity.max(), ridge) * 5  # room for names
+    low, high = min(intensity.min(), ridge) / 60, max(intensity.max(), ridge) * 10  # room for names
     x = np.array([low, ridge, high])
     fig.add_trace(
         go.Scatter(
@@ -117,11 +117,11 @@ def _name_marks(fig, names, intensity, bound, memory) -> None:
     """
     places = np.log10(np.maximum(intensity, 1e-9))
     named = []
-    # Decades between two names: below each other, or side by side.
-    for own, room in ((memory, 0.42), (~memory, 1.1)):
-        last = -np.inf
-        for i in np.argsort(intensity, kind="stable"):
-            if own[i] and places[i] - last >= room:
+    # Decades between two names: below each other, or side by side, where a narrow window has 50 pixels for a decade.
+    for own, room in ((memory, 0.42), (~memory, 1.45)):
+        last = np.inf
+        for i in np.argsort(-intensity, kind="stable"):  # exact attention, the outermost, always has its name
+            if own[i] and last - places[i] >= room:
                 named.append(i)
                 last = places[i]
     fig.add_trace(

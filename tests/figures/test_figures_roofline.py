@@ -1,5 +1,6 @@
 """The roofline: marks stand on the roof, times follow, and what was recorded says when and where."""
 
+import itertools
 import json
 
 import numpy as np
@@ -101,4 +102,27 @@ def test_marks_are_named_where_there_is_room():
     x = np.array([0.0, 1.0, 1.5, 10.0, 1e4, 2e4])
     fig = figures.roofline(list("abcdef"), np.ones(6), x, 1000.0, 1000.0, "a test GPU")
     (words,) = (trace for trace in fig.data if trace.name == "names")
-    assert list(words.text) == ["a", "b", "d", "e"]
+    assert list(words.text) == ["d", "c", "a", "f"]
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
+@pytest.mark.parametrize("tokens", [1024, 8192, 131_072])
+@pytest.mark.parametrize("near", [0, 8])
+def test_names_are_whole_and_apart_in_a_narrow_window(device, tokens, near):
+    work = kernel_work(tokens=tokens, near=near)
+    moved, operations = (np.array([getattr(one, what) for one in work]) for what in ("moved", "operations"))
+    names = [one.name for one in work]
+    fig = figures.roofline(names, moved, operations, device.tflops, device.gbps, device.name)
+    (words,) = (trace for trace in fig.data if trace.name == "names")
+    begin, end = np.log10(fig.data[0].x[[0, -1]])
+    decade = 343 / (end - begin)  # pixels, in a window of 900
+    spans = {}
+    for name, x, position in zip(words.text, np.log10(words.x), words.textposition, strict=True):
+        width = 5.5 * len(name)  # of letters of 10 pixels
+        right = decade * (x - begin) + (0 if position == "top left" else width / 2)
+        spans[name] = position, right - width, right
+    assert min(left for _, left, _ in spans.values()) > 0
+    assert max(right for *_, right in spans.values()) < 343
+    above = sorted(span[1:] for span in spans.values() if span[0] == "top center")
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(above))
+    assert "exact attention" in spans
