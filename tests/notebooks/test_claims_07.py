@@ -14,6 +14,8 @@ from claims import FOLDER, Notebook
 import multipole_lab as ml
 from multipole_lab.bench.recorded import attention_speedups, record, records
 from multipole_lab.kernels.common.checks import MIN_CAPABILITY
+from multipole_lab.kernels.common.tiles import find
+from multipole_lab.kernels.report.compiling import TARGETS
 from multipole_lab.method_text import parse_method
 
 pytest.importorskip("triton")
@@ -341,3 +343,34 @@ def test_34_k_means_of_the_records_has_no_cap(book):
     means = [method for row in rows if (method := parse_method(row["method"])).partition == "kmeans"]
     assert means
     assert all(method.cap is None for method in means)
+
+
+def test_29_tiles_come_from_a_table_and_one_of_the_two_was_measured(book):
+    measured, compiled = book.says(
+        r"the one for `sm` (\d+) was measured on an H100, and the one for (\d+) was only compiled"
+    )
+    rows = {
+        t.capability: find("summarise", t, 64, 2) for t in TARGETS if t.capability in (measured, compiled)
+    }
+    assert "H100" in rows[measured].measured.gpu
+    assert rows[compiled].measured is None
+    printed = book.cell("30").printed
+    for capability, row in rows.items():
+        assert re.search(
+            rf"(?m)^ +{capability} .* {row.tile.rows}x{row.tile.cols} w{row.tile.warps} ", printed
+        )
+
+
+def test_63_what_is_left_to_gain(book):
+    speed, *said = book.says(
+        r"was measured too: ([\d.]+) · 10¹² bytes a second\. .*? `summarise` take (\d+) µs, and it takes (\d+); those "
+        r"of `evaluate` take (\d+), and it takes (\d+)"
+    )
+    found = record("h200-kernels")
+    gigabytes = found["roofline"]["gigabytes"]
+    assert gigabytes / 1e3 == pytest.approx(speed, abs=0.05)
+    rows = {row["kernel"]: row for row in found["rows"]}
+    micro = [
+        (rows[name]["bytes"] / gigabytes / 1e3, 1e3 * rows[name]["ms"]) for name in ("summarise", "evaluate")
+    ]
+    assert [round(x) for pair in micro for x in pair] == said
