@@ -99,9 +99,11 @@ def _decades(values: list[float]) -> dict:
     values = [value for value in values if value > 0]
     if not values:
         return {}
-    if min(values) < 1e-3 or max(values) > 1e4:
-        return {"exponentformat": "power", "dtick": 1}
-    between = (1, 2, 5) if max(values) < 30 * min(values) else (1,)
     powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+    if min(values) < 1e-4 or max(values) > 1e4:
+        shown = powers[:: math.ceil(len(powers) / 9)]
+        # Written out, for plotly's own powers are a quarter larger than the words beside them.
+        return {"tickvals": [10.0**x for x in shown], "ticktext": [f"10<sup>{x}</sup>" for x in shown]}
+    between = (1, 2, 5) if max(values) < 30 * min(values) else (1,)
     ticks = [round(times * 10.0**power, 12) for power in powers for times in between]
     return {"tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}

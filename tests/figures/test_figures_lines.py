@@ -21,7 +21,9 @@ def test_a_logarithmic_height_has_a_tick_for_every_power_of_ten():
         ).layout.yaxis
 
     assert ticks(0.27, 3, 79).ticktext == ("0.1", "1", "10", "100")
-    assert ticks(1e-6, 0.1).dtick == 1
+    assert ticks(9e-4, 0.3).ticktext == ("0.0001", "0.001", "0.01", "0.1", "1")
+    assert ticks(1e-6, 0.1).ticktext[0] == "10<sup>-6</sup>"
+    assert len(ticks(1e-30, 1).tickvals) < 10
     few = ticks(0.3, 3).ticktext  # plotly's own would be 3 4 5 6 7 8 9 1 2 3
     assert few == ("0.1", "0.2", "0.5", "1", "2", "5", "10", "20", "50")
     assert ticks(0, 0).tickvals is None
