@@ -10,6 +10,7 @@ import statistics
 import sys
 
 import pytest
+import scipy.stats
 import torch
 from claims import Notebook
 
@@ -237,7 +238,76 @@ def test_exercise_4_either_model_reads_as_well_both_ways(small):
         assert muse == pytest.approx(sdpa, rel=1e-3)
 
 
-def test_26_the_records_have_no_window_and_no_clusters_by_k_means(book):
+def test_32_what_was_recorded_for_2_000_steps(book):
+    found = record("losses-h200-16k-2000-steps")
+    preset = found["preset"]
+    steps, length, millions = book.says(
+        r"([\d,]+) steps of one text of ([\d,]+) tokens each, (\d+) million tokens"
+    )
+    assert (preset["steps"], preset["batch"], preset["context"]) == (steps, 1, length)
+    assert steps * length / 1e6 == pytest.approx(millions, abs=0.5)
+    assert preset["warmup"] <= steps / 10
+    assert [run["seed"] for run in found["runs"]] == [0, 1, 1]
+    layers = {side: used and used["layers"] for side, used in found["sides"].items()}
+    assert layers["exact"] is None
+    assert (layers["k-means in layer 3"], layers["runs in layers 1 to 6"]) == ([3], [1, 2, 3, 4, 5, 6])
+    by_means = found["sides"]["k-means in layers 1 to 6"]["method"]
+    assert by_means == "MuSe()"
+    assert parse_method(by_means).partition == "kmeans"
+    assert "seconds" not in json.dumps(found)
+
+
+def test_34_the_table_has_every_side_that_both_seeds_finished(book):
+    rows = book.cell("34").rows(r"([+-][\d.]+)% +([+-][\d.]+)%")
+    assert len(rows) == 3
+    means = [statistics.mean(row) for row in rows]
+    said = book.says(
+        r"the differences are \$(-[\d.]+) .*? central layer, \$(-[\d.]+) .*? six layers and \$(-[\d.]+) .*? runs in six"
+    )
+    assert means == pytest.approx(said, abs=0.05)
+    spreads = book.says(r"standard deviations of ([\d.]+)%, ([\d.]+)% and ([\d.]+)%")
+    assert [statistics.stdev(row) for row in rows] == pytest.approx(spreads, abs=0.05)
+
+
+def test_36_what_chance_does_to_a_loss(book):
+    ran = book.cell("33")
+    end, step, early = book.says(
+        r"against \*itself\*: ([\d.]+)% apart at step ([\d,]+), .*? At step ([\d,]+) four"
+    )
+    steps, exact = ran.apart(ran.once["exact"], ran.again["exact"])
+    assert steps[-1] == step
+    assert abs(exact[-1]) == pytest.approx(end, abs=0.05)
+    twins = [abs(ran.apart(ran.once[side], ran.again[side])[1][steps.index(early)]) for side in ran.again]
+    *said, root = book.says(
+        r"are ([\d.]+)%, ([\d.]+)%, ([\d.]+)% and ([\d.]+)% away, ([\d.]+)% in the root mean square"
+    )
+    assert twins == pytest.approx(said, abs=0.005)
+    noise = statistics.mean(x**2 for x in twins) ** 0.5
+    assert noise == pytest.approx(root, abs=0.005)
+    within, student = book.says(r"within ([\d.]+)% \(95%, Student's factor of ([\d.]+) for four twins\)")
+    assert student == pytest.approx(scipy.stats.t.ppf(0.975, len(twins)), abs=0.05)
+    sure = scipy.stats.t.ppf(0.975, len(twins)) * noise / 2**0.5
+    assert sure == pytest.approx(within, abs=0.05)
+    (worst,) = book.says(r"none is worse than exact attention by more than ([\d.]+)%")
+    means = [statistics.mean(row) for row in book.cell("34").rows(r"([+-][\d.]+)% +([+-][\d.]+)%")]
+    assert max(means) + sure == pytest.approx(worst, abs=0.05)
+    assert all(abs(mean) < sure for mean in means)
+    paper, pairs = book.says(r"To see the paper's ([\d.]+)% would take (\d+) pairs")
+    assert (2 * noise / paper) ** 2 == pytest.approx(pairs, abs=0.5)
+    (seeds,) = book.says(r"exact attention's two by ([\d.]+)% at the end")
+    assert ran.apart(ran.again["exact"], ran.first["exact"])[1][-1] == pytest.approx(seeds, abs=0.05)
+    (low, high) = book.says(r"end ([\d.]+) to ([\d.]+)% apart on a GPU")
+    assert (min(twins), max(twins)) == pytest.approx((low, high), abs=0.05)
+
+
+def test_36_six_layers_of_k_means_lie_below_at_every_look(book):
+    book.says(r"K-means in six layers lies below exact attention at each of its (twenty) looks")
+    curves = [trace.y for trace in book.cell("35").value.data if "layers 1 to 6" in trace.name]
+    assert sum(map(len, curves)) == 20
+    assert all(y < 0 for curve in curves for y in curve)
+
+
+def test_37_the_timed_records_have_no_window_and_no_clusters_by_k_means(book):
     book.says(r"(No run here) asks whether a window or a smaller model of the same cost would do as well")
     (slower,) = book.says(r"\(one on an H200 has, in the central layer: ([\d.]+%) \*more\* time a step\)")
     means = record("training-h200-16k-kmeans-central")

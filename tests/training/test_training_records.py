@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import scipy.stats
 
 from multipole_lab.bench.recorded import record
 from multipole_lab.training.comparison_result import figure, table
@@ -44,6 +45,43 @@ def test_the_table_of_the_h200(words):
     assert [*steps, found["preset"]["batch"] * found["preset"]["context"] * 176 / 1e6] == pytest.approx(
         tokens, abs=0.06
     )
+
+
+LONG = record("losses-h200-16k-2000-steps")
+
+
+@pytest.mark.parametrize("side", [side for side in LONG["sides"] if side != "exact"])
+def test_the_losses_of_2_000_steps(side):
+    seed_0, _, seed_1 = (run["heldout_loss"] for run in LONG["runs"])
+    row = next(
+        line for line in GUIDE.splitlines() if re.match(rf"\| {side}( of 7)?( \(`MuSe\(\)`\))? \| [+-]", line)
+    )
+    cells = [[float(x) for x in re.findall(r"[+-]?\d+\.\d+", cell)] for cell in row.strip("|").split("|")[1:]]
+    differences = [100 * (run[side][-1] / run["exact"][-1] - 1) for run in (seed_0, seed_1) if side in run]
+    assert [x for cell in cells[: len(differences)] for x in cell] == pytest.approx(differences, abs=0.005)
+    if len(differences) == 2:
+        noise = sum((100 * (twin / seed_1[name][6] - 1)) ** 2 / 4 for name, twin in _twins()) ** 0.5
+        interval = scipy.stats.t.ppf(0.975, 4) * noise / 2**0.5
+        assert cells[2] == pytest.approx([sum(differences) / 2, interval], abs=0.05)
+        assert said(r"\(([\d.]+)% in the root mean square of four\)") == pytest.approx([noise], abs=0.005)
+
+
+def test_how_far_the_twins_of_seed_1_are_apart():
+    *ends, step = said(r"were ([\d.]+) to ([\d.]+)% apart at step ([\d,]+)")
+    assert LONG["steps"][6] == step
+    apart = [abs(100 * (twin / LONG["runs"][2]["heldout_loss"][name][6] - 1)) for name, twin in _twins()]
+    assert [min(apart), max(apart)] == pytest.approx(ends, abs=0.005)
+    first = LONG["runs"][1]["heldout_loss"]
+    difference, step = said(r"runs in layer 3 of 7 \| \+0\.88% \| ([+-][\d.]+)% at step ([\d,]+)")
+    last = LONG["steps"].index(step)
+    measured = 100 * (first["runs in layer 3"][last] / first["exact"][last] - 1)
+    assert measured == pytest.approx(difference, abs=0.005)
+
+
+def _twins():
+    """What seed 1's first training had reached at step 1,400, for those that were trained again."""
+    _, first, again = (run["heldout_loss"] for run in LONG["runs"])
+    return [(name, first[name][6]) for name in again]
 
 
 def test_when_one_layer_can_save_what_the_paper_says():
