@@ -82,7 +82,7 @@ TEMPLATE = go.layout.Template(
             "yanchor": "top",
         },
         "xaxis": _AXIS,
-        "yaxis": _AXIS,
+        "yaxis": {**_AXIS, "ticklabelstandoff": 3},  # a name or a number does not touch the first bar
         "scene": {"xaxis": _SCENE_AXIS, "yaxis": _SCENE_AXIS, "zaxis": _SCENE_AXIS, "bgcolor": CLEAR},
         # Upright at the right edge: across, it would cover the title of a narrow figure.
         "modebar": {"orientation": "v", "bgcolor": CLEAR, "color": TEXT, "activecolor": ORANGE},
