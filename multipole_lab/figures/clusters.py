@@ -64,10 +64,10 @@ def clusters(
     if origin is not None:
         traces.append(_origin(origin))
     traces.append(_sizes(counts, colours, spotlight))
-    layout = {"template": theme.TEMPLATE, "height": 640, "uirevision": f"{dims}d",
+    layout = {"height": 640, "uirevision": f"{dims}d",
               "title": theme.title(finding, reading), "margin": {"t": theme.heading_height(finding, reading)},
               **_axes(dims, explained), **_cap(limit)}  # fmt: skip
-    return go.Figure(traces, layout)  # of dicts: a figure is checked once, not at every step
+    return theme.unchecked(traces, layout)
 
 
 def _words(labels, tokens, counts, limit, spotlight) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
+from plotly.colors import get_colorscale
 
 from multipole_lab.suggesting import suggesting
 
@@ -55,9 +56,9 @@ def expansion(
     errors = np.abs(origin - truth), np.abs(tilted - truth)
     finding, reading = _words(axis, errors, p, at_query, quantity)
     top = theme.heading_height(finding, reading) + 20
-    layout = {"template": theme.TEMPLATE, "height": 690, "uirevision": "expansion", "annotations": [],
+    layout = {"height": 690, "uirevision": "expansion", "annotations": [],
               "title": theme.title(finding, reading), "margin": {"t": top, "r": 8}}  # fmt: skip
-    parts = {"data": [], "layout": layout}  # as dicts: a figure is checked once, not at every step
+    parts = {"data": [], "layout": layout}
     fields = [("exact", truth), ("at the origin", origin), (f"at p: {order}", tilted)]
     for column, (name, values) in enumerate(fields):
         draw_field(parts, axis, values, name, 0, column, "coloraxis")
@@ -67,7 +68,7 @@ def expansion(
     _draw_keys(parts, keys, labels, weights, centroids, tilted_centroids)
     _draw_points(parts, p, query)
     _colours(parts, (truth, origin, tilted), errors)
-    return go.Figure(parts)
+    return theme.unchecked(parts["data"], layout)
 
 
 def _words(axis, errors, p, at_query, quantity) -> tuple[str, str]:
@@ -167,7 +168,7 @@ def _colours(parts, fields, errors) -> None:
         bottom, top = ROWS[row]
         height = {"y": (bottom + top) / 2, "len": (top - bottom) * 1.05}
         parts["layout"][name] = {
-            "colorscale": theme.SEQUENTIAL,
+            "colorscale": get_colorscale(theme.SEQUENTIAL),
             "cmin": limits[0],
             "cmax": limits[1],
             "colorbar": {**bar, **height},

@@ -133,13 +133,17 @@ def main():
             assert not errors, errors
             kernel = psutil.Process(int((folder / "notebooks/kernel").read_text()))
             print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors; milliseconds, medians")
-            print(f"{'':16} {'wall':>6} {'of':>12} {'page':>6} {'kernel':>6} {'first change':>6}")
+            print(f"{'':16} {'wall':>6} {'p90':>6} {'of':>12} {'page':>6} {'kernel':>6} {'first change':>6}")
             for case in chosen.cases:
                 rows = measure(lab, kernel, case, chosen.presses)
                 wall, page, _, first = (statistics.median(column) for column in zip(*rows, strict=True))
                 python = statistics.mean(row[2] for row in rows)
+                late = statistics.quantiles((row[0] for row in rows), n=10)[-1]
                 ends = f"{min(r[0] for r in rows):.0f} to {max(r[0] for r in rows):.0f}"
-                print(f"{case:16} {wall:6.0f} {ends:>12} {page:6.0f} {python:6.0f} {first:6.0f}", flush=True)
+                print(
+                    f"{case:16} {wall:6.0f} {late:6.0f} {ends:>12} {page:6.0f} {python:6.0f} {first:6.0f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

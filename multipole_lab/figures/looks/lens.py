@@ -69,7 +69,7 @@ def lens(
         *_rows(2, weights, np.array(list(parts)) < 0, np.zeros(len(parts), int), said[1], more[1]),
     ]
     top = theme.heading_height(finding, reading) + 64  # three rows of the legend in a narrow window
-    layout = {"template": theme.TEMPLATE, "height": top + _ROW * rows + 56, "uirevision": "lens",
+    layout = {"height": top + _ROW * rows + 56, "uirevision": "lens",
               "title": theme.title(finding, reading), "margin": {"t": top, **_sides(*said)},
               "legend": {"y": 1.0, "yanchor": "bottom"}}  # fmt: skip
     for i, (labels, what) in enumerate(zip(said, ("word", "cluster"), strict=True), 1):
@@ -83,7 +83,7 @@ def lens(
             "tickvals": list(range(len(labels))), "ticktext": labels, "side": ("left", "right")[i - 1],
             "anchor": f"x{i}",
         }  # fmt: skip
-    return go.Figure(traces, layout)
+    return theme.unchecked(traces, layout)
 
 
 def _sides(*labels: Sequence[str]) -> dict[str, int]:
@@ -137,7 +137,8 @@ def _words(tokens, query, exact, approximate, cluster, names, error, name) -> tu
 def _rows(column, weights, itself, moved, labels, more) -> list[dict]:
     """The lines from exact to approximate, the rings, and the dots by how the keys are seen."""
     x, y = np.maximum(weights, FAINTEST), np.arange(weights.shape[1])
-    axes = {"type": "scatter", "xaxis": f"x{column}", "yaxis": f"y{column}", "showlegend": False}
+    own = "" if column == 1 else column
+    axes = {"type": "scatter", "xaxis": f"x{own}", "yaxis": f"y{own}", "showlegend": False}
     gap = np.full(len(y), np.nan)
     lines = {
         "x": np.stack([*x, gap], 1).ravel(), "y": np.repeat(y.astype(float), 3), "mode": "lines", "hoverinfo": "skip",

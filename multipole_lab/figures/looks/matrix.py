@@ -16,6 +16,7 @@ from ..common.triangle import Rectangle, around
 
 FAINTEST = 1e-5  # shares below this have the colour of nothing
 HOLE = np.log10(FAINTEST) - 0.5  # where no query sees a key; None would be a gap, and takes long to send
+_AXES = [{"xaxis": f"x{i}", "yaxis": f"y{i}"} for i in ("", 2, 3, 4)]
 BACKGROUND = "rgba(128, 128, 128, 0.08)"  # seen through holes
 
 
@@ -71,9 +72,9 @@ def matrix(
     grid = {"x0": tokens / len(exact) / 2, "dx": tokens / len(exact)}
     grid |= {"y0": grid["x0"], "dy": grid["dx"]}
     grid["type"] = "heatmap"
-    traces = [{**one, **grid, "xaxis": f"x{i}", "yaxis": f"y{i}"} for i, one in enumerate(pictures, 1)]
+    traces = [{**one, **grid, **axes} for one, axes in zip(pictures, _AXES, strict=True)]
     top = theme.heading_height(finding, reading) + 24
-    layout = {"template": theme.TEMPLATE, "height": 780, "uirevision": "matrix", "title": theme.title(finding, reading),
+    layout = {"height": 780, "uirevision": "matrix", "title": theme.title(finding, reading),
               "margin": {"t": top, "l": 4, "r": 4}, "plot_bgcolor": BACKGROUND, "annotations": []}  # fmt: skip
     for i, words in enumerate(("exact", name, *_keys()), 1):
         right, low, own = (i - 1) % 2, (i - 1) // 2, "" if i == 1 else i
@@ -93,7 +94,7 @@ def matrix(
             {"text": words, "showarrow": False, "xref": f"x{own} domain", "x": 0.5, "yref": f"y{own} domain", "y": 1,
              "yanchor": "bottom", "font": {"size": 12}}
         )  # fmt: skip
-    return go.Figure([*traces, *_outlines(edges)], layout)
+    return theme.unchecked([*traces, *_outlines(edges)], layout)
 
 
 def _keys() -> tuple[str, str]:
@@ -151,4 +152,4 @@ def _outlines(edges: Sequence[Rectangle]) -> list[dict]:
         "hoverinfo": "skip",
         "showlegend": False,
     }
-    return [{"name": "blocks", "xaxis": f"x{i}", "yaxis": f"y{i}", **look} for i in range(1, 5)]
+    return [{"name": "blocks", **axes, **look} for axes in _AXES]

@@ -106,7 +106,7 @@ function render({ model, el }) {
     const word = columns[0]?.[at];
     if (!word) return;
     el.setAttribute("aria-label", `the text; at ${word.textContent.trim()}, word ${at}; arrow keys choose another`);
-    bring();
+    requestAnimationFrame(bring);  // where it asks for places, all words have to have theirs
   };
   const bring = () => {  // the word that looks into the part that is seen
     const word = columns[0]?.[own], up = word?.offsetTop - el.scrollTop;
