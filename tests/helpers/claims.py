@@ -93,8 +93,7 @@ class Notebook:
         for i in range(len(self._ran), place + 1):
             code = self.cells[i].cell_type == "code"
             self._ran.append(run(self.cells[i].source if code else "", self._names))
-            wide = [line for line in self._ran[-1].printed.splitlines() if len(line) > WIDEST]
-            assert not wide, f"{self.cells[i].id} prints lines that wrap in a narrow window: {wide}"
+            check_narrow(self._ran[-1], self.cells[i].id)
         return self._ran[place]
 
     def solution(self, exercise: int) -> list[Ran]:
@@ -108,6 +107,8 @@ class Notebook:
             text = re.split(r"^\*\*\d\.\*\* ", prose.split("## Exercises")[1], flags=re.M)[exercise]
             blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
             self._solved[exercise] = [run(block, self._names) for block in blocks]
+            for ran in self._solved[exercise]:
+                check_narrow(ran, f"the solution of exercise {exercise}")
         return self._solved[exercise]
 
 
@@ -125,6 +126,12 @@ def run(source: str, names: dict[str, object]) -> Ran:
             ran.value = eval(compile(ast.Expression(last.value), "cell", "eval"), names)
     ran.printed, ran.names = text.getvalue(), dict(names)
     return ran
+
+
+def check_narrow(ran: Ran, where: str) -> None:
+    """Fail where a printed line is wrapped in a narrow window."""
+    wide = [line for line in ran.printed.splitlines() if len(line) > WIDEST]
+    assert not wide, f"{where} prints lines that wrap in a narrow window: {wide}"
 
 
 def number_or_word(text: str) -> float | str:

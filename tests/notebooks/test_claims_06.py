@@ -259,7 +259,7 @@ def test_exercise_3_an_estimated_share_errs_more_where_coarse_clusters_make_it(b
         r"from (\d+%) to (\d+%); with one from (\d+%) to (\d+%)\. .* clusters of some (\d+) keys, .* ones of (\d+)\."
     )
     found = {1: [], 2: []}
-    for line in printed.rows(r"(\d) level\(s\): (\d+%).*, (\d+%).*, (\d+%)"):
+    for line in printed.rows(r"(\d) level\(s\):\s+(\d+%).*, (\d+%).*, (\d+%)"):
         found[line[0]] += line[1:]
     assert (min(found[2]), max(found[2]), min(found[1]), max(found[1])) == sizes[:4]
     assert sizes[4:] == (Settings().branch / Settings().fraction, 1 / Settings().fraction)
