@@ -77,8 +77,8 @@ class MuSe(Method):
         queries that ask, the later ones of a block among them, as in the paper. "earlier": around those of the queries
         of the block that is asked, all of which are earlier; each query joins the nearest. No later query changes a
         result then, at two to five times the error on the layers of the sample, and forty times in a layer where it was
-        small; keys before the first query of a call are exact. Computed by
-        torch on a GPU, too; not with merged levels, and of a dipole with all its directions only.
+        small; keys before the first query of a call are exact. Not with merged levels; a dipole has all its directions
+        then, and torch computes it, on a GPU, too.
     leaf : causal blocks of at most this many positions are exact. "auto": 1,024, and more where the device attends to
         a block faster than MuSe does: on a GPU of compute capability 9.0 and up, in half precision and with heads up to
         128 in size, 4,096, or 2,048 of runs. Shorter texts are exact as a whole.
@@ -130,10 +130,12 @@ class MuSe(Method):
         check_choice("points", self.points, POINTS)
         if self.near_for == "query" and self.order == "dipole":
             raise ValueError("near_for is 'query' with order 'dipole'; it needs a monopole")
-        if self.points == "earlier" and (self.levels == "merged" or self.backend == "triton"):
-            given = f"levels {self.levels!r} and backend {self.backend!r}"
+        if self.points == "earlier" and self.levels == "merged":
+            raise ValueError("points is 'earlier' with levels 'merged'; it needs separate levels")
+        if self.points == "earlier" and self.order == "dipole" and self.backend == "triton":
             raise ValueError(
-                f"points is 'earlier' with {given}; it needs separate levels, by 'auto' or 'torch'"
+                "points is 'earlier' with order 'dipole' and backend 'triton', whose kernels have a monopole then; "
+                "allowed are 'auto' and 'torch'"
             )
         if self.points == "earlier" and self.order == "dipole" and self.dipole_rank is not None:
             raise ValueError(

@@ -97,6 +97,8 @@ def _formula(
 def _around_earlier(
     method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, earlier: Tensor
 ) -> Partial:
+    if method.order == "monopole" and method._by_kernels(q, k, v, False):
+        return kernels.around_earlier(method, q, k, v, scale, mask, earlier)
     of_queries, points = from_earlier(method._query_partition, earlier, q)
     return _formula(method, q, k, v, scale, mask, (of_queries, method._partition.found(k, mask)), points)
 

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from multipole_lab.attention.calls.replay import repeating, replayed
 from multipole_lab.attention.causal import block_sizes
+from multipole_lab.attention.clusters.points import join_earlier
 from multipole_lab.attention.clusters.slots import Labels
 from multipole_lab.attention.expansion import leading_directions
 from multipole_lab.attention.partials import Partial
@@ -69,6 +70,25 @@ def of_labels(
     centroids = cluster_means(q.detach(), order, offsets)
     found = centroids, order, offsets, *sort_by_label(of_keys.of, of_keys.clusters)[:2]
     return _of_clusters(method, q, k, v, scale, found, of_keys.clusters)
+
+
+def around_earlier(
+    method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, earlier: Tensor
+) -> Partial:
+    """Every query joins the nearest of the clusters of earlier ones, whose means are the points: no dipole."""
+    from multipole_lab.kernels.apart.around import muse_around
+    from multipole_lab.kernels.by_query.muse import muse_by_query
+    from multipole_lab.kernels.centroid.replace import member_means
+
+    join = partial(join_earlier, method._query_partition)
+    *of_earlier, order, offsets = replayed(("joined clusters", method), join, earlier, q)
+    means = member_means(earlier.flatten(0, 1), *(x.flatten(0, 1) for x in of_earlier))
+    points = means.unflatten(0, q.shape[:2]).to(q.dtype)
+    sorts = order, offsets, *method._partition.sort_on_device(k, mask)
+    near = min(method.near, method._partition.number(k.shape[2]))
+    if method._one_by_one:
+        return muse_by_query(q, k, v, points, *sorts, scale, near, padded=False)
+    return muse_around(q, k, v, points, *sorts, scale, near)
 
 
 def _of_clusters(

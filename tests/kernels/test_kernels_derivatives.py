@@ -10,6 +10,7 @@ from torch.autograd import forward_ad
 import multipole_lab as ml
 from multipole_lab import kernels
 from multipole_lab.clustering.clusters import Clusters
+from multipole_lab.kernels.apart.around import muse_around
 from multipole_lab.kernels.centroid.replace import member_means
 from multipole_lab.kernels.clustering.covariance import covariances
 from multipole_lab.kernels.clustering.merge import merge_levels
@@ -60,6 +61,13 @@ def level(q, k):
     return a.centroids, a.order, a.offsets, b.order, b.offsets
 
 
+def around(q, k, v):
+    """Every second query around one of two others."""
+    a, b = clusters(Q[:, :, ::2]), clusters(K)
+    points = q[:, :, 1::8]
+    return muse_around(q[:, :, ::2], k, v, points, a.order, a.offsets, b.order, b.offsets, 0.25, 1)
+
+
 def means(q, k, v):
     c = clusters(k)
     out = member_means(k[0], *(x[0] for x in (c.labels, c.counts, c.order, c.offsets)))
@@ -83,6 +91,7 @@ TREE = tree()
 CALLS = {
     "leaf": lambda q, k, v: leaf(q, k, v, 0.25),
     "muse": full,
+    "muse_around": around,
     "muse_causal": lambda q, k, v: muse_causal(q, k, v, [level(q, k)], 8, 0.25),
     "muse_merged": lambda q, k, v: merged.muse_merged(q, k, v, TREE, 0.25),
     "runs_muse": lambda q, k, v: runs_muse(q, k, v, Tree.full(16, 16, 2, 2), 0.25),

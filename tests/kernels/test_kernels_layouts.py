@@ -105,6 +105,7 @@ GRADED = {
     "leaf",
     "member_means",
     "muse",
+    "muse_around",
     "muse_causal",
     "muse_merged",
     "runs_muse",
@@ -134,6 +135,7 @@ def small():
     ml.MuSe(clusters=2, leaf=8, backend="triton")(q, k, v, causal=True)
     ml.MuSe(clusters=2, near=1, near_for="query", backend="triton")(q, k, v)
     ml.MuSe(clusters=2, leaf=4, levels="merged", near=1, backend="triton")(*x, causal=True).sum().backward()
+    ml.MuSe(clusters=2, leaf=6, points="earlier", near=1, backend="triton")(*x, causal=True).sum().backward()
     ml.Centroid(clusters=2, backend="triton")(*x).sum().backward()
     ml.MuSe(clusters=2, order="dipole", dipole_rank=2, backend="triton")(*x).sum().backward()
     with pytest.MonkeyPatch.context() as patch:  # what a rank computes, without others

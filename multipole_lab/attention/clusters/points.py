@@ -29,3 +29,23 @@ def from_earlier(
     distance = means.square().sum(-1).unsqueeze(-2) - 2 * q.detach().to(means.dtype) @ means.mT
     distance = distance.masked_fill(~slots.filled.any(-1).unsqueeze(-2), torch.inf)
     return Labels(distance.argmin(-1), points.shape[2], None), points
+
+
+def join_earlier(
+    partition: Partition, earlier: Float[Tensor, "B H n D"], q: Float[Tensor, "B H Nq D"]
+) -> tuple[Tensor, ...]:
+    """The same clusters by the Triton kernels: no value reaches the host, and nothing has a gradient.
+
+    Labels, counts, order and offsets of the earlier queries, as ``Clusters`` has them; then order and offsets of q.
+    """
+    from multipole_lab.kernels.clustering.assign import assign
+    from multipole_lab.kernels.clustering.sort import sort_by_label
+
+    found = partition.on_device(earlier)
+    counts, number = found.counts, found.counts.shape[-1]
+    # An empty cluster has no mean that could be joined: the largest stands in for it.
+    every = torch.arange(number, device=q.device)
+    joined = torch.where(counts > 0, every, counts.argmax(-1, keepdim=True))
+    means = found.centroids.take_along_dim(joined.unsqueeze(-1), 2)
+    labels = joined.take_along_dim(assign(q.detach(), means)[0], 2)
+    return found.labels, counts, found.order, found.offsets, *sort_by_label(labels, number)[:2]

@@ -74,9 +74,9 @@ class KernelStages:
         upstream: Partial,
         before: Partial | None = None,
     ) -> tuple[list[Tensor], Tensor | None]:
+        from multipole_lab.kernels.apart.gradients import near_gradients, summary_gradients
         from multipole_lab.kernels.common.delta import output_delta
         from multipole_lab.kernels.common.launch import fp32_precision
-        from multipole_lab.kernels.muse.apart import near_gradients, summary_gradients
 
         (out, lse), (dout, dlse) = result, upstream
         dout, precision = dout.to(q.dtype), fp32_precision(q)
@@ -92,8 +92,8 @@ class KernelStages:
         return list(d_summary), d_members
 
     def queries_backward(self, d_points: Tensor | None) -> Tensor:
+        from multipole_lab.kernels.apart.gradients import query_gradients
         from multipole_lab.kernels.common.launch import fp32_precision
-        from multipole_lab.kernels.muse.apart import query_gradients
 
         given, self.for_queries = self.for_queries, ()
         q, points = given[0], given[3]
@@ -103,8 +103,8 @@ class KernelStages:
     def summaries_backward(
         self, points: Tensor, k: Tensor, v: Tensor, d_summary: list[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
+        from multipole_lab.kernels.apart.gradients import key_gradients
         from multipole_lab.kernels.common.launch import fp32_precision
-        from multipole_lab.kernels.muse.apart import key_gradients
 
         seen = tuple(self.summaries(points, k, v))
         given = k, v, points, self.k_sorted, seen, tuple(d_summary)

@@ -1,4 +1,4 @@
-"""The backward of MuSe where queries and keys are apart: what each side computes of it, on a device of its own.
+"""The backward of MuSe where queries and keys are apart: what each side computes of it, if need be on its own device.
 
 `backward.muse_backward` is the same in one place. Here the gradients of the summaries go to the owner of the keys, and
 those of the centroids come back.
@@ -14,10 +14,10 @@ from ..common.layout import row_strided
 from ..common.members import member_tiles
 from ..common.sizes import cdiv, power_of_two, spans
 from ..common.tiles import Tile, choose
-from .evaluate_backward import muse_summary_grad_kernel
-from .key_grad import muse_key_grad_kernel
-from .query_grad import muse_query_grad_kernel
-from .summarise_backward import muse_centroid_grad_kernel, muse_tilt_kernel
+from ..muse.evaluate_backward import muse_summary_grad_kernel
+from ..muse.key_grad import muse_key_grad_kernel
+from ..muse.query_grad import muse_query_grad_kernel
+from ..muse.summarise_backward import muse_centroid_grad_kernel, muse_tilt_kernel
 
 # Order and offsets of the clusters of one side.
 Sorted = tuple[Tensor, Tensor]
