@@ -245,7 +245,7 @@ def test_what_was_recorded_before_can_still_be_read(name):
     found = record(name)
     assert found["device"]
     assert found["versions"]["torch"]
-    if "preset" in found:
+    if "summary" in found:  # what `train compare` wrote
         from multipole_lab.training.comparison_result import figure, table
 
         words = f"{found['device']}, {({'no': 'float32', 'bf16': 'bfloat16 autocast'})[found['preset']['precision']]}"
