@@ -64,6 +64,8 @@ def test_the_losses_of_2_000_steps(side):
         interval = scipy.stats.t.ppf(0.975, 4) * noise / 2**0.5
         assert cells[2] == pytest.approx([sum(differences) / 2, interval], abs=0.05)
         assert said(r"\(([\d.]+)% in the root mean square of four\)") == pytest.approx([noise], abs=0.005)
+        pairs, paper = said(r"It takes (\d+) pairs to see a difference of the paper's ([\d.]+)%")
+        assert (2 * noise / paper) ** 2 == pytest.approx(pairs, abs=0.5)
 
 
 def test_how_far_the_twins_of_seed_1_are_apart():
