@@ -64,7 +64,7 @@ def test_the_losses_of_2_000_steps(side):
         interval = scipy.stats.t.ppf(0.975, 4) * noise / 2**0.5
         assert cells[2] == pytest.approx([sum(differences) / 2, interval], abs=0.05)
         assert said(r"\(([\d.]+)% in the root mean square of four\)") == pytest.approx([noise], abs=0.005)
-        pairs, paper = said(r"It takes (\d+) pairs to see a difference of the paper's ([\d.]+)%")
+        pairs, paper = said(r"For two standard errors of the paper's ([\d.]+)% it takes (\d+) pairs")[::-1]
         assert (2 * noise / paper) ** 2 == pytest.approx(pairs, abs=0.5)
 
 
@@ -78,6 +78,9 @@ def test_how_far_the_twins_of_seed_1_are_apart():
     last = LONG["steps"].index(step)
     measured = 100 * (first["runs in layer 3"][last] / first["exact"][last] - 1)
     assert measured == pytest.approx(difference, abs=0.005)
+    (other,) = said(r"\(from the first exact training; ([+-][\d.]+)% from the second\)")
+    second = LONG["runs"][2]["heldout_loss"]["exact"]
+    assert 100 * (first["runs in layer 3"][last] / second[last] - 1) == pytest.approx(other, abs=0.005)
 
 
 def _twins():
