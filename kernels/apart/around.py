@@ -12,7 +12,7 @@ from ..common.launch import fp32_precision
 from ..common.layout import row_strided
 from ..muse.evaluate import evaluate
 from ..muse.forward import one_head_size
-from ..muse.select import select_near
+from ..muse.select import near_and_far
 from ..muse.summarise import summarise
 from .gradients import Sorted, key_gradients, near_gradients, query_gradients, summary_gradients
 
@@ -61,8 +61,8 @@ class _Around(KernelFunction):
     def forward(ctx, q, k, v, points, q_order, q_offsets, k_order, k_offsets, scale, near):
         sorts, precision = (q_order, q_offsets, k_order, k_offsets), fp32_precision(q)
         mass, *means = summarise(points, k, v, *sorts[2:], scale, precision=precision)
-        chosen, far, _ = select_near(mass, near)
-        out, lse, _ = evaluate(q, k, v, points, *sorts, chosen, far, *means, scale, precision=precision)
+        near_far = near_and_far(mass, near)
+        out, lse, _ = evaluate(q, k, v, points, *sorts, *near_far, *means, scale, precision=precision)
         ctx.save_for_backward(q, k, v, points, *sorts, out, lse)
         ctx.scale, ctx.near = scale, near
         ctx.set_materialize_grads(False)
@@ -70,8 +70,6 @@ class _Around(KernelFunction):
 
     @staticmethod
     def backward(ctx, dout, dlse):
-        if dout is None and dlse is None:
-            return (None,) * 10
         q, k, v, points, q_order, q_offsets, *k_sorted, out, lse = ctx.saved_tensors
         dout = torch.zeros_like(out) if dout is None else dout
         upstream = lse, dout, output_delta(out, dout, dlse)
@@ -86,9 +84,10 @@ def _gradients(
     upstream: tuple[Tensor, Tensor, Tensor], scale: float, near: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """dq, dk, dv and the gradient of the points, from new summaries."""
-    last = scale, fp32_precision(q)
-    mass, *means = summarise(points, k, v, *k_sorted, scale, precision=last[1])
-    chosen, far, _ = select_near(mass, near)
+    precision = fp32_precision(q)
+    last = scale, precision
+    mass, *means = summarise(points, k, v, *k_sorted, scale, precision=precision)
+    chosen, far = near_and_far(mass, near)
     d_summaries = summary_gradients(q, points, q_sorted, far, *means, *upstream, *last)
     d_points, dk, dv = key_gradients(k, v, points, k_sorted, (mass, *means), d_summaries, *last)
     if near:

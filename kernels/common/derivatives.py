@@ -109,10 +109,12 @@ class KernelFunction(torch.autograd.Function):
 
 
 def _once(operation: str, backward: Callable) -> Callable:
-    """A backward whose results have no derivative."""
+    """A backward whose results have no derivative; it is not asked where nothing comes from above."""
 
     @wraps(backward)
     def once(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(x is None for x in upstream):
+            return (None,) * len(ctx.needs_input_grad)
         with torch.no_grad():
             grads = backward(ctx, *upstream)
         return refused(no_second(operation), (*upstream, *ctx.saved_tensors), *grads)

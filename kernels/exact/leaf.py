@@ -147,8 +147,6 @@ class _Leaf(KernelFunction):
 
     @staticmethod
     def backward(ctx, dout, dlse):
-        if dout is None and dlse is None:
-            return (None,) * 7
         q, k, v, valid, bias, out, lse = ctx.saved_tensors
         dout = torch.zeros_like(out) if dout is None else dout
         given, others = _given(dlse, valid, bias)

@@ -26,7 +26,7 @@ from .backward import muse_backward
 from .evaluate import evaluate
 from .forward import one_head_size
 from .levels import join_levels, level_sum
-from .select import select_near
+from .select import near_and_far, select_near
 from .summarise import summarise
 
 # Of one level: centroids of the queries [pairs, B Hq, C, D], then order and offsets of the queries and of the keys.
@@ -166,8 +166,7 @@ def _summaries(
     mass, *means = summarise(of_level[0], ks, vs, *of_level[3:], scale, precision=precision)
     if by_query:
         return mass, *means
-    near_far = select_near(mass, near)[:2] if near else (mass.new_empty(0, dtype=torch.int32), mass)
-    return *near_far, *means
+    return *near_and_far(mass, near), *means
 
 
 def _evaluate_level(
@@ -202,8 +201,6 @@ class _Causal(KernelFunction):
 
     @staticmethod
     def backward(ctx, dout, dlse):
-        if dout is None and dlse is None:
-            return (None,) * 10
         dout = torch.zeros_like(ctx.saved_tensors[3]) if dout is None else dout
         dlse = () if dlse is None else (dlse,)
         settings = ctx.block, ctx.scale, ctx.near, ctx.precision

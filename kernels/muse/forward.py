@@ -164,8 +164,6 @@ class _MuSe(KernelFunction):
 
     @staticmethod
     def backward(ctx, dout, dlse):
-        if dout is None and dlse is None:
-            return (None,) * 15
         *tensors, share, basis, moment = ctx.saved_tensors
         dout = torch.zeros_like(tensors[-2]) if dout is None else dout
         tensors += [dout] if dlse is None else [dout, dlse]

@@ -20,7 +20,7 @@ from ..common.layout import flat_heads, sides
 from .causal import LevelClusters, causal_gradients, causal_leaves
 from .forward import one_head_size
 from .levels import evaluate_levels
-from .select import select_near
+from .select import near_and_far
 from .summarise import summarise
 
 
@@ -130,9 +130,7 @@ class _Merged(KernelFunction):
             )
 
         in_branches([partial(level_summaries, level) for level in range(tree.levels)])
-        chosen, far = mass.new_empty(0, dtype=torch.int32), mass
-        if near:
-            chosen, far, _ = (x[0] for x in select_near(mass[None], near))
+        chosen, far = (x[0] for x in near_and_far(mass[None], near))
         evaluate_levels(
             q, k, v, tree.centroids, tree[1:3], tree[3:], chosen, far, mean_k, mean_v, scale, (out, lse)
         )
@@ -143,8 +141,6 @@ class _Merged(KernelFunction):
 
     @staticmethod
     def backward(ctx, dout, dlse):
-        if dout is None and dlse is None:
-            return (None,) * 8
         dout = torch.zeros_like(ctx.saved_tensors[3]) if dout is None else dout
         dlse = () if dlse is None else (dlse,)
         settings = ctx.scale, ctx.near, ctx.precision

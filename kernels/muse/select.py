@@ -62,3 +62,12 @@ def select_near(mass: Tensor, near: int, tile: Tile | None = None) -> tuple[Tens
         BR=tile.rows, BC=power_of_two(Ck), tile=tile,
     )  # fmt: skip
     return chosen, far, far_mass
+
+
+def near_and_far(mass: Tensor, near: int) -> tuple[Tensor, Tensor]:
+    """The near clusters and the masses of the far ones; without a near field all are far, and nothing is launched."""
+    return (
+        select_near(mass, near)[:2]
+        if near
+        else (mass.new_empty(*mass.shape[:-1], 0, dtype=torch.int32), mass)
+    )

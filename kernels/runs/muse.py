@@ -92,8 +92,6 @@ class _RunsMuSe(KernelFunction):
 
     @staticmethod
     def backward(ctx, dout, dlse):
-        if dout is None and dlse is None:
-            return (None,) * 7
         q, k, v, centroids, out, lse = ctx.saved_tensors
         tree, scale = ctx.tree, ctx.scale
         dout = torch.zeros_like(out) if dout is None else row_strided(dout)

@@ -64,7 +64,7 @@ def test_the_losses_of_2_000_steps(side):
         interval = scipy.stats.t.ppf(0.975, 4) * noise / 2**0.5
         assert cells[2] == pytest.approx([sum(differences) / 2, interval], abs=0.05)
         assert said(r"\(([\d.]+)% in the root mean square of four\)") == pytest.approx([noise], abs=0.005)
-        pairs, paper = said(r"For two standard errors of the paper's ([\d.]+)% it takes (\d+) pairs")[::-1]
+        paper, pairs = said(r"For two standard errors of the paper's ([\d.]+)% it takes (\d+) pairs")
         assert (2 * noise / paper) ** 2 == pytest.approx(pairs, abs=0.5)
 
 

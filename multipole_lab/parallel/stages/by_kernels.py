@@ -122,9 +122,11 @@ class KernelStages:
 
 def _near_far(summary: list[Tensor], near: Fetched | None) -> tuple[Tensor, ...]:
     """What `evaluate` takes: the near clusters, the far masses, the tilted means."""
+    from multipole_lab.kernels.muse.select import near_and_far
+
     mass, *means = summary
     if near is None:
-        return mass.new_empty(*mass.shape[:-1], 0, dtype=torch.int32), mass, *means
+        return *near_and_far(mass, 0), *means
     return near.nearest, near.far, *means
 
 
