@@ -318,6 +318,8 @@ def test_saved_pictures_of_figures_fit_a_narrower_window_without_panel_and_kerne
     page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
     page.set_viewport_size({"width": 900, "height": 1200})
     page.goto(lab.alone)
+    # The pictures are in the page a moment before JupyterLab has made the notebook the current one.
+    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.content.scrollToItem")
     pictures = page.locator(".jp-RenderedPlotly > .plot-img")
     for i in range(3):
         pictures.nth(i).wait_for(state="attached")
