@@ -38,14 +38,17 @@ def centroid_field(
     return out.squeeze(1), lse.squeeze(1)
 
 
-def member_means(x: Tensor, labels: Tensor, counts: Tensor, order: Tensor, offsets: Tensor) -> Tensor:
-    """c_j = sum_{n in j} x_n / n_j in fp32, differentiable in x; non-finite numbers stay what they are.
+def member_means(
+    x: Tensor, labels: Tensor, counts: Tensor, order: Tensor, offsets: Tensor, raw: bool = True
+) -> Tensor:
+    """c_j = sum_{n in j} x_n / n_j in fp32, differentiable in x; non-finite numbers stay as they are, or count as zero
+    without `raw`.
 
     x [R, N, D]; labels [R, N], counts [R, J], order [R, N] and offsets [R, J + 1] as in `Clusters`; [R, J, D].
 
     Bytes: x and order once, 4 R J D written; backward R J D (4) and dx. Operations: R N D.
     """
-    return _Means.apply(x, labels, counts, order, offsets)
+    return _Means.apply(x, labels, counts, order, offsets, raw)
 
 
 class _Means(KernelFunction):
@@ -53,14 +56,14 @@ class _Means(KernelFunction):
     twice = True  # the gradient is linear in what comes in, and torch's own operations make it
 
     @staticmethod
-    def forward(ctx, x, labels, counts, order, offsets):
+    def forward(ctx, x, labels, counts, order, offsets, raw):
         ctx.save_for_backward(labels, counts)
         ctx.dtype = x.dtype
-        return cluster_means(*(y.unsqueeze(1) for y in (x, order, offsets)), raw=True).squeeze(1)
+        return cluster_means(*(y.unsqueeze(1) for y in (x, order, offsets)), raw=raw).squeeze(1)
 
     @staticmethod
     def backward(ctx, dmeans):
         labels, counts = ctx.saved_tensors
         share = dmeans / counts.clamp(min=1).unsqueeze(-1)
         dx = share.gather(1, labels.clamp(min=0).unsqueeze(-1).expand(*labels.shape, share.shape[-1]))
-        return dx.masked_fill((labels < 0).unsqueeze(-1), 0).to(ctx.dtype), None, None, None, None
+        return dx.masked_fill((labels < 0).unsqueeze(-1), 0).to(ctx.dtype), *(None,) * 5

@@ -37,14 +37,15 @@ def implementation(
     one_leaf = causal and k.shape[2] <= method.leaf
     one_pass = mask is None and method.order == "monopole" and q.shape[2] == k.shape[2]
     in_runs = triton and mask is None and not one_leaf and kernels.in_runs(method, q, k, v, causal)
-    in_place = causal and triton and one_pass and _merges_in_place(method, q.shape[2])
+    by_levels = causal and triton and one_pass and method.points == "own"
+    in_place = by_levels and _merges_in_place(method, q.shape[2])
     table = (
         # attention, backend and what else must hold     computed by
         (one_leaf,                                       _exact),
         (not causal and not triton,                      _formula),
         (not causal and triton and in_runs,              kernels.full_runs),
         (not causal and triton,                          kernels.full),
-        (causal and triton and one_pass and in_runs,     kernels.causal_runs),
+        (by_levels and in_runs,                          kernels.causal_runs),
         (in_place,                                       kernels.causal),
         (causal,                                         _block_by_block),
     )  # fmt: skip
@@ -97,7 +98,7 @@ def _formula(
 def _around_earlier(
     method: MuSe, q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, earlier: Tensor
 ) -> Partial:
-    if method.order == "monopole" and method._by_kernels(q, k, v, False):
+    if method._by_kernels(q, k, v, True):
         return kernels.around_earlier(method, q, k, v, scale, mask, earlier)
     of_queries, points = from_earlier(method._query_partition, earlier, q)
     return _formula(method, q, k, v, scale, mask, (of_queries, method._partition.found(k, mask)), points)

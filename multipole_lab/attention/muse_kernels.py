@@ -82,7 +82,7 @@ def around_earlier(
 
     join = partial(join_earlier, method._query_partition)
     *of_earlier, order, offsets = replayed(("joined clusters", method), join, earlier, q)
-    means = member_means(earlier.flatten(0, 1), *(x.flatten(0, 1) for x in of_earlier))
+    means = member_means(earlier.flatten(0, 1), *(x.flatten(0, 1) for x in of_earlier), raw=False)
     points = means.unflatten(0, q.shape[:2]).to(q.dtype)
     sorts = order, offsets, *method._partition.sort_on_device(k, mask)
     near = min(method.near, method._partition.number(k.shape[2]))

@@ -47,6 +47,20 @@ def test_the_kernels_compute_what_torch_does(name, poisoned):
         assert_close(part, got.detach(), want.detach(), error=1e-5)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_nan_reaches_no_other_query_and_the_host_looks_for_none(name, monkeypatch, poisoned):
+    """An earlier query that is no number counts as zero in the mean that later ones are expanded around."""
+    monkeypatch.setattr("multipole_lab.attention.clustered.finite", lambda *_: pytest.fail("asked the host"))
+    method = replace(METHODS[name], backend="triton")
+    q, k, v = problem()
+    zero, nan = q.clone(), q.clone()
+    zero[:, :, 9], nan[:, :, 9] = 0, torch.nan
+    want, got = (method(x, k, v, causal=True) for x in (zero, nan))
+    rest = torch.arange(N, device=DEVICE) != 9
+    assert torch.equal(got[:, :, rest], want[:, :, rest])
+    assert got[:, :, 9].isnan().all()
+
+
 def test_no_query_joins_an_empty_cluster(poisoned):
     """Two different vectors in five clusters: three are empty, before and behind those that are not."""
     g = torch.Generator().manual_seed(1)
