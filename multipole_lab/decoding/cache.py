@@ -47,6 +47,9 @@ class MultipoleCache(NotOffered):
     Parameters
     ----------
     fraction : centroids per key.
+    outliers : keys that are clusters of their own, per key: those farthest from their centroids. The mean of a cluster
+        says nothing of one sharp key in it; 1/16 finds single facts of a long prompt that 0, the default, misses, and
+        needs twice the memory for centroids.
     budget : keys of opened clusters that each key/value head sums exactly for one token: an integer, or a
         float in (0, 1] as a share of the context; None to leave it to ``top_p``.
     top_p : stop choosing once the exact keys are estimated to hold this share of the softmax mass.
@@ -100,6 +103,7 @@ class MultipoleCache(NotOffered):
         sinks: int = Settings.sinks,
         recent: int = Settings.recent,
         *,
+        outliers: float = Settings.outliers,
         top_p: float | None = Settings.top_p,
         branch: int = Settings.branch,
         lookups: float = Settings.lookups,
@@ -119,10 +123,10 @@ class MultipoleCache(NotOffered):
         config: PreTrainedConfig | None = None,
     ) -> None:
         self.settings = Settings(
-            fraction=fraction, budget=budget, levels=levels, sinks=sinks, recent=recent, top_p=top_p, branch=branch,
-            lookups=lookups, interval=interval, block=block, iterations=iterations, spread=spread, watch=watch,
-            balance=balance, cap=cap, replacement=replacement, rope=rope, rope_offset=rope_offset, seed=seed,
-            dense_until=dense_until, backend=backend,
+            fraction=fraction, outliers=outliers, budget=budget, levels=levels, sinks=sinks, recent=recent,
+            top_p=top_p, branch=branch, lookups=lookups, interval=interval, block=block, iterations=iterations,
+            spread=spread, watch=watch, balance=balance, cap=cap, replacement=replacement, rope=rope,
+            rope_offset=rope_offset, seed=seed, dense_until=dense_until, backend=backend,
         )  # fmt: skip
         rotation = None
         if self.settings.rope == "windowed":

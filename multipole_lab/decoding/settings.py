@@ -25,6 +25,7 @@ class Settings:
     """
 
     fraction: float = 1 / 16
+    outliers: float = 0.0
     budget: int | float | None = 128
     top_p: float | None = None
     levels: int = 2
@@ -51,6 +52,7 @@ class Settings:
     def __post_init__(self) -> None:
         _check_share("fraction", self.fraction)
         _check_share("lookups", self.lookups)
+        _check_share("outliers", self.outliers, open_at_0=False)
         if self.top_p is not None:
             _check_share("top_p", self.top_p)
         if self.budget is None:
@@ -76,10 +78,7 @@ class Settings:
         check_cap(self.cap)
         if not isinstance(self.balance, bool):
             raise TypeError(f"balance is {self.balance!r}; True or False is needed")
-        if isinstance(self.spread, bool) or not isinstance(self.spread, (int, float)):
-            raise TypeError(f"spread is {self.spread!r}; a number in [0, 1] is needed")
-        if not 0 <= self.spread <= 1:
-            raise ValueError(f"spread is {self.spread}; a number in [0, 1] is needed")
+        _check_share("spread", self.spread, open_at_0=False)
         check_choice("rope", self.rope, ("rotated", "windowed"))
         check_backend(self.backend)
 
@@ -111,18 +110,19 @@ class Settings:
         budget = min(self.tokens(length), length - exact)
         read = exact + budget
         if centroids:
-            fine = math.ceil((length - exact) * self.fraction)
+            fine = math.ceil((length - exact) * (self.fraction + self.outliers))
             read += fine if self.levels == 1 else math.ceil(fine / self.branch) + self.looked_at(fine, budget)
         return max(0.0, 1 - read / length)
 
     def looked_at(self, clusters: int, budget: int) -> int:
         """How many fine clusters a step looks at: their share, but enough to fill the budget, and not too few."""
-        enough = math.ceil(2 * budget * self.fraction)
+        enough = math.ceil(2 * budget * (self.fraction + self.outliers))
         return min(clusters, max(math.ceil(self.lookups * clusters), enough, LEAST_LOOKUPS))
 
 
-def _check_share(name: str, value: object) -> None:
+def _check_share(name: str, value: object, open_at_0: bool = True) -> None:
+    allowed = "(0, 1]" if open_at_0 else "[0, 1]"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} is {value!r}; a number in (0, 1] is needed")
-    if not 0 < value <= 1:
-        raise ValueError(f"{name} is {value}; a number in (0, 1] is needed")
+        raise TypeError(f"{name} is {value!r}; a number in {allowed} is needed")
+    if not 0 <= value <= 1 or (open_at_0 and value == 0):
+        raise ValueError(f"{name} is {value}; a number in {allowed} is needed")

@@ -66,6 +66,10 @@ CASES = {
     "padding": {"hidden": 20, "pieces": (60, 16)},
     "keys unrotated": {"rope": "windowed"},
     "clusters that stay empty": {"hidden": 66},
+    "outliers": {"outliers": 1 / 8},
+    "outliers, one level": {"outliers": 1 / 4, "levels": 1},
+    "outliers that join": {"outliers": 1 / 8, "pieces": (36, 8, 20)},
+    "fewer keys than outliers": {"outliers": 1 / 4, "hidden": 66},
 }
 
 
@@ -87,6 +91,24 @@ def test_blocks_of_half_precision_are_about_as_tight_as_those_of_torch():
     ours, theirs = (filled(backend, dtype=torch.float16) for backend in ("triton", "torch"))
     spreads = [(h.levels[0].spread.view() * h.levels[0].tokens.view()).sum() for h in (ours, theirs)]
     torch.testing.assert_close(spreads[0], spreads[1], rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_the_farthest_keys_stand_alone_and_every_key_is_in_one_cluster(backend):
+    """Also after a join: then the clusters without them are what the block starts from."""
+    h = filled(backend, (44, 8), outliers=1 / 8)
+    tokens, members = (getattr(h.levels[0], name).view()[0] for name in ("tokens", "members"))
+    assert tokens.shape[-1] == 5 + 5
+    assert torch.equal(tokens, members)
+    assert (tokens.sum(-1) == 40).all()
+    assert ((tokens == 1).sum(-1) >= 5).all()
+    fine = h.levels[0]
+    alone = (tokens == 1).unsqueeze(-1)
+    keys = h.keys.view()[0].gather(
+        1, fine.first.view()[0].long().unsqueeze(-1).expand(-1, -1, 16).clamp(max=h.length - 1)
+    )
+    torch.testing.assert_close(fine.keys.view()[0] * alone, keys * alone)
+    assert (fine.spread.view()[0].masked_fill(tokens > 1, 0) < 1e-5).all()
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])

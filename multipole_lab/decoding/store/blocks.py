@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multipole_lab.clustering.capped import capped_assignment
-from multipole_lab.clustering.clusters import member_sum, statistics_dtype
+from multipole_lab.clustering.clusters import member_mean, member_sum, statistics_dtype
 from multipole_lab.clustering.distances import nearest
 from multipole_lab.clustering.kmeans import count_members, lloyd_step
 
@@ -38,6 +38,7 @@ def cluster_block(
     cap: float | None,
     branch: int | None,
     weights: Float[Tensor, "R 1 D"] | None = None,
+    outliers: int = 0,
 ) -> tuple[Int[Tensor, "R n"], list[Part]]:
     """Lloyd's k-means from ``seeds``; clusters of clusters; members made contiguous on both levels.
 
@@ -49,6 +50,7 @@ def cluster_block(
     iterations, cap : as in ``kmeans``. A cap keeps every cluster small enough to fit a token budget.
     branch : fine clusters per coarse one, or None for a single level.
     weights : factors of the coordinates in the distance (``metric.py``); None for the plain one.
+    outliers : so many keys, those farthest from the means of the clusters, become clusters of their own.
 
     Returns
     -------
@@ -61,6 +63,10 @@ def cluster_block(
     rows = torch.nan_to_num(x.to(dtype), nan=0.0, posinf=0.0, neginf=0.0)
     C = seeds.shape[1]
     labels = assign(rows, seeds.to(dtype), valid, iterations, cap)
+    if outliers:
+        distance = nearest(rows, member_mean(rows, labels, count_members(labels, C)))[1]
+        labels = stand_alone(labels, distance + rows.square().sum(-1), C, outliers)
+        C += outliers
     tokens = count_members(labels, C)
     means = member_sum(x, labels, C) / tokens.clamp(min=1).unsqueeze(-1)
     parts = []
@@ -88,6 +94,18 @@ def cluster_block(
     if weights is not None:
         parts = [part._replace(keys=part.keys / weights) for part in parts]
     return order, parts
+
+
+def stand_alone(
+    labels: Int[Tensor, "*R n"], distances: Float[Tensor, "*R n"], clusters: int, outliers: int
+) -> Int[Tensor, "*R n"]:
+    """Labels where the keys of the largest distances have one of their own, from ``clusters`` on.
+
+    A sharp key among many is missed: their mean says nothing of it. Padding, of label -1, stays what it is.
+    """
+    far = distances.masked_fill(labels < 0, -1).topk(outliers, -1).indices
+    own = torch.arange(clusters, clusters + outliers, device=labels.device).expand_as(far)
+    return labels.scatter(-1, far, torch.where(labels.gather(-1, far) < 0, -1, own))
 
 
 def assign(

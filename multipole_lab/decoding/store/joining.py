@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from multipole_lab.attention.calls.backend import use_triton
@@ -44,6 +45,15 @@ def join_blocks(h: Hierarchy, end: int) -> None:
         recluster(h, cluster, min(block, end - last.start), max(1, count))
 
 
+def centroids_of(h: Hierarchy, block: Block) -> Float[Tensor, "R C D"]:
+    """The means of the last block's clusters, without those of its outliers: the ones of most keys."""
+    keys, tokens = (x.view()[:, :, block.clusters[0] :].flatten(0, 1) for x in h.levels[0].parts()[:3:2])
+    outliers = int((block.end - block.start) * h.settings.outliers)
+    if not outliers:
+        return keys
+    return take(keys, tokens.topk(tokens.shape[1] - outliers, -1).indices.sort(-1).values)
+
+
 def recluster(h: Hierarchy, cluster: Callable, size: int, count: int) -> None:
     """Cluster ``size`` keys from the last block's start on, those of the block once more; and the next of that size.
 
@@ -71,8 +81,8 @@ def recluster(h: Hierarchy, cluster: Callable, size: int, count: int) -> None:
     weights = h.metric.weights()
     if weights is not None:
         weights = weights.repeat_interleave(count, 0)
-    fine = math.ceil(size * s.fraction)
-    old = h.levels[0].keys.view()[:, :, block.clusters[0] :].flatten(0, 1)
+    fine, outliers = math.ceil(size * s.fraction), int(size * s.outliers)
+    old = centroids_of(h, block)
     old = old.unsqueeze(1).expand(R, count, *old.shape[1:]).flatten(0, 1)
     starts = [block.start + i * size for i in range(count)]
     seeds = seeds_of(
@@ -83,7 +93,7 @@ def recluster(h: Hierarchy, cluster: Callable, size: int, count: int) -> None:
     fresh = block.start == block.end  # what was clustered before starts close to where it ends
     order, parts = cluster(
         x, rows(v), valid, seeds, s.iterations if fresh else min(1, s.iterations), s.cap,
-        s.branch if s.levels == 2 else None, weights,
+        s.branch if s.levels == 2 else None, weights, outliers,
     )  # fmt: skip
     for store in (k, v):
         store.copy_(take(rows(store), order).view_as(store))

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from multipole_lab.attention.calls.replay import replayed
-from multipole_lab.decoding.store.blocks import Part, spread_of
+from multipole_lab.decoding.store.blocks import Part, spread_of, stand_alone
+from multipole_lab.kernels.clustering.assign import assign
 from multipole_lab.kernels.clustering.centroids import cluster_means
 from multipole_lab.kernels.clustering.kmeans import kmeans
 from multipole_lab.kernels.clustering.sort import sort_by_label
@@ -34,6 +35,7 @@ def cluster_block(
     cap: float | None,
     branch: int | None,
     weights: Float[Tensor, "R 1 D"] | None = None,
+    outliers: int = 0,
 ) -> tuple[Int[Tensor, "R n"], list[Part]]:
     """What ``blocks.cluster_block`` returns of the same arguments, to rounding; of equal distances, either cluster.
 
@@ -42,16 +44,17 @@ def cluster_block(
     """
     tensors = {"x": x, "v": v, "seeds": seeds, "valid": valid, "weights": weights}
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    sizes = {"iterations": iterations, "cap": cap, "branch": branch, "outliers": outliers}
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
         named = dict.fromkeys(("valid", "weights")) | dict(zip(given, tensors, strict=True))
-        order, parts = _cluster_block(iterations=iterations, cap=cap, branch=branch, **named)
+        order, parts = _cluster_block(**named, **sizes)
         return order, *(tensor for part in parts for tensor in part)
 
     if x.nbytes + v.nbytes > LARGE:
         order, *found = flat(*given.values())
     else:
-        name = "cluster_block", tuple(given), iterations, cap, branch
+        name = "cluster_block", tuple(given), *sizes.values()
         order, *found = replayed(name, flat, *given.values())
     each = len(Part._fields)
     return order, [Part(*found[i : i + each]) for i in range(0, len(found), each)]
@@ -66,10 +69,15 @@ def _cluster_block(
     iterations: int,
     cap: float | None,
     branch: int | None,
+    outliers: int,
 ) -> tuple[Int[Tensor, "R n"], list[Part]]:
     C = seeds.shape[1]
     wide = x.float() if weights is None else x.float() * weights
-    labels = kmeans(_one_head(wide.to(x.dtype)), _one_head(seeds.float()), iterations, cap, valid)[0]
+    rows = _one_head(wide.to(x.dtype))
+    labels, means, *_ = kmeans(rows, _one_head(seeds.float()), iterations, cap, valid)
+    if outliers:
+        labels = stand_alone(labels, assign(rows, means, valid)[1], C, outliers)
+        C += outliers
     parents = None
     if branch is not None:
         labels, parents = _by_parent(x, labels, C, branch, cap, weights)
