@@ -47,9 +47,8 @@ class MultipoleCache(NotOffered):
     Parameters
     ----------
     fraction : centroids per key.
-    outliers : keys that are clusters of their own, per key: those farthest from their centroids. The mean of a cluster
-        says nothing of one sharp key in it; 1/16 finds single facts of a long prompt that 0, the default, misses, and
-        needs twice the memory for centroids.
+    outliers : keys, per key, that are clusters of their own: those farthest from their centroids, whose means say
+        nothing of one sharp key. 1/16 finds more single facts of a prompt than 0, at twice the memory for centroids.
     budget : keys of opened clusters that each key/value head sums exactly for one token: an integer, or a
         float in (0, 1] as a share of the context; None to leave it to ``top_p``.
     top_p : stop choosing once the exact keys are estimated to hold this share of the softmax mass.
@@ -60,8 +59,7 @@ class MultipoleCache(NotOffered):
     interval : new keys join clusters this many at a time; until then they are exact.
     block : keys clustered together. Joining re-clusters the last block only.
     iterations : Lloyd iterations of a new block; each join adds one.
-    spread : share of the second-order term in a cluster's estimated mass, in [0, 1]; 0 leaves it out. Keys are
-        no Gaussians, and 0.8 is about where errors were smallest.
+    spread : share, 0 to 1, of the second-order term in a cluster's estimated mass: keys are no Gaussians.
     watch : steps before each join whose queries say how much each coordinate of a key matters (``metric.py``); 0
         clusters by the plain distance, at twice the error on real keys.
     balance : whether the key/value heads of all layers share the budget by their expected error (``balance.py``),
@@ -70,9 +68,8 @@ class MultipoleCache(NotOffered):
         the first 16 steps and every 32nd, from what these chose.
     cap : the largest cluster over the mean one, None for no limit.
     replacement : whether clusters that are not summed exactly count through their centroids.
-    rope : "rotated" clusters keys as they are cached; "windowed" clusters them with RoPE undone and looks
-        them up as if all stood ``rope_offset`` tokens back (needs ``config``). Exact keys always have their
-        true rotation.
+    rope : "rotated" clusters keys as they are cached; "windowed" clusters them with RoPE undone and looks them up as if
+        all stood ``rope_offset`` tokens back (needs ``config``). Exact keys always have their true rotation.
     rope_offset : see ``rope``.
     seed : of the clusterings; the same seed gives the same text.
     dense_until : keys of a text below which nothing is clustered and every step is dense and exact; None for where
