@@ -304,3 +304,27 @@ def test_sort_by_puts_padding_last():
 def test_settings_name_what_they_refuse(name, value):
     with pytest.raises(ValueError, match=name):
         Settings(**{name: value})
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_one_sharp_key_among_many_is_read_where_outliers_stand_alone(levels):
+    """The mean of its cluster hides it, and many keys of a middling score fill the budget."""
+    n, q = 256, torch.zeros(1, 1, 1, D)
+    q[..., :2] = 6
+    errors = []
+    for outliers in (0, 1 / 16):
+        torch.manual_seed(0)
+        k, v = torch.randn(1, 1, n, D), torch.randn(1, 1, n, DV)
+        k[..., :2] *= 0.1
+        k[0, 0, 101, 0] = 4
+        k[0, 0, 120:168, 1:] = k[0, 0, 120, 1:] + 0.1 * k[0, 0, 120:168, 1:]
+        k[0, 0, 120:168, 1] = 1.3
+        h = Hierarchy(Settings(**SMALL, levels=levels, outliers=outliers))
+        h.append(k, v)
+        h.join()
+        got, _ = decode_step(q, h.state(), scale=D**-0.5, budget=32)
+        want = scaled_dot_product_attention(q, k, v)
+        errors.append(((got - want).square().sum() / want.square().sum()).item())
+    without, with_outliers = errors
+    assert with_outliers < 0.1 * without, errors
+    assert without > 0.02, errors
