@@ -192,9 +192,8 @@ class MuSe(Method):
 
     def _by_kernels(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> bool:
         """Whether the expansions are those of the kernels, which have no dipole around earlier points."""
-        if (causal and self.points == "earlier" and self.order == "dipole") or not use_triton(
-            self.backend, q, v
-        ):
+        dipole_around_earlier = causal and self.points == "earlier" and self.order == "dipole"
+        if dipole_around_earlier or not use_triton(self.backend, q, v):
             return False
         if not self._one_by_one or choose_one_by_one(self, q, k, v, causal):
             return True

@@ -47,8 +47,8 @@ class MultipoleCache(NotOffered):
     Parameters
     ----------
     fraction : centroids per key.
-    outliers : keys, per key, that are clusters of their own: those farthest from their centroids, whose means say
-        nothing of one sharp key. 1/16 finds more single facts of a prompt than 0, at twice the memory for centroids.
+    outliers : further centroids per key: the keys farthest from their centroids are clusters of their own, so that the
+        mean of a cluster hides no sharp key. 1/16 costs as many centroids again.
     budget : keys of opened clusters that each key/value head sums exactly for one token: an integer, or a
         float in (0, 1] as a share of the context; None to leave it to ``top_p``.
     top_p : stop choosing once the exact keys are estimated to hold this share of the softmax mass.
@@ -59,7 +59,7 @@ class MultipoleCache(NotOffered):
     interval : new keys join clusters this many at a time; until then they are exact.
     block : keys clustered together. Joining re-clusters the last block only.
     iterations : Lloyd iterations of a new block; each join adds one.
-    spread : share, 0 to 1, of the second-order term in a cluster's estimated mass: keys are no Gaussians.
+    spread : share, 0 to 1, of the second-order term in a cluster's estimated mass; errors were smallest near 0.8.
     watch : steps before each join whose queries say how much each coordinate of a key matters (``metric.py``); 0
         clusters by the plain distance, at twice the error on real keys.
     balance : whether the key/value heads of all layers share the budget by their expected error (``balance.py``),

@@ -110,13 +110,17 @@ class Settings:
         budget = min(self.tokens(length), length - exact)
         read = exact + budget
         if centroids:
-            fine = math.ceil((length - exact) * (self.fraction + self.outliers))
+            fine = sum(self.clusters(length - exact))
             read += fine if self.levels == 1 else math.ceil(fine / self.branch) + self.looked_at(fine, budget)
         return max(0.0, 1 - read / length)
 
+    def clusters(self, keys: int) -> tuple[int, int]:
+        """How many clusters so many keys get by k-means, and how many of one outlier each."""
+        return math.ceil(keys * self.fraction), int(keys * self.outliers)
+
     def looked_at(self, clusters: int, budget: int) -> int:
         """How many fine clusters a step looks at: their share, but enough to fill the budget, and not too few."""
-        enough = math.ceil(2 * budget * (self.fraction + self.outliers))
+        enough = sum(self.clusters(2 * budget))
         return min(clusters, max(math.ceil(self.lookups * clusters), enough, LEAST_LOOKUPS))
 
 

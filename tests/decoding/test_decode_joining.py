@@ -8,6 +8,7 @@ from fake_gpu import host_reads
 
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.store import joining, kernel_blocks
+from multipole_lab.decoding.store.blocks import stand_alone
 from multipole_lab.decoding.store.hierarchy import Hierarchy
 from multipole_lab.decoding.store.rope import Rotation
 from multipole_lab.threads import one_thread
@@ -93,8 +94,14 @@ def test_blocks_of_half_precision_are_about_as_tight_as_those_of_torch():
     torch.testing.assert_close(spreads[0], spreads[1], rtol=0.05, atol=0)
 
 
+@pytest.mark.parametrize(("outliers", "want"), [(2, [0, 2, 1, -1, 3]), (5, [4, 2, 5, -1, 3])])
+def test_the_keys_of_largest_distance_get_labels_of_their_own_and_padding_none(outliers, want):
+    labels, distances = torch.tensor([[0, 0, 1, -1, 1]]), torch.tensor([[0.2, 5.0, 0.1, 9.0, 3.0]])
+    assert stand_alone(labels, distances, 2, outliers).tolist() == [want]
+
+
 @pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_the_farthest_keys_stand_alone_and_every_key_is_in_one_cluster(backend):
+def test_outliers_stand_alone_and_every_key_is_in_one_cluster(backend):
     """Also after a join: then the clusters without them are what the block starts from."""
     h = filled(backend, (44, 8), outliers=1 / 8)
     tokens, members = (getattr(h.levels[0], name).view()[0] for name in ("tokens", "members"))

@@ -299,7 +299,7 @@ def test_sort_by_puts_padding_last():
 @pytest.mark.parametrize(
     ("name", "value"),
     [("fraction", 0), ("budget", -1), ("budget", 1.5), ("levels", 3), ("recent", 0), ("rope", "x"), ("top_p", 2),
-     ("cap", 0.5), ("spread", 2), ("backend", "cuda"), ("budget", None)],
+     ("cap", 0.5), ("spread", 2), ("outliers", -0.1), ("backend", "cuda"), ("budget", None)],
 )  # fmt: skip
 def test_settings_name_what_they_refuse(name, value):
     with pytest.raises(ValueError, match=name):

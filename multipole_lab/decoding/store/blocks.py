@@ -68,7 +68,7 @@ def cluster_block(
         labels = stand_alone(labels, distance + rows.square().sum(-1), C, outliers)
         C += outliers
     tokens = count_members(labels, C)
-    means = member_sum(x, labels, C) / tokens.clamp(min=1).unsqueeze(-1)
+    means = member_mean(x, labels, tokens)
     parts = []
     if branch is not None:
         parents = parents_of(means, tokens, branch, cap)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -47,8 +46,9 @@ def join_blocks(h: Hierarchy, end: int) -> None:
 
 def centroids_of(h: Hierarchy, block: Block) -> Float[Tensor, "R C D"]:
     """The means of the last block's clusters, without those of its outliers: the ones of most keys."""
-    keys, tokens = (x.view()[:, :, block.clusters[0] :].flatten(0, 1) for x in h.levels[0].parts()[:3:2])
-    outliers = int((block.end - block.start) * h.settings.outliers)
+    fine, first = h.levels[0], block.clusters[0]
+    keys, tokens = (x.view()[:, :, first:].flatten(0, 1) for x in (fine.keys, fine.tokens))
+    _, outliers = h.settings.clusters(block.end - block.start)
     if not outliers:
         return keys
     return take(keys, tokens.topk(tokens.shape[1] - outliers, -1).indices.sort(-1).values)
@@ -81,7 +81,7 @@ def recluster(h: Hierarchy, cluster: Callable, size: int, count: int) -> None:
     weights = h.metric.weights()
     if weights is not None:
         weights = weights.repeat_interleave(count, 0)
-    fine, outliers = math.ceil(size * s.fraction), int(size * s.outliers)
+    fine, outliers = s.clusters(size)
     old = centroids_of(h, block)
     old = old.unsqueeze(1).expand(R, count, *old.shape[1:]).flatten(0, 1)
     starts = [block.start + i * size for i in range(count)]
