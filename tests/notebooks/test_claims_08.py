@@ -17,6 +17,7 @@ import multipole_lab as ml
 from multipole_lab.measure import interleaved
 from multipole_lab.measure.heads import first_tokens
 from multipole_lab.models.samples.sample import data_folder
+from multipole_lab.search.space import suggest_methods
 from multipole_lab.search.tuner import folds
 from multipole_lab.threads import one_thread
 
@@ -284,8 +285,8 @@ def test_09_capture_replaces_the_attention_function_for_one_reading(book):
 
 
 def test_10_top_k_is_slower_and_two_near_clusters_take_about_as_long(book):
-    book.says(r"that is (top-k) always, for it computes every logit and sorts")
-    book.says(r"(Two near clusters) take about the time of exact attention there")
+    book.says(r"(top-k) is slower always, for it computes every logit and sorts")
+    book.says(r"(Two near clusters) take the time of exact attention there to within a factor of two")
     methods = [ml.TopK(keys=64), ml.MuSe(clusters=32, near=2)]
     sample = ml.load_sample("smollm2").crop(1024)
     with one_thread():
@@ -313,3 +314,54 @@ def test_21_what_attention_can_save_at_most(book):
     other = Notebook("09")
     assert other.says(r"attention is (\d+%) of a step at 16,384 tokens") == (short,)
     assert other.says(r"Four times the length\*\*: attention is (\d+%) of a step") == (long,)
+
+
+def test_12_how_the_table_reads(book):
+    *said, worst, mean = book.says(
+        r"top-k has the least error here, ([\d.]+), then two near clusters with ([\d.]+), none with ([\d.]+), and the "
+        r"window with ([\d.]+)\. .*? a layer's worst has ([\d.]+), over .*? all is (0\.\d+)\."
+    )
+    methods = [ml.TopK(keys=64), ml.MuSe(clusters=32, near=2), ml.MuSe(clusters=32), ml.Window(size=256)]
+    table = ml.compare(ml.load_sample("smollm2").crop(1024), methods, repeats=1)
+    found = table.groupby("method", sort=False)[["rse", "worst_head"]].mean()
+    assert found["rse"].tolist() == pytest.approx(said, abs=0.001)
+    assert said == sorted(said)
+    assert found["worst_head"].iloc[2] == pytest.approx(worst, abs=0.005)
+    assert mean == said[2]
+
+
+def test_12_what_tune_looks_through(book):
+    full, length, causal, low, high, least, most = book.says(
+        r"(\d+) for ([\d,]+) tokens in full attention and (\d+) in causal: (\d+) to (\d+) clusters, (\d+) to (\d+) of "
+        r"them near, by k-means, balanced or runs, monopole or dipole, and windows"
+    )
+    methods = suggest_methods(int(length))
+    assert (len(methods), len(suggest_methods(int(length), causal=True))) == (full, causal)
+    muse = [method for method in methods if isinstance(method, ml.MuSe)]
+    assert {method.partition for method in muse} == {"kmeans", "balanced", "runs"}
+    assert {method.order for method in muse} == {"monopole", "dipole"}
+    assert any(isinstance(method, ml.Window) for method in methods)
+    clusters, near = [method.clusters for method in muse], [method.near for method in muse]
+    assert (min(clusters), max(clusters), min(near), max(near)) == (low, high, least, most)
+
+
+def test_16_two_of_six_settings_keep_the_error(book):
+    count, allowed, many, few, dipole, window = book.says(
+        r"(\w+) of our six keep to ([\d.]+), 64 clusters with 4 near ones \(([\d.]+)\) and 32 with 4 \(([\d.]+)\)\. "
+        r"A dipole without near clusters has ([\d.]+), the window ([\d.]+)\."
+    )
+    sample, settings = ml.load_sample("smollm2"), book.cell("13").settings
+    x, scale = first_tokens(sample[15], 4096), sample.scale
+    exact = ml.Exact()(*x, scale=scale)
+    found = [ml.relative_squared_error(method(*x, scale=scale), exact).item() for method in settings]
+    assert len(found) == 6
+    assert sum(error <= allowed for error in found) == count
+    assert [found[3], found[1], found[4], found[5]] == pytest.approx([many, few, dipole, window], abs=0.001)
+
+
+def test_19_the_call_takes_what_torch_takes(book):
+    book.says(r"`(out = method\(q, k, v, causal=True\))`")
+    q, k, v = (torch.randn(1, 2, 300, 8, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    for scale in (None, 0.5):
+        out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+        torch.testing.assert_close(ml.MuSe(leaf=512)(q, k, v, causal=True, scale=scale), out)
