@@ -351,3 +351,50 @@ def test_22_when_a_far_summary_does_harm(book):
     assert (len(times), min(times) > least) == (heads, True)
     assert [np.mean(harmed[i : i + 9]) for i in (0, 9, 18)] == pytest.approx(said, abs=0.15)
     assert (max(harmed), harmed.index(max(harmed))) == (pytest.approx(worst, abs=0.6), 9 + head)
+
+
+def test_02_what_a_far_cluster_counts_and_how_much_a_query_reads(book):
+    book.says(
+        r"each of them is (one key of weight \$e\^\{a_j\(p\) \+ s\\,d\\cdot\\tilde k_j\}\$ with the value)"
+    )
+    clusters, near, part, far = book.says(
+        r"With \$C = (\d+)\$ and \$m = (\d)\$ a query reads a (sixteenth) of the keys one by one, in the mean, "
+        r"and (\d+) summaries"
+    )
+    C, m = int(clusters), int(near)
+    assert (m / C, C - m, part) == (1 / 16, far, "sixteenth")
+    sample = ml.load_sample("smollm2")
+    x = [y[:, :1] for y in first_tokens(sample[15], 2048)]
+    q, k, v = (y.reshape(C, -1, 64) for y in x)  # runs: clusters that are known without a search
+    p = q.mean(1)
+    logits = sample.scale * torch.einsum("id,jnd->ijn", p, k)
+    mass, tilt = logits.logsumexp(-1), logits.softmax(-1)
+    for count in (0, m):
+        heaviest, out = mass.topk(count).indices, []
+        for i in range(C):
+            far_logits = mass[i] + sample.scale * (q[i] - p[i]) @ (tilt[i, :, None] @ k)[:, 0].T
+            far_logits[:, heaviest[i]] = -torch.inf
+            near_logits = sample.scale * q[i] @ k[heaviest[i]].reshape(-1, 64).T
+            values = torch.cat([(tilt[i, :, None] @ v)[:, 0], v[heaviest[i]].reshape(-1, 64)])
+            out.append(torch.cat([far_logits, near_logits], 1).softmax(1) @ values)
+        found = ml.MuSe(partition="runs", clusters=C, near=count)(*x)[0, 0]
+        torch.testing.assert_close(torch.cat(out), found, rtol=0, atol=1e-4)
+
+
+def test_02_a_pair_takes_two_d_products(book):
+    book.says(r"takes (\$D\$ products for the logit and \$D\$ for the value)")
+    assert operations(ml.Exact(), 2048, head_size=64) == 2048**2 * (64 + 64)
+
+
+def test_03_and_07_the_cap_and_what_an_error_means(book):
+    cap, largest = book.says(
+        r"\(`cap=([\d.]+)`: no cluster has more than one and a half times the mean, here (\d+) keys"
+    )
+    assert largest == cap * 2048 / 64 == book.cell("06").label.bincount().max()
+    error_, part = book.says(r"So ([\d.]+) is wrong by a (tenth) of the length")
+    book.says(r"(in each head; and then the mean of the heads)")
+    right = torch.randn(1, 2, 5, 64, generator=torch.Generator().manual_seed(0))
+    assert ml.relative_squared_error(1.1 * right, right).item() == pytest.approx(error_, rel=1e-4)
+    wrong = right * torch.tensor([1.1, 1.3])[:, None, None]
+    assert ml.relative_squared_error(wrong, right).item() == pytest.approx((0.1**2 + 0.3**2) / 2, rel=1e-4)
+    assert part == "tenth"
