@@ -396,3 +396,38 @@ def test_solution_4_gradients_of_later_keys_and_values_are_zero_and_of_queries_n
     q, k, v = (g[:, :, 1048:].abs().max().item() for g in torch.autograd.grad(out.square().sum(), x))
     assert (k, v) == (0, 0)
     assert q > 0
+
+
+def test_02_which_squares_a_query_reads(book):
+    token, n, leaf, digits, large, small, none = book.says(
+        r"token ([\d,]+) of ([\d,]+) stands in leaf (\d), which is (\d+), so it reads the squares of ([\d,]+) and of "
+        r"(\d+) keys and not that of (\d+)\."
+    )
+    assert (f"{int(leaf):b}", (token - 1) // 256, n) == (str(int(digits)), leaf, 2048)
+    ran, squares = book.cell("07"), []
+
+    def full(q, k, v, return_lse):
+        start = (q.storage_offset() - ran.q.storage_offset()) // 64
+        squares.append((range(start, start + q.shape[2]), k.shape[2]))
+        return ml.Exact()(q, k, v, return_lse=return_lse)
+
+    ran.causal(ran.q, ran.k, ran.v, leaf=256, full=full)
+    read = [sorted((keys for queries, keys in squares if i in queries), reverse=True) for i in range(2048)]
+    assert read[int(token) - 1] == [large, small]
+    assert {keys for _, keys in squares} - {large, small} == {none}
+    for i, sizes in enumerate(read):
+        assert sum(sizes) == i // 256 * 256
+    most, clusters = book.says(r"than \$C \\log_2 \(N/L\)\$ summaries: (\d+) with (\d+) clusters")
+    assert max(map(len, read)) * clusters == most
+
+
+def test_19_why_every_square_has_as_many_clusters(book):
+    clusters, each, long, few, short, times = book.says(
+        r"(\d+) clusters are (\d+) keys each in the square of ([\d,]+), and (\d) in those of (\d+)\. .*? would cost "
+        r"(\w+) times as much"
+    )
+    assert (long / clusters, short / clusters) == (each, few)
+    once, twice = (operations(ml.MuSe(clusters=n // 32), n, head_size=64) for n in (1024, 2048))
+    assert twice / once == times
+    as_many = [operations(ml.MuSe(clusters=32), n, head_size=64) for n in (1024, 2048)]
+    assert as_many[1] / as_many[0] == pytest.approx(2)
