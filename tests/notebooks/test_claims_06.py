@@ -15,6 +15,7 @@ from multipole_lab.bench.recorded import record
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.step.reference import decode_step, masses
 from multipole_lab.decoding.store.hierarchy import Hierarchy
+from multipole_lab.decoding.store.rope import Rotation
 from multipole_lab.decoding.store.short import LEAST_BYTES
 from multipole_lab.lessons.step_times import step_times
 from multipole_lab.threads import one_thread
@@ -323,7 +324,7 @@ def test_02_the_metric_of_the_queries_halves_the_error_but_not_in_every_head(boo
         r"error of a step is ([\d.]+) with that metric and ([\d.]+) with the plain distance \(`watch=0`\); "
         r".*? it is ([\d.]+) and ([\d.]+)\."
     )
-    (steps,) = book.says(r"of up to (\d+) steps before a join are watched")
+    (steps,) = book.says(r"of up to (\d+) steps before new keys join the clusters are watched")
     assert Settings().watch == steps
     layers = ml.load_sample("smollm2").layers
     for watch, mean, shown in ((16, watched, here), (0, plain, here_plain)):
@@ -432,3 +433,32 @@ def test_18_and_26_one_level_against_two_over_131072_keys(book):
     )
     assert 0.536870912 / one[1]["gigabytes"] == pytest.approx(fewer, abs=0.05)
     assert (round(one[1]["speedup"], 1), round(one[16]["speedup"], 1)) == (first, last)
+
+
+def test_03_a_batch_moves_as_many_times_the_bytes(book):
+    texts, times = book.says(r"so (\d+) texts move (\d+) times the bytes \(the record below\)")
+    held = {
+        row["batch"]: row["gigabytes"]
+        for row in record("h100-decode")["rows"]
+        if row["side"] == "dense cudnn heads"
+    }
+    assert held[texts] / held[1] == pytest.approx(times, rel=1e-3)
+
+
+def test_02_keys_are_clustered_as_they_are_cached(book):
+    assert book.says(r"\(`rope=\"(\w+)\"` clusters them unrotated") == ("windowed",)
+    assert Settings().rope == "rotated"
+    book.says(r"(one word at two places) has two keys")
+    k, turn = ml.load_sample("smollm2")[15].k[:, 2:3, :2000], Rotation(1e5 ** -(torch.arange(32) / 32))
+    back = turn.rotate(k, -torch.arange(2000))
+    assert not torch.equal(
+        turn.rotate(k[:, :, :1], torch.tensor([1])), turn.rotate(k[:, :, :1], torch.tensor([2]))
+    )
+    for rope, rotation, members in (("rotated", None, k), ("windowed", turn, back)):
+        store = Hierarchy(Settings(levels=1, dense_until=0, rope=rope), rotation)
+        store.append(k, k)
+        store.join()
+        fine, place = store.state().levels[0].rows(), store.position.view()[0, 0]
+        spans = zip(fine.first[0, : fine.size].tolist(), fine.tokens[0, : fine.size].tolist(), strict=True)
+        means = torch.stack([members[0, 0, place[first : first + n]].mean(0) for first, n in spans])
+        torch.testing.assert_close(fine.keys[0, : fine.size], means, rtol=0, atol=1e-5)
