@@ -374,3 +374,51 @@ def test_63_what_is_left_to_gain(book):
         (rows[name]["bytes"] / gigabytes / 1e3, 1e3 * rows[name]["ms"]) for name in ("summarise", "evaluate")
     ]
     assert [round(x) for pair in micro for x in pair] == said
+
+
+def test_34_the_longest_recorded_text(book, speedups):
+    tokens, times, near, near_times, more, less = book.says(
+        r"At ([\d,]+) \(drawn\) tokens it is (\d+) times as fast; with (\d) near clusters (\d) times, for an error of "
+        r"(\d+%) instead of (\d+%)\."
+    )
+    plain, read = (speedups[8, "k-means", count][tokens] for count in (0, near))
+    assert (round(plain["speedup"]), round(read["speedup"])) == (times, near_times)
+    assert (read["rse"], plain["rse"]) == pytest.approx((more, less), abs=0.005)
+    gains = [row["speedup"] for row in speedups[8, "k-means", 0].values()]
+    assert (gains, gains[-1]) == (sorted(gains), plain["speedup"])
+
+
+def test_12_how_numbers_of_32_bits_are_multiplied(book):
+    here, there = book.says(
+        r"as they are, `(\w+)`, or on tensor cores by three products of shorter ones, `(\w+)`\)"
+    )
+    book.cell("06")  # imports triton, interpreted
+    from multipole_lab.kernels.common import launch
+
+    assert launch.fp32_precision(torch.zeros(1)) == here
+    with patch.object(launch, "is_recording", lambda: True), patch.object(launch, "target_of") as target:
+        target.return_value.capability = 80
+        assert launch.fp32_precision(torch.zeros(1)) == there
+
+
+def test_61_evaluate_sums_summaries_and_near_keys_in_one_softmax(book):
+    book.says(
+        r"(a summary counts as a key with the logit \$a_\{ij\} \+ s\\,\(q - p_i\)\\cdot\\tilde k_\{ij\}\$)"
+    )
+    book.says(r"in the same running sums\. (So near and far need no merge)")
+    ran = book.cell("27")
+    from multipole_lab.kernels.muse.evaluate import muse_evaluate_kernel
+
+    source = inspect.getsource(muse_evaluate_kernel.fn)
+    far, near = source.split("# near: one term a key")
+    assert "b_s = b_a[None, :] + scale * tl.dot(b_d, tl.trans(b_k)" in far
+    for loop in (far, near):
+        assert loop.count("b_out, b_max, b_sum = softmax_step(b_out, b_max, b_sum, b_s, b_v") == 1
+    assert source.count("softmax_start") == 1
+    q, k, v = (x[:, :1, :256] for x in (ran.layer.q, ran.k, ran.v))
+    for near in (0, 2):  # the formula is in the tests of notebook 4, against torch
+        by_torch, by_kernel = (
+            ml.MuSe(clusters=8, near=near, partition="runs", backend=backend)(q, k, v)
+            for backend in ("torch", "triton")
+        )
+        torch.testing.assert_close(by_torch, by_kernel, rtol=0, atol=1e-5)
