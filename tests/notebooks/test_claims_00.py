@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from claims import Notebook
 
 import multipole_lab as ml
@@ -185,3 +186,56 @@ def test_23_from_which_length_on_it_pays(book):
         assert speedups[short] < 1 < speedups[long]
     assert causal[found[4]] == pytest.approx(1, abs=0.05)
     assert "cap=None" in record("h100-attention-8x64")["rows"][0]["method"]
+
+
+def test_12_the_output_is_a_softmax_over_clusters(book):
+    book.says(r"over \$(C)\$ clusters instead of \$N\$ keys, with the tangents for the log masses")
+    toy, case, p = book.cell("13").toy, book.cell("13").keys, np.array([1.2, 0.8])
+    queries = np.array([[1.5, 0.2], [0.3, 1.0]])
+    found = toy.moments(case, p)
+    weights = np.exp(found.mass + (queries - p) @ found.key.T)  # [2, C]
+    made = weights @ found.value / weights.sum(1)
+    assert made == pytest.approx(toy.expand(case, p, queries, "monopole").output)
+
+
+def test_15_in_a_tight_cluster_both_points_agree(book):
+    book.says(
+        r"In a (tight) cluster a query weighs all keys about alike, so the tilted mean is the plain one"
+    )
+    toy, p = book.cell("13").toy, np.array([1.2, 0.8])
+    gaps = []
+    for spread in (0.05, 0.8):
+        case = toy.make_toy(clusters=2, spread=spread)
+        plain, tilted = toy.moments(case, np.zeros(2)).key, toy.moments(case, p).key
+        gaps.append(np.linalg.norm(tilted - plain, axis=1).max())
+    assert gaps[0] < 0.01 < 0.3 < gaps[1]
+
+
+def test_16_queries_are_near_their_centroids_and_far_from_the_origin(book):
+    own, origin = book.says(r"a query is ([\d.]+) away from its \$p\$ in the mean and ([\d.]+) from the")
+    book.says(r"fewer than one in a (thousand) is nearer to the origin")
+    q = book.cell("17").q
+    found = ml.kmeans(q, clusters=64, cap=1.5, iterations=ml.MuSe().iterations)
+    p = found.centroids.gather(2, found.labels[..., None].expand_as(q))
+    apart, length = (q - p).norm(dim=-1), q.norm(dim=-1)
+    assert (apart.mean().item(), length.mean().item()) == pytest.approx((own, origin), abs=0.05)
+    assert 0 < (length < apart).float().mean() < 1e-3
+
+
+def test_19_with_all_clusters_near_it_is_exact_and_costs_more(book):
+    near, share = book.says(
+        r"with all (\d+) clusters near .*? the result is exact, for (\d+%) of the products"
+    )
+    ran, method = book.cell("17"), ml.MuSe(near=int(near))
+    assert ml.relative_squared_error(method(ran.q, ran.k, ran.v), ran.exact).item() < 1e-12
+    assert share_of_exact(method, 2048, heads=9, kv_heads=3) == pytest.approx(share, abs=0.005)
+
+
+def test_24_causal_is_an_argument_and_looks_at_nothing_later(book):
+    book.says(r"near=4\)\(q, k, v\) # (causal=True) for a model that reads from left to right")
+    q, k, v = (x[:, :, :512] for x in (book.cell("17").q, book.cell("17").k, book.cell("17").v))
+    method = ml.MuSe(clusters=64, near=4, leaf=128)
+    changed = v.clone()
+    changed[:, :, 300:] += 1
+    before, after = (method(q, k, x, causal=True)[:, :, :300] for x in (v, changed))
+    assert torch.equal(before, after)
