@@ -179,3 +179,21 @@ def test_12_a_backward_pass_needs_the_output_and_the_log_sum_exp_alone(book):
     assert torch.allclose(slope, s * w @ k)
     (back,) = torch.autograd.grad((out * g).sum(), q)
     assert torch.allclose(back, s * (w * (g @ v.T - (g * out).sum())) @ k)
+
+
+def test_10_bfloat16_has_the_range_of_32_bits(book):
+    (kind,) = book.says(
+        r"in 32 bits from \$x \\approx 88\$ on \(in `(bfloat16)`, which has the same range, too\)"
+    )
+    assert torch.tensor(88.0).double().exp().to(getattr(torch, kind)).isfinite()
+    assert torch.tensor(89.0).double().exp().to(getattr(torch, kind)).isinf()
+
+
+def test_12_the_sums_are_multiplied_when_a_larger_logit_turns_up(book):
+    book.says(r"the two sums are multiplied by \$(e\^\{\\,\\text\{old\} - \\text\{new\}\})\$")
+    logits, v = torch.tensor([0.5, -1.0, 4.0]).double(), torch.randn(3, 2).double()
+    old, new = 0.5, 4.0
+    factor = math.exp(old - new)
+    total, mixed = (logits[:2] - old).exp().sum(), (logits[:2] - old).exp() @ v[:2]
+    out = (factor * mixed + v[2]) / (factor * total + 1)
+    torch.testing.assert_close(out, logits.softmax(0) @ v)
