@@ -375,3 +375,44 @@ def test_02_no_step_raises_the_inertia_and_the_seed_matters(book, seen):
         assert left == sorted(left, reverse=True)
         ends.append(left[-1])
     assert ends[0] != ends[1]
+
+
+def test_18_what_more_clusters_do_to_the_error_and_the_cost(book):
+    *counts, _ = book.says(r"(\d+), (\d+) and (\d+) clusters leave ([\d.]+), ")
+    said = book.says(
+        r"is ([\d.]+), ([\d.]+) and ([\d.]+) with them, for (\d+%), (\d+%) and (\d+%) of exact attention's products"
+    )
+    layer = book.cell("23").sample[15]
+    x = [y[:, :, :2048] for y in (layer.q, layer.k, layer.v)]
+    exact = ml.Exact()(*x)
+    for count, error, share in zip(counts, said[:3], said[3:], strict=True):
+        method = ml.MuSe(clusters=int(count))
+        assert ml.relative_squared_error(method(*x), exact).item() == pytest.approx(error, abs=0.005)
+        assert share_of_exact(method, 2048, heads=9, kv_heads=3) == pytest.approx(share, abs=0.005)
+
+
+def test_27_the_tilt_sees_the_sink_and_a_plain_mean_does_not(book, seen):
+    plain, low, high = book.says(
+        r"as one of these keys, about (\d+%); seen from the query centroids it has (\d+%) to ([\d.]+%) of the weight"
+    )
+    weights = []
+    for head in range(9):
+        p = ml.kmeans(seen.sample[15].q[:, head : head + 1], clusters=64).centroids[0, 0]
+        k, label = seen.k[0, head // 3], seen.found.labels[0, head // 3]
+        members = label == label[0]
+        assert 1 / members.sum().item() == pytest.approx(plain, abs=0.005)
+        weights.append((seen.sample.scale * p @ k[members].T).softmax(1)[:, 0].median().item())
+    assert min(weights) == pytest.approx(low, abs=0.005)
+    assert max(weights) == pytest.approx(high, abs=0.00005)
+
+
+def test_27_sinks_help_plain_means_most(book, seen):
+    *plain, before, after = book.says(
+        r"\(`Centroid`\) from an error of ([\d.]+) to ([\d.]+), and the tilted ones .* only from ([\d.]+) to ([\d.]+) "
+    )
+    layer = seen.sample[15]
+    x = [y[:, :, :2048] for y in (layer.q, layer.k, layer.v)]
+    exact = ml.Exact()(*x)
+    for kind, said, digits in ((ml.Centroid, plain, 0.005), (ml.MuSe, (before, after), 0.0006)):
+        errors = [ml.relative_squared_error(kind(sinks=n)(*x), exact).item() for n in (0, 4)]
+        assert errors == pytest.approx(said, abs=digits)
