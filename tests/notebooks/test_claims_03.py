@@ -267,3 +267,61 @@ def test_12_and_exercise_4_the_slope_and_the_curvature_of_the_log_mass(book):
     assert torch.allclose(torch.autograd.functional.jacobian(mass, p), s * key)
     d = 3 * torch.randn(500, 8, dtype=torch.double, generator=generator)
     assert (mass(p + d) - (mass(p) + s * d @ key)).min() >= 0
+
+
+def test_12_a_softmax_over_clusters_of_true_masses_and_values_is_exact(book):
+    book.says(r"That is (no approximation) yet: with the true \$a_j\$ and \$v_j\$ it is exact attention")
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(n, 8, dtype=torch.double, generator=generator) for n in (5, 12, 12))
+    parts = [slice(0, 3), slice(3, 12)]
+    mass = torch.stack([(q @ k[part].T).logsumexp(1) for part in parts], 1)  # [5, 2]
+    value = torch.stack([(q @ k[part].T).softmax(1) @ v[part] for part in parts], 1)  # [5, 2, 8]
+    torch.testing.assert_close((mass.softmax(1)[..., None] * value).sum(1), (q @ k.T).softmax(1) @ v)
+
+
+def test_19_the_log_masses_are_too_small(book):
+    origin, part, tilted = book.says(
+        r"from the origin they are ([\d.]+) too small in the mean, as if the cluster had a (seventh) of its weight; "
+        r"tilted, they are ([\d.]+) too small"
+    )
+    ran = book.cell("18")
+    true = (ran.s * ran.q @ ran.k.T).logsumexp(1)
+    plain = np.log(len(ran.k)) + ran.s * ran.q @ ran.k.mean(0)
+    short = [true - guess for guess in (plain, ran.mass + ran.s * ran.d @ ran.key)]
+    assert min(x.min().item() for x in short) >= 0
+    assert [x.mean().item() for x in short] == pytest.approx([origin, tilted], abs=0.05)
+    assert part == "seventh"
+    assert round(short[0].mean().exp().item()) == 7
+
+
+def test_19_a_cluster_of_equal_keys_is_exact_from_anywhere(book):
+    book.says(r"For a cluster of (equal) keys it is 0, and the summary is exact from anywhere")
+    ran = book.cell("18")
+    k, at = ran.k[:1].expand(9, -1), torch.zeros_like(ran.p)
+    w = (ran.s * k @ at).softmax(0)
+    key, value = w @ k, w @ ran.v[:9]
+    torch.testing.assert_close(np.log(9) + ran.s * ran.q @ key, (ran.s * ran.q @ k.T).logsumexp(1))
+    torch.testing.assert_close(value.expand(len(ran.q), -1), (ran.s * ran.q @ k.T).softmax(1) @ ran.v[:9])
+    assert ((ran.s * ran.d @ (k - key).T).square() @ w).abs().max() < 1e-12
+
+
+def test_23_the_dipoles_are_added_with_their_shares_of_the_mass(book):
+    book.says(r"each with its (share of the mass) at \$p\$, and keeps the sum")
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 1, n, 8, generator=generator) for n in (6, 24, 24))
+    method = ml.MuSe(clusters=3, query_clusters=1, order="dipole", dipole_rank=None, backend="torch")
+    label = ml.kmeans(k, clusters=3, cap=1.5, iterations=1).labels[0, 0]
+    s, p = 8**-0.5, q[0, 0].mean(0)
+    d = q[0, 0] - p
+    mass, key, value, matrix = [], [], [], []
+    for j in range(3):
+        x, y = k[0, 0, label == j], v[0, 0, label == j]
+        w = (s * x @ p).softmax(0)
+        mass.append((s * x @ p).logsumexp(0))
+        key.append(w @ x)
+        value.append(w @ y)
+        matrix.append((w[:, None] * (y - value[-1])).T @ (x - key[-1]))
+    mass, key, value, matrix = (torch.stack(x) for x in (mass, key, value, matrix))
+    whole = (mass.softmax(0)[:, None, None] * matrix).sum(0)
+    made = (mass + s * d @ key.T).softmax(1) @ value + s * d @ whole.T
+    torch.testing.assert_close(method(q, k, v)[0, 0], made, rtol=1e-4, atol=1e-5)
