@@ -52,9 +52,15 @@ def test_12_the_toy_has_sixteen_keys_and_p_sees_one_cluster_more(book):
     keys, clusters = book.says(r"we can draw it all: (\d+) keys in (\d+) clusters")
     toy = book.cell("13").keys
     assert (len(toy.keys), toy.clusters) == (keys, clusters)
-    origin, p = book.cell("13").rows(r"weigh \[([\d.]+) +([\d.]+)\]")
-    assert origin[0] == origin[1]
-    assert p[0] != p[1]
+    origin, p = book.cell("13").rows(r"log masses are \[([\d.]+) +([\d.]+)\]")
+    number, eight, large, small, times = book.says(
+        r"the log mass of (\d) keys is \$\\log 8 = ([\d.]+)\$; .*? weighs \$e\^\{([\d.]+) - ([\d.]+)\} \\approx (\d+)\$"
+    )
+    assert (toy.labels == 0).sum() == (toy.labels == 1).sum() == number
+    assert origin == (eight, eight)
+    assert p == (large, small)
+    assert round(np.exp(p[0] - p[1])) == times
+    assert np.log(number) == pytest.approx(eight, abs=0.005)
 
 
 def test_19_each_step_has_less_error(book):
@@ -106,7 +112,8 @@ def test_12_the_value_of_the_monopole(book):
 
 def test_19_and_24_near_clusters_buy_more_than_the_dipole(book):
     near, dipole, plain = book.says(
-        r"four near clusters need (\d+%) of exact attention's products here, the dipole (\d+%), and plain `MuSe` (\d+%)"
+        r"four near clusters need (\d+%) of exact attention's products .*? here, the dipole (\d+%), and plain "
+        r"`MuSe` (\d+%)"
     )
 
     def point(layer, method):
