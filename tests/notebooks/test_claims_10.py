@@ -10,9 +10,11 @@ import torch
 from claims import Notebook
 
 import multipole_lab as ml
+from multipole_lab.bench.recorded import record
 from multipole_lab.clustering import inertia
 from multipole_lab.measure import operations, share_of_exact
 from multipole_lab.measure.inputs import resampled
+from multipole_lab.method_text import parse_method
 
 LENGTHS = 2 ** np.arange(10, 21)
 
@@ -314,3 +316,33 @@ def test_22_the_miss_is_bad_and_a_speedup_below_1_is_none(book):
     assert book.cell("20").miss.max() > 0.1
     book.says(r"Where its `(speedup)` is below 1, take exact attention")
     assert "speedup" in book.cell("23").best
+
+
+def test_15_a_gpu_shows_the_laws(book):
+    said = book.says(
+        r"65,536 tokens the time of exact attention grew like \$N\^\{([\d.]+)\}\$ and MuSe's like \$N\^\{([\d.]+)\}\$; "
+        r"from 8,192 to 16,384 it was \$N\^\{([\d.]+)\}\$ and \$N\^\{([\d.]+)\}\$"
+    )
+    rows = {row["n"]: row for row in record("h100-causal-runs-8x64")["rows"]}
+    found = [
+        np.log(rows[long][side] / rows[short][side]) / np.log(long / short)
+        for short, long in ((16_384, 65_536), (8192, 16_384))
+        for side in ("exact_ms", "ms")
+    ]
+    assert found == pytest.approx(said, abs=0.006)
+    assert all(row["causal"] and not row["backward"] and row["heads"] == 8 for row in rows.values())
+
+
+def test_10_and_19_the_words_of_the_tables(book):
+    book.says(r"\(`(front)` marks the rows that no other of their length beats in both error and time\.\)")
+    for _, rows in book.cell("09").table.groupby("length"):
+        for _, row in rows.iterrows():
+            beaten = ((rows["rse"] <= row["rse"]) & (rows["ms"] < row["ms"])).any()
+            assert row["front"] == (not beaten)
+    book.says(r"\(`(call)` is \$t_0\$\)")
+    model = book.cell("20").model
+    book.says(r"a \*\*residual\*\* is (predicted) over measured, less 1")
+    table = model.table
+    guesses = [model.predict(parse_method(row.method), row.length) for row in table.itertuples()]
+    residuals = abs(guesses / table["ms"] - 1)
+    assert f"{residuals.median():.0%} in the median" in str(model)
