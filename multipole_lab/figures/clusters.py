@@ -16,6 +16,7 @@ from .common import theme
 _KEY = "%{hovertext}<extra></extra>"
 _QUERY = "centroid of query cluster %{customdata[0]}<br>its queries: %{customdata[1]:,}<extra></extra>"
 _BAR = "cluster %{x}<br>%{customdata}<extra></extra>"
+_PALETTE = (*theme.MANY, theme.GRID)
 
 
 @suggesting
@@ -128,14 +129,20 @@ def _at(points) -> dict:
 
 
 def _shade(colours, clusters, spotlight) -> dict:
-    """Colour marks by palette index; all but the spotlit cluster get the faint last colour."""
-    palette = (*theme.MANY, theme.GRID)
-    faint = len(palette) - 1
-    index = colours % faint
-    if spotlight is not None:
-        index = np.where(clusters == spotlight, index, faint)
-    scale = theme.palette_scale(palette)
-    return {"color": index, "colorscale": scale, "cmin": -0.5, "cmax": faint + 0.5, "showscale": False}
+    """Colour marks by palette index, as thousands of them need it."""
+    scale = {"colorscale": theme.palette_scale(_PALETTE), "cmin": -0.5, "cmax": len(_PALETTE) - 0.5}
+    return {"color": _index(colours, clusters, spotlight), **scale, "showscale": False}
+
+
+def _named(colours, clusters, spotlight) -> list[str]:
+    """Colour bars by name: to plotly.js a bar's number is no colour, and each one costs a warning on the console."""
+    return theme.cycle(_PALETTE, _index(colours, clusters, spotlight))
+
+
+def _index(colours, clusters, spotlight) -> np.ndarray:
+    """Indices into the palette; all but the spotlit cluster get the faint last one."""
+    index = colours % len(theme.MANY)
+    return index if spotlight is None else np.where(clusters == spotlight, index, len(theme.MANY))
 
 
 def _queries(queries, query_counts) -> dict:
@@ -179,7 +186,7 @@ def _sizes(counts, colours, spotlight) -> dict:
         "y": counts[order],
         "customdata": [count(int(size), "key") for size in counts[order]],
         "hovertemplate": _BAR,
-        "marker": {**_shade(colours[order], order, spotlight), "line": {"width": 0}},
+        "marker": {"color": _named(colours[order], order, spotlight), "line": {"width": 0}},
         "name": "cluster sizes",
         "showlegend": False,
         "xaxis": "x2",

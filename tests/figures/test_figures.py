@@ -74,7 +74,7 @@ def test_a_cluster_has_one_number_wherever_it_is_named_and_one_key_is_a_key():
     named = [keys.hovertext[i].rpartition("<br>")[2] for i in (0, 1, 9)]
     assert named == ["in cluster 3, with 1 key", "in cluster 1, with 7 keys", "in cluster 2, with 2 keys"]
     assert (list(bars.y), list(bars.customdata)) == ([7, 2, 1], ["7 keys", "2 keys", "1 key"])
-    assert set(np.flatnonzero(np.asarray(bars.marker.color) < len(theme.MANY))) == {2}
+    assert [i for i, colour in enumerate(bars.marker.color) if colour in theme.MANY] == [2]
 
 
 def test_clusters_refuses_other_than_two_or_three_axes():
@@ -124,7 +124,8 @@ def test_expansion_has_square_axes_that_zoom_as_one_and_says_which_is_nearer():
     queries = [1, 2, 3, 5, 6, 7]  # the fourth square shows keys
     for number in range(1, 8):
         across, up = fig.layout[f"xaxis{number}"], fig.layout[f"yaxis{number}"]
-        assert up.scaleanchor == ("x" if number == 1 else f"x{number}")
+        # An axis that matches another has its scale; plotly.js would ignore one of its own, and warn at every picture.
+        assert up.scaleanchor == {1: "x", 4: "x4"}.get(number)
         assert (across.matches, up.matches) == (("x", "y") if number in queries[1:] else (None, None))
     nearer = next(trace for trace in fig.data if trace.name == "which is nearer")
     assert nearer.z[10, 10] == -2  # the origin, where its expansion is exact

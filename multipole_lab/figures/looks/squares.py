@@ -87,7 +87,7 @@ def square(parts, row, column, heading, limits) -> None:
     upward = "" if column else "key y" if keys else "query y"
     common = {"range": list(limits), "showgrid": False, "zeroline": False, "dtick": 2, "constrain": "domain"}
     along = {} if keys or (row, column) == (0, 0) else {"matches": "x"}
-    up = {} if keys or (row, column) == (0, 0) else {"matches": "y"}
+    up = {"scaleanchor": x} if keys or (row, column) == (0, 0) else {"matches": "y"}
     parts["layout"][x.replace("x", "xaxis")] = {
         **common,
         **along,
@@ -101,7 +101,6 @@ def square(parts, row, column, heading, limits) -> None:
         **up,
         "domain": [bottom, top],
         "anchor": x,
-        "scaleanchor": x,
         "constraintoward": "top",
         "showticklabels": column == 0,
         "title": {"text": upward},
