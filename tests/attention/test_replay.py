@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from equal_bits import equal_bits
 
 import multipole_lab as ml
 from multipole_lab.attention.calls.replay import SHAPES, Replays, replayed
@@ -62,12 +63,9 @@ def test_the_second_call_of_a_shape_is_captured_and_results_are_their_owners():
 def test_where_torch_is_asked_for_equal_bits_is_another_graph():
     replays, x = Anywhere(), torch.arange(3.0)
     for equal in (False, True):
-        torch.use_deterministic_algorithms(equal)
-        try:
+        with equal_bits(equal):
             for _ in range(3):
                 replays("double", double, x)
-        finally:
-            torch.use_deterministic_algorithms(False)
     assert [graph.calls for graph in replays.graphs.values()] == [2, 2]
 
 

@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 import torch
+from equal_bits import equal_bits
 from fake_gpu import host_reads
 
 from multipole_lab.decoding.settings import Settings
@@ -121,9 +122,8 @@ def test_outliers_stand_alone_and_every_key_is_in_one_cluster(backend):
 @pytest.fixture
 def _sums_in_order():
     """On a GPU torch's index_add sums in any order, so that two equal calls differ in their last bits."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
+    with equal_bits(warn_only=True):
+        yield
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton"])

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from equal_bits import equal_bits
 
 import multipole_lab as ml
 from multipole_lab.attention.calls.leaf import BY_CUDNN, IN_RUNS, SHORT, leaf_length, settled
@@ -80,12 +81,9 @@ def test_cudnn_takes_nothing_on_a_cpu():
 def test_gradients_that_must_be_equal_are_not_cudnn_s():
     x = torch.randn(1, 2, 256, 64, dtype=torch.bfloat16, device="cuda")
     assert by_cudnn.fits_backward(x, x, x)
-    torch.use_deterministic_algorithms(True)
-    try:
+    with equal_bits():
         assert by_cudnn.fits(x, x, x)
         assert not by_cudnn.fits_backward(x, x, x)
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 @needs_cudnn
