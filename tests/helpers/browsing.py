@@ -129,13 +129,18 @@ def wait_for_server(server, url, token, log, seconds=90):
 WAIT = 90_000  # milliseconds; for a machine whose two cores run other tests beside these
 
 
+def _complains(message):
+    """Whether a line of the page's console is an error, or a part of a figure that plotly.js ignores."""
+    return message.type == "error" or message.text.startswith("WARN:")
+
+
 class Notebook:
     """The open notebook, what the page complained about, and whom it called."""
 
     def __init__(self, page):
         self.page, self.complaints, self.addresses = page, [], []
         page.set_default_timeout(WAIT)
-        page.on("console", lambda m: m.type == "error" and self.complaints.append(m.text))
+        page.on("console", lambda m: _complains(m) and self.complaints.append(m.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.context.on("request", lambda request: self.addresses.append(request.url))
         page.on("websocket", lambda socket: self.addresses.append(socket.url))
