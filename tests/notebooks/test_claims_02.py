@@ -15,6 +15,7 @@ import multipole_lab as ml
 from multipole_lab.clustering import inertia
 from multipole_lab.clustering.clusters import Clusters
 from multipole_lab.measure import share_of_exact
+from multipole_lab.measure.heads import first_tokens
 
 lesson = import_module("multipole_lab.lessons.mixed_partitions")
 
@@ -157,8 +158,7 @@ def test_24_in_layer_15_seeds_move_as_much_as_runs_of_queries_cost(book):
     assert (error[1, 1, 0], error[1, 0, 1]) == (queries, keys)
     assert high - low > queries - keys
     book.says(r"(Seed by seed), though, it is so for all eight seeds")
-    layer = book.cell("23").sample[15]
-    x = [y[:, :, :2048] for y in (layer.q, layer.k, layer.v)]
+    x = first_tokens(book.cell("23").sample[15], 2048)
     exact = ml.Exact()(*x)
     for seed in range(8):
         with patch.object(lesson, "MuSe", partial(ml.MuSe, seed=seed)):
@@ -332,8 +332,7 @@ def test_18_four_times_the_clusters_leave_less_of_the_spread(book, seen):
 
 def test_18_seeds_move_the_error_by_some_percent(book, seen):
     low, high = book.says(r"With eight seeds .*? lies between ([\d.]+) and ([\d.]+)\.")
-    layer = seen.sample[15]
-    x = [y[:, :, :2048] for y in (layer.q, layer.k, layer.v)]
+    x = first_tokens(seen.sample[15], 2048)
     exact = ml.Exact()(*x)
     errors = [ml.relative_squared_error(ml.MuSe(seed=i)(*x), exact).item() for i in range(8)]
     assert (min(errors), max(errors)) == pytest.approx((low, high), abs=0.002)
@@ -382,8 +381,7 @@ def test_18_what_more_clusters_do_to_the_error_and_the_cost(book):
     said = book.says(
         r"is ([\d.]+), ([\d.]+) and ([\d.]+) with them, for (\d+%), (\d+%) and (\d+%) of exact attention's products"
     )
-    layer = book.cell("23").sample[15]
-    x = [y[:, :, :2048] for y in (layer.q, layer.k, layer.v)]
+    x = first_tokens(book.cell("23").sample[15], 2048)
     exact = ml.Exact()(*x)
     for count, error, share in zip(counts, said[:3], said[3:], strict=True):
         method = ml.MuSe(clusters=int(count))
@@ -410,8 +408,7 @@ def test_27_sinks_help_plain_means_most(book, seen):
     *plain, before, after = book.says(
         r"\(`Centroid`\) from an error of ([\d.]+) to ([\d.]+), and the tilted ones .* only from ([\d.]+) to ([\d.]+) "
     )
-    layer = seen.sample[15]
-    x = [y[:, :, :2048] for y in (layer.q, layer.k, layer.v)]
+    x = first_tokens(seen.sample[15], 2048)
     exact = ml.Exact()(*x)
     for kind, said, digits in ((ml.Centroid, plain, 0.005), (ml.MuSe, (before, after), 0.0006)):
         errors = [ml.relative_squared_error(kind(sinks=n)(*x), exact).item() for n in (0, 4)]
