@@ -45,7 +45,7 @@ def save(cache: MultipoleCache, path: str | Path) -> Path:
         for name in ("need", "share", "coming"):
             if getattr(layer.portion, name) is not None:
                 tensors[f"layer.{i}.{name}"] = getattr(layer.portion, name)
-        layers.append({"blocks": h.blocks, "sinks": h.sinks, "settled": h.settled, "queries": h.metric.seen,
+        layers.append({"blocks": h.blocks, "sinks": h.sinks, "settled": int(h.settled), "queries": h.metric.seen,
                        "steps": layer.portion.steps, "errors": layer.portion.seen})  # fmt: skip
     record = {"format": FORMAT, "settings": dataclasses.asdict(cache.settings), "layers": layers}
     path = Path(path)

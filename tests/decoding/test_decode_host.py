@@ -123,6 +123,18 @@ def test_a_mask_of_padding_is_read_once_for_all_layers():
     assert all(one.hierarchy.valid.equal(mask[:, 0, 0]) for one in cache.layers)
 
 
+def test_the_step_that_clusters_a_padded_prompt_waits_for_its_mask_and_nothing_else():
+    cache, step = filled(layers=3, n=24, batch=2)
+    mask = torch.ones(2, 1, 1, 25, dtype=torch.bool, device=DEVICE)
+    mask[1, ..., :7] = False
+    with host_reads(found := []):
+        step(mask)
+    assert len(found) == 1, found
+    assert "padding.py" in found[0]
+    assert all(one.hierarchy.blocks and not one.dense_steps for one in cache.layers)
+    assert [int(one.hierarchy.settled) for one in cache.layers] == [11] * 3  # behind the last of 4 sinks
+
+
 def test_a_mask_that_changed_in_what_is_clustered_is_noticed_in_every_layer():
     cache, step = filled(layers=2, backend="torch")
     for i in range(3):

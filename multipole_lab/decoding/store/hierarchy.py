@@ -54,8 +54,9 @@ class Hierarchy:
         self.blocks: list[Block] = []
         self.metric = QueryMetric()
         self.sinks = 0
-        # From here on, what is stored before a block's end is what stands before it in the text.
-        self.settled = 0
+        # From here on, what is stored before a block's end is what stands before it in the text. A tensor behind
+        # padding: the few who ask wait for the device, and not every clustering.
+        self.settled: int | Int[Tensor, ""] = 0
 
     @property
     def length(self) -> int:
@@ -206,7 +207,7 @@ class Hierarchy:
         place = place.expand(B, -1)
         if self.valid is not None:
             place = sinks_first(self.valid[:, : place.shape[1]], s.sinks)
-            self.settled = int(place[:, : s.sinks].max()) + 1 if s.sinks else 0
+            self.settled = place[:, : s.sinks].max() + 1 if s.sinks else 0
             rows = place[:, None].expand(B, Hk, -1).flatten(0, 1)
             for store in (k, v):
                 part = store.view()[:, :, : place.shape[1]]
