@@ -21,6 +21,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from multipole_lab.decoding.store.padding import learn_prompt
 from multipole_lab.interface.handle import Handle, dense, stepped
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def _cached_attention(
 
     cache = _CACHES[int(ticket)]
     keys, values = cache.update(key, value, layer)
+    learn_prompt(keys, mask)
     out = cache.layers[layer].attend(query, mask, scale, softcap) if isinstance(keys, Handle) else None
     if out is None:
         keys, values = dense(keys), dense(values)
@@ -109,6 +111,7 @@ def show_sdpa_slots() -> None:
             if out is not None:
                 return out, None
             key, value = dense(key), dense(value)
+        learn_prompt(key, attention_mask)
         return sdpa(module, query, key, value, attention_mask, **kwargs)
 
     AttentionInterface.register("sdpa", with_slots)

@@ -9,6 +9,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from multipole_lab.decoding.in_graph import Slot, attention
+from multipole_lab.decoding.store.padding import learn_prompt
 from multipole_lab.interface.handle import Handle, dense, stepped
 
 NAME = "multipole_lab_cache"
@@ -41,6 +42,7 @@ def cached_attention(
     check_no_weights(module, kwargs, "MultipoleCache.on")
     if isinstance(key, Slot):
         return attention(query, key, attention_mask, kwargs.get("scaling"), kwargs.get("softcap")), None
+    learn_prompt(key, attention_mask)
     if query.shape[2] > 1:
         keep = None if attention_mask is None else (attention_mask[:, 0] == _shown(attention_mask)).any(1)
         check_positions(Structure(True, key.shape[2], keep), kwargs.get("position_ids"), query.shape[2])

@@ -17,6 +17,7 @@ from multipole_lab.decoding.step.fixed import FixedStep
 from multipole_lab.decoding.step.running import run_step
 from multipole_lab.decoding.step.trace import traced
 from multipole_lab.decoding.store.hierarchy import Hierarchy
+from multipole_lab.decoding.store.padding import of_prompt
 from multipole_lab.decoding.store.rope import Rotation
 from multipole_lab.decoding.store.short import attend_densely
 from multipole_lab.decoding.store.storage import kept
@@ -28,7 +29,7 @@ class ClusteredLayer(CacheLayerMixin):
 
     Several new tokens at once (a prompt, a further turn) are attended exactly: ``update`` returns plain keys
     and values. For a single new token it returns handles, and ``attend`` does the decode step. What a mask
-    hides is learnt then, and clustering happens then: left padding is not known before.
+    hides is learnt from both; clustering happens in steps, for a prompt may come in several pieces.
 
     Parameters
     ----------
@@ -104,11 +105,17 @@ class ClusteredLayer(CacheLayerMixin):
         self.hierarchy.append(key_states, value_states)
         if first:
             self.shared.record.came(self)
-            return key_states, value_states
+            return of_prompt(key_states, self), value_states
         if key_states.shape[2] == 1:
             self.shared.record.handed = True
             return Handle.of(self, 0), Handle.of(self, 1)
-        return self.hierarchy.dense()
+        keys, values = self.hierarchy.dense()
+        return of_prompt(keys, self), values
+
+    @kept
+    def learn_prompt(self, mask: Tensor | None) -> None:
+        """What the mask of several new tokens, [B or 1, 1, n, N], says of padding."""
+        self.shared.masks.learn_prompt(self.hierarchy, mask)
 
     @kept
     def attend(
@@ -167,8 +174,10 @@ class ClusteredLayer(CacheLayerMixin):
         """Whether the decode step gives what this mask wants; what it hides is noted."""
         if mask is not None:
             return self.shared.masks.learn(self.hierarchy, mask)
-        valid = self.hierarchy.valid
-        return valid is None or bool(valid.all())
+        h = self.hierarchy
+        if not h.blocks:  # whatever a prompt's mask has hidden is seen now
+            h.valid = None
+        return h.valid is None or bool(h.valid.all())
 
     def get_seq_length(self) -> int:
         """Tokens stored."""
