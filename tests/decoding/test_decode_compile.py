@@ -70,3 +70,16 @@ def test_a_compiled_model_reads_prompts_tokens_and_copies_as_an_eager_one():
         compiled(tokens(1), past_key_values=again, use_cache=True)
     assert again.get_seq_length() == caches[0].get_seq_length() + 1 == 58
     assert 0 < len(graphs) <= 5  # by the number of tokens, whatever the length; a copy asks for one more
+
+
+def test_a_compiled_model_without_such_a_cache_stays_one_graph():
+    """The attention function that looks for our keys is in every graph once there was a cache."""
+    ml.MultipoleCache()
+    model, ids, (backend, graphs) = tiny("llama", num_hidden_layers=2), tokens(20), counting()
+    mask = torch.ones_like(ids)
+    mask[0, :7] = 0
+    with torch.no_grad():
+        asked = {"attention_mask": mask, "use_cache": False}
+        compiled = torch.compile(model, backend=backend, fullgraph=True)
+        torch.testing.assert_close(compiled(ids, **asked).logits, model(ids, **asked).logits)
+    assert len(graphs) == 1

@@ -112,6 +112,18 @@ def test_the_mask_of_a_prompt_is_read_without_waiting(make):
     assert all(valid.equal(shown(LENGTH)) for valid in learnt(cache))
 
 
+@pytest.mark.parametrize("on", [False, True], ids=["sdpa", "a context"])
+def test_all_layers_wait_once_to_compare_the_first_step_with_the_prompt(on):
+    model, cache = tiny("llama"), ml.MultipoleCache(**EXACT)
+    with cache.on(model) if on else contextlib.nullcontext():
+        read(model, cache, tokens(), shown(LENGTH), (LENGTH,))
+        with host_reads(found := []):  # torch's clustering reads too
+            read(model, cache, tokens(), shown(LENGTH + 9), (1,))
+    assert len([one for one in found if "padding.py" in one]) == 1
+    assert not [one for one in found if "hierarchy.py" in one]
+    assert all(one.hierarchy.blocks for one in cache.layers)
+
+
 @pytest.mark.parametrize("pieces", [(LENGTH,), (20, 2, 25)], ids=str)
 @pytest.mark.parametrize("on", [False, True], ids=["sdpa", "a context"])
 def test_a_padded_prompt_is_clustered_once_when_one_without_padding_is(pieces, on, monkeypatch):
