@@ -11,6 +11,7 @@ from multipole_lab.figures import expansion as draw
 from multipole_lab.figures.common.theme import CONFIG
 from multipole_lab.lessons import toy
 from multipole_lab.suggesting import suggesting
+from multipole_lab.threads import one_thread
 
 from .common import controls
 from .common.base import Panel, Picture
@@ -58,11 +59,12 @@ class ExpansionPanel(Panel):
         p, query = np.array([p_x, p_y]), np.array([query_x, query_y])
         axis, points = toy.grid(steps=self.steps)
         points = np.concatenate([points, query[None]])
-        results = (
-            toy.truth(sources, points),
-            toy.expand(sources, _ORIGIN, points, "monopole"),
-            toy.expand(sources, p, points, order),
-        )
+        with one_thread():
+            results = (
+                toy.truth(sources, points),
+                toy.expand(sources, _ORIGIN, points, "monopole"),
+                toy.expand(sources, p, points, order),
+            )
         values = [getattr(result, quantity) for result in results]
         fields = [value[:-1].reshape(self.steps, self.steps) for value in values]
         figure = draw(

@@ -66,8 +66,8 @@ class LensPanel(SampledPanel):
         tokens = self.sample.tokens[:context]
         with one_thread():
             look = self._lens(layer, head, context, attention == "causal", MuSe(**choices)).at(query)
+            error = self._error(look, layer, head, context)
         names = typical_tokens(tokens, look.cluster)
-        error = self._error(look, layer, head, context)
         figure = draw(tokens, query, look.exact, look.approximate, look.cluster, look.moved, names, error)
         titles = {
             number: f"{', '.join(words)}: a cluster of {(look.cluster == number).sum()} keys"

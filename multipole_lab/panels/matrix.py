@@ -70,7 +70,8 @@ class MatrixPanel(SampledPanel):
             approximate, summed, pairs, found = self._approximate(*where, method, cells)
             blocks = where[-1] and at == 0  # of causal attention, where they lie side by side
             edges = rectangles(context, *block_sizes(context, method.leaf)) if blocks else []
-            rse = float(relative_squared_error(found, self._output(*where)))
+            with one_thread():
+                rse = float(relative_squared_error(found, self._output(*where)))
             figure = draw(exact, approximate, summed, pairs, context, rse, _words(at), edges)
             yield Picture(figure, _table(exact, approximate, summed, pairs), 1 - abs(at - goal))
 

@@ -32,13 +32,16 @@ function render({ model, el }) {
     body.className = "ml-story-body";
     columns = model.get("titles").map(() => {
       const column = document.createElement("div");
+      let lines = 0;  // a place for every paragraph: a word that turns bold then moves no other paragraph
       const words = model.get("words").map((word, i) => {
         const span = document.createElement("span");
         span.textContent = word;
         span.dataset.at = i;
+        lines ||= column.appendChild(document.createElement("div"));
+        lines.append(span);
+        if (word.endsWith("\\n")) lines = 0;
         return span;
       });
-      column.append(...words);
       body.append(column);
       return words;
     });
