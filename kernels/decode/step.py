@@ -14,6 +14,7 @@ from .logits import Exact
 from .lookup import decode_lookup, decode_lookup_listed
 from .merge import decode_merge
 from .select import Selection, decode_select
+from .sketch import Residuals
 from .work import Work
 
 
@@ -35,7 +36,8 @@ def decode_step(
     """Attention of one new query per head over everything in the cache; see `multipole_lab.decoding.step.reference`.
 
     out = sum_i w_i v_i, w = softmax over: s q.k_n of the sinks, the tail and up to `budget` members of opened
-    clusters; log tokens_j + s q.c_j [+ s^2 |q|^2 spread_j], with the mean value, of clusters not opened.
+    clusters; log tokens_j + s q.c_j [+ s^2 |q|^2 spread_j], with the mean value, of clusters not opened. With a
+    `state.sketch`, fine clusters have s q.c_j + log sum_i exp(s q.r_i) over their members.
 
     Parameters
     ----------
@@ -78,13 +80,17 @@ def decode_step(
     exact = Exact(rows, keys, state.sinks, state.clustered, state.length, valid)
     levels = [type(level)(*(x.flatten(0, 1) for x in level[:-1]), level.size) for level in state.levels]
     spreads = [x.flatten(0, 1) for x in state.spreads] if softcap is None else []
+    sketch, two = None, len(state.levels) == 2
+    if state.sketch is not None and levels and softcap is None:
+        sketch = Residuals(*(x.flatten(0, 1) for x in state.sketch), levels[0].first)
     selection, below, top, fine = None, None, None, None
     if levels:
         level = levels[-1]
-        C, two = level.size, len(levels) == 2
+        C = level.size
         masses = decode_lookup(
             probe, level.keys, level.tokens, C, scale,
-            exact=exact, spread=spreads[-1] if spreads else None, softcap=softcap, work=work,
+            exact=exact, spread=spreads[-1] if spreads else None, sketch=None if two else sketch, softcap=softcap,
+            work=work,
         )  # fmt: skip
         room = min(budget, state.clustered - state.sinks)
         fine_room = levels[0].size if lookups is None else min(lookups, levels[0].size)
@@ -97,11 +103,11 @@ def decode_step(
         masses = decode_lookup(probe, keys, state.keys.new_empty(0, dtype=torch.int32).view(0, 1), 0, scale,
                                exact=exact, softcap=softcap, work=work)  # fmt: skip
         C = 0
-    if len(levels) == 2:
+    if two:
         below, level = selection, levels[0]
         fine_masses, shares, sizes = decode_lookup_listed(
             probe, level.keys, level.tokens, below.members, below.taken, below.norm, scale,
-            spread=spreads[0] if spreads else None, softcap=softcap, work=work,
+            spread=spreads[0] if spreads else None, sketch=sketch, softcap=softcap, work=work,
         )  # fmt: skip
         selection = decode_select(
             sizes, level.first, room, shares=shares, listed=below.members, n_listed=below.taken,

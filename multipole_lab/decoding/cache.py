@@ -40,15 +40,15 @@ class MultipoleCache(NotOffered):
     ``decode_step``. ``torch.compile(model)`` and the compiled steps of ``generate``, which it takes by itself on a GPU
     (``disable_compile=True`` does without), work with ``sdpa`` and inside ``cache.on(model)``: a layer's step is one
     node of the graph. Batches, left padding, beam search, ``crop``, ``reset`` and copies work as for ``DynamicCache``.
-    For inference only, also inside ``torch.inference_mode``. A row is one text: transformers does not keep packed
-    texts (``position_ids`` that begin again) apart where there is a cache; an eager model inside ``cache.on(model)``
-    refuses them.
+    For inference only, also inside ``torch.inference_mode``. A row is one text: packed ones (``position_ids`` begin
+    again) are not kept apart where there is a cache; an eager model inside ``cache.on(model)`` refuses them.
 
     Parameters
     ----------
     fraction : centroids per key.
-    outliers : further centroids per key: the keys farthest from their centroids are clusters of their own, so that the
-        mean of a cluster hides no sharp key. 1/16 costs as many centroids again.
+    outliers : further centroids per key, of the keys farthest from theirs; 1/16 costs as many centroids again.
+    sketch : whether clusters are chosen by all their keys, of each of which two bits a coordinate tell where it lies
+        beside its centroid (``store/sketch.py``): 7% more memory. None for yes by the kernels, no in torch (too slow).
     budget : keys of opened clusters that each key/value head sums exactly for one token: an integer, or a
         float in (0, 1] as a share of the context; None to leave it to ``top_p``.
     top_p : stop choosing once the exact keys are estimated to hold this share of the softmax mass.
@@ -64,8 +64,7 @@ class MultipoleCache(NotOffered):
         clusters by the plain distance, at twice the error on real keys.
     balance : whether the key/value heads of all layers share the budget by their expected error (``balance.py``),
         instead of each having the same. Its mean over heads stays; it halves the KL divergence on real text. It
-        needs ``replacement`` and ``spread``, more than one layer, and logits without a softcap. Errors are foreseen in
-        the first 16 steps and every 32nd, from what these chose.
+        needs ``replacement`` and ``spread``, more than one layer, and logits without a softcap.
     cap : the largest cluster over the mean one, None for no limit.
     replacement : whether clusters that are not summed exactly count through their centroids.
     rope : "rotated" clusters keys as they are cached; "windowed" clusters them with RoPE undone and looks them up as if
@@ -101,6 +100,7 @@ class MultipoleCache(NotOffered):
         recent: int = Settings.recent,
         *,
         outliers: float = Settings.outliers,
+        sketch: bool | None = Settings.sketch,
         top_p: float | None = Settings.top_p,
         branch: int = Settings.branch,
         lookups: float = Settings.lookups,
@@ -120,9 +120,9 @@ class MultipoleCache(NotOffered):
         config: PreTrainedConfig | None = None,
     ) -> None:
         self.settings = Settings(
-            fraction=fraction, outliers=outliers, budget=budget, levels=levels, sinks=sinks, recent=recent,
-            top_p=top_p, branch=branch, lookups=lookups, interval=interval, block=block, iterations=iterations,
-            spread=spread, watch=watch, balance=balance, cap=cap, replacement=replacement, rope=rope,
+            fraction=fraction, outliers=outliers, sketch=sketch, budget=budget, levels=levels, sinks=sinks,
+            recent=recent, top_p=top_p, branch=branch, lookups=lookups, interval=interval, block=block, cap=cap,
+            iterations=iterations, spread=spread, watch=watch, balance=balance, replacement=replacement, rope=rope,
             rope_offset=rope_offset, seed=seed, dense_until=dense_until, backend=backend,
         )  # fmt: skip
         rotation = None
@@ -186,7 +186,7 @@ class MultipoleCache(NotOffered):
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """Bytes held: keys, values, centroids (with values, counts and offsets), index, scratch; and their total.
+        """Bytes held: keys, values, centroids (with values, counts, sketches), index, scratch; and their total.
 
         Spare space of the buffers is included; scratch are the buffers of a step, which all layers share.
         """

@@ -150,6 +150,10 @@ def _read(clustered: Sequence[ClusteredLayer]) -> list[str]:
             f"centroids, {exact:,} keys that are always exact, and up to {budget:,} of clusters that it opens{shared}.",
             f"Steps are run by {_runner(layer)}.",
         ]
+        if h.sketch is not None:
+            share = looked / h.levels[0].keys.length if len(h.levels) == 2 else 1
+            keys = round(share * (h.clustered - h.sinks))
+            lines.insert(1, f"It chooses by two bits a coordinate of some {keys:,} more keys.")
     if dense := sum(one.dense_steps for one in clustered):
         lines.append(
             f"{count(dense, 'step')} of a layer had a mask that hides more than padding, and were dense."
@@ -172,7 +176,7 @@ def bytes_of(layers: Sequence[Any], scratch: int) -> dict[str, int]:
     for layer in layers:
         if isinstance(layer, ClusteredLayer):
             for name, buffer in layer.hierarchy.buffers().items():
-                part = {"position": "index"}.get(name, name)
+                part = {"position": "index", "codes": "centroids", "sizes": "centroids"}.get(name, name)
                 parts["centroids" if name.startswith("level") else part] += buffer.nbytes
             if layer.hierarchy.valid is not None:
                 parts["index"] += layer.hierarchy.valid.nbytes

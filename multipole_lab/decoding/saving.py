@@ -90,7 +90,7 @@ def _fill(h: Hierarchy, tensors: dict[str, torch.Tensor], about: dict) -> None:
     """Put one layer's tensors back."""
     h.append(tensors["keys"], tensors["values"])
     if about["blocks"]:
-        h.make_levels()
+        h.make_levels(sketched="codes" in tensors)
         for name, buffer in h.buffers().items():
             if name not in ("keys", "values"):
                 buffer.append(tensors[name])

@@ -26,6 +26,7 @@ class Settings:
 
     fraction: float = 1 / 16
     outliers: float = 0.0
+    sketch: bool | None = None
     budget: int | float | None = 128
     top_p: float | None = None
     levels: int = 2
@@ -76,6 +77,8 @@ class Settings:
         if self.dense_until is not None:
             check_count("dense_until", self.dense_until, 0)
         check_cap(self.cap)
+        if self.sketch not in (None, True, False):
+            raise TypeError(f"sketch is {self.sketch!r}; True, False or None is needed")
         if not isinstance(self.balance, bool):
             raise TypeError(f"balance is {self.balance!r}; True or False is needed")
         _check_share("spread", self.spread, open_at_0=False)
@@ -104,7 +107,8 @@ class Settings:
         Parameters
         ----------
         length : keys of the context.
-        centroids : count the centroids that a step reads like keys; presses that evict have none.
+        centroids : count the centroids that a step reads like keys; presses that evict have none. Sketches, a sixteenth
+            of a key and its value each, are not counted.
         """
         exact = min(length, self.sinks + self.recent + self.interval // 2)
         budget = min(self.tokens(length), length - exact)

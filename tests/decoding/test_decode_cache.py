@@ -213,12 +213,12 @@ def test_a_changed_mask_is_honoured():
     assert cache.layers[0].dense_steps == 1
 
 
-@pytest.mark.parametrize("outliers", [0, 1 / 8])
+@pytest.mark.parametrize("more", [{}, {"outliers": 1 / 8}, {"sketch": True}], ids=str)
 @pytest.mark.parametrize("rope", ["rotated", "windowed"])
 @pytest.mark.parametrize("levels", [1, 2])
-def test_saving_and_loading_continues_the_same(tmp_path, rope, levels, outliers):
+def test_saving_and_loading_continues_the_same(tmp_path, rope, levels, more):
     model = model_of(LlamaConfig)
-    settings = {**EXACT, "budget": 8, "rope": rope, "levels": levels, "outliers": outliers}
+    settings = {**EXACT, "budget": 8, "rope": rope, "levels": levels, **more}
     cache = MultipoleCache(**settings, config=model.config)
     text = model.generate(**prompt(20), max_new_tokens=24, do_sample=False, past_key_values=cache)
     back = MultipoleCache.load(cache.save(tmp_path / "cache.safetensors"), config=model.config)

@@ -12,6 +12,7 @@ from multipole_lab.decoding.store import joining, kernel_blocks
 from multipole_lab.decoding.store.blocks import stand_alone
 from multipole_lab.decoding.store.hierarchy import Hierarchy
 from multipole_lab.decoding.store.rope import Rotation
+from multipole_lab.decoding.store.sketch import codes_of, owners
 from multipole_lab.threads import one_thread
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -60,6 +61,14 @@ def numbers(h):
     }
 
 
+def residuals(h):
+    """What sketches say of the keys in clusters."""
+    level = h.levels[0]
+    first, tokens = (x.view().flatten(0, 1) for x in (level.first, level.tokens))
+    codes, sizes = (x.view().flatten(0, 1)[owners(first, tokens, h.clustered)[1]] for x in h.sketch)
+    return codes_of(codes, 16, sizes.dtype) * sizes.unsqueeze(-1)
+
+
 CASES = {
     "two levels": {},
     "one level": {"levels": 1},
@@ -72,6 +81,9 @@ CASES = {
     "outliers, one level": {"outliers": 1 / 4, "levels": 1},
     "outliers that join": {"outliers": 1 / 8, "pieces": (36, 8, 20)},
     "fewer keys than outliers": {"outliers": 1 / 4, "hidden": 66},
+    "sketches": {"sketch": True, "pieces": (36, 8, 20)},
+    "sketches of padded rows": {"sketch": True, "hidden": 20, "levels": 1},
+    "sketches, keys unrotated": {"sketch": True, "rope": "windowed"},
 }
 
 
@@ -87,6 +99,10 @@ def test_the_kernels_make_the_clusters_that_torch_makes(case):
             numbers(ours)[name], x, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
     assert all(torch.equal(a, b) for a, b in zip(ours.dense(), theirs.dense(), strict=True))
+    if CASES[case].get("sketch"):
+        got, wanted = (residuals(h) for h in (ours, theirs))
+        assert ((got - wanted).abs() > 1e-4).double().mean() < 0.01  # a coordinate may lie at a border
+        assert wanted.abs().mean() > 0.1
 
 
 def test_blocks_of_half_precision_are_about_as_tight_as_those_of_torch():

@@ -2,6 +2,7 @@
 
 import torch
 
+from multipole_lab.decoding.store.sketch import Sketch
 from multipole_lab.decoding.store.state import Level, State
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -31,8 +32,11 @@ def level_over(keys, values, tokens, first, size, room, g):
     ]
 
 
-def make(B, Hq, Hk, N, D, Dv, sizes, sinks=4, tail=9, padded=False, spread=True, seed=0):
-    """A cache of N clustered keys, its levels of the given sizes, garbage wherever nothing is stored."""
+def make(B, Hq, Hk, N, D, Dv, sizes, sinks=4, tail=9, padded=False, spread=True, sketched=False, seed=0):
+    """A cache of N clustered keys, its levels of the given sizes, garbage wherever nothing is stored.
+
+    sketched : with codes and sizes at random, of residuals that are none of its keys'.
+    """
     g = torch.Generator().manual_seed(seed)
     R, gap, spare = B * Hk, 3, 5
     clustered = sinks + N + gap
@@ -55,6 +59,9 @@ def make(B, Hq, Hk, N, D, Dv, sizes, sinks=4, tail=9, padded=False, spread=True,
         levels.append(level)
         below, first = [x[:, :size] for x in level[:3]], 0
     q = normal(B, Hq, 1, D)
+    codes = torch.randint(0, 256, (R, length + spare, -(-D // 4)), generator=g, dtype=torch.uint8)
+    residuals = torch.full((R, length + spare), GARBAGE).double()
+    residuals[:, sinks : sinks + N] = normal(R, N).abs() / 2
     valid = torch.rand(B, sinks + tail, generator=g) > 0.3 if padded else None
     if padded:
         valid[:, -1] = True
@@ -68,6 +75,7 @@ def make(B, Hq, Hk, N, D, Dv, sizes, sinks=4, tail=9, padded=False, spread=True,
         mask = None if valid is None else valid.to(DEVICE)
         stored = as_heads(keys), as_heads(values)
         spreads = tuple(level.keys.square().mean(-1) / 50 for level in made) if spread else ()
-        return q.to(DEVICE, dtype), State(*stored, made, sinks, clustered, length, mask, spreads)
+        sketch = Sketch(as_heads(codes), as_heads(residuals)) if sketched else None
+        return q.to(DEVICE, dtype), State(*stored, made, sinks, clustered, length, mask, spreads, sketch)
 
     return cache

@@ -6,7 +6,8 @@ one selection. For the queries q_g of one row (s the scale; the same parts as fu
 1. ``masses``: ``a_gj = log tokens_j + s q_g.keys_j [+ s^2 |q_g|^2 spread_j]`` over the top level, whole. The
    bracket is the second order of the log mass at the origin for keys that spread alike in all directions: an
    average of exponentials is above the exponential of the average. It is left out where there are no
-   ``State.spreads``, and under a softcap.
+   ``State.spreads``, and under a softcap. Where there is a ``State.sketch``, fine clusters have the sum over their
+   members instead, ``a_gj = s q_g.keys_j + log sum_i exp(s q_g.r_i)`` (``store/sketch.py``); not under a softcap.
 2. ``open_clusters``: clusters ranked by ``share_j = sum_g exp(a_gj - norm_g)`` per member (what a place buys, and
    the paper's score, its equation 1; ``ml.Centroid`` ranks by the whole mass), taken in that order while their members
    fit. On the coarse level ``lookups`` fine clusters fit (they are looked at), on the fine one ``budget`` keys (they
@@ -33,6 +34,7 @@ from multipole_lab.attention.partials import Partial
 from multipole_lab.clustering.clusters import statistics_dtype
 from multipole_lab.decoding.step.opening import gather_rows, open_clusters, weighted_rows
 from multipole_lab.decoding.step.trace import Seen
+from multipole_lab.decoding.store.sketch import Sketch, residual_masses
 from multipole_lab.decoding.store.state import Level, State
 from multipole_lab.suggesting import suggesting
 
@@ -90,14 +92,27 @@ def decode_step(
     if state.levels:
         fine, top = state.levels[0].rows(), state.levels[-1].rows()
         spreads = [x.flatten(0, 1) for x in state.spreads] if softcap is None else []
-        spread = spreads[-1][:, : top.size] if spreads else None
-        a = masses(probe, top.keys[:, : top.size], top.tokens[:, : top.size], scale, softcap, spread)
+        inner = None
+        if state.sketch is not None and softcap is None:
+            sketches = Sketch(*(x.flatten(0, 1) for x in state.sketch))
+            members = fine.first[:, : fine.size], fine.tokens[:, : fine.size]
+            inner = residual_masses(probe, sketches, *members, state.clustered, scale)
+        spread, one = spreads[-1][:, : top.size] if spreads else None, len(state.levels) == 1
+        a = masses(
+            probe,
+            top.keys[:, : top.size],
+            top.tokens[:, : top.size],
+            scale,
+            softcap,
+            spread,
+            inner if one else None,
+        )
         norm = _softmax([a, *logits])[2]
         limit = None
         if top_p is not None:
             limit = top_p * G - (_share(torch.cat(logits, -1), norm).sum(-1, keepdim=True) if logits else 0.0)
         looked = None
-        if len(state.levels) == 2:
+        if not one:
             places = fine.size if lookups is None else min(lookups, fine.size)
             looked = open_clusters(_share(a, norm), top.first, top.members, places)
             if replacement:
@@ -106,7 +121,9 @@ def decode_step(
             among, reached, _ = looked
             tokens, first = (torch.where(reached, x.gather(-1, among), 0) for x in (fine.tokens, fine.first))
             spread = spreads[0].gather(-1, among) if spreads else None
-            a = masses(probe, gather_rows(fine.keys, among, work), tokens, scale, softcap, spread)
+            if inner is not None:
+                inner = inner.gather(-1, among.unsqueeze(1).expand(-1, G, -1))
+            a = masses(probe, gather_rows(fine.keys, among, work), tokens, scale, softcap, spread, inner)
         else:
             tokens, first = fine.tokens, fine.first
         share = _share(a, norm)
@@ -160,8 +177,14 @@ def masses(
     scale: float,
     softcap: float | None = None,
     spread: Float[Tensor, "R C"] | None = None,
+    inner: Float[Tensor, "R G C"] | None = None,
 ) -> Float[Tensor, "R G C"]:
-    """``a_gj = log tokens_j + s q_g.centroid_j [+ s^2 |q_g|^2 spread_j]``; ``NEVER`` for empty clusters."""
+    """``a_gj = log tokens_j + s q_g.centroid_j [+ s^2 |q_g|^2 spread_j]``; ``NEVER`` for empty clusters.
+
+    ``inner`` stands for the count and the spread, where sums over the members are known (``residual_masses``).
+    """
+    if inner is not None:
+        return _logits(q, centroids, scale) + inner.masked_fill(tokens.unsqueeze(1) == 0, NEVER)
     # log(0) = -inf, which would make NaN of 0 * -inf later
     log_tokens = tokens.to(q.dtype).log().clamp(min=NEVER).unsqueeze(1)
     if spread is not None:
@@ -169,7 +192,7 @@ def masses(
     return _logits(q, centroids, scale, softcap) + log_tokens
 
 
-def _logits(q: Tensor, keys: Tensor, scale: float, softcap: float | None) -> Tensor:
+def _logits(q: Tensor, keys: Tensor, scale: float, softcap: float | None = None) -> Tensor:
     # Keys from the left: a CPU reads them once, row by row.
     logits = torch.bmm(keys.to(q.dtype), (scale * q).mT).mT
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)

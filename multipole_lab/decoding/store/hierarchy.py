@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from multipole_lab.attention.calls.backend import use_triton
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.store.blocks import take
 from multipole_lab.decoding.store.joining import join_blocks
@@ -13,6 +14,7 @@ from multipole_lab.decoding.store.levels import Block, LevelStore, numbers_like,
 from multipole_lab.decoding.store.metric import QueryMetric
 from multipole_lab.decoding.store.rope import Rotation
 from multipole_lab.decoding.store.short import dense_until
+from multipole_lab.decoding.store.sketch import PACKED, Sketch
 from multipole_lab.decoding.store.state import Level, State
 from multipole_lab.decoding.store.storage import Growing
 
@@ -48,6 +50,7 @@ class Hierarchy:
         self.keys: Growing | None = None
         self.values: Growing | None = None
         self.levels: tuple[LevelStore, ...] = ()
+        self.sketch: Sketch | None = None  # of two growing buffers, [B, Hk, clustered end, ...]
         self.position: Growing | None = None  # [B, Hk, clustered end]: place in the text of every stored key
         self.valid: Bool[Tensor, "B N"] | None = None  # in the text's order; None while nothing is padding
         self.learnt: Bool[Tensor, "B N"] | None = None  # what a mask said, of which ``valid`` was made last
@@ -120,8 +123,17 @@ class Hierarchy:
         spreads = tuple(one.spread.buffer for one in self.levels) if self.settings.spread else ()
         sinks, clustered = (self.sinks, self.clustered) if self.blocks else (0, 0)
         valid = None if self.valid is None else self.exact_valid()
+        sketch = Sketch(*(part.buffer for part in self.sketch)) if self.blocks and self.sketch else None
         return State(
-            self.keys.buffer, self.values.buffer, levels, sinks, clustered, self.length, valid, spreads
+            self.keys.buffer,
+            self.values.buffer,
+            levels,
+            sinks,
+            clustered,
+            self.length,
+            valid,
+            spreads,
+            sketch,
         )
 
     def exact_valid(self) -> Bool[Tensor, "B exact"]:
@@ -153,7 +165,8 @@ class Hierarchy:
             for level, first in zip(self.levels, firsts, strict=True):
                 for part in level.parts():
                     part.truncate(first)
-            self.position.truncate(start)
+            for part in (self.position, *(self.sketch or ())):
+                part.truncate(start)
             self.blocks = kept
         self.keys.truncate(length)
         self.values.truncate(length)
@@ -180,14 +193,21 @@ class Hierarchy:
         found = {"keys": self.keys, "values": self.values}
         if self.position is not None:
             found["position"] = self.position
+        if self.sketch is not None:
+            found |= self.sketch._asdict()
         for i, level in enumerate(self.levels):
             found |= {f"level.{i}.{name}": part for name, part in vars(level).items()}
         return found
 
-    def make_levels(self) -> None:
-        """Empty buffers for the levels, and for the place of every key in the text."""
+    def make_levels(self, sketched: bool) -> None:
+        """Empty buffers for the levels, for the place of every key in the text and, where wanted, for sketches."""
         self.levels = tuple(LevelStore.like(self.keys, self.values) for _ in range(self.settings.levels))
         self.position = numbers_like(self.keys, torch.int32)
+        self.sketch = None
+        if sketched:
+            B, Hk, _, D = self.keys.buffer.shape
+            codes = Growing((B, Hk, 0, -(-D // PACKED)), torch.uint8, self.keys.buffer.device)
+            self.sketch = Sketch(codes, numbers_like(self.keys, self.keys.buffer.dtype))
 
     def _in_text_order(self, x: Tensor, start: int) -> Tensor:
         """Storage from ``start`` on, put back into the text's order."""
@@ -200,7 +220,7 @@ class Hierarchy:
     def _set_up(self, end: int) -> None:
         """Level buffers, and the sinks to the front of the first ``end`` keys: every text's first ones that count."""
         s, k, v = self.settings, self.keys, self.values
-        self.make_levels()
+        self.make_levels(use_triton(s.backend, k.buffer, v.buffer) if s.sketch is None else s.sketch)
         self.sinks = s.sinks
         B, Hk = k.buffer.shape[:2]
         place = torch.arange(end, device=k.buffer.device)

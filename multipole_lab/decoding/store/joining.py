@@ -12,6 +12,7 @@ from torch import Tensor
 from multipole_lab.attention.calls.backend import use_triton
 from multipole_lab.decoding.store.blocks import cluster_block, take
 from multipole_lab.decoding.store.levels import Block, numbers_before, seeds_of, write_part
+from multipole_lab.decoding.store.sketch import sketch_block
 
 if TYPE_CHECKING:
     from multipole_lab.decoding.store.hierarchy import Hierarchy
@@ -95,6 +96,13 @@ def recluster(h: Hierarchy, cluster: Callable, size: int, count: int) -> None:
         x, rows(v), valid, seeds, s.iterations if fresh else min(1, s.iterations), s.cap,
         s.branch if s.levels == 2 else None, weights, outliers,
     )  # fmt: skip
+    if h.sketch is not None:
+        fine = parts[0]
+        found = sketch_block(x, order, fine.keys.to(x.dtype), fine.first, fine.tokens)
+        for store, part in zip(h.sketch, found, strict=True):
+            store.truncate(block.start)
+            store.append(part.new_zeros(B, Hk, block.start - store.length, *part.shape[2:]))  # of sinks
+            store.append(part.unflatten(0, (B, Hk, count)).flatten(2, 3))
     for store in (k, v):
         store.copy_(take(rows(store), order).view_as(store))
     place.copy_(rows(place).gather(1, order).view_as(place))

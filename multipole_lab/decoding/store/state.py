@@ -26,6 +26,7 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from multipole_lab.decoding.store.sketch import Sketch
 from multipole_lab.printing import one_line
 
 
@@ -49,6 +50,7 @@ class Level(NamedTuple):
 class State(NamedTuple):
     """What one layer's cache holds; see the module.
 
+    ``sketch`` is None, or says more of every clustered key than its mean (``sketch.py``), by place in the storage.
     ``valid`` is None, or says which of the sinks and of the tail count (False for padding). ``spreads`` is empty,
     or holds for every level half the variance of the keys under each cluster (mean over coordinates, shrunk).
     """
@@ -61,5 +63,6 @@ class State(NamedTuple):
     length: int
     valid: Bool[Tensor, "B exact"] | None = None
     spreads: tuple[Float[Tensor, "B Hk stored"], ...] = ()
+    sketch: Sketch | None = None
 
     __repr__ = one_line
