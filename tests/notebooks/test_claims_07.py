@@ -44,7 +44,8 @@ def times(name):
 
 def test_02_the_corner_of_the_roof(book):
     peak, bandwidth, corner = book.says(
-        r"\$P = (\d+) \\cdot 10\^\{12\}\$ for 16-bit numbers and \$R = ([\d.]+) \\cdot 10\^\{12\}\$, so its corner "
+        r"\$P = (\d+) \\cdot 10\^\{12\}\$ for 16-bit numbers and \$R = ([\d.]+) \\cdot "
+        r"10\^\{12\}\$, so its corner "
         r"lies at (\d+)"
     )
     assert (peak * 1e12, bandwidth * 1e12) == (PEAK, BANDWIDTH)
@@ -58,7 +59,8 @@ def test_10_what_memory_bound_means_in_numbers(book):
     assert (round(rows[0][1]), rows[1][1]) == (written, fused)
     assert round(rows[0][1] / rows[1][1]) == longer
     served, summaries, decoding = book.says(
-        r"every byte serves ([\d,]+) operations.* Summaries have (\d+) operations a byte, a little over half .*"
+        r"every byte serves ([\d,]+) operations.* Summaries have (\d+) operations a byte, a little "
+        r"over half .*"
         r"Decoding has (\d)\."
     )
     assert [rows[i][0] for i in (1, 2, 3)] == [served, summaries, decoding]
@@ -67,7 +69,8 @@ def test_10_what_memory_bound_means_in_numbers(book):
     operations, moved = book.cell("08").work["summaries of all clusters"]
     assert (round(moved / BANDWIDTH * 1e6, 1), round(operations / PEAK * 1e6, 1)) == (of_bytes, of_operations)
     more, less, micro, times = book.says(
-        r"keys and values twice would move ([\d.]+) MB instead of ([\d.]+): ([\d.]+) µs, ([\d.]+) times as long"
+        r"keys and values twice would move ([\d.]+) MB instead of ([\d.]+): ([\d.]+) µs, ([\d.]+) "
+        r"times as long"
     )
     twice = moved + 2 * 2 * 16_384 * 64  # keys and values once more, two bytes a number
     assert (round(twice / 1e6, 1), round(moved / 1e6, 1)) == (more, less)
@@ -96,7 +99,8 @@ def test_31_how_many_programs_fit_at_once(book):
     ).group("l", "s", 3, 4)
     assert int(spilled) == 0
     warps, threads, each, taken, fit, held, by_shared = book.says(
-        r"takes (\d) · (\d+) · (\d+) = ([\d,]+) of them, so (\w+) fit \(of its ([\d,]+) bytes of shared memory (\w+)"
+        r"takes (\d) · (\d+) · (\d+) = ([\d,]+) of them, so (\w+) fit \(of its ([\d,]+) bytes of "
+        r"shared memory (\w+)"
     )
     assert each == int(registers)
     assert warps * threads * each == taken
@@ -143,7 +147,8 @@ def test_34_short_texts_do_not_pay(book, speedups):
 
 def test_34_runs_are_faster_than_k_means_and_err_more(book, speedups):
     least, most, least_wide, most_wide = book.says(
-        r"([\d.]+) to ([\d.]+) times as fast as k-means with 8 heads of 64, ([\d.]+) to ([\d.]+) times with 32"
+        r"([\d.]+) to ([\d.]+) times as fast as k-means with 8 heads of 64, ([\d.]+) to ([\d.]+) "
+        r"times with 32"
     )
     for heads, bounds in ((8, (least, most)), (32, (least_wide, most_wide))):
         runs, means = speedups[heads, "runs", 0], speedups[heads, "k-means", 0]
@@ -188,7 +193,8 @@ def test_exercise_2_a_mask_after_the_maximum_loses_the_keys(book):
 
 def test_exercise_3_how_many_points_keep_the_multipliers_busy(book):
     each, corner, points, enough, most, left = book.says(
-        r"\$([\d.]+)\\,G\\,C_q\$ operations a byte, against (\d+) .*?: below (\d+) points .*? With the (\d+) points "
+        r"\$([\d.]+)\\,G\\,C_q\$ operations a byte, against (\d+) .*?: below (\d+) points .*? With "
+        r"the (\d+) points "
         r"of the cell above this would be (\d+), .*? makes (\d+) of it"
     )
     D = 64
@@ -233,7 +239,8 @@ def test_18_the_largest_cluster_without_and_with_a_cap(book):
 
 def test_63_what_each_kernel_takes(book):
     summaries, reading, whole, cap = book.says(
-        r"a quarter of it \((\d+) and (\d+) of (\d+) µs\), the gradients the rest; .*? the cap alone takes (\d+)"
+        r"a quarter of it \((\d+) and (\d+) of (\d+) µs\), the gradients the rest; .*? the cap "
+        r"alone takes (\d+)"
     )
     found = dict(re.findall(r"(\w+) +([\d,]+) µs", book.cell("62").printed))
     found = {name: float(micro.replace(",", "")) for name, micro in found.items()}
@@ -317,7 +324,8 @@ def test_29_what_the_report_says_in_its_first_lines(book):
 
 def test_01_how_fast_fast_memory_is(book):
     a_clock, processors, clock, speed, times, far = book.says(
-        r"gives (\d+) bytes a clock to each of (\d+) multiprocessors: at ([\d.]+) GHz (\d+) · 10¹² bytes a second, "
+        r"gives (\d+) bytes a clock to each of (\d+) multiprocessors: at ([\d.]+) GHz (\d+) · 10¹² "
+        r"bytes a second, "
         r"(\d) times the ([\d.]+) · 10¹²"
     )
     fast = a_clock * processors * clock * 1e9
@@ -363,7 +371,8 @@ def test_29_tiles_come_from_a_table_and_one_of_the_two_was_measured(book):
 
 def test_63_what_is_left_to_gain(book):
     speed, *said = book.says(
-        r"was measured too: ([\d.]+) · 10¹² bytes a second\. .*? `summarise` take (\d+) µs, and it takes (\d+); those "
+        r"was measured too: ([\d.]+) · 10¹² bytes a second\. .*? `summarise` take (\d+) µs, and it "
+        r"takes (\d+); those "
         r"of `evaluate` take (\d+), and it takes (\d+)"
     )
     found = record("h200-kernels")
@@ -378,7 +387,8 @@ def test_63_what_is_left_to_gain(book):
 
 def test_34_the_longest_recorded_text(book, speedups):
     tokens, times, near, near_times, more, less = book.says(
-        r"At ([\d,]+) \(drawn\) tokens it is (\d+) times as fast; with (\d) near clusters (\d) times, for an error of "
+        r"At ([\d,]+) \(drawn\) tokens it is (\d+) times as fast, [^;]*; with (\d) near clusters (\d) "
+        r"times, for an error of "
         r"(\d+%) instead of (\d+%)\."
     )
     plain, read = (speedups[8, "k-means", count][tokens] for count in (0, near))
@@ -422,3 +432,127 @@ def test_61_evaluate_sums_summaries_and_near_keys_in_one_softmax(book):
             for backend in ("torch", "triton")
         )
         torch.testing.assert_close(by_torch, by_kernel, rtol=0, atol=1e-5)
+
+
+def test_02_the_corner_of_an_h200(book):
+    bandwidth, corner = book.says(
+        r"with the same multipliers and \$([\d.]+) \\cdot 10\^\{12\}\$ bytes a second, has it at (\d+)\)"
+    )
+    assert round(PEAK / (bandwidth * 1e12)) == corner
+
+
+def test_69_to_move_keys_would_take_longer_than_the_kernel(book):
+    numbers, bits, side, moved, micro = book.says(
+        r"a key of (\d+) numbers of (\d+) bits is (\d+) bytes side by side, .*? would move ([\d.]+) MB "
+        r"\(([\d.]+) µs"
+    )
+    assert numbers * bits / 8 == side
+    assert ml.load_sample("smollm2")[15].k.stride(-1) == 1
+    names = book.cell("09").names
+    copied = 2 * 2 * 2 * names["N"] * names["D"]  # keys and values, read and written, two bytes a number
+    assert copied / 1e6 == pytest.approx(moved, abs=0.05)
+    assert copied / BANDWIDTH * 1e6 == pytest.approx(micro, abs=0.05)
+    operations, traffic = names["work"]["summaries of all clusters"]
+    assert copied / BANDWIDTH > max(traffic / BANDWIDTH, operations / PEAK)
+    book.says(r"(The order of a sum does not matter)")
+    ran = book.cell("28")
+    shuffled = ran.found.order.clone()
+    for a, b in zip(ran.found.offsets[0, 0], ran.found.offsets[0, 0, 1:], strict=False):
+        shuffled[0, 0, a:b] = ran.found.order[0, 0, a:b].flip(0)
+    again = ran.summarise(ran.points, ran.k, ran.v, shuffled, ran.found.offsets, 0.125)
+    torch.testing.assert_close(again[2], ran.mean_v, rtol=0, atol=1e-5)
+    book.says(r"The cache of notebook 6 (does keep its keys sorted): it reads them at every step")
+    from multipole_lab.decoding.settings import Settings
+    from multipole_lab.decoding.store.hierarchy import Hierarchy
+
+    layer = ml.load_sample("smollm2")[15]
+    store = Hierarchy(Settings(levels=1, dense_until=0))
+    store.append(layer.k, layer.v)
+    store.join()
+    fine = store.state().levels[0].rows()
+    for head in range(3):
+        spans = zip(
+            fine.first[head, : fine.size].tolist(), fine.tokens[head, : fine.size].tolist(), strict=True
+        )
+        for j, (first, n) in list(enumerate(spans))[
+            ::20
+        ]:  # the members of a cluster are neighbours in memory
+            mean = store.keys.view()[0, head, first : first + n].mean(0)
+            torch.testing.assert_close(fine.keys[head, j], mean, rtol=0, atol=1e-5)
+
+
+def test_exercise_3_a_tile_of_queries_does_as_many_operations_a_byte_as_it_has_queries(book):
+    most, tile = book.says(
+        r"The ([\d,]+) operations a byte above are the most: .*?: \$B_q\$ operations for a byte "
+        r"that it asks for\. With \$B_q "
+        r"= (\d+)\$ most"
+    )
+    names = book.cell("09").names
+    N, D = names["N"], names["D"]
+    operations, moved = names["work"]["exact, in one kernel"]
+    assert operations / moved == most
+    assert 4 * tile * D / (2 * 2 * D) == tile  # two bytes a number, of a key and of its value
+    asked = N / tile * 2 * 2 * N * D
+    assert operations / asked == tile
+    assert asked / BANDWIDTH > 2 * operations / PEAK  # so most of them must not come from the large memory
+
+
+def test_65_what_a_fair_clock_needs(book):
+    kernels, turns = book.says(
+        r"the fastest of (\w+) exact kernels \(cuDNN's, in every row\)\. .*? the median of (\w+) turns taken"
+    )
+    for path in records("h100-attention*.json"):
+        found = record(path.stem)
+        assert f"--repeats {int(turns)} " in found["command"]
+        assert found["dtype"] == "bfloat16"
+        assert len({found["date"]}) == 1
+        for row in found["rows"]:
+            assert len(row["sides"]) == kernels
+            assert row["reference"] == min(row["sides"], key=row["sides"].get) == "cudnn"
+            assert (row["backward"], row["graphs"]) == (False, True)
+            nbytes = 3 * row["n"] * row["heads"] * row["dim"] * 2
+            assert row["copies"] == 32 or row["copies"] * nbytes > 2 * 50e6  # twice the cache of an H100
+            assert not {"spread", "p99_ms", "least_ms"} & set(row)  # nine turns left their median alone
+    from multipole_lab.bench.attention import measure
+    from multipole_lab.measure.timing import interleaved
+
+    source = inspect.getsource(measure)
+    assert "method(q, k, v, causal=args.causal)" in source  # the whole call, clusters included
+    assert "Exact()(*(x.float() for x in (q, k, v))" in source
+    called = []
+    clock = "multipole_lab.measure.timing._wall_ms"
+    with patch(
+        clock, side_effect=lambda call: called.append(call()) or (99.0, 3.0, 1.0, 2.0)[len(called[::2]) - 1]
+    ):
+        found = interleaved({"a": lambda: "a", "b": lambda: "b"}, repeats=3, warmup=1)
+    assert called == ["a", "b"] * 4
+    assert found == {"a": 2.0, "b": 2.0}
+
+
+def test_66_the_times_at_the_longest_text(book):
+    ours, exact = book.says(r"it is 27 times as fast, ([\d.]+) ms against ([\d.]+);")
+    found = times("h100-attention-8x64")
+    assert max(found) == 65_536
+    assert found[65_536][:2] == (pytest.approx(ours, abs=0.005), pytest.approx(exact, abs=0.05))
+
+
+def test_68_one_query_is_cut_into_chunks_and_merged(book):
+    heads, processors, each = book.says(
+        r"as there are key heads: (\w+) for a Llama, where an H100 has (\d+) multiprocessors\. .*?, "
+        r"(\w+) chunks for each"
+    )
+    assert heads < processors
+    ran = book.cell("28")
+    from multipole_lab.kernels.decode.attend import chunk_size
+    from multipole_lab.kernels.decode.merge import decode_merge
+
+    work = 64 * 3 * int(processors)
+    assert work / chunk_size(work, 16, int(processors)) == each * processors
+    q, k, v = ran.points[0, 0, :1], ran.k[0, 0], ran.v[0, 0]
+    logits = (0.125 * q @ k.T).split(50, -1)  # chunks of 50 keys, the last one shorter
+    outs = torch.stack([x.softmax(-1) @ y for x, y in zip(logits, v.split(50), strict=True)])[None]
+    sums = torch.stack([x.logsumexp(-1) for x in logits])[None]
+    out, total = decode_merge(outs.contiguous(), sums.contiguous(), torch.float32)
+    torch.testing.assert_close(out[0], (0.125 * q @ k.T).softmax(-1) @ v, rtol=0, atol=1e-5)
+    torch.testing.assert_close(total[0], (0.125 * q @ k.T).logsumexp(-1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(total, sums.logsumexp(1))
