@@ -7,6 +7,7 @@ from claims import Notebook
 
 import multipole_lab as ml
 from multipole_lab.bench.recorded import record
+from multipole_lab.clustering import inertia
 from multipole_lab.lessons.matrices import Cells, exact_pairs
 from multipole_lab.measure import operations, share_of_exact
 from multipole_lab.measure.heads import one_head
@@ -82,10 +83,19 @@ def test_19_the_table_of_choices_is_what_the_methods_are(book):
 
 def test_24_which_paper_is_which_method(book):
     muse, centroid, cache = book.says(
-        r"clusters queries and keys and tilts the means, `ml\.(\w+)`; .*? plain means, `ml\.(\w+)`, .*? `ml\.(\w+)`"
+        r"queries and keys, each for itself; tilted means, .*? a whole text at once \| `ml\.(\w+)` \|.*? keys; plain "
+        r"means \| the clusters that weigh most for the query \| a model that writes \| `ml\.(\w+)`, .*? `ml\.(\w+)`"
     )
     for name, paper in ((muse, "2509.10406"), (centroid, "2506.13059"), (cache, "2506.13059")):
         assert paper in getattr(ml, name).__doc__
+    q, k, v = (x[:, :, :512] for x in (book.cell("17").q, book.cell("17").k, book.cell("17").v))
+    exact = ml.Exact()(q, k, v, causal=True)
+    wrong = (ml.MuSe(leaf=128)(q, k, v, causal=True) - exact).norm(dim=-1).amax((0, 1))
+    assert wrong[:128].max() < 1e-4 < wrong[128:].max()  # the block on the diagonal
+    full = ml.Exact()(q, k, v)
+    bought = [ml.relative_squared_error(ml.Centroid(budget=n)(q, k, v), full) for n in (0, 64, 512)]
+    assert bought[0] > bought[1] > bought[2]
+    assert bought[2] < 1e-9
 
 
 def test_08_the_scale_and_a_summary_that_mixes_before_and_after(book):
@@ -246,3 +256,120 @@ def test_24_causal_is_an_argument_and_looks_at_nothing_later(book):
     changed[:, :, 300:] += 1
     before, after = (method(q, k, x, causal=True)[:, :, :300] for x in (v, changed))
     assert torch.equal(before, after)
+
+
+def clusters_of(book):
+    """Labels of keys and of queries, and the queries' centroids, as the methods of cell 17 have them."""
+    ran = book.cell("17")
+    found = ml.kmeans(ran.q, clusters=64, cap=1.5, iterations=1)
+    return ran, ml.kmeans(ran.k, clusters=64, cap=1.5, iterations=1).labels[0], found
+
+
+def test_25_weights_grow_with_the_product_and_share_a_fixed_total(book):
+    book.says(
+        r"a weight (grows) with \$q\\cdot k\$, and softmax shares out a fixed total, so what one key gains"
+    )
+    logits = torch.randn(9, generator=torch.Generator().manual_seed(0))
+    before, after = logits.softmax(0), (logits + torch.eye(9)[0]).softmax(0)
+    assert after[0] > before[0]
+    assert (after[1:] < before[1:]).all()
+    assert after.sum() == pytest.approx(before.sum())
+
+
+def test_25_a_gaussian_cloud_hardly_clusters(book):
+    made, real = book.says(
+        r"covariance ([\d.]+) of the spread .*? head 0 in layer 15 ([\d.]+) \(notebook 2\)"
+    )
+    k = book.cell("09").k
+    keys = k[0, 0]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        cloud = torch.distributions.MultivariateNormal(keys.mean(0), torch.cov(keys.T)).sample((4096,))
+    for x, said in ((cloud, made), (keys, real)):
+        x = x[None, None]
+        left = inertia(x, ml.kmeans(x, clusters=64, iterations=5)) / inertia(x, ml.kmeans(x, clusters=1))
+        assert left.item() == pytest.approx(said, abs=0.01)
+
+
+def test_27_what_a_forgotten_count_costs(book):
+    wrong, right, beside, counted = book.says(
+        r"the count \$n_j\$ \| ([\d.]+), not ([\d.]+); .*? summed key by key ([\d.]+), not ([\d.]+) \|"
+    )
+    ran, labels, _ = clusters_of(book)
+    found = {}
+    for count in (True, False):
+        alone, mixed = torch.zeros_like(ran.exact), torch.zeros_like(ran.exact)
+        for h in range(9):
+            q, k, v, label = ran.q[0, h], ran.k[0, h // 3], ran.v[0, h // 3], labels[h // 3]
+            n = label.bincount(minlength=64).float()
+            one = torch.nn.functional.one_hot(label, 64).float() / n[label, None]
+            logits, logits_, v_ = book.cell("01").sample.scale * q @ k.T, q @ (one.T @ k).T / 8, one.T @ v
+            heavy = torch.zeros(2048, 64, dtype=torch.bool).scatter(
+                1, (logits_ + n.log()).topk(4).indices, True
+            )
+            logits_ = logits_ + count * n.log()
+            alone[0, h] = logits_.softmax(1) @ v_
+            parts = logits.masked_fill(~heavy[:, label], -torch.inf), logits_.masked_fill(heavy, -torch.inf)
+            mixed[0, h] = torch.cat(parts, 1).softmax(1) @ torch.cat([v, v_])
+        found[count] = [ml.relative_squared_error(x, ran.exact).item() for x in (alone, mixed)]
+    assert [*found[False], *found[True]] == pytest.approx([wrong, beside, right, counted], abs=0.005)
+    method = ml.relative_squared_error(ml.Centroid()(ran.q, ran.k, ran.v), ran.exact).item()
+    assert method == pytest.approx(found[True][0], rel=1e-3)  # these are its clusters
+
+
+def test_27_what_is_lost_if_the_rest_is_dropped(book):
+    said, kept = book.says(r"drops the rest instead of summing it up \| ([\d.]+), not ([\d.]+) \|")
+    ran, labels, queries = clusters_of(book)
+    alone, scale = torch.zeros_like(ran.exact), book.cell("01").sample.scale
+    for h in range(9):
+        label, mine = labels[h // 3], queries.labels[0, h]
+        sums = torch.zeros(64, 64).index_add(0, mine, ran.q[0, h])
+        p = sums / mine.bincount(minlength=64)[:, None]
+        mass = torch.zeros(64, 64).index_add(1, label, (scale * p @ ran.k[0, h // 3].T).softmax(1))
+        read = torch.zeros(64, 64, dtype=torch.bool).scatter(1, mass.topk(4, 1).indices, True)[mine][:, label]
+        logits = (scale * ran.q[0, h] @ ran.k[0, h // 3].T).masked_fill(~read, -torch.inf)
+        alone[0, h] = logits.softmax(1) @ ran.v[0, h // 3]
+    assert ml.relative_squared_error(alone, ran.exact).item() == pytest.approx(said, abs=0.005)
+    assert book.cell("17").column(r"([\d.]+)\n")[3] == pytest.approx(kept, abs=0.005)
+
+
+def test_27_runs_cost_nothing_to_find_and_are_worse(book):
+    runs, clusters = book.says(r"runs of neighbours on both sides \| ([\d.]+), not ([\d.]+) \|")
+    ran = book.cell("17")
+    wrong = ml.relative_squared_error(ml.MuSe(partition="runs")(ran.q, ran.k, ran.v), ran.exact).item()
+    assert wrong == pytest.approx(runs, abs=0.005)
+    assert ran.column(r"([\d.]+)\n")[1] == pytest.approx(clusters, abs=0.005)
+    spans = [
+        (ml.kmeans(ran.k, clusters=64, cap=1.5).labels[0, 0] == j).nonzero().flatten() for j in range(64)
+    ]
+    book.says(r"the members of (most) do not stand side by side")
+    assert np.mean([(x.max() - x.min() > len(x) - 1).item() for x in spans]) > 0.5  # have gaps
+
+
+def test_20_when_it_is_cheaper(book):
+    times, *_ = book.says(
+        r"needs fewer products from about \$([\d.]+)\\,C\$ tokens on \(a head with keys of (its)"
+    )
+    book.says(r"(Causal attention has half of the pairs): there it pays later")
+    assert (
+        share_of_exact(ml.MuSe(), int(0.97 * times * 64))
+        > 1
+        > share_of_exact(ml.MuSe(), int(1.03 * times * 64))
+    )
+    causal = operations(ml.Exact(), 4096, causal=True) / operations(ml.Exact(), 4096)
+    assert causal == pytest.approx(0.5, abs=0.001)
+    assert share_of_exact(ml.MuSe(), 4096, causal=True) > 2 * share_of_exact(ml.MuSe(), 4096)
+
+
+def test_29_hard_heads_and_a_hidden_key(book):
+    good, easy, bad, hard = book.says(r"wrong by ([\d.]+%) in head (\d) and by (\d+%) in head (\d)\.")
+    ran = book.cell("17")
+    wrong = (ml.MuSe()(ran.q, ran.k, ran.v) - ran.exact).square().sum((0, 2, 3))
+    wrong /= ran.exact.square().sum((0, 2, 3))
+    assert (wrong.argmin(), wrong.argmax()) == (easy, hard)
+    assert [wrong[int(easy)].item(), wrong[int(hard)].item()] == pytest.approx([good, bad], rel=0.05)
+    book.says(r"(a summary can hide it) \(notebook 4\)")
+    keys, query = torch.zeros(32, 2), torch.tensor([0.0, 8.0])
+    keys[0, 1] = 1.0  # one of 32 keys of a cluster, and nearly all of its weight
+    assert (keys @ query).softmax(0)[0] > 0.98
+    assert (keys.mean(0) @ query + np.log(32)).exp() < 0.02 * (keys @ query).exp().sum()
