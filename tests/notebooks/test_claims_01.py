@@ -197,3 +197,63 @@ def test_12_the_sums_are_multiplied_when_a_larger_logit_turns_up(book):
     total, mixed = (logits[:2] - old).exp().sum(), (logits[:2] - old).exp() @ v[:2]
     out = (factor * mixed + v[2]) / (factor * total + 1)
     torch.testing.assert_close(out, logits.softmax(0) @ v)
+
+
+def test_25_keys_may_be_sorted_by_cluster(book):
+    book.says(r"So (keys may be sorted) by cluster before; order comes in by the causal mask alone, and by")
+    ran = book.cell("15")
+    q, k, v = (x[:, :, :512] for x in (ran.q, ran.k, ran.v))
+    order = ml.kmeans(k, clusters=8).labels[0, 0].argsort()
+    full, sorted_ = ml.Exact()(q, k, v), ml.Exact()(q, k[:, :, order], v[:, :, order])
+    torch.testing.assert_close(full, sorted_)
+    masked = [ml.Exact()(q, *x, causal=True) for x in ((k, v), (k[:, :, order], v[:, :, order]))]
+    assert ml.relative_squared_error(masked[1], masked[0]) > 0.01
+
+
+def test_25_the_error_of_leaving_a_part_out(book):
+    book.says(r"wrong by \$(o_1 - o = e\^\{\\ell_2 - \\ell\}\\,\(o_1 - o_2\))\$, for the two shares sum to 1")
+    ran = book.cell("15")
+    (o1, l1), (o2, l2) = ran.first, ran.rest
+    o, lse = ml.merge([ran.first, ran.rest])
+    torch.testing.assert_close(
+        o1 - o, (l2 - lse).exp()[..., None] * (o1 - o2), rtol=0, atol=2e-5 * float(o.abs().max())
+    )
+    torch.testing.assert_close((l1 - lse).exp() + (l2 - lse).exp(), torch.ones_like(lse))
+
+
+def test_25_an_empty_part_is_zero_and_not_nan(book):
+    book.says(r"\$0\$ times (NaN) is NaN: so code writes 0 there\.")
+    book.says(r"is NaN as well and needs a (guard); `ml\.merge` has it")
+    some, zeros, never = torch.randn(1, 1, 5, 4), torch.zeros(1, 1, 5, 4), torch.full((1, 1, 5), -torch.inf)
+    bad = (zeros / 0)[..., 0], never - never
+    assert all(x.isnan().all() for x in (*bad, 0 * bad[0]))
+    o, lse = ml.merge([(some, torch.randn(1, 1, 5)), (zeros, never)])
+    assert torch.equal(o, some)
+    o, lse = ml.merge([(zeros, never)] * 2)
+    assert torch.equal(o, zeros)
+    assert torch.equal(lse, never)
+
+
+def test_10_the_same_vector_added_to_all_keys_or_values(book):
+    book.says(r"\$(e\^\{-c\})\$ stands in the numerator and in the denominator, and cancels")
+    book.says(r"moves by \$(s\\,q\\cdot u)\$, and \$\\ell\$ with them, the output stays\.")
+    ran = book.cell("15")
+    q, k, v = (x[:, :, :512] for x in (ran.q, ran.k, ran.v))
+    u = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    o, lse = ml.Exact()(q, k, v, return_lse=True)
+    keys, moved = ml.Exact()(q, k + u, v, return_lse=True)
+    values = ml.Exact()(q, k, v + u)
+    for a, b in ((keys, o), (moved - lse, ran.sample.scale * q @ u), (values - o, u.expand_as(o))):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+
+
+def test_26_tiles_save_bytes_and_no_product(book):
+    tokens, bits, megabytes = book.says(r"at ([\d,]+) tokens in (\d+) bits it is (\d+) MB\. Tiles save these")
+    assert tokens**2 * bits / 8 / 1e6 == pytest.approx(megabytes, abs=0.5)
+    book.says(r"(Cutting alone) saves bytes and no products")
+    whole = operations(ml.Exact(), 512, 2048)
+    assert sum(operations(ml.Exact(), 512, n) for n in (1000, 1048)) == whole
+    book.says(r"It must give both, a (mean) \$o\$ and a weight")
+    ran = book.cell("15")
+    off = ml.merge([ran.first, (ran.rest[0], ran.rest[1] - 1)])[0]  # right means, a wrong weight
+    assert ml.relative_squared_error(off, ran.whole) > 0.01
