@@ -413,3 +413,77 @@ def test_27_sinks_help_plain_means_most(book, seen):
     for kind, said, digits in ((ml.Centroid, plain, 0.005), (ml.MuSe, (before, after), 0.0006)):
         errors = [ml.relative_squared_error(kind(sinks=n)(*x), exact).item() for n in (0, 4)]
         assert errors == pytest.approx(said, abs=digits)
+
+
+def test_02_what_a_plain_mean_misses(book):
+    book.says(r"misses the (covariance of weights and values) over the mean weight")
+    generator = torch.Generator().manual_seed(0)
+    k, v = torch.randn(2, 20, 8, dtype=torch.double, generator=generator)
+    q = torch.randn(8, dtype=torch.double, generator=generator)
+
+    def missed(q):
+        return (k @ q).softmax(0) @ v - v.mean(0)
+
+    w = (k @ q).exp()
+    covariance = ((w - w.mean())[:, None] * (v - v.mean(0))).mean(0)
+    torch.testing.assert_close(missed(q), covariance / w.mean())
+    dipole = (v - v.mean(0)).T @ (k - k.mean(0)) / 20
+    torch.testing.assert_close(torch.func.jacrev(missed)(0 * q), dipole)
+
+
+def test_08_distance_and_softmax_do_not_notice_a_shift_and_the_cosine_does(book, seen):
+    book.says(
+        r"Like softmax, it does (not) notice a vector added to all keys\. The cosine would \(unless the mean"
+    )
+
+    def clusters(x):
+        return ml.kmeans(x, clusters=64, iterations=5).labels
+
+    unit = torch.nn.functional.normalize
+    k, moved = seen.k, seen.k + 3.0
+    assert torch.equal(clusters(k), clusters(moved))
+    assert (clusters(unit(k, dim=-1)) != clusters(unit(moved, dim=-1))).float().mean() > 0.1
+    centred = [unit(x - x.mean(2, keepdim=True), dim=-1) for x in (k, moved)]
+    torch.testing.assert_close(*centred, rtol=0, atol=1e-5)
+    q = seen.sample[15].q[:, :, :64]
+    weights = [(seen.sample.scale * q[:, ::3] @ x.mT).softmax(-1) for x in (k, moved)]
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-4)
+    torch.testing.assert_close(unit(2 * k, dim=-1), unit(k, dim=-1))
+
+
+def test_22_the_spread_of_logits_is_a_trace_and_k_means_can_make_it_small(book):
+    better, plain = book.says(r"weighted by their size, ([\d.]+) instead of ([\d.]+) for these queries")
+    ran = book.cell("21")
+    keys, p, s = ran.keys, ran.p, ran.sample.scale
+    moment = p.T @ p / len(p)
+    width, axes = torch.linalg.eigh(moment)
+    seen = (keys @ (axes * width.clamp(min=0).sqrt()) @ axes.T)[None, None]
+    other = ml.kmeans(seen, clusters=64, iterations=5).labels[0, 0]
+    for label, said in ((other, better), (ran.found.labels[0, 0], plain)):
+        members = [label == j for j in range(64)]
+        spread = torch.stack([ran.logits[:, here].var(1, correction=0).mean() for here in members])
+        covariances = [torch.cov(keys[here].T, correction=0) for here in members]
+        trace = torch.stack([s**2 * torch.trace(x @ moment) for x in covariances])
+        torch.testing.assert_close(spread, trace, rtol=1e-3, atol=1e-4)
+        weighted = (label.bincount(minlength=64) * spread).sum() / len(keys)
+        assert weighted.sqrt().item() == pytest.approx(said, abs=0.006)
+
+
+def test_solution_3_in_how_many_directions_keys_and_clouds_lie(book, seen):
+    (groups,) = book.says(r"\((?:64) random groups leave ([\d.]+)\.\)")
+    *keys, first, last, few, many, all_ = book.says(
+        r"it falls from ([\d.]+) to ([\d.]+) for these keys and from ([\d.]+) to ([\d.]+) for the cloud: as in "
+        r"(\d+) and in (\d+) directions, of (\d+)\."
+    )
+    label = torch.randperm(4096, generator=torch.Generator().manual_seed(0)) % 64
+    one = seen.keys[None, None]
+    random = Clusters.from_labels(one, label[None, None], 64)
+    assert seen.left(one, random)[0] == pytest.approx(groups, abs=0.006)
+    for x, said, d in ((one, keys, few), (book.solution(3)[0].cloud, (first, last), many)):
+        found = [seen.left(x, ml.kmeans(x, clusters=c, iterations=5))[0] for c in (16, 256)]
+        assert found == pytest.approx(said, abs=0.01)
+        assert 2 * np.log(256 / 16) / np.log(found[0] / found[1]) == pytest.approx(d, abs=0.5)
+    assert all_ == seen.keys.shape[1]
+    box = torch.rand(1, 1, 4096, 2, generator=torch.Generator().manual_seed(0))  # two directions of one width
+    found = [seen.left(box, ml.kmeans(box, clusters=c, iterations=20))[0] for c in (16, 256)]
+    assert 2 * np.log(256 / 16) / np.log(found[0] / found[1]) == pytest.approx(2, abs=0.3)
