@@ -18,11 +18,11 @@ from .work import Work
 
 @triton.jit(do_not_specialize=["C", "E", "ITEMS", "TILES", "EXACT_TILES", "sinks", "clustered"])
 def decode_lookup_kernel(
-    probe, level, lists, sketch, exact, masses, shares, sizes, scale, softcap, level_strides, sketch_strides,
+    probe, level, lists, sketch, exact, found, scale, softcap, level_strides, sketch_strides,
     exact_strides,
     C, E, ITEMS, TILES, EXACT_TILES, sinks, clustered, G: tl.constexpr, D: tl.constexpr,
     BG: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
-    BW: tl.constexpr, BN: tl.constexpr, LISTED: tl.constexpr, SPREAD: tl.constexpr, SKETCH: tl.constexpr,
+    BN: tl.constexpr, LISTED: tl.constexpr, SPREAD: tl.constexpr, SKETCH: tl.constexpr,
     VALID: tl.constexpr, SOFTCAP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     # one program: BC clusters, or BC exact keys, of one row; all queries of its group
@@ -31,6 +31,7 @@ def decode_lookup_kernel(
     listed, n_listed, norm = lists
     codes, residual_sizes, first = sketch
     q, keys, valid = exact
+    masses, shares, sizes = found
     i_tile = tl.program_id(0) % (TILES + EXACT_TILES)
     i_row = (tl.program_id(0) // (TILES + EXACT_TILES)).to(tl.int64)
     o_g = tl.arange(0, BG)
@@ -49,7 +50,7 @@ def decode_lookup_kernel(
         if SKETCH:
             b_first = tl.load(first + i_row * sketch_strides[2] + b_item, mask=m_c, other=0)
             p_codes, p_size = codes + i_row * sketch_strides[0], residual_sizes + i_row * sketch_strides[1]
-            b_a += residual_masses(p_q, p_codes, p_size, b_first, b_n, scale, G, D, BG, BW, BN, PRECISION)
+            b_a += residual_masses(p_q, p_codes, p_size, b_first, b_n, scale, G, D, BG, BD, BN, PRECISION)
         else:
             b_a += tl.log(tl.maximum(b_n, 1).to(tl.float32))[None, :]
         if SPREAD:
@@ -179,13 +180,13 @@ def _lookup(
         decode_lookup_kernel, (R * (tiles + exact_tiles),),
         probe, (centroids, tokens, tokens if spread is None else spread), (listed, n_listed, norm), tuple(inner),
         (exact_q, keys, tokens if valid is None else valid),
-        masses, masses if shares is None else shares, tokens if sizes is None else sizes, scale, softcap or 1.0,
+        (masses, masses if shares is None else shares, tokens if sizes is None else sizes), scale, softcap or 1.0,
         (centroids.stride(0), tokens.stride(0), 0 if spread is None else spread.stride(0)),
         tuple(x.stride(0) for x in inner),
         (keys.stride(0), R if valid is None else R // valid.shape[0]), C, E, listed.shape[-1], tiles, exact_tiles,
         exact.sinks if exact else 0, exact.clustered if exact else 0,
         G=G, D=D, BG=power_of_two(G), BP=power_of_two(G, 1), BD=power_of_two(D), BC=tile.cols,
-        BK=min(64 if sketch else tile.rows, power_of_two(D)), BW=power_of_two(cdiv(D, 4)), BN=tile.rows,
+        BK=min(64 if sketch else tile.rows, power_of_two(D)), BN=tile.rows,
         LISTED=lists is not None, SPREAD=spread is not None, SKETCH=sketch is not None, VALID=valid is not None,
         SOFTCAP=softcap is not None, PRECISION=fp32_precision(probe), tile=tile,
     )  # fmt: skip

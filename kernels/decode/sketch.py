@@ -24,13 +24,14 @@ class Residuals(NamedTuple):
 @triton.jit
 def residual_masses(
     p_q, p_codes, p_size, b_first, b_n, scale, G: tl.constexpr, D: tl.constexpr, BG: tl.constexpr,
-    BW: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
+    BD: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """[BG, BC]: log sum_i exp(s q.r_i) over the b_n members of clusters from the places b_first on, BN members a time.
 
     r_i = size_i code_i: byte j of a code has the coordinates j, j + W, j + 2 W and j + 3 W, of -3, -1, 1 or 3.
     """
     W: tl.constexpr = (D + 3) // 4
+    BW: tl.constexpr = BD // 4 if BD >= 64 else 16  # the least that a product takes
     o_g, o_w = tl.arange(0, BG), tl.arange(0, BW)
     # the members of all these clusters, one after the other; b_shift leads from there to their place in the storage
     b_end = tl.cumsum(b_n, axis=0)

@@ -9,6 +9,7 @@ from ..decode.logits import Exact
 from ..decode.lookup import decode_lookup, decode_lookup_listed
 from ..decode.merge import decode_merge
 from ..decode.select import decode_select
+from ..decode.sketch import Residuals
 from .problem import Problem
 
 
@@ -47,9 +48,13 @@ def decode_lookup_example(p: Problem) -> None:
     spread = p.empty(R, C, dtype=torch.float32)
     decode_lookup(q, centroids, tokens, C, 0.125, exact=exact, spread=spread)
     listed, norm = p.empty(R, C // 4, dtype=torch.int32), p.empty(R, G, dtype=torch.float32)
-    decode_lookup_listed(
-        q, centroids, tokens, listed, p.empty(R, dtype=torch.int32), norm, 0.125, spread=spread
+    sketch = Residuals(
+        p.empty(R, p.keys, (D + 3) // 4, dtype=torch.uint8),
+        p.empty(R, p.keys),
+        p.empty(R, C, dtype=torch.int32),
     )
+    for more in ({"spread": spread}, {"sketch": sketch}):
+        decode_lookup_listed(q, centroids, tokens, listed, p.empty(R, dtype=torch.int32), norm, 0.125, **more)
 
 
 def decode_lookup_cost(p: Problem) -> tuple[float, float]:
