@@ -325,3 +325,64 @@ def test_23_the_dipoles_are_added_with_their_shares_of_the_mass(book):
     whole = (mass.softmax(0)[:, None, None] * matrix).sum(0)
     made = (mass + s * d @ key.T).softmax(1) @ value + s * d @ whole.T
     torch.testing.assert_close(method(q, k, v)[0, 0], made, rtol=1e-4, atol=1e-5)
+
+
+def test_36_the_dipole_is_zero_where_values_do_not_go_with_keys(book):
+    book.says(r"Where values do not go with keys \(their (covariance) is zero\), \$M_j\$ is zero")
+    book.says(r"the mean value (moves) towards their values")
+    k = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    for v, zero in (([1.0, 1.0, -1.0, -1.0], True), ([1.0, -1.0, 1.0, -1.0], False)):
+        v = torch.tensor(v)[:, None]
+        w = (0.0 * k[:, 0]).softmax(0)
+        M = (w[:, None] * (v - w @ v)).T @ (k - w @ k)
+        assert v.std() > 0
+        assert (M == 0).all() == zero
+        moved = (k @ torch.tensor([0.5, 0.0])).softmax(0) @ v
+        assert (moved.abs() < 1e-6) == zero
+        assert zero or moved > 0  # towards the values of the keys with k > 0
+
+
+def test_19_what_far_clusters_lack_exact_ones_get(book):
+    book.says(r"they get (too much), the more the wider the cluster and the longer \$d\$")
+    ran = book.cell("16")
+
+    def share(width, length):  # of a cluster that is read exactly, too much beside an expanded one
+        k = ran.key + width * (ran.k - ran.key)  # wider around the key that it is expanded at
+        w = (ran.s * k @ ran.p).softmax(0)
+        mass, key = (ran.s * k @ ran.p).logsumexp(0), w @ k
+        d = length * (ran.q - ran.p)
+        true = (ran.s * (ran.p + d) @ k.T).logsumexp(1)
+        lacks = true - (mass + ran.s * d @ key)
+        assert (lacks > -1e-9).all()
+        near = true  # one of the same weight, read exactly
+        return (torch.sigmoid(near - true + lacks) - 0.5).mean().item()
+
+    for shares in ([share(x, 1) for x in (0.25, 0.5, 1)], [share(1, x) for x in (0.25, 0.5, 1)]):
+        assert 0 < shares[0] < shares[1] < shares[2]
+
+
+def test_37_when_a_single_query_finds_the_dipole_dearer(book):
+    here, there, size = book.says(
+        r"below \$n = D/2 \+ 1\$ keys, (\d+) here and (\d+) for \$D = (\d+)\$, the dipole"
+    )
+    for n, D in ((here, book.cell("14").k.shape[1]), (there, size)):
+        dipole = D**2 + 2 * D
+        assert 2 * (n - 1) * D < dipole <= 2 * n * D
+        assert book.cell("16").M.numel() == book.cell("14").k.shape[1] ** 2
+
+
+def test_solution_4_a_gaussian_cluster(book):
+    book.says(r"would be \$(e\^\{\\frac12 s\^2 d\^\\top \\Sigma_j d\})\$\. So the first order")
+    book.says(r"would be (exact at any distance)\. The dipole mends the mean, never the mass")
+    points, weights = np.polynomial.hermite_e.hermegauss(60)  # of one Gaussian number
+    x = np.stack(np.meshgrid(points, points, points, indexing="ij"), -1).reshape(-1, 3)
+    w = np.einsum("i,j,k->ijk", weights, weights, weights).ravel()
+    w = w / w.sum()
+    mix = np.random.default_rng(0).normal(size=(3, 3))
+    z = x @ mix.T  # two numbers of a key, one of a value, around their means
+    covariance = mix @ mix.T
+    for length in (0.5, 2.0):
+        d = length * np.array([0.8, -0.6])
+        tilted = w * np.exp(z[:, :2] @ d)
+        assert np.log(tilted.sum()) == pytest.approx(0.5 * d @ covariance[:2, :2] @ d, rel=1e-6)
+        assert tilted @ z[:, 2] / tilted.sum() == pytest.approx(covariance[2, :2] @ d, rel=1e-6)
