@@ -75,7 +75,8 @@ def replayed(monkeypatch):
 def outputs(backend, steps, hidden=0, n=18, **settings):
     """What every step of two layers gives, and the cache behind the last one."""
     g = torch.Generator().manual_seed(1)
-    cache, batch = ml.MultipoleCache(**SMALL | settings, backend=backend), 2 if hidden else 1
+    sketch = {"sketch": True}  # for torch, too
+    cache, batch = ml.MultipoleCache(**SMALL | sketch | settings, backend=backend), 2 if hidden else 1
 
     def vectors(heads, n):
         return torch.randn(batch, heads, n, 16, generator=g).to(DEVICE)
@@ -100,6 +101,7 @@ CASES = {
     "padding": {"hidden": 5},
     "a budget in keys": {"budget": 6, "balance": False},
     "no budget": {"budget": 0},
+    "no sketches": {"sketch": False},
 }
 
 
