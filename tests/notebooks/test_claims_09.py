@@ -192,7 +192,8 @@ def test_26_no_difference_of_the_losses_can_be_told_from_chance(book):
 
 def test_31_the_second_half_of_a_text_is_more_work(book):
     busy, less, gap, whole = book.says(
-        r"rank 1 computes for (\d+%) of the step and rank 0 for (\d+%); the longest gap in rank 0's upper lane, (\d+) "
+        r"rank 1 computes for (\d+%) of the step and rank 0 for (\d+%); the longest gap in rank 0's "
+        r"upper lane, (\d+) "
         r"ms of (\d+), is spent waiting for rank 1"
     )
     figure = book.cell("30").value
@@ -272,7 +273,8 @@ def test_34_the_table_has_every_side_that_both_seeds_finished(book):
     assert len(rows) == 3
     means = [statistics.mean(row) for row in rows]
     said = book.says(
-        r"the differences are \$(-[\d.]+) .*? central layer, \$(-[\d.]+) .*? six layers and \$(-[\d.]+) .*? runs in six"
+        r"the differences are \$(-[\d.]+) .*? central layer, \$(-[\d.]+) .*? six layers and "
+        r"\$(-[\d.]+) .*? runs in six"
     )
     assert means == pytest.approx(said, abs=0.05)
     spreads = book.says(r"standard deviations of ([\d.]+)%, ([\d.]+)% and ([\d.]+)%")
@@ -475,8 +477,10 @@ def test_26_how_many_pairs_of_seeds_would_do(book):
         r"The three differences have one of ([\d.]+)%\. .*? standard error of \$([\d.]+)\\% / \\sqrt n\$"
     )
     many, few, degrees, sure, paper, seeds, last = book.says(
-        r"95 times in 100: (\w+) for many seeds, ([\d.]+) for three, .*? \$n - 1 = (\d)\$ \*degrees of freedom.*? So "
-        r"three seeds say \$\\pm ([\d.]+)\\%\$\. To bring that to the paper's ([\d.]+)% takes about (\d+) seeds \(a "
+        r"95 times in 100: (\w+) for many seeds, ([\d.]+) for three, .*? \$n - 1 = (\d)\$ \*degrees "
+        r"of freedom.*? So "
+        r"three seeds say \$\\pm ([\d.]+)\\%\$\. To bring that to the paper's ([\d.]+)% takes about "
+        r"(\d+) seeds \(a "
         r"factor of ([\d.]+)\)"
     )
     rows = record("training-tiny")["seeds"]
@@ -539,8 +543,10 @@ def test_21_how_many_times_as_fast_and_the_most_that_can_be_saved(book):
 
 def test_21_from_which_length_a_gpu_gains(book):
     *said, middle, long = book.says(
-        r"runs are ([\d.]+) times as fast as exact attention at 16,384 tokens and ([\d.]+) times at 65,536; 64 "
-        r"clusters by k-means ([\d.]+) and ([\d.]+) times\. (So) runs gain below 16,384 already, and k-means (begins)"
+        r"runs are ([\d.]+) times as fast as exact attention at 16,384 tokens and ([\d.]+) times at "
+        r"65,536; 64 "
+        r"clusters by k-means ([\d.]+) and ([\d.]+) times\. (So) runs gain below 16,384 already, "
+        r"and k-means (begins)"
     )
     found = {}
     for name in ("causal-backward-8x64", "causal-backward-runs-8x64", "causal-backward-runs-8x64-64k"):
@@ -556,8 +562,10 @@ def test_21_from_which_length_a_gpu_gains(book):
 
 def test_23_equal_time(book):
     seconds, few, many, behind, ahead, look, slower, fewer = book.says(
-        r"In the ([\d.]+) s that exact attention takes for (\d+) steps at 65,536 tokens, MuSe takes (\d+): exact "
-        r"attention is at a loss of ([\d.]+) then, and MuSe was at ([\d.]+) after step (\d+)\. .*? central layer, "
+        r"In the ([\d.]+) s that exact attention takes for (\d+) steps at 65,536 tokens, MuSe takes "
+        r"(\d+): exact "
+        r"attention is at a loss of ([\d.]+) then, and MuSe was at ([\d.]+) after step (\d+)\. .*? "
+        r"central layer, "
         r"([\d.]+%) more time a step, has (\d+%) fewer steps"
     )
     (row,) = of("64k-six")["seeds"]
@@ -576,7 +584,8 @@ def test_23_equal_time(book):
 
 def test_16_why_128_and_16_and_how_much_is_held_out(book):
     keys, queries, tried, held = book.says(
-        r"no near clusters, (\d+) clusters of keys and (\d+) of queries: of the (\w+) settings tried .*? fastest at "
+        r"no near clusters, (\d+) clusters of keys and (\d+) of queries: of the (\w+) settings "
+        r"tried .*? fastest at "
         r"both lengths\. A held-out loss is that of ([\d,]+) tokens"
     )
     for n in (16_384, 65_536):
@@ -604,7 +613,8 @@ def test_11_the_held_out_loss_is_of_the_same_first_texts(book):
 
 def test_16_the_losses_are_between_guessing_and_what_is_learned(book):
     tokens, even, low, high = book.says(
-        r"guessing evenly among ([\d,]+) tokens costs .*? = ([\d.]+)\$ nats, and these end between ([\d.]+) and "
+        r"guessing evenly among ([\d,]+) tokens costs .*? = ([\d.]+)\$ nats, and these end between "
+        r"([\d.]+) and "
         r"([\d.]+)\."
     )
     losses = [row["exact_heldout_loss"] for name in RECORDS for row in of(name)["seeds"]]
@@ -622,7 +632,8 @@ def test_26_a_mean_hides_what_is_rare(book):
 
 def test_11_both_sides_have_one_preset(small):
     small.says(
-        r"(Both sides have one preset): the same rate of learning, the same batches; nothing differs but the attention"
+        r"(Both sides have one preset): the same rate of learning, the same batches; nothing "
+        r"differs but the attention"
     )
     folder = small.cell("13").folder
     exact, muse = (
@@ -631,3 +642,115 @@ def test_11_both_sides_have_one_preset(small):
     assert exact["rate"] > 0
     differ = {name for name in exact | muse if exact.get(name) != muse.get(name)}
     assert differ == {"attention", "method", "muse_layers"}
+
+
+def test_41_what_a_single_key_learns(book):
+    """The formulas against autograd, for one cluster of the sample about one point."""
+    book.says(r"all of them learn the (same): \$\\frac1n\$ of the mean's gradient each")
+    book.says(r"\\frac\{\\partial\}\{\\partial v_n\} = (w_n)\\, g_v, \\qquad")
+    book.says(
+        r"= (w_n) \\big\[\\, g_k \+ s\\,p\\,\\big\(g_a \+ \(k_n - \\tilde k\)\\cdot g_k \+ \(v_n - "
+        r"\\tilde v\)\\cdot g_v\\big\)"
+    )
+    one, scale = ml.load_sample("smollm2")[15], ml.load_sample("smollm2").scale
+    p, k, v = (x[0, 0, :20].double() for x in (one.q, one.k, one.v))
+    p, (g_k, g_v) = p[0], torch.randn(2, k.shape[-1], generator=torch.Generator().manual_seed(0)).double()
+    g_a = 0.7
+    k.requires_grad_()
+    v.requires_grad_()
+    logits = scale * k @ p
+    w = logits.softmax(0)
+    mean_k, mean_v = w @ k, w @ v
+    energy = g_a * logits.logsumexp(0) + mean_k @ g_k + mean_v @ g_v
+    by_k, by_v = torch.autograd.grad(energy, (k, v), retain_graph=True)
+    own = g_a + (k - mean_k) @ g_k + (v - mean_v) @ g_v
+    torch.testing.assert_close(by_v, w[:, None] * g_v)
+    torch.testing.assert_close(by_k, w[:, None] * (g_k + scale * own[:, None] * p))
+    (plain,) = torch.autograd.grad(k.mean(0) @ g_k, k)
+    torch.testing.assert_close(plain, (g_k / len(k)).expand_as(plain))
+    dipole = (w[:, None, None] * (k - mean_k)[:, :, None] * (v - mean_v)[:, None, :]).sum(0)
+    (more,) = torch.autograd.grad((dipole @ g_v) @ g_k, k)
+    across = more / w.detach()[:, None]
+    across = across - (across @ p)[:, None] * p / (p @ p)  # what is not along p
+    assert (across - across[0]).norm() > 0.1 * across.norm()  # differs from key to key
+
+
+def test_19_what_a_faster_layer_saves(book):
+    times, layer, kept, saves, measured, wanted, third, share = book.says(
+        r"the layer becomes ([\d.]+) times as fast, which makes ([\d.]+%) · ([\d.]+) = ([\d.]+%), "
+        r"and ([\d.]+%) was "
+        r"measured\. To save ([\d.]+%) at \$s = (\d)\$ takes \$f = (\d+)\\%\$"
+    )
+    (row,) = of("16k-central")["seeds"]
+    f = row["by_layer"]["3"]["exact"] / row["exact_seconds"]
+    s = row["by_layer"]["3"]["exact"] / row["by_layer"]["3"]["muse"]
+    assert (s, f, 1 - 1 / s) == (
+        pytest.approx(times, abs=0.05),
+        pytest.approx(layer, abs=5e-4),
+        pytest.approx(kept, abs=0.005),
+    )
+    assert f * (1 - 1 / s) == pytest.approx(saves, abs=5e-4)
+    assert -row["seconds_difference"] / 100 == pytest.approx(measured, abs=5e-4)
+    assert round(100 * wanted / (1 - 1 / third)) == share
+
+
+def test_45_the_differences_have_no_trend(book):
+    begin, end, nats, moved, *six = book.says(
+        r"from step ([\d,]+) to step ([\d,]+) exact attention's loss falls by ([\d.]+) nats with "
+        r"either seed, and none of the "
+        r"seven differences moves by more than ([\d.]+) points\. \(K-means in six layers: "
+        r"-([\d.]+)% and -([\d.]+)% with "
+        r"seed 0, -([\d.]+)% and -([\d.]+)% with seed 1\.\)"
+    )
+    ran = book.cell("33")
+    first, last = (ran.found["steps"].index(step) for step in (begin, end))
+    moves, seen = [], []
+    for run in (ran.first, ran.again):
+        exact = run["exact"]
+        assert exact[first] - exact[last] == pytest.approx(nats, abs=0.005)
+        for side in list(run)[1:]:
+            apart = ran.apart(run[side], exact)[1]
+            moves.append(apart[last] - apart[first])
+            if side == "k-means in layers 1 to 6":
+                seen += [-apart[first], -apart[last]]
+    assert len(moves) == 7
+    assert max(map(abs, moves)) == pytest.approx(moved, abs=0.005)
+    assert min(moves) < 0 < max(moves)
+    assert seen == pytest.approx(six, abs=0.005)
+
+
+def test_37_what_a_hundredth_of_a_nat_is(book):
+    nats, more, few, many, begin, end = book.says(
+        r"What would ([\d.]+) nat mean\? (\d%) more perplexity, or (\d+) to (\d+) more steps at the "
+        r"rate at which exact "
+        r"attention learns from step ([\d,]+) to ([\d,]+)\."
+    )
+    assert math.exp(nats) - 1 == pytest.approx(more, abs=5e-4)
+    ran = book.cell("33")
+    steps = ran.found["steps"]
+    rates = [
+        (run["exact"][steps.index(begin)] - run["exact"][steps.index(end)]) / (end - begin)
+        for run in (ran.first, ran.again)
+    ]
+    assert sorted(round(nats / rate) for rate in rates) == [few, many]
+
+
+def test_44_which_share_of_pairs_is_exact(book):
+    leaf, length, share, longer, less, rest = book.says(
+        r"With a leaf of ([\d,]+) tokens 1,024 / ([\d,]+) = ([\d.]+%) of a layer's pairs are exact, "
+        r"at ([\d,]+) tokens "
+        r"([\d.]+%); .*? in one layer of seven (\w+) layers see everything"
+    )
+    assert leaf / length == share
+    assert leaf / longer == pytest.approx(less, abs=5e-4)
+    for n in (length, longer):  # pairs of blocks of a leaf, of all pairs of a text, both causal
+        assert (n // leaf) * leaf**2 / n**2 == leaf / n
+    for name in RECORDS:
+        assert f"leaf={int(leaf)}" in of(name)["command"]
+        assert of(name)["preset"]["context"] in (length, longer)
+    one = of("16k-central")["preset"]
+    assert one["layers"] - len(one["muse_layers"]) == rest
+    book.says(r"(neither was recorded)\.")
+    for name in RECORDS:
+        for sides in of(name)["curves"].values():
+            assert not any("position" in key or "task" in key for side in sides.values() for key in side)
