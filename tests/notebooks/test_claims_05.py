@@ -431,3 +431,41 @@ def test_19_why_every_square_has_as_many_clusters(book):
     assert twice / once == times
     as_many = [operations(ml.MuSe(clusters=32), n, head_size=64) for n in (1024, 2048)]
     assert as_many[1] / as_many[0] == pytest.approx(2)
+
+
+def test_00_a_mask_on_clusters_cannot_be_right(book):
+    least, most, clusters, tokens = book.says(
+        r"on both sides of it \((\d+) to (\d+) of (\d+), for the query in the middle of ([\d,]+) tokens\)"
+    )
+    found, middle = [], tokens / 2
+    for number in book.cell("04").sample.layers:
+        _, k, _ = first_tokens(book.cell("04").sample[number], int(tokens))
+        for labels in ml.kmeans(k, clusters=int(clusters)).labels[0]:
+            places = [(labels == j).nonzero() for j in range(int(clusters))]
+            found.append(sum((x.min() < middle < x.max()).item() for x in places))
+    assert (min(found), max(found)) == (least, most)
+
+
+def test_00_a_mask_on_members_makes_other_sums(book):
+    book.says(r"A mask on members makes other sums for every (query), and that is exact work again")
+    q, k, _ = (x[0, 0, :64].double() for x in (book.cell("05").q, book.cell("05").k, book.cell("05").v))
+    members = ml.kmeans(k[None, None].float(), clusters=4).labels[0, 0] == 0
+    seen = members & torch.ones(64, 64, dtype=torch.bool).tril()  # [queries, keys]
+    mass = [(8**-1 * q[-1] @ k.T).masked_fill(~row, -torch.inf).logsumexp(0) for row in seen[members]]
+    assert len({round(x.item(), 9) for x in mass}) == members.sum() > 1  # one point, as many sums as members
+
+
+def test_19_squares_that_double_are_few(book):
+    leaf, tokens, many, few = book.says(
+        r"With blocks of (\d+) alone the past of the last query of ([\d,]+) tokens is (\d+) of them, .*? it is (\d+)\."
+    )
+    last = int(tokens // leaf) - 1  # the number of its leaf: so many leaves before it
+    assert (last, last.bit_count()) == (many, few)
+
+
+def test_19_where_a_leaf_ends_the_treatment_jumps(book):
+    book.says(r"a (jump) where a leaf ends: the query before the border reads its leaf exactly")
+    ran = book.cell("05")
+    out = ml.MuSe(clusters=32, leaf=256)(ran.q, ran.k, ran.v, causal=True)
+    wrong = (out - ran.exact)[0, 0].norm(dim=1)
+    assert wrong[248:256].max() < 1e-4 < wrong[256:264].min()
