@@ -12,9 +12,11 @@ from claims import Notebook
 import multipole_lab as ml
 from multipole_lab.bench.recorded import record
 from multipole_lab.clustering import inertia
+from multipole_lab.decoding.settings import Settings
 from multipole_lab.measure import operations, share_of_exact
 from multipole_lab.measure.inputs import resampled
 from multipole_lab.method_text import parse_method
+from multipole_lab.training import PRESETS, build_model
 
 LENGTHS = 2 ** np.arange(10, 21)
 
@@ -52,7 +54,8 @@ def of_64(layer, tokens):
 
 def test_02_exponents_are_2_and_1_and_the_best_c_gives_one_and_a_half(book):
     exact, fixed = book.says(
-        r"\*\*exponent\*\*: (\d) for exact attention, (\d) for MuSe with a fixed number of clusters and none near"
+        r"\*\*exponent\*\*: (\d) for exact attention, (\d) for MuSe with a fixed number of clusters "
+        r"and none near"
     )
     assert slope(ml.Exact(), LENGTHS) == pytest.approx(exact)
     assert slope(ml.MuSe(clusters=64), LENGTHS) == pytest.approx(fixed)
@@ -146,7 +149,8 @@ def test_23_the_fastest_setting_keeps_the_error(book):
 
 def test_24_drawn_tokens_have_a_smaller_error_than_real_ones(book):
     drawn, real = book.says(
-        r"in each of the nine key heads of the three layers: ([\d.]+) drawn against ([\d.]+) real in key head 0 of "
+        r"in each of the nine key heads of the three layers: ([\d.]+) drawn against ([\d.]+) real "
+        r"in key head 0 of "
         r"layer 15"
     )
     method = ml.MuSe(clusters=64)
@@ -193,7 +197,8 @@ def test_exercise_4_the_error_need_not_grow_with_the_length(book):
 
 def test_the_errors_of_all_heads_grow_with_the_length_in_each_layer(book):
     three, last, middle = book.says(
-        r"Over all heads \(.*?\) it grows in each layer, but by (\d+%) in layer 3, by (\d+%) in layer 28 and by (\d+%) "
+        r"Over all heads \(.*?\) it grows in each layer, but by (\d+%) in layer 3, by (\d+%) in "
+        r"layer 28 and by (\d+%) "
         r"in layer 15"
     )
     said = book.says(r"\(All heads of the layer: ([\d.]+), ([\d.]+) and ([\d.]+)\. Key head 2 has most")
@@ -216,7 +221,8 @@ def test_09_one_group_is_key_head_0(book):
 
 def test_08_a_million_tokens_in_products_time_and_bytes(book):
     exact, grown, fixed, hours, minutes, seconds = book.says(
-        r"exact attention needs \$([\d.]+) \\cdot 10\^\{14\}\$ products a head, .*? \$([\d.]+) \\cdot 10\^\{12\}\$, "
+        r"exact attention needs \$([\d.]+) \\cdot 10\^\{14\}\$ products a head, .*? \$([\d.]+) "
+        r"\\cdot 10\^\{12\}\$, "
         r".*? \$([\d.]+) \\cdot 10\^\{10\}\$\. .*? takes ([\d.]+) hours, ([\d.]+) minutes, ([\d.]+) seconds"
     )
     n, methods = 2**20, (ml.Exact(), ml.MuSe(clusters="auto", near=4), ml.MuSe(clusters=64))
@@ -246,7 +252,8 @@ def test_08_heads_and_texts_are_linear_and_auto_grows_by_the_root(book):
     three, six = (operations(ml.MuSe(), 4096, heads=3 * m, kv_heads=m) for m in (1, 2))
     assert six == 2 * three
     cap, least, few, short, many = book.says(
-        r"nearest to \$\\sqrt\{([\d.]+)\\,m N / 2\}\$ .*? \$m\$ counts as (\d) at least\): (\d+) at ([\d,]+) tokens, "
+        r"nearest to \$\\sqrt\{([\d.]+)\\,m N / 2\}\$ .*? \$m\$ counts as (\d) at least\): (\d+) at "
+        r"([\d,]+) tokens, "
         r"([\d,]+) at a million"
     )
     assert cap == ml.MuSe().cap
@@ -310,7 +317,8 @@ def test_19_why_more_clusters_help_slowly(book):
 
 def test_22_the_miss_is_bad_and_a_speedup_below_1_is_none(book):
     book.says(
-        r"the largest miss is well above 10%, for a length that is only (twice) the longest of the fit: \*\*that is bad"
+        r"the largest miss is well above 10%, for a length that is only (twice) the longest of the "
+        r"fit: \*\*that is bad"
     )
     assert book.cell("20").short.table["length"].max() * 2 == 4096
     assert book.cell("20").miss.max() > 0.1
@@ -320,7 +328,8 @@ def test_22_the_miss_is_bad_and_a_speedup_below_1_is_none(book):
 
 def test_15_a_gpu_shows_the_laws(book):
     said = book.says(
-        r"65,536 tokens the time of exact attention grew like \$N\^\{([\d.]+)\}\$ and MuSe's like \$N\^\{([\d.]+)\}\$; "
+        r"65,536 tokens the time of exact attention grew like \$N\^\{([\d.]+)\}\$ and MuSe's like "
+        r"\$N\^\{([\d.]+)\}\$; "
         r"from 8,192 to 16,384 it was \$N\^\{([\d.]+)\}\$ and \$N\^\{([\d.]+)\}\$"
     )
     rows = {row["n"]: row for row in record("h100-causal-runs-8x64")["rows"]}
@@ -346,3 +355,94 @@ def test_10_and_19_the_words_of_the_tables(book):
     guesses = [model.predict(parse_method(row.method), row.length) for row in table.itertuples()]
     residuals = abs(guesses / table["ms"] - 1)
     assert f"{residuals.median():.0%} in the median" in str(model)
+
+
+def test_32_what_writing_a_text_reads(book):
+    share, half, whole, fewer = book.says(
+        r"or with the cache \$N/(\d+)\$ centroids .*? reads \$N\^2/(\d)\$ keys or \$N\^2/(\d+)\$ "
+        r"centroids, (\d+) times fewer"
+    )
+    assert Settings().fraction == 1 / share
+    N = np.arange(1, 2**17 + 1, dtype=np.float64)
+    exact, centroids, root = N.cumsum(), (N / share).cumsum(), np.sqrt(N).cumsum()
+    assert exact[-1] == pytest.approx(N[-1] ** 2 / half, rel=1e-4)
+    assert centroids[-1] == pytest.approx(N[-1] ** 2 / whole, rel=1e-4)
+    assert exact[-1] / centroids[-1] == pytest.approx(fewer)
+    book.says(r"\$\\sqrt N\$ a token and (\$\\tfrac23 N\^\{3/2\}\$) in all")
+    assert root[-1] == pytest.approx(2 / 3 * N[-1] ** 1.5, rel=1e-4)
+
+
+def test_12_the_crossing_goes_with_the_square_of_the_ratio(book):
+    times, longer = book.says(
+        r"the \*square\* of the ratio: exact attention that is (twice) as fast puts it at (\w+) "
+        r"times the length"
+    )
+
+    def crossing(
+        price, clusters
+    ):  # the length at which MuSe's products, each so many times as slow, come out equal
+        low, high = 256.0, 2.0**34
+        while high / low > 1.001:
+            n = round((low * high) ** 0.5)
+            method = ml.MuSe(clusters=clusters(n))
+            dearer = price * operations(method, n) > operations(ml.Exact(), n)
+            low, high = (n, high) if dearer else (low, n)
+        return low
+
+    assert times == "twice"
+    for clusters, ratio in ((lambda n: round(n**0.5), longer), (lambda _: 64, 2)):
+        assert crossing(20, clusters) / crossing(10, clusters) == pytest.approx(ratio, rel=0.02)
+
+
+def test_33_what_an_h200_showed_for_each_length(book):
+    short, slower, middle, gain, error, between, even, long, most, there, fewer = book.says(
+        r"at ([\d,]+) still ([\d.]+) times as fast \| \| ([\d,]+) \| .*? \| ([\d.]+) times, an "
+        r"error of ([\d.]+%); at "
+        r"([\d,]+) ([\d.]+) \| \| ([\d,]+) \| .*? \| ([\d.]+) times, ([\d.]+%) \| .*? (\d+) times "
+        r"fewer products \(`near=4`\)"
+    )
+    found = record("h200-muse-causal-8x64-called")
+    rows = {row["n"]: row for row in found["rows"]}
+    assert {(row["method"], row["causal"], row["graphs"], row["heads"]) for row in rows.values()} == {
+        ("MuSe()", True, False, 8)
+    }
+    assert all("resampled" in row["source"] for row in rows.values())
+    for n, speedup, within in (
+        (short, slower, 0.005),
+        (middle, gain, 0.05),
+        (between, even, 0.005),
+        (long, most, 0.06),
+    ):
+        assert rows[n]["speedup"] == pytest.approx(speedup, abs=within)
+    assert (rows[middle]["rse"], rows[long]["rse"]) == pytest.approx((error, there), abs=5e-4)
+    assert max(rows) == long
+    counts = [operations(m, 2**20, causal=True) for m in (ml.Exact(), ml.MuSe(clusters="auto", near=4))]
+    assert round(counts[0] / counts[1]) == fewer
+
+
+def test_34_from_which_length_attention_is_the_larger_part(book):
+    length, d, m, at, share, time = book.says(
+        r"\$N = 4 d \+ 3 m\$: ([\d,]+) tokens for the paper-size model of notebook 9 \(\$d = "
+        r"(\d+)\$, \$m = (\d+)\$\)\. .*? at "
+        r"([\d,]+) tokens it is (\d+%) of these operations, and was (\d+%) of the time"
+    )
+    book.says(r"take (\$2 N d\$) operations in causal attention \(forward\)")
+    paper = PRESETS["paper"]
+    assert (paper.width, paper.mlp) == (d, m)
+    layer = build_model(paper).model.layers[0]
+    weights = sum(p.numel() for part in (layer.self_attn, layer.mlp) for p in part.parameters())
+    assert weights == 4 * d * d + 3 * d * m
+
+    def parts(n):  # operations of a token: two for each product
+        attention = (
+            2 * operations(ml.Exact(), n, heads=paper.heads, head_size=int(d) // paper.heads, causal=True) / n
+        )
+        return attention, 2 * weights
+
+    attention, rest = parts(int(length))
+    assert attention == pytest.approx(2 * length * d, rel=1e-3)
+    assert attention == pytest.approx(rest, rel=1e-3)
+    attention, rest = parts(int(at))
+    assert attention / (attention + rest) == pytest.approx(share, abs=0.005)
+    (row,) = record("training-h100-16k-central")["seeds"]
+    assert row["exact_attention_seconds"] / row["exact_seconds"] == pytest.approx(time, abs=0.005)
