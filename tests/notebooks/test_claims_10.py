@@ -385,8 +385,8 @@ def test_12_the_crossing_goes_with_the_square_of_the_ratio(book):
         while high / low > 1.001:
             n = round((low * high) ** 0.5)
             method = ml.MuSe(clusters=clusters(n))
-            dearer = price * operations(method, n) > operations(ml.Exact(), n)
-            low, high = (n, high) if dearer else (low, n)
+            slower = price * operations(method, n) > operations(ml.Exact(), n)
+            low, high = (n, high) if slower else (low, n)
         return low
 
     assert times == "twice"
