@@ -361,7 +361,7 @@ def test_19_what_far_clusters_lack_exact_ones_get(book):
         assert 0 < shares[0] < shares[1] < shares[2]
 
 
-def test_37_when_a_single_query_finds_the_dipole_dearer(book):
+def test_37_when_a_single_query_pays_more_for_the_dipole(book):
     here, there, size = book.says(
         r"below \$n = D/2 \+ 1\$ keys, (\d+) here and (\d+) for \$D = (\d+)\$, the dipole"
     )
@@ -373,7 +373,7 @@ def test_37_when_a_single_query_finds_the_dipole_dearer(book):
 
 def test_solution_4_a_gaussian_cluster(book):
     book.says(r"would be \$(e\^\{\\frac12 s\^2 d\^\\top \\Sigma_j d\})\$\. So the first order")
-    book.says(r"would be (exact at any distance)\. The dipole mends the mean, never the mass")
+    book.says(r"would be (exact at any distance)\. The dipole corrects the mean, never the mass")
     points, weights = np.polynomial.hermite_e.hermegauss(60)  # of one Gaussian number
     x = np.stack(np.meshgrid(points, points, points, indexing="ij"), -1).reshape(-1, 3)
     w = np.einsum("i,j,k->ijk", weights, weights, weights).ravel()
