@@ -64,4 +64,4 @@ def residual_masses(
         b_max = b_new
     # a cluster far below the largest of its neighbours: the mean of exponentials is at least that of the mean
     b_count = tl.log(tl.maximum(b_n, 1).to(tl.float32))[None, :]
-    return tl.where(b_sum > 0.0, b_max[:, None] + tl.log(tl.maximum(b_sum, 1e-38)), b_count)
+    return tl.where(b_sum > 0.0, b_max[:, None] + tl.log(tl.maximum(b_sum, 1e-37)), b_count)

@@ -1,8 +1,8 @@
 """Tiles of the decoding kernels: (KB of shared memory, padded size, bytes[, capability]) and (rows, cols, warps, ...).
 
-decode_lookup : cols = centroids a program, rows = dimensions multiplied at a time. decode_sketch : cols =
-centroids a program, rows = members of theirs a step. decode_select : by the
-clusters of a level; cols = clusters held in registers, rows = masses held in registers.
+decode_lookup : cols = centroids a program, rows = dimensions multiplied at a time. decode_sketch : the same where
+clusters have sketches; rows = members of theirs a step. decode_select : by the clusters of a level; cols = clusters
+held in registers, rows = masses held in registers.
 decode_attend : cols = keys a step. decode_merge : rows = partials a step.
 """
 
@@ -18,7 +18,8 @@ TILES = {
         (0, 256, 4): (32, 32, 4, 1),
     },
     "decode_sketch": {
-        (0, 256, 4): (64, 32, 4, 1),
+        (99, 256, 4): (64, 32, 4, 1),
+        (0, 256, 4): (32, 32, 4, 1),
     },
     "decode_select": {
         (0, 1024, 4): (4096, 1024, 4, 1, KERNELS),
