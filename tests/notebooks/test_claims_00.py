@@ -181,13 +181,42 @@ def test_19_more_clusters_lower_the_error_and_cost_more(book):
         method = ml.MuSe(clusters=int(clusters))
         assert ml.relative_squared_error(method(q, k, v), exact).item() == pytest.approx(error, abs=0.005)
         assert share_of_exact(method, 2048, heads=9, kv_heads=3) == pytest.approx(share, abs=0.005)
+    terms, price = book.says(
+        r"each cluster costs the same \(\$(\d) N D\$ up to constants in section 4, "
+        r"\$(\d) N D\$ with them in notebook 4\)"
+    )
+    assert book.says(r"is cheaper where \$(\d)C \+ mN/C\$") == (terms,)
+    counts = [operations(ml.MuSe(clusters=clusters), 2048, head_size=64) for clusters in (64, 65, 128)]
+    assert (counts[1] - counts[0], counts[2] - counts[0]) == (price * 2048 * 64, 64 * price * 2048 * 64)
+
+
+def test_20_what_k_means_costs(book):
+    book.says(
+        r"K-means costs \$N C D\$ for each (iteration and each side), .*? once more to begin; `MuSe` does one"
+    )
+    assert ml.MuSe().iterations == 1
+    none, one, two, only_keys = (
+        operations(method, 2048, head_size=64) / (2048 * 64 * 64)
+        for method in (ml.MuSe(partition="runs"), ml.MuSe(), ml.MuSe(iterations=2), ml.MuSe(query_clusters=1))
+    )
+    assert (two - one, one - none) == (2, 2 * 2)  # two sides; one iteration and the beginning
+    assert one > only_keys
 
 
 def test_23_from_which_length_on_it_pays(book):
     found = book.says(
         r"AMD EPYC between ([\d,]+) and ([\d,]+) tokens; on an H100, .*? between ([\d,]+) and ([\d,]+)\. Causal .*? "
-        r"that CPU at about ([\d,]+) tokens, on an H200 .*? near ([\d,]+) \("
+        r"that CPU at about ([\d,]+) tokens, on an H200 .*? near ([\d,]+), in an "
+        r"earlier record of the H100 .*? between ([\d,]+) and ([\d,]+) \("
     )
+    earlier = record("h100-causal-8x64")
+    gains = {row["n"]: row["speedup"] for row in earlier["rows"]}
+    assert gains[found[6]] < 1 < gains[found[7]]
+    assert all("cap=None" in row["method"] and row["graphs"] for row in earlier["rows"])
+    later = record("h200-muse-causal-8x64-called")
+    assert {(row["method"], row["graphs"]) for row in later["rows"]} == {("MuSe()", False)}
+    assert ml.MuSe().cap is not None
+    assert earlier["date"] < min(record("h200-causal")["date"], later["date"])
     names = "cpu-muse-short-8x64", "h100-attention-8x64", "cpu-muse-causal-8x64"
     cpu, gpu, causal = ({row["n"]: row["speedup"] for row in record(name)["rows"]} for name in names)
     call = {
