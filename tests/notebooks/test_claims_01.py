@@ -200,7 +200,7 @@ def test_12_the_sums_are_multiplied_when_a_larger_logit_turns_up(book):
 
 
 def test_25_keys_may_be_sorted_by_cluster(book):
-    book.says(r"So (keys may be sorted) by cluster before; order comes in by the causal mask alone, and by")
+    book.says(r"So (keys may be sorted) by cluster before; order comes in only by the causal mask and by")
     ran = book.cell("15")
     q, k, v = (x[:, :, :512] for x in (ran.q, ran.k, ran.v))
     order = ml.kmeans(k, clusters=8).labels[0, 0].argsort()
