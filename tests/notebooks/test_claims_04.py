@@ -148,6 +148,15 @@ def test_20_a_fetched_key_gives_a_quarter_of_a_product_a_byte(book):
     assert numbers == book.cell("05").k.shape[-1]
 
 
+def test_29_clusters_and_summaries_alone(book):
+    alone, all_ = book.says(
+        r"below \$([\d.]+)\\,C\$ tokens that alone is more than exact attention, "
+        r"with the reading below \$([\d.]+)\\,C\$"
+    )
+    whole = operations(ml.MuSe(), 4096, head_size=64) / (4096 * 64 * 64)
+    assert (whole - 2, whole) == (2 * alone, 2 * all_)  # against 2 N N D; to read them are 2 of these N C D
+
+
 def test_22_what_is_not_read_still_counts_in_muse(book):
     (times,) = book.says(r"its error is (\d+) times as large")
     rows = book.cell("21").rows(r"(\d+)% of the attention exactly; error ([\d.]+)")
@@ -255,14 +264,18 @@ def test_10_what_sharing_near_clusters_costs_and_what_is_missed(book):
 def test_12_the_best_number_of_clusters_with_four_near(book):
     equal, m = book.says(r"alone have \$\\rho = 1\$: (\d+) clusters for \$m = (\d)\$ here")
     assert pytest.approx(equal, abs=0.5) == (m * 2048) ** 0.5
-    cluster, read, near, best = book.says(
+    cluster, read, near, optimum, best = book.says(
         r"a cluster cost \$(\d) N D\$ instead of \$(\d) N D\$, and the cap of 1\.5 a near key "
-        r"\$(\d) N D\$: .*? and (\d+) "
+        r"\$(\d) N D\$: .*? a root of ([\d.]+), and (\d+) "
         r"clusters need the fewest products, for a head with keys of its own"
     )
     counts = {C: operations(ml.MuSe(clusters=C, near=int(m)), 2048) for C in range(8, 257)}
     assert min(counts, key=counts.get) == best
-    assert (near / cluster * m * 2048) ** 0.5 == pytest.approx(best, abs=1)
+    assert (near / cluster * m * 2048) ** 0.5 == pytest.approx(optimum, abs=0.05)
+    keys, C, more_keys, fewer = book.says(r"up to whole keys: (\d+) for (\d+) clusters, (\d+) for (\d+)\)")
+    assert (C, fewer) == (best, best - 1)
+    for clusters, most in ((C, keys), (fewer, more_keys)):
+        assert ml.MuSe(clusters=int(clusters))._partition.size(2048) == most == -(-1.5 * 2048 // clusters)
     assert (near, read) == (ml.MuSe().cap * 2, 2)
     assert operations(ml.MuSe(clusters=65), 2048) - operations(ml.MuSe(), 2048) == cluster * 2048 * 64
     root, taken, more, fewest = book.says(
