@@ -368,10 +368,13 @@ def test_28_causal_attention_pays_later(book):
         r"\(128 of keys, 16 of queries\), the shortest"
     )
     heads, size, leaf = book.says(
-        r"\((\d) heads of (\d+) with keys of their own, leaves of ([\d,]+); beyond 4,096"
+        r"on one H100 on 2026-11-23, in a CUDA graph \((\d) heads of (\d+) with keys of their own, leaves of "
+        r"([\d,]+); beyond 4,096"
     )
     for name in ("attention-8x64", "causal-8x64", "attention-runs-8x64", "causal-runs-8x64"):
+        assert record(f"h100-{name}")["date"] == "2026-11-23"
         for row in record(f"h100-{name}")["rows"]:
+            assert row["graphs"]
             method = parse_method(row["method"])
             assert (row["heads"], row["dim"], method.leaf) == (heads, size, leaf)
             assert ("resampled" in row["source"]) == (row["n"] > 4096)
@@ -386,6 +389,28 @@ def test_28_causal_attention_pays_later(book):
         gain = {row["n"]: row["exact_ms"] / row["ms"] for row in record(f"h100-{name}")["rows"]}
         assert min((n for n in gain if gain[n] > 1), default=None) == faster
         assert max((n for n in gain if gain[n] < 1), default=None) == slower
+
+
+def test_28_a_later_record_of_an_h200(book):
+    (length,) = book.says(r"A later record, of an H200 and with the cap, is about even at ([\d,]+)\.")
+    found = record("h200-muse-causal-8x64-called")
+    assert found["date"] > record("h100-causal-8x64")["date"]
+    gain = {row["n"]: row["speedup"] for row in found["rows"] if row["method"] == "MuSe()"}
+    assert gain[length] == pytest.approx(1, abs=0.05)
+
+
+def test_34_longer_leaves_pay_until_they_are_four_and_a_half_c(book):
+    border, least, most = book.says(
+        r"as long as the old ones are shorter than \$([\d.]+)\\,C\$, more beyond, so the cheapest has "
+        r"\$([\d.]+)\\,C\$ to \$(\d)\\,C\$"
+    )
+    assert (border, 2 * border) == (least, most)
+    for clusters in (16, 32, 64, 128):
+        for leaf in (2**i for i in range(5, 12)):
+            once, twice = (
+                operations(ml.MuSe(clusters=clusters, leaf=n), 1 << 15, causal=True) for n in (leaf, 2 * leaf)
+            )
+            assert (twice < once) == (leaf < border * clusters)
 
 
 def test_solution_4_gradients_of_later_keys_and_values_are_zero_and_of_queries_not(book):
