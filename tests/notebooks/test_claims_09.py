@@ -304,7 +304,7 @@ def test_36_what_chance_does_to_a_loss(book):
     )
     steps, exact = ran.apart(ran.once["exact"], ran.again["exact"])
     assert steps[-1] == step
-    assert abs(exact[-1]) == pytest.approx(end, abs=0.05)
+    assert abs(exact[-1]) == pytest.approx(end, abs=0.005)
     twins = [abs(ran.apart(ran.once[side], ran.again[side])[1][steps.index(early)]) for side in ran.again]
     *said, root = book.says(
         r"are ([\d.]+)%, ([\d.]+)%, ([\d.]+)% and ([\d.]+)% away, ([\d.]+)% in the \*\*root mean square"
@@ -345,12 +345,17 @@ def test_36_other_seeds_are_hardly_further_apart_than_twins(book):
 def test_36_what_the_means_leave_out(book):
     """Exact attention's second training is the worse one at every look, and runs in layer 3 have no second seed."""
     ran = book.cell("33")
-    (smaller,) = book.says(r"from its first they would be ([\d.]+)% smaller at step 1,800")
+    least, most = book.says(
+        r"from its first they would lie ([\d.]+) to ([\d.]+) points higher at step 1,800, so nearer to zero"
+    )
+    moved = []
     assert all(y < 0 for y in ran.apart(ran.once["exact"], ran.again["exact"])[1])
     once, again = (run["exact"][ran.found["steps"].index(1800)] for run in (ran.once, ran.again))
     for side in list(ran.again)[1:]:
         loss = ran.again[side][ran.found["steps"].index(1800)]
-        assert 100 * (loss / once - loss / again) == pytest.approx(smaller, abs=0.05)
+        moved.append(100 * (loss / once - loss / again))
+        assert loss / again < loss / once < 1
+    assert (min(moved), max(moved)) == pytest.approx((least, most), abs=0.005)
     end, earlier = book.says(
         r"exact attention: \+([\d.]+)% with seed 0, and \+([\d.]+)% at step 1,600 of seed 1's first"
     )
@@ -370,7 +375,9 @@ def test_36_six_layers_of_k_means_lie_below_at_every_look(book):
 
 def test_37_the_timed_records_have_no_window_and_no_clusters_by_k_means(book):
     book.says(r"(No run here) asks whether a window or a smaller model of the same cost would do as well")
-    (slower,) = book.says(r"\(one on an H200 has, in the central layer: ([\d.]+%) \*more\* time a step\)")
+    (slower,) = book.says(
+        r"One alone of those with times has clusters by k-means, on an H200 in the central layer: ([\d.]+%) \*more\*"
+    )
     means = record("training-h200-16k-kmeans-central")
     assert (parse_method(means["preset"]["method"]).partition, means["preset"]["muse_layers"]) == (
         "kmeans",
@@ -455,7 +462,11 @@ def test_07_why_notebook_3_has_worse_gradients(book):
     assert of_causal[1:] == pytest.approx(causal, abs=6e-5)
     assert of_causal[1] > of_causal[0] > of_causal[3]
     times = [a / b for a, b in zip(of_full[1:], of_causal[1:], strict=True)]
-    book.says(r"are (forty) to a hundred times better than full ones under one loss")
+    few, many = book.says(
+        r"under one loss causal gradients, .*? are forty to a hundred times better than full ones, even with (\d+) "
+        r"clusters against (\d+)\."
+    )
+    assert (few, many) == (32, ml.MuSe().clusters)
     assert (min(times), max(times)) == pytest.approx((40, 100), rel=0.05)
 
 
@@ -627,7 +638,8 @@ def test_16_the_losses_are_between_guessing_and_what_is_learned(book):
 def test_26_a_mean_hides_what_is_rare(book):
     loss, rises = book.says(r"one token in a thousand .*? a loss of ([\d.]+) rises by ([\d.]+%)")
     assert 1e-3 / loss == pytest.approx(rises, abs=5e-6)
-    assert round(of("64k-six")["seeds"][0]["exact_heldout_loss"], 1) == loss
+    longest = record("losses-h200-16k-2000-steps")["runs"][-1]["heldout_loss"]["exact"][-1]
+    assert round(longest, 1) == loss
 
 
 def test_11_both_sides_have_one_preset(small):
@@ -668,8 +680,15 @@ def test_41_what_a_single_key_learns(book):
     torch.testing.assert_close(by_k, w[:, None] * (g_k + scale * own[:, None] * p))
     (plain,) = torch.autograd.grad(k.mean(0) @ g_k, k)
     torch.testing.assert_close(plain, (g_k / len(k)).expand_as(plain))
-    dipole = (w[:, None, None] * (k - mean_k)[:, :, None] * (v - mean_v)[:, None, :]).sum(0)
-    (more,) = torch.autograd.grad((dipole @ g_v) @ g_k, k)
+    book.says(
+        r"the matrix \$M = \\sum_n w_n (\(v_n - \\tilde v\)\(k_n - \\tilde k\))\^\{\\mathsf T\}\$ of notebook 3"
+    )
+    book.says(r"\$v_n\$ gets \$(w_n)\\, G\\, \(k_n - \\tilde k\)\$ on top")
+    dipole = (w[:, None, None] * (v - mean_v)[:, :, None] * (k - mean_k)[:, None, :]).sum(0)
+    G = torch.randn(dipole.shape, generator=torch.Generator().manual_seed(1)).double()
+    (on_top,) = torch.autograd.grad((dipole * G).sum(), v, retain_graph=True)
+    torch.testing.assert_close(on_top, w[:, None] * ((k - mean_k) @ G.T))
+    (more,) = torch.autograd.grad((dipole @ g_k) @ g_v, k)
     across = more / w.detach()[:, None]
     across = across - (across @ p)[:, None] * p / (p @ p)  # what is not along p
     assert (across - across[0]).norm() > 0.1 * across.norm()  # differs from key to key
