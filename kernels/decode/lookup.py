@@ -18,8 +18,7 @@ from .work import Work
 
 @triton.jit(do_not_specialize=["C", "E", "ITEMS", "TILES", "EXACT_TILES", "sinks", "clustered"])
 def decode_lookup_kernel(
-    probe, level, lists, sketch, exact, found, scale, softcap, level_strides, sketch_strides,
-    exact_strides,
+    probe, level, lists, sketch, exact, found, scale, softcap, level_strides, sketch_strides, exact_strides,
     C, E, ITEMS, TILES, EXACT_TILES, sinks, clustered, G: tl.constexpr, D: tl.constexpr,
     BG: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr, BC: tl.constexpr, BK: tl.constexpr,
     BN: tl.constexpr, LISTED: tl.constexpr, SPREAD: tl.constexpr, SKETCH: tl.constexpr,

@@ -77,7 +77,7 @@ class Settings:
         if self.dense_until is not None:
             check_count("dense_until", self.dense_until, 0)
         check_cap(self.cap)
-        if self.sketch not in (None, True, False):
+        if not (self.sketch is None or isinstance(self.sketch, bool)):
             raise TypeError(f"sketch is {self.sketch!r}; True, False or None is needed")
         if not isinstance(self.balance, bool):
             raise TypeError(f"balance is {self.balance!r}; True or False is needed")

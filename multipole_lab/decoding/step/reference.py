@@ -98,15 +98,8 @@ def decode_step(
             members = fine.first[:, : fine.size], fine.tokens[:, : fine.size]
             inner = residual_masses(probe, sketches, *members, state.clustered, scale)
         spread, one = spreads[-1][:, : top.size] if spreads else None, len(state.levels) == 1
-        a = masses(
-            probe,
-            top.keys[:, : top.size],
-            top.tokens[:, : top.size],
-            scale,
-            softcap,
-            spread,
-            inner if one else None,
-        )
+        counted = top.keys[:, : top.size], top.tokens[:, : top.size]
+        a = masses(probe, *counted, scale, softcap, spread, inner if one else None)
         norm = _softmax([a, *logits])[2]
         limit = None
         if top_p is not None:
