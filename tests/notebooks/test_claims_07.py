@@ -227,6 +227,16 @@ def test_16_halves_are_summed_with_32_bits(book):
     assert wrong.item() == pytest.approx(5 * 10.0**-power, rel=0.2)
 
 
+def test_16_what_sums_in_16_bits_would_do(book):
+    book.says(r"so few digits (lose a small term) in a large sum")
+    for kind, large in ((torch.float16, 2048), (torch.bfloat16, 256)):
+        one = torch.tensor(1, dtype=kind)
+        assert large * one + one == large
+    logit, rounded = book.says(r"`bfloat16` rounds a logit near (\d+) by up to ([\d.]+?)\.")
+    near = torch.linspace(logit - 1, logit + 1, 10_001)
+    assert (near.bfloat16().float() - near).abs().max().item() == pytest.approx(rounded, abs=0.005)
+
+
 def test_18_the_largest_cluster_without_and_with_a_cap(book):
     mean, largest, most = book.says(
         r"64 clusters of (\d+) keys in the mean\) has one of (\d+); with `cap=1.5` none is above (\d+)"
