@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 import multipole_lab as ml
 from multipole_lab.bench.recorded import record
 from multipole_lab.decoding.store.rope import Rotation
-from multipole_lab.measure import interleaved, operations
+from multipole_lab.measure import interleaved, share_of_exact
 from multipole_lab.measure.errors import per_head_error
 from multipole_lab.measure.heads import first_tokens
 from multipole_lab.models.samples.sample import data_folder
@@ -96,6 +96,18 @@ def test_18_a_methods_text_is_its_configuration(book):
     (same,) = re.findall(r"-> (\w+)", book.cell("18").printed)
     assert same == "True"
     assert book.cell("18").parse_method("MuSe(clusters=64, near=4)") == ml.MuSe(clusters=64, near=4)
+
+
+def test_22_a_method_keeps_nothing_of_a_text(book):
+    book.says(r"keeps nothing of a text: (clusters are made again) for every one")
+    sample, method = ml.load_sample("smollm2"), ml.MuSe(clusters=32)
+    first, second = (
+        [x[:, :, at] for x in first_tokens(sample[15], 1024)] for at in (slice(512), slice(512, 1024))
+    )
+    before = method(*first)
+    method(*second)
+    assert torch.equal(method(*first), before)
+    assert method == ml.MuSe(clusters=32)
 
 
 def test_19_a_leaf_longer_than_the_text_is_exact(book):
@@ -373,6 +385,11 @@ def test_02_another_denominator_is_another_error(book):
     assert (wrong.sum((0, 2)) / size.sum((0, 2))).mean().item() == pytest.approx(mean, abs=5e-4)
     assert (wrong.sum() / size.sum()).item() == pytest.approx(pooled, abs=5e-4)
     assert (wrong / size).mean().item() == pytest.approx(queries, abs=5e-4)
+    book.says(r"own fraction, where each query counts (alike)")
+    louder = torch.ones_like(size)
+    louder[:, :, 0] = 1e4  # one query of a hundred times the length
+    assert (louder * wrong / (louder * size)).mean().item() == pytest.approx(queries, abs=5e-4)
+    assert ((louder * wrong).sum() / (louder * size).sum()).item() != pytest.approx(pooled, abs=0.01)
 
 
 def test_62_rope_lets_a_logit_see_the_distance_only(book):
@@ -453,7 +470,7 @@ def entropies():
 
 def test_16_what_tuning_gains_over_the_default(book):
     default, cost, more, most, share, clusters, middle = book.says(
-        r"`MuSe\(\)` has ([\d.]+) with (\d+%) of exact attention's products, the two have (\d+%) "
+        r"`MuSe\(\)` has ([\d.]+) with (\d+%) of exact attention's products in this layer, the two have (\d+%) "
         r"and (\d+%) of them\. .*? "
         r"No: with (\d+%), (\d+) clusters and none near have ([\d.]+)\."
     )
@@ -466,7 +483,7 @@ def test_16_what_tuning_gains_over_the_default(book):
         return ml.relative_squared_error(method(*x, scale=scale)[:, :, at], exact[:, :, at]).item()
 
     def products(method):
-        return operations(method, 4096) / operations(ml.Exact(), 4096)
+        return share_of_exact(method, 4096, heads=9, kv_heads=3)
 
     plain, many = ml.MuSe(), ml.MuSe(clusters=int(clusters))
     chosen = ml.MuSe(clusters=64, near=4), ml.MuSe(clusters=32, near=4)
