@@ -397,7 +397,7 @@ def test_12_the_crossing_goes_with_the_square_of_the_ratio(book):
 def test_33_what_an_h200_showed_for_each_length(book):
     short, slower, middle, gain, error, between, even, long, most, there, fewer = book.says(
         r"at ([\d,]+) still ([\d.]+) times as fast \| \| ([\d,]+) \| .*? \| ([\d.]+) times, an "
-        r"error of ([\d.]+%); at "
+        r"error of ([\d.]+%), .*?; at "
         r"([\d,]+) ([\d.]+) \| \| ([\d,]+) \| .*? \| ([\d.]+) times, ([\d.]+%) \| .*? (\d+) times "
         r"fewer products \(`near=4`\)"
     )
@@ -416,6 +416,14 @@ def test_33_what_an_h200_showed_for_each_length(book):
         assert rows[n]["speedup"] == pytest.approx(speedup, abs=within)
     assert (rows[middle]["rse"], rows[long]["rse"]) == pytest.approx((error, there), abs=5e-4)
     assert max(rows) == long
+    real, layers = book.says(r"and of ([\d.]+%) for a real text \((\w+) layers, notebook 5\)")
+    (whole,) = (
+        row
+        for row in record("cpu-real-tokens-32k")["rows"]
+        if (row["tokens"], row["source"], row["causal"]) == (middle, "real", True)
+        and parse_method(row["method"]) == ml.MuSe()
+    )
+    assert (len(whole["errors"]), whole["error"]) == (layers, pytest.approx(real, abs=5e-4))
     counts = [operations(m, 2**20, causal=True) for m in (ml.Exact(), ml.MuSe(clusters="auto", near=4))]
     assert round(counts[0] / counts[1]) == fewer
 
