@@ -232,7 +232,7 @@ def test_16_what_sums_in_16_bits_would_do(book):
     for kind, large in ((torch.float16, 2048), (torch.bfloat16, 256)):
         one = torch.tensor(1, dtype=kind)
         assert large * one + one == large
-    logit, rounded = book.says(r"`bfloat16` rounds a logit near (\d+) by up to ([\d.]+?)\.")
+    logit, rounded = book.says(r"`bfloat16` rounds a logit near (\d+) by up to (\d+\.\d+)")
     near = torch.linspace(logit - 1, logit + 1, 10_001)
     assert (near.bfloat16().float() - near).abs().max().item() == pytest.approx(rounded, abs=0.005)
 
