@@ -14,6 +14,7 @@ import multipole_lab as ml
 from multipole_lab.bench.recorded import record
 from multipole_lab.decoding.settings import Settings
 from multipole_lab.decoding.step.reference import decode_step, masses
+from multipole_lab.decoding.step.trace import Seen
 from multipole_lab.decoding.store.hierarchy import Hierarchy
 from multipole_lab.decoding.store.rope import Rotation
 from multipole_lab.decoding.store.short import LEAST_BYTES
@@ -192,9 +193,14 @@ def test_26_a_step_is_many_small_operations_where_exact_attention_is_few(book):
 
 def test_29_what_the_last_replayed_word_reads_and_which_takes_longest(book):
     keys, head, layer, exact, centroids = book.says(
-        r"Of the ([\d,]+) keys before the last word, key head (\d) of layer (\d+) reads (\d+) exactly, "
-        r"beside (\d+) centroids"
+        r"Of the ([\d,]+) keys before the last word, key head (\d) of layer (\d+) reads (\d+) exactly "
+        r"\(.*?\), beside (\d+) centroids"
     )
+    sinks, recent, written, opened = book.says(
+        r"\((\d+) sinks, (\d+) recent keys, the (\d+) words written since the clusters were made, and (\d+) keys of"
+    )
+    assert sinks + recent + written + opened == exact
+    assert (sinks, recent) == (Settings().sinks, Settings().recent)
     panel = ml.panels.writing(ml.load_sample("smollm2"))
     table, state = panel.table(), panel.state()
     assert (state["head"], state["layer"]) == (head, layer)
@@ -203,6 +209,11 @@ def test_29_what_the_last_replayed_word_reads_and_which_takes_longest(book):
         exact,
         centroids,
     )
+    assert (len(table["keys"]) - 1, table["in_opened_clusters"][-1]) == (written, opened)
+    rest = [
+        read - inside for read, inside in zip(table["read_exactly"], table["in_opened_clusters"], strict=True)
+    ]
+    assert rest == [sinks + recent + i for i in range(len(rest))]  # one more a word
     book.says(r"The (first) word takes longest")
     assert table["ms"][0] > 3 * sorted(table["ms"])[len(table["ms"]) // 2]
 
@@ -270,7 +281,12 @@ def test_exercise_3_an_estimated_share_errs_more_where_coarse_clusters_make_it(b
         found[line[0]] += line[1:]
     assert (min(found[2]), max(found[2]), min(found[1]), max(found[1])) == sizes[:4]
     assert sizes[4:] == (Settings().branch / Settings().fraction, 1 / Settings().fraction)
-    few, many = book.says(r"from (\d+) keys, the sinks and the recent ones alone, to ([\d,]+)\.")
+    few, always, last, mean, many = book.says(
+        r"from (\d+) keys, the (\d+) sinks and recent ones and those written since \(none to (\w+), ([\d.]+) in the "
+        r"mean\), to ([\d,]+)\."
+    )
+    assert (always, last, mean) == (Settings().sinks + Settings().recent, 8 - 1, sum(range(8)) / 8)
+    assert few == math.floor(always + mean + 0.5)
     read = printed.column(r"\((\d+) keys\)")
     assert (min(read), max(read)) == (few, many)
 
@@ -305,14 +321,15 @@ def test_18_what_clustering_the_prompt_took(book):
     assert eager == pytest.approx(dense, abs=0.05)
     assert eager < later < first
     begin, step, compiled, more, saved, steps = book.says(
-        r"first step takes (\d+) ms and a later one ([\d.]+) \(a compiled dense step takes "
-        r"([\d.]+)\)\. The first "
+        r"first step takes (\d+) ms and a later one ([\d.]+)\. \(The dense step that counts is the faster one: "
+        r"compiled, .*? it takes ([\d.]+)\.\) The first "
         r"costs (\d+) ms more than an uncompiled dense one, each later one saves ([\d.]+) ms: after "
         r"about (\d+) of them"
     )
     ours = sides["MultipoleCache(0.05, 1 level), compiled"]
     assert (ours["first_step_ms"], ours["median_ms"]) == pytest.approx((begin, step), rel=0.02)
     assert sides["StaticCache, compiled"]["median_ms"] == pytest.approx(compiled, abs=0.05)
+    assert eager < sides["StaticCache, compiled"]["median_ms"]
     extra, gain = ours["first_step_ms"] - eager, eager - ours["median_ms"]
     assert (round(extra), round(gain, 1), round(extra / gain)) == (more, saved, steps)
 
@@ -355,13 +372,31 @@ def test_07_the_prompt_may_be_read_by_muse(book):
 
 
 def test_12_query_heads_of_a_key_head_choose_together(book):
-    book.says(r"choose (together), by the sum of their shares of a cluster")
+    book.says(r"choose (together), by the sum of their shares of a cluster per key")
+    book.says(
+        r"the order of their mass per key, \$e\^\{a_j\(q\)\} / n_j\$ \(.*? and the shares (added up)\), until"
+    )
     state, q, *_ = clustered(15, 2)
     step = decode_step(q[:, :, -1:], state, scale=0.125, budget=128)[0]
     swapped = decode_step(q[:, [2, 0, 1], -1:], state, scale=0.125, budget=128)[0]
     torch.testing.assert_close(step[:, [2, 0, 1]], swapped)
     alone = decode_step(q[:, :1, -1:], state, scale=0.125, budget=128)[0]
     assert not torch.allclose(step[:, :1], alone, rtol=1e-3, atol=1e-4)  # it would choose others
+    seen, scale = Seen(), ml.load_sample("smollm2").scale
+    decode_step(q[:, :, -8:-7], state, scale=scale, budget=128, seen=seen)
+    a = estimated_and_true(15, 2)[0][0]  # [3, C] of the same step
+    exact = [
+        scale * q[0, :, -8] @ x.T for x in (state.keys[0, 0, :10], state.keys[0, 0, state.clustered : 4088])
+    ]
+    share = (a - torch.cat([a, *exact], -1).logsumexp(-1, keepdim=True)).exp().sum(0)
+    sizes = torch.tensor([len(at) for at in clustered(15, 2)[3]])
+
+    def opens(worth):  # the best clusters as long as they fit
+        order = worth.argsort(descending=True)
+        return set(order[sizes[order].cumsum(0) <= 128].tolist())
+
+    opened = set(seen.parts[2][0].nonzero().flatten().tolist())
+    assert opened == opens(share / sizes) != opens(share)
 
 
 def test_18_a_join_clusters_the_last_block_only(book):
@@ -578,11 +613,22 @@ def test_26_no_crossing_was_recorded_on_a_gpu(book):
     assert LEAST_BYTES["cuda"] == 0
     assert {row["prompt"] for row in record("h200-generate-32768")["rows"]} == {32_768}
     assert record("h100-decode")["keys"] == 131_072
-    few, many = book.says(r"So on CPUs its crossing lies between ([\d,]+) and ([\d,]+) keys")
+    few, many, share, keys, slower, longer, waits = book.says(
+        r"So its crossing lies between ([\d,]+) and ([\d,]+) keys, as far as two clocks can tell .*? With a budget of "
+        r"(\d%), (\d+) keys, one level is still (\d%) slower at ([\d,]+); so the cache waits for ([\d,]+)\."
+    )
     one = record("decode-error-reading")["rows"][2]
     assert one["side"] == "one level"
     assert one["speedup"] > 1  # and slower at 4,096: the test of a step over few keys
-    assert (few, many) == (4096, 8192)
+    assert record("decode-error-reading")["device"].endswith("2 threads")
+    assert (few, many, longer) == (4096, 8192, 8192)
+    (wide,) = (
+        row
+        for row in record("decode-error-reading")["rows"]
+        if (row["side"], row["budget"]) == ("one level", share)
+    )
+    assert (round(share * longer), round(1 - wide["speedup"], 2)) == (keys, slower)
+    assert waits == math.ceil(LEAST_BYTES["cpu"] / (3 * 2 * 64 * 4)) > many
     layers, clustered, tokens, dense = book.says(
         r"a random Llama of (\w+) layers, \*not compiled\*, took ([\d.]+) ms over ([\d,]+) tokens "
         r"on an H200, and ([\d.]+)"
@@ -594,3 +640,10 @@ def test_26_no_crossing_was_recorded_on_a_gpu(book):
     assert not any(row["compiled"] for row in sides.values())
     assert sides["MultipoleCache"]["median_ms"] == pytest.approx(clustered, abs=0.05)
     assert sides["DynamicCache"]["median_ms"] == pytest.approx(dense, abs=0.05)
+    other, short = book.says(r"the dense step of as many layers took ([\d.]+) ms over ([\d,]+) tokens\.")
+    again = record("h200-generate-32768-eager")
+    assert [again[name] for name in ("date", "device", "model")] == [
+        found[name] for name in ("date", "device", "model")
+    ]
+    (row,) = (row for row in again["rows"] if row["side"] == "DynamicCache")
+    assert (row["prompt"], row["compiled"], round(row["median_ms"], 1)) == (short, False, other)
