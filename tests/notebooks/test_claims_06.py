@@ -360,6 +360,20 @@ def test_02_the_metric_of_the_queries_halves_the_error_but_not_in_every_head(boo
         assert found[15, 2] == pytest.approx(shown, abs=5e-4)
 
 
+def test_05_sketches_of_keys_make_the_error_smaller_in_every_head(book, decode):
+    more, sketches, means, heads = book.says(
+        r"In 16 bits that is (\d+%) more memory\. The same error of a step is then ([\d.]+) instead of ([\d.]+), "
+        r"and smaller in each of the (\w+) key heads"
+    )
+    assert pytest.approx(more, abs=0.005) == (64 / 4 + 2) / (4 * 64)
+    every = [(n, h) for n in ml.load_sample("smollm2").layers for h in range(3)]
+    found = {side: [decode(layer=n, head=h, sketch=side)[0] for n, h in every] for side in (False, True)}
+    assert sum(found[True]) / len(every) == pytest.approx(sketches, abs=1e-4)
+    assert sum(found[False]) / len(every) == pytest.approx(means, abs=1e-4)
+    assert all(ours < theirs for theirs, ours in zip(*found.values(), strict=True))
+    assert len(every) == heads
+
+
 def test_07_the_prompt_may_be_read_by_muse(book):
     book.says(r"(the prompt goes through the method), and each new token through the cache")
     model, ids = tiny("llama"), ids_of(1, 100)
