@@ -26,7 +26,7 @@ class Settings:
 
     fraction: float = 1 / 16
     outliers: float = 0.0
-    sketch: bool | None = None
+    sketch: bool | None = False
     budget: int | float | None = 128
     top_p: float | None = None
     levels: int = 2

@@ -75,7 +75,7 @@ def replayed(monkeypatch):
 def outputs(backend, steps, hidden=0, n=18, **settings):
     """What every step of two layers gives, and the cache behind the last one."""
     g = torch.Generator().manual_seed(1)
-    sketch = {"sketch": True}  # for torch, too
+    sketch = {"sketch": True}
     cache, batch = ml.MultipoleCache(**SMALL | sketch | settings, backend=backend), 2 if hidden else 1
 
     def vectors(heads, n):

@@ -129,11 +129,12 @@ def test_one_sharp_key_that_means_hide_is_read(levels, backend):
     assert means > 0.02, errors
 
 
-def test_kernels_have_sketches_and_torch_has_none_unless_asked():
+def test_none_is_sketches_by_the_kernels_and_not_in_torch():
     found = {backend: filled(sketch=None, backend=backend).sketch for backend in ("torch", "triton")}
     assert found["torch"] is None
     assert isinstance(found["triton"], Sketch)
     assert filled(sketch=False, backend="triton").sketch is None
+    assert Settings().sketch is False
     with pytest.raises(TypeError, match="sketch is 'yes'; True, False or None is needed"):
         Settings(sketch="yes")
 
