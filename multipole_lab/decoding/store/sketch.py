@@ -1,9 +1,8 @@
 """Two bits a coordinate of what a key differs from its cluster's mean by: then no mean hides a sharp key.
 
 The residual ``r = k - c`` of a key, t its root mean square, is kept as a code in {-3, -1, 1, 3} for each coordinate
-(the sign, and whether ``|r_d| > t``) and one size, with which ``size * code`` comes nearest to r: of normal numbers 12%
-of ``|r|^2`` is left, the best two bits leave 11.75%. The log mass of a cluster j is the mean's logit and a sum over
-its members,
+(the sign, and whether ``|r_d| > t``) and one size, with which ``size * code`` comes nearest to r: of normal numbers
+less than 12% of ``|r|^2`` is left. The log mass of a cluster j is the mean's logit and a sum over its members,
 
     ``a_gj = s q_g.c_j + log sum_i exp(s q_g.r_i)``,
 
