@@ -44,6 +44,24 @@ def softmax_lse(logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return _SoftmaxLse.apply(logits, dim)
 
 
+def softmax_by_owner(
+    a: Float[Tensor, "R I T"], owner: Int[Tensor, "R T"], owners: int
+) -> tuple[Float[Tensor, "R I T"], Float[Tensor, "R I owners"]]:
+    """Softmax among those of the last dimension that have one owner, and its log-sum-exp, ``NEVER`` of nothing.
+
+    What is ``NEVER`` has no weight, whose ever it is.
+    """
+    R, I, T = a.shape
+    owner = owner.unsqueeze(1).expand(R, I, T)
+    largest = a.detach().new_full((R, I, owners), NEVER).scatter_reduce(2, owner, a.detach(), "amax")
+    weight = (a - largest.gather(2, owner)).exp()
+    weight = torch.where(a < NEVER / 2, 0.0, weight)
+    total = a.new_zeros(R, I, owners).scatter_add(2, owner, weight)
+    least = torch.finfo(a.dtype).tiny
+    share = weight / total.clamp(min=least).gather(2, owner)
+    return share, torch.where(total > 0, largest + total.clamp(min=least).log(), NEVER)
+
+
 def softmax_seen(logits: Tensor) -> tuple[Tensor, Tensor]:
     """``softmax_lse`` over the last dimension, with a log-sum-exp of -inf where every logit is NEVER."""
     weights, lse = softmax_lse(logits, -1)

@@ -48,7 +48,7 @@ class MultipoleCache(NotOffered):
     fraction : centroids per key.
     outliers : further centroids per key, of the keys farthest from theirs; 1/16 costs as many centroids again.
     sketch : whether clusters are chosen by all their keys, of each of which two bits a coordinate tell where it lies
-        beside its centroid (``store/sketch.py``): 7% more memory. None: by the kernels alone, for torch is slow at it.
+        beside its centroid (``store/sketch.py``): 7% more memory. None: by the kernels alone; torch unpacks all keys.
     budget : keys of opened clusters that each key/value head sums exactly for one token: an integer, or a
         float in (0, 1] as a share of the context; None to leave it to ``top_p``.
     top_p : stop choosing once the exact keys are estimated to hold this share of the softmax mass.

@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from multipole_lab.decoding.settings import Settings
+from multipole_lab.decoding.step.backend import step_function
 from multipole_lab.decoding.step.reference import decode_step, open_clusters
 from multipole_lab.decoding.store.blocks import sort_by
 from multipole_lab.decoding.store.hierarchy import Hierarchy
@@ -14,6 +15,7 @@ from multipole_lab.testing import assert_close, oracle
 from multipole_lab.threads import one_thread
 
 B, HK, G, D, DV = 2, 2, 3, 16, 24
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = {"block": 256, "interval": 32, "recent": 32, "sinks": 4, "dense_until": 0}
 
 
@@ -306,25 +308,45 @@ def test_settings_name_what_they_refuse(name, value):
         Settings(**{name: value})
 
 
+SKETCHED = {
+    "sinks": 2,
+    "recent": 4,
+    "interval": 8,
+    "block": 64,
+    "iterations": 2,
+    "fraction": 1 / 8,
+    "branch": 3,
+}
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [({}, {"outliers": 1 / 16}), (SKETCHED, {"sketch": True})],
+    ids=["outliers", "sketches"],
+)
 @pytest.mark.parametrize("levels", [1, 2])
-def test_one_sharp_key_among_many_is_read_where_outliers_stand_alone(levels):
+def test_one_sharp_key_among_many_is_read_where_outliers_stand_alone_or_keys_have_sketches(
+    levels, settings, remedy, backend
+):
     """The mean of its cluster hides it, and many keys of a middling score fill the budget."""
-    n, q = 256, torch.zeros(1, 1, 1, D)
+    n, q = 256, torch.zeros(1, 1, 1, D, device=DEVICE)
     q[..., :2] = 6
     errors = []
-    for outliers in (0, 1 / 16):
+    for more in ({}, remedy):
         torch.manual_seed(0)
         k, v = torch.randn(1, 1, n, D), torch.randn(1, 1, n, DV)
         k[..., :2] *= 0.1
         k[0, 0, 101, 0] = 4
         k[0, 0, 120:168, 1:] = k[0, 0, 120, 1:] + 0.1 * k[0, 0, 120:168, 1:]
         k[0, 0, 120:168, 1] = 1.3
-        h = Hierarchy(Settings(**SMALL, levels=levels, outliers=outliers))
+        k, v = k.to(DEVICE), v.to(DEVICE)
+        h = Hierarchy(Settings(**SMALL | settings | more, levels=levels, backend=backend))
         h.append(k, v)
         h.join()
-        got, _ = decode_step(q, h.state(), scale=D**-0.5, budget=32)
+        got, _ = step_function(backend, q, v)(q, h.state(), scale=D**-0.5, budget=32)
         want = scaled_dot_product_attention(q, k, v)
         errors.append(((got - want).square().sum() / want.square().sum()).item())
-    without, with_outliers = errors
-    assert with_outliers < 0.1 * without, errors
+    without, with_it = errors
+    assert with_it < 0.1 * without, errors
     assert without > 0.02, errors

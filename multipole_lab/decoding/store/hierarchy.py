@@ -71,6 +71,11 @@ class Hierarchy:
         """Where the tail starts."""
         return self.blocks[-1].end if self.blocks else 0
 
+    @property
+    def by_kernels(self) -> bool:
+        """Whether the Triton kernels work on what is stored here."""
+        return use_triton(self.settings.backend, self.keys.buffer, self.values.buffer)
+
     def append(self, k: Float[Tensor, "B Hk n D"], v: Float[Tensor, "B Hk n Dv"]) -> None:
         """New keys and values at the end of the text."""
         if self.keys is None:
@@ -124,17 +129,8 @@ class Hierarchy:
         sinks, clustered = (self.sinks, self.clustered) if self.blocks else (0, 0)
         valid = None if self.valid is None else self.exact_valid()
         sketch = Sketch(*(part.buffer for part in self.sketch)) if self.blocks and self.sketch else None
-        return State(
-            self.keys.buffer,
-            self.values.buffer,
-            levels,
-            sinks,
-            clustered,
-            self.length,
-            valid,
-            spreads,
-            sketch,
-        )
+        stored = self.keys.buffer, self.values.buffer
+        return State(*stored, levels, sinks, clustered, self.length, valid, spreads, sketch)
 
     def exact_valid(self) -> Bool[Tensor, "B exact"]:
         """Which of the sinks and of the tail are no padding, where there is any."""
@@ -220,7 +216,7 @@ class Hierarchy:
     def _set_up(self, end: int) -> None:
         """Level buffers, and the sinks to the front of the first ``end`` keys: every text's first ones that count."""
         s, k, v = self.settings, self.keys, self.values
-        self.make_levels(use_triton(s.backend, k.buffer, v.buffer) if s.sketch is None else s.sketch)
+        self.make_levels(self.by_kernels if s.sketch is None else s.sketch)
         self.sinks = s.sinks
         B, Hk = k.buffer.shape[:2]
         place = torch.arange(end, device=k.buffer.device)

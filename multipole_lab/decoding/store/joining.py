@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from multipole_lab.attention.calls.backend import use_triton
 from multipole_lab.decoding.store.blocks import cluster_block, take
 from multipole_lab.decoding.store.levels import Block, numbers_before, seeds_of, write_part
 from multipole_lab.decoding.store.sketch import sketch_block
@@ -23,7 +22,7 @@ TOGETHER = 1 << 28
 
 def clusterer(h: Hierarchy) -> tuple[Callable, bool]:
     """The function that clusters a block, and whether it is the kernels', which take many blocks at once."""
-    if not use_triton(h.settings.backend, h.keys.buffer, h.values.buffer):
+    if not h.by_kernels:
         return cluster_block, False
     from multipole_lab.decoding.store import kernel_blocks
 

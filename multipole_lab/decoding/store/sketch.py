@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from multipole_lab.attention.expansion import NEVER
+from multipole_lab.attention.expansion import NEVER, softmax_by_owner
 from multipole_lab.clustering.clusters import statistics_dtype
 
 # Codes in one byte. Byte j holds those of coordinates j, j + W, j + 2 W and j + 3 W, where W bytes make a key.
@@ -92,13 +92,8 @@ def residual_masses(
     scale: float,
 ) -> Float[Tensor, "R G C"]:
     """``log sum_i exp(s q_g.r_i)`` over the members of every cluster, all before ``end``; ``NEVER`` for empty ones."""
-    G, C = q.shape[1], first.shape[1]
     codes = codes_of(sketches.codes[:, :end], q.shape[-1], q.dtype)
     logits = torch.bmm(codes, (scale * q).mT).mT * sketches.sizes[:, :end].to(q.dtype).unsqueeze(1)
     owner, inside = owners(first, tokens, end)
     logits = logits.masked_fill(~inside.unsqueeze(1), NEVER)
-    owner = owner.unsqueeze(1).expand(-1, G, -1)
-    largest = logits.new_full((*q.shape[:2], C), NEVER).scatter_reduce(2, owner, logits, "amax")
-    weights = (logits - largest.gather(2, owner)).exp().masked_fill(~inside.unsqueeze(1), 0)
-    sums = torch.zeros_like(largest).scatter_add_(2, owner, weights)
-    return torch.where(tokens.unsqueeze(1) > 0, largest + sums.log(), NEVER)
+    return softmax_by_owner(logits, owner, first.shape[1])[1]

@@ -19,6 +19,7 @@ from multipole_lab.attention.expansion import (
     first_moment,
     nearest_clusters,
     principal_directions,
+    softmax_by_owner,
     summarise,
     together,
 )
@@ -220,17 +221,10 @@ def _put_together(
     a: Float[Tensor, "R I T"], means: list[Float[Tensor, "R I T D"]], owner: Tensor, clusters: int
 ) -> tuple[Tensor, ...]:
     """The summaries of clusters from those of their pieces: a softmax over the pieces of each."""
-    R, I, T = a.shape
-    owner = owner.unsqueeze(1).expand(R, I, T)
-    largest = a.detach().new_full((R, I, clusters), NEVER).scatter_reduce(2, owner, a.detach(), "amax")
-    weight = (a - largest.gather(2, owner)).exp()
-    weight = torch.where(a < NEVER / 2, 0.0, weight)
-    total = a.new_zeros(R, I, clusters).scatter_add(2, owner, weight)
-    share = weight / total.clamp(min=torch.finfo(a.dtype).tiny).gather(2, owner)
-    mass = torch.where(total > 0, largest + total.clamp(min=torch.finfo(a.dtype).tiny).log(), NEVER)
+    share, mass = softmax_by_owner(a, owner, clusters)
     added = []
     for x in means:
-        index = owner.unsqueeze(-1).expand_as(x)
-        zero = x.new_zeros(R, I, clusters, x.shape[-1])
+        index = owner[:, None, :, None].expand_as(x)
+        zero = x.new_zeros(*mass.shape, x.shape[-1])
         added.append(zero.scatter_add(2, index, share.unsqueeze(-1) * x))
     return mass, *added
