@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,7 +58,11 @@ def test_a_single_move_after_a_rest_does_not_wait_where_a_picture_is_quick(sampl
 def test_a_dragged_slider_redraws_on_its_way_where_that_is_quick_and_is_marked_busy_elsewhere(
     seconds, sample, monkeypatch
 ):
-    monkeypatch.setattr(work, "_SETTLE_SECONDS", 0.3)
+    clock = [
+        time.perf_counter()
+    ]  # counts what the picture is said to take: a busy computer makes no picture slow
+    monkeypatch.setattr(work, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(work, "_SETTLE_SECONDS", 2.0 if seconds else 0.3)
 
     async def drag():
         panel = panels.clusters(sample)
@@ -66,11 +71,11 @@ def test_a_dragged_slider_redraws_on_its_way_where_that_is_quick_and_is_marked_b
         def slow(**state):
             computed.append(state["clusters"])
             busy.append("ml-working" in panel._dom_classes)
-            time.sleep(seconds)
+            clock[0] += seconds
             return compute(**state)
 
         panel.compute = slow
-        panel._work.moves, panel._work.started = 1, time.perf_counter() - seconds
+        panel._work.moves, panel._work.started = 1, clock[0] - seconds
         panel._work.ended()  # the move before took that long
         for clusters in (
             2,
@@ -81,10 +86,11 @@ def test_a_dragged_slider_redraws_on_its_way_where_that_is_quick_and_is_marked_b
         ):  # the next step comes before the panel has settled from the last one
             panel.controls["clusters"].value = clusters
             await asyncio.sleep(0.1)
-        await asyncio.sleep(0.6)
+        while not panel._work.done:
+            await asyncio.sleep(0.05)
         return computed, busy, panel
 
-    computed, busy, panel = asyncio.run(drag())
+    computed, busy, panel = asyncio.run(asyncio.wait_for(drag(), 60))
     assert computed[-1] == 32
     assert (len(computed) > 1) == (seconds == 0)
     assert all(marked == (seconds > 0) for marked in busy)
