@@ -58,9 +58,8 @@ def test_a_single_move_after_a_rest_does_not_wait_where_a_picture_is_quick(sampl
 def test_a_dragged_slider_redraws_on_its_way_where_that_is_quick_and_is_marked_busy_elsewhere(
     seconds, sample, monkeypatch
 ):
-    clock = [
-        time.perf_counter()
-    ]  # counts what the picture is said to take: a busy computer makes no picture slow
+    # counts what the picture is said to take: a busy computer makes no picture slow
+    clock = [time.perf_counter()]
     monkeypatch.setattr(work, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(work, "_SETTLE_SECONDS", 2.0 if seconds else 0.3)
 
@@ -77,13 +76,7 @@ def test_a_dragged_slider_redraws_on_its_way_where_that_is_quick_and_is_marked_b
         panel.compute = slow
         panel._work.moves, panel._work.started = 1, clock[0] - seconds
         panel._work.ended()  # the move before took that long
-        for clusters in (
-            2,
-            4,
-            8,
-            16,
-            32,
-        ):  # the next step comes before the panel has settled from the last one
+        for clusters in (2, 4, 8, 16, 32):  # each before the panel has settled from the last one
             panel.controls["clusters"].value = clusters
             await asyncio.sleep(0.1)
         while not panel._work.done:
