@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,12 +93,13 @@ class Checkpoints(TrainerCallback):
     ----------
     folder : of the run.
     resume : a checkpoint whose optimizer the trainer starts with.
+    attention : what a step is computed by; a checkpoint says it of its own.
     """
 
     KEPT = 2
 
-    def __init__(self, folder: Path, resume: Path | None = None) -> None:
-        self.folder, self.resume = Path(folder), resume
+    def __init__(self, folder: Path, resume: Path | None, attention: Callable[[int], str]) -> None:
+        self.folder, self.resume, self.attention = Path(folder), resume, attention
         self.trainer: Trainer | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -122,6 +123,7 @@ class Checkpoints(TrainerCallback):
         scaler = accelerator.scaler
         record = {
             "step": step,
+            "attention": self.attention(step),
             "groups": _jsonable(moments["param_groups"]),
             "schedule": _jsonable(trainer.lr_scheduler.state_dict()),
             "scaler": None if scaler is None else scaler.state_dict(),

@@ -18,6 +18,13 @@ def check_number(name: str, value: object, needed: str, above: bool = False) -> 
         raise ValueError(f"{name} is {value!r}; {needed} is needed")
 
 
+def check_share(name: str, value: object) -> None:
+    """A number of at least 0, below 1."""
+    check_number(name, value, "a number of at least 0, below 1,")
+    if not value < 1:
+        raise ValueError(f"{name} is {value!r}; a number of at least 0, below 1, is needed")
+
+
 def check_vocab(vocab: object) -> None:
     """Enough tokens for a tokenizer by byte pairs."""
     check_positive_integer("vocab", vocab)

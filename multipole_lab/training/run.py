@@ -13,6 +13,7 @@ from multipole_lab import files
 from multipole_lab.environment import Measured
 from multipole_lab.suggesting import suggesting
 from multipole_lab.training.journal import Journal
+from multipole_lab.training.limits import check_share
 from multipole_lab.training.presets import PRECISIONS, Preset
 from multipole_lab.training.processes import attention_in_parts, check_parts, is_first, together, world_size
 from multipole_lab.training.texts.corpus import Corpus, Sequences
@@ -34,6 +35,11 @@ class Run:
     compiled : whether what lies around attention is compiled, see ``compile_parts``.
     context_parallel : how many processes share a sequence, a part each.
     limit : seconds after which a silent process ends all, where there are several.
+    exact_last : the share of the steps, rounded to whole ones, that a run of a method ends with by exact attention.
+
+    Raises
+    ------
+    ValueError : ``exact_last`` is no share, or for a run that cannot end so.
     """
 
     preset: Preset
@@ -46,6 +52,19 @@ class Run:
     compiled: bool = False
     context_parallel: int = 1
     limit: float = 600.0
+    exact_last: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_share("exact_last", self.exact_last)
+        if self.exact_last and (self.method is None or self.context_parallel > 1):
+            why = "exact attention all along" if self.method is None else "sequences in parts"
+            raise ValueError(
+                f"exact_last is {self.exact_last}, for a run with {why}; it is for one with MuSe, on whole sequences"
+            )
+
+    def attention(self, step: int) -> str:
+        """What a step, counted from 1, is computed by: "exact" or "muse"."""
+        return "exact" if self.method is None or step > _approximate_steps(self.settings) else "muse"
 
     @property
     def settings(self) -> dict:
@@ -63,6 +82,7 @@ class Run:
             "processes": world_size(),
             **({"compiled": True} if self.compiled else {}),
             **({"context_parallel": self.context_parallel} if self.context_parallel > 1 else {}),
+            **({"exact_last": self.exact_last} if self.exact_last else {}),
         }
 
     @property
@@ -72,7 +92,8 @@ class Run:
 
 
 def check_resumable(folder: Path, settings: dict) -> None:
-    """Whether a folder's run, if there is one, is this one.
+    """Whether a folder's run, if there is one, is this one, or was until now: before the first step that ``exact_last``
+    changes, runs that differ in nothing else are one.
 
     Raises
     ------
@@ -83,10 +104,16 @@ def check_resumable(folder: Path, settings: dict) -> None:
         return
     before = json.loads(file.read_text(encoding="utf-8"))
     before, settings = _with_same_words(before), _with_same_words(settings)
+    ignored = {"every", "heldout_blocks", "measured"}
+    if before.get("exact_last") != settings.get("exact_last"):
+        from multipole_lab.training.checkpoints import checkpoints
+
+        if max(checkpoints(folder), default=0) <= min(map(_approximate_steps, (before, settings))):
+            ignored.add("exact_last")
     # Looks at the held-out text and the machine may differ; what is learned does not depend on them.
     differ = [
         f"{name}: {before.get(name)!r} there, {settings.get(name)!r} now"
-        for name in sorted({*before, *settings} - {"every", "heldout_blocks", "measured"})
+        for name in sorted({*before, *settings} - ignored)
         if before.get(name) != settings.get(name)
     ]
     if differ:
@@ -94,6 +121,11 @@ def check_resumable(folder: Path, settings: dict) -> None:
             f"{folder} holds a run with other settings ({'; '.join(differ)}); name another folder with --out, or start "
             "again with --restart"
         )
+
+
+def _approximate_steps(settings: dict) -> int:
+    """How many steps a run of a method takes with it, before those by exact attention."""
+    return settings["steps"] - round(settings.get("exact_last", 0.0) * settings["steps"])
 
 
 def _with_same_words(settings: dict) -> dict:
@@ -164,7 +196,13 @@ def _trainer(run: Run, start: Path | None, journal, callbacks, stop, show, fsdp,
     from multipole_lab.training.compiling import compile_parts
     from multipole_lab.training.gpt import build_model
     from multipole_lab.training.texts.parts import PartsOf
-    from multipole_lab.training.trainer import LabTrainer, PartsTrainer, Recorder, training_arguments
+    from multipole_lab.training.trainer import (
+        ExactLast,
+        LabTrainer,
+        PartsTrainer,
+        Recorder,
+        training_arguments,
+    )
 
     p, corpus, parts = run.preset, run.corpus, run.context_parallel
     groups = world_size() // parts
@@ -178,15 +216,17 @@ def _trainer(run: Run, start: Path | None, journal, callbacks, stop, show, fsdp,
     if parts > 1:
         method = None if run.method is None else parse_method(run.method)
         stack.enter_context(attention_in_parts(model, method, p.muse_layers, parts, run.limit))
+    if run.exact_last:
+        callbacks = [*callbacks, stack.enter_context(ExactLast(run.attention).on(model))]
     clock = stack.enter_context(AttentionClock(run.device).on(model))
     if run.compiled:
         compile_parts(model)
     held = min(p.heldout_blocks, corpus.blocks("heldout", p.context))
     recorder = Recorder(
         p.every, run.log_every, p.tokens_per_step(groups), run.device, clock, journal if is_first() else None, stop,
-        show,
+        show, run.attention,
     )  # fmt: skip
-    saving = Checkpoints(run.folder, start)
+    saving = Checkpoints(run.folder, start, run.attention)
     learned = Sequences(corpus, "train", p.context, p.steps * p.batch * p.accumulate * groups, run.seed)
     looked_at = Sequences(corpus, "heldout", p.context, held)
     if parts > 1:

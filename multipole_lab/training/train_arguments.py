@@ -32,6 +32,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add(
         "--layers-muse", type=int, nargs="+", metavar="LAYER", help="the layers it does so in, counted from 0"
     )
+    add("--exact-last", type=float, default=0.0, metavar="SHARE",
+        help="of 'train --attention muse': the share of the steps, the last ones, by exact attention")  # fmt: skip
     add("--seed", "--seeds", dest="seeds", type=int, nargs="+", default=None, metavar="SEED",
         help="weights and order of the text; default: 0, for compare 0 1 2")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda or auto; default: auto")

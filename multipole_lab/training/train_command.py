@@ -37,6 +37,7 @@ def _run(args: argparse.Namespace) -> int:
     from multipole_lab.method_text import check_method
     from multipole_lab.training.comparison import forget
     from multipole_lab.training.comparison_result import SIDES
+    from multipole_lab.training.limits import check_share
     from multipole_lab.training.presets import PRESETS, dry
     from multipole_lab.training.processes import check_parts, end_group, is_first, world_size
 
@@ -71,6 +72,9 @@ def _run(args: argparse.Namespace) -> int:
         seconds = getattr(args, name)
         if seconds is not None and not seconds > 0:
             raise ValueError(f"--{name.replace('_', '-')} is {seconds}; a positive number is needed")
+    check_share("--exact-last", args.exact_last)
+    if args.exact_last and (args.attention != "muse" or args.mode != "run" or args.context_parallel > 1):
+        raise ValueError("--exact-last is for 'train --attention muse' alone, without --context-parallel")
     if args.profile is not None and (args.profile < 1 or args.mode != "run"):
         raise ValueError("--profile is for 'train' alone, with a positive number of steps")
     from multipole_lab.training.profiles.lanes import WARM
@@ -154,7 +158,7 @@ def _train(args, preset, corpus, device, out, seeds, log_every, say) -> int:
     for seed in seeds:
         method = None if args.attention == "exact" else preset.method
         run = Run(preset, corpus, method, seed, device, out / f"seed-{seed}" / args.attention, log_every,
-                  args.compile, args.context_parallel, args.limit)  # fmt: skip
+                  args.compile, args.context_parallel, args.limit, args.exact_last)  # fmt: skip
         with _bar(f"{args.attention}, seed {seed}", preset.steps) as bar:
             rows = train_run(
                 run,

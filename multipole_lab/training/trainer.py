@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from multipole_lab.environment import machine
+from multipole_lab.interface.functions import Output, attend_exactly, hooked
 from multipole_lab.training.checkpoints import Checkpoints
 from multipole_lab.training.clocks import AttentionClock, Stopwatch
 from multipole_lab.training.journal import Journal
@@ -111,6 +114,26 @@ def _boards() -> list[str]:
     return ["tensorboard"] if is_tensorboard_available() else []
 
 
+class ExactLast(TrainerCallback):
+    """Computes a model's attention exactly in the steps for which ``attention(step)`` is "exact", and in the looks at
+    the held-out text after them."""
+
+    def __init__(self, attention: Callable[[int], str]) -> None:
+        self.attention, self.exact = attention, False
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[ExactLast]:
+        """Stand between the model and its method, so that clocks and hooks entered later count both."""
+        with hooked(model, self._attend):
+            yield self
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.exact = self.attention(state.global_step + 1) == "exact"
+
+    def _attend(self, former: Callable[..., Output], *args: object, **kwargs: object) -> Output:
+        return (attend_exactly if self.exact else former)(*args, **kwargs)
+
+
 class Recorder(TrainerCallback):
     """Says when to log, to look at the held-out text, to save and to stop; writes the log.
 
@@ -121,6 +144,8 @@ class Recorder(TrainerCallback):
     clock : of the attention. journal : None where another process writes.
     stop : asked after every step whether it was the last, for a limit on time.
     show : called with every row.
+    attention : what a step is computed by, which every row says; where it changes, a row ends, with a look and a
+        checkpoint.
     """
 
     def __init__(
@@ -133,7 +158,9 @@ class Recorder(TrainerCallback):
         journal: Journal | None,
         stop: Callable[[int], bool] = lambda step: False,
         show: Callable[[dict], None] = lambda row: None,
+        attention: Callable[[int], str] = lambda step: "exact",
     ) -> None:
+        self.attention = attention
         self.every, self.log_every, self.tokens = every, log_every, tokens_per_step
         self.clock, self.journal, self.stop, self.show = clock, journal, stop, show
         self.watch, self.device = Stopwatch(device), machine(device)
@@ -150,8 +177,9 @@ class Recorder(TrainerCallback):
         step = state.global_step
         last = step >= state.max_steps or self.stop(step)
         control.should_training_stop = last
-        control.should_log = last or step % self.log_every == 0
-        control.should_evaluate = control.should_save = last or step % self.every == 0
+        edge = last or self.attention(step) != self.attention(step + 1)
+        control.should_log = edge or step % self.log_every == 0
+        control.should_evaluate = control.should_save = edge or step % self.every == 0
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs is None or "loss" not in logs:
@@ -179,6 +207,7 @@ class Recorder(TrainerCallback):
         self._note(row)
 
     def _note(self, row: dict) -> None:
+        row["attention"] = self.attention(row["step"])
         self.last_row = {**self.last_row, **row}
         if self.journal is not None:
             self.journal.write(row)
