@@ -22,23 +22,23 @@ class Residuals(NamedTuple):
 
 
 @triton.jit
-def levels(b_byte, k: tl.constexpr, TYPE: tl.constexpr):
-    """4^k times the k-th two bits of bytes, as TYPE and exact: they stay where they lie.
+def levels(b_byte, k: tl.constexpr, dtype: tl.constexpr):
+    """4^k times the k-th two bits of bytes, as dtype and exact: they stay where they lie.
 
     With an exponent set by an or they are the last bits of a number, and that exponent's power is taken off.
     """
-    if TYPE == tl.float16:
+    if dtype == tl.float16:
         b_bits = (b_byte.to(tl.int16) & (3 << (2 * k))) | 0x6400
         b_level = b_bits.to(tl.float16, bitcast=True) - 1024.0
-    elif TYPE == tl.bfloat16 and k < 3:
+    elif dtype == tl.bfloat16 and k < 3:
         b_bits = (b_byte.to(tl.int16) & (3 << (2 * k))) | 0x4300
         b_level = b_bits.to(tl.bfloat16, bitcast=True) - 128.0
-    elif TYPE == tl.bfloat16:
+    elif dtype == tl.bfloat16:
         b_bits = ((b_byte >> 1).to(tl.int16) & (3 << 5)) | 0x4380
         b_level = b_bits.to(tl.bfloat16, bitcast=True) - 256.0
     else:
-        b_level = (b_byte & (3 << (2 * k))).to(TYPE)
-    return b_level.to(TYPE)
+        b_level = (b_byte & (3 << (2 * k))).to(dtype)
+    return b_level.to(dtype)
 
 
 @triton.jit
@@ -59,7 +59,9 @@ def residual_masses(
     b_shift, n_all = b_first - b_begin, tl.sum(b_n)
     o_d = tl.arange(0, BD)
     m_all = (o_g < G)[:, None] & (o_d < D)[None, :]
-    b_all = tl.sum(tl.load(p_q + o_g[:, None] * D + o_d[None, :], mask=m_all, other=0.0).to(tl.float32), axis=1)
+    b_all = tl.sum(
+        tl.load(p_q + o_g[:, None] * D + o_d[None, :], mask=m_all, other=0.0).to(tl.float32), axis=1
+    )
     b_max = tl.full([BG], float("-inf"), dtype=tl.float32)
     b_sum = tl.zeros([BG, b_n.shape[0]], dtype=tl.float32)
     for i in range(0, n_all, BN):
@@ -75,7 +77,9 @@ def residual_masses(
             m_d = (o_w < W) & (k * W + o_w < D)
             m_q = (o_g < G)[:, None] & m_d[None, :]
             b_q = tl.load(p_q + o_g[:, None] * D + k * W + o_w[None, :], mask=m_q, other=0.0)
-            b_s += tl.dot(b_q, tl.trans(levels(b_byte, k, b_q.dtype)), input_precision=PRECISION) * (2.0 / 4**k)
+            b_s += tl.dot(b_q, tl.trans(levels(b_byte, k, b_q.dtype)), input_precision=PRECISION) * (
+                2.0 / 4**k
+            )
         b_s -= 3.0 * b_all[:, None]
         b_s = tl.where(m_n[None, :], b_s * (scale * b_size)[None, :], float("-inf"))
         b_new = tl.maximum(b_max, tl.max(b_s, axis=1))
